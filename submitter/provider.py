@@ -1,0 +1,246 @@
+"""
+`Provider`: the base class of the five, and the guide to writing a sixth.
+
+A provider is one file in `submitter/providers/` and one line in `submitter/providers/__init__.py`. It knows its wire
+and nothing else: no sockets, no clock, no database, no environment. It builds whole `httpx.Request`s (absolute URL and
+every header: a bare request gets no defaults from the client that sends it) and reads `httpx.Response`s.
+
+What to write:
+
+1. `Options`: a pydantic model of the documented request fields, under their documented names, without the input and the
+   callback URL. Describe each field; give ranges and enums; give a default only where the field is *required* by the page.
+2. `check(picture, options)`: the documented limits of the input, so that a bad one is refused before it costs anything.
+3. `submit(task, callback_url)`: usually `answer = yield request; return self.submitted(answer)`.
+4. `submitted(response)` and `polled(response)`: pure readers of the answers. They are called again on stored answers
+   after a crash or a fix, so they use the response alone. They return a Report or raise one of the `ProviderError`s:
+   the class that they choose decides what happens to the job (see `errors.py`).
+5. `verify(callback, now)`, for signed callbacks; `read(callback)`, for all callbacks.
+6. The class attributes below: how fast it may be asked, when to look, how long its links live.
+
+A remote status that the page doesn't list is news (RUNNING), never an error and never FAILED.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+from submitter.errors import (
+    AccountRefused,
+    AnswerLost,
+    CallbackUnreadable,
+    ProviderBusy,
+    ProviderError,
+    ProviderRefused,
+)
+from submitter.images import Picture
+from submitter.vocabulary import Callback, Exchange, Report, Task, Trust
+
+
+class ProviderOptions(BaseModel):
+    """
+    The options every provider has. Subclasses add the provider's own documented fields.
+
+    Strict: a text is not a number and an unknown name is refused, because a misspelt option of a paid call is money.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    passthrough: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Merged into the request body as it is, for fields that this version does not know.",
+    )
+
+    def to_send(self) -> dict[str, Any]:
+        """What the caller gave, plus required fields at their defaults; never `passthrough`."""
+        given = self.model_dump(mode="json", exclude_unset=True, exclude={"passthrough"})
+        required = {
+            name: getattr(self, name) for name in type(self).required_by_provider if getattr(self, name) is not None
+        }
+        return {**required, **{name: value for name, value in given.items() if value is not None}}
+
+    required_by_provider: ClassVar[tuple[str, ...]] = ()
+    """Fields that the provider's page requires and that have a default here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most *count* calls in *seconds*, as a token bucket that holds *count*."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """When to look at a task that is not announced by a callback, in seconds. Intervals grow by *growth* up to *cap*."""
+
+    first: float
+    interval: float
+    growth: float = 1.5
+    cap: float = 60.0
+
+
+class Provider(ABC):
+    """One upscaling API. Instances are immutable and safe to share; they hold the key, so never print one."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    default_base_url: ClassVar[str]
+    callbacks: ClassVar[bool]
+    """It can call back."""
+    pollable: ClassVar[bool]
+    """It can be asked how a task stands."""
+    trust: Trust | None
+    """What its callbacks are worth, None where there are none."""
+    wants_url: ClassVar[bool] = False
+    """It takes the input as a public URL only."""
+    Options: ClassVar[type[ProviderOptions]]
+    rates: ClassVar[tuple[Rate, ...]] = ()
+    """Documented limits of submit calls; all of them hold."""
+    poll_rates: ClassVar[tuple[Rate, ...]] = ()
+    """Documented limits of status calls."""
+    concurrency: ClassVar[int] = 8
+    """Submit calls in flight at once, unless set otherwise."""
+    rhythm: ClassVar[Rhythm] = Rhythm(first=5.0, interval=5.0)
+    submit_timeout_seconds: ClassVar[float] = 60.0
+    callback_timeout_seconds: ClassVar[float | None] = None
+    """How long it documents to wait for our answer to its callback."""
+    image_seconds: ClassVar[float | None] = None
+    """How long its result links are documented to live."""
+    max_input_bytes: ClassVar[int | None] = None
+
+    def __init__(self, *, api_key: str, base_url: str | None = None) -> None:
+        self.api_key = api_key
+        self.base_url = (base_url or self.default_base_url).rstrip("/")
+
+    def check(self, picture: Picture, options: ProviderOptions) -> None:
+        """Refuse (`TaskRefused`) an input beyond the documented limits. Default: nothing is documented."""
+
+    def options_for_callback(self, options: Mapping[str, Any]) -> bool:
+        """Whether a task with these options wants a callback at all, where one is possible."""
+        return self.callbacks
+
+    @abstractmethod
+    def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
+        """Ask for *task*; with *callback_url*, ask to be told there."""
+
+    @abstractmethod
+    def submitted(self, response: httpx.Response) -> Report:
+        """Read the answer to a submit call, fresh or stored."""
+
+    def poll(self, remote_id: str) -> Exchange[Report]:
+        """Ask how the task stands."""
+        raise TypeError(f"{self.name} has no status call")
+
+    def polled(self, response: httpx.Response) -> Report:
+        """Read the answer to a status call, fresh or stored."""
+        raise TypeError(f"{self.name} has no status call")
+
+    def verify(self, callback: Callback, now: datetime) -> None:
+        """Return if the callback is as trustworthy as `trust` says; raise `CallbackRefused` and nothing else."""
+
+    def read(self, callback: Callback) -> Report | None:
+        """What the callback reports; None if it is not about a task. Raises `CallbackUnreadable` and nothing else."""
+        raise CallbackUnreadable(f"{self.name} sends no callbacks")
+
+    def delivery_id(self, callback: Callback) -> str | None:
+        """The provider's own id of this one delivery, for counting replays; None where it has none."""
+        return None
+
+
+# --- For the providers' readers -------------------------------------------------------------------------------------
+
+
+def json_answer(response: httpx.Response) -> Any:
+    """The JSON of a 2xx answer. What can't be read may still have been accepted: `AnswerLost`."""
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError) as exc:
+        raise AnswerLost(
+            f"the provider answered {response.status_code} with a body that is not JSON", code="unreadable_answer"
+        ) from exc
+
+
+def json_body(callback: Callback, *, max_depth: int = 32) -> Any:
+    """The JSON of a callback's body; raises `CallbackUnreadable` for anything else, whatever the bytes."""
+    try:
+        body = callback.body.decode("utf-8")
+        value = json.loads(body, parse_constant=_no_constants)
+    except (ValueError, RecursionError) as exc:
+        raise CallbackUnreadable("the body is not JSON") from exc
+    if _deeper_than(value, max_depth):
+        raise CallbackUnreadable(f"the body is nested deeper than {max_depth} levels")
+    return value
+
+
+def retry_after_seconds(response: httpx.Response, *, cap: float = 3600.0) -> float | None:
+    """`Retry-After` in seconds (or its HTTP date, against the answer's own `Date`), capped; None if absent or senseless."""
+    from_header = response.headers.get("retry-after", "").strip()
+    if not from_header:
+        return None
+    try:
+        seconds = float(from_header)
+    except ValueError:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            until = parsedate_to_datetime(from_header)
+            since = parsedate_to_datetime(response.headers.get("date", ""))
+            seconds = (until - since).total_seconds()
+        except (TypeError, ValueError):
+            return None
+    if not seconds >= 0:
+        return None
+    return min(seconds, cap)
+
+
+def refusal(
+    response: httpx.Response,
+    *,
+    code: str | None,
+    message: str | None,
+    permanent: bool,
+    own_shape: bool,
+) -> ProviderError:
+    """
+    The rules that all five share, for an answer that is not a success.
+
+    429 and 503: busy. 401, 402, 403: account. 502 and 504, and a 5xx that is not in the provider's own error shape:
+    lost. Everything else: refused, with the provider's *code* and *message* where it gave them.
+    """
+    status = response.status_code
+    said = (message or "").strip() or f"the provider answered HTTP {status}"
+    name = code or f"http_{status}"
+    if status in (429, 503):
+        return ProviderBusy(said, code=name, retry_after_seconds=retry_after_seconds(response))
+    if status in (401, 402, 403):
+        return AccountRefused(said, code=name)
+    if status in (502, 504) or (status >= 500 and not own_shape):
+        return AnswerLost(said, code=name)
+    return ProviderRefused(said, code=name, permanent=permanent)
+
+
+def _no_constants(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            child
+            for item in layer
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not layer:
+            return False
+    return True

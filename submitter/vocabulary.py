@@ -1,0 +1,134 @@
+"""
+The words of the project, as frozen values. Imports nothing of ours.
+
+A *task* is what is asked of a provider. A *report* is what a provider says of it at one moment, in our terms.
+A *callback* is raw inbound evidence. An *exchange* is a generator that yields requests and is handed responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+
+if TYPE_CHECKING:
+    from submitter.images import Picture
+
+T = TypeVar("T")
+
+Exchange = Generator[httpx.Request, httpx.Response, T]
+"""Sans-I/O conversation: yields whole requests, is sent responses, returns its result (as `httpx.Auth.auth_flow`)."""
+
+
+class State(StrEnum):
+    """Where a job is. A provider's report uses `RUNNING`, `SUCCEEDED` and `FAILED` only; the rest are ours."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELED = "canceled"
+    UNCONFIRMED = "unconfirmed"
+
+    @property
+    def terminal(self) -> bool:
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELED})
+
+
+class Trust(StrEnum):
+    """How far a piece of evidence may be believed, strongest first."""
+
+    SIGNED_BODY = "signed_body"
+    """The sender signed these bytes with a secret that only the provider and we hold."""
+    OWN_CALL = "own_call"
+    """The answer to a request that we made ourselves, with our key, over TLS."""
+    CAPABILITY_TOKEN = "capability_token"
+    """The sender knew the job's unguessable URL, nothing more: a hint, never a fact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A result as the provider names it: a link, or the bytes themselves (never both)."""
+
+    url: str | None = None
+    expires_at: datetime | None = None
+    content_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a task failed. `message` is never empty; `permanent` means that asking again can't help."""
+
+    code: str
+    message: str
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a provider said it takes for a task. `unit` is `credits` or `USD`."""
+
+    amount: Decimal
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """
+    What is said of a task at one moment.
+
+    `remote_id` is None where the provider has none (a synchronous answer). `remote_status` is the provider's own
+    word, for people. A remote status that a provider's table does not list is `RUNNING`.
+    """
+
+    remote_id: str | None
+    state: State
+    images: tuple[Image, ...] = ()
+    error: Failure | None = None
+    cost: Cost | None = None
+    remote_status: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """
+    An inbound request as it came. `headers` keep their order and every duplicate; names are lower case, values are
+    the bytes received.
+    """
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes = field(repr=False)
+    received_at: datetime
+    peer: str | None = None
+
+    def header(self, name: str) -> bytes | None:
+        """The first value of header *name* (lower case), or None."""
+        wanted = name.encode("ascii")
+        return next((value for key, value in self.headers if key == wanted), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """
+    What is asked of a provider: a picture and options.
+
+    `options` holds only what is to be sent, under the provider's own field names, already validated by its
+    `Options`; `passthrough` is merged into the body as it is.
+    """
+
+    picture: Picture
+    options: Mapping[str, Any] = field(default_factory=dict)
+    passthrough: Mapping[str, Any] = field(default_factory=dict)
