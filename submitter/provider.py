@@ -7,9 +7,9 @@ every header: a bare request gets no defaults from the client that sends it) and
 
 What to write:
 
-1. `Options`: a pydantic model of the documented request fields, under their documented names, without the input and the
-   callback URL. Describe each field; give ranges and enums; give a default only where the field is *required* by the page.
-2. `check(picture, options)`: the documented limits of the input, so that a bad one is refused before it costs anything.
+1. `Options`: a pydantic model of the documented request fields, under their documented names, without the input and
+   the callback URL. Describe each field; give ranges and enums; give a default only where the page *requires* a field.
+2. `check(picture, options)`: the documented limits of the input, so that a bad one is refused before it costs money.
 3. `submit(task, callback_url)`: usually `answer = yield request; return self.submitted(answer)`.
 4. `submitted(response)` and `polled(response)`: pure readers of the answers. They are called again on stored answers
    after a crash or a fix, so they use the response alone. They return a Report or raise one of the `ProviderError`s:
@@ -80,7 +80,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """When to look at a task that is not announced by a callback, in seconds. Intervals grow by *growth* up to *cap*."""
+    """When to look at a task that no callback announces, in seconds. Intervals grow by *growth* up to *cap*."""
 
     first: float
     interval: float
@@ -121,7 +121,7 @@ class Provider(ABC):
         self.api_key = api_key
         self.base_url = (base_url or self.default_base_url).rstrip("/")
 
-    def check(self, picture: Picture, options: ProviderOptions) -> None:
+    def check(self, picture: Picture, options: ProviderOptions) -> None:  # noqa: B027 - nothing to refuse is fine
         """Refuse (`TaskRefused`) an input beyond the documented limits. Default: nothing is documented."""
 
     def options_for_callback(self, options: Mapping[str, Any]) -> bool:
@@ -144,7 +144,7 @@ class Provider(ABC):
         """Read the answer to a status call, fresh or stored."""
         raise TypeError(f"{self.name} has no status call")
 
-    def verify(self, callback: Callback, now: datetime) -> None:
+    def verify(self, callback: Callback, now: datetime) -> None:  # noqa: B027 - unsigned is the common case
         """Return if the callback is as trustworthy as `trust` says; raise `CallbackRefused` and nothing else."""
 
     def read(self, callback: Callback) -> Report | None:
@@ -182,7 +182,7 @@ def json_body(callback: Callback, *, max_depth: int = 32) -> Any:
 
 
 def retry_after_seconds(response: httpx.Response, *, cap: float = 3600.0) -> float | None:
-    """`Retry-After` in seconds (or its HTTP date, against the answer's own `Date`), capped; None if absent or senseless."""
+    """`Retry-After` in seconds (or its date, against the answer's own `Date`), capped; None if absent or senseless."""
     from_header = response.headers.get("retry-after", "").strip()
     if not from_header:
         return None
