@@ -1,0 +1,314 @@
+"""
+The one HTTP client for addresses that others chose: endpoints, result links, image inputs.
+
+The guard (guard.py) judges, the transport (transport.py) dials nothing else. Proxies and credentials from the
+environment are not looked at, no cookie is kept, redirects are followed by downloads only, each judged like a first
+URL.
+
+Nothing here logs, and no error's text holds a URL: they are secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Protocol, Self
+
+import httpx
+
+from receiver.guard import (
+    LONGEST_URL,
+    AddressForbidden,
+    Guard,
+    NoAnswer,
+    OutboundError,
+    OutboundRefused,
+    UrlRefused,
+)
+from receiver.transport import CONNECT_SECONDS, Connect, GuardedTransport
+
+__all__ = [
+    "AddressForbidden",
+    "Answer",
+    "DownloadFailed",
+    "Downloaded",
+    "Guard",
+    "GuardedTransport",
+    "NoAnswer",
+    "Outbound",
+    "OutboundError",
+    "OutboundRefused",
+    "UrlRefused",
+    "retry_after_seconds",
+]
+
+MOST_REDIRECTS = 3
+WRITE_BYTES = 256 * 1024
+LONGEST_RETRY_AFTER = 86_400.0
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PASSING = frozenset({408, 425, 429})  # of 4xx, those that another try may cure
+_DEFAULTS = httpx.Headers({"user-agent": "upscale-receiver", "accept": "*/*", "accept-encoding": "identity"})
+
+
+class DownloadFailed(OutboundError):
+    """
+    The file did not come. `status` is the answer's, or None where there was none.
+
+    `permanent`: the link is dead, or what it leads to is not something we keep; else another try may bring it.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None, permanent: bool, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.permanent = permanent
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back on a post. `body` is its first bytes; `complete` tells whether they are all of it."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A whole file. `content_type` is the server's claim, lower case, without parameters, empty if it made none."""
+
+    status: int
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+class Sink(Protocol):
+    """Where a download is written: a file opened for binary writing. Called in a thread, one call at a time."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+class Outbound:
+    """
+    Posts and downloads, guarded. One for the process; `async with`, or `aclose()` at the end.
+
+    Raises OutboundError and nothing else for what the other side did. *connect* opens a TCP connection to an address
+    that has been judged.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        connect: Connect | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int = 200,
+    ) -> None:
+        self.guard = guard
+        self._transport = GuardedTransport(
+            guard, connect=connect, ssl_context=ssl_context, max_connections=max_connections
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def post(
+        self, url: str, *, content: bytes, headers: Mapping[str, str], timeout_seconds: float, max_answer_bytes: int
+    ) -> Answer:
+        """
+        Send *content* and tell what came back, a redirect included: it is not followed.
+
+        *timeout_seconds* spans all, look-up to last byte. Once a status has come it is the answer, even if its body
+        drips on, breaks off or is larger than wanted: the connection is then dropped.
+        """
+        target = self.guard.check_url(url)
+        response: httpx.Response | None = None
+        body = bytearray()
+        complete = False
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                response = await self._send("POST", target, headers, content)
+                try:
+                    async with aclosing(_parts(response)) as parts:
+                        async for part in parts:
+                            body += part
+                            if len(body) > max_answer_bytes:
+                                break
+                        else:
+                            complete = True
+                finally:
+                    await response.aclose()
+        except (TimeoutError, httpx.TransportError) as exc:
+            if response is None:
+                raise _no_answer(exc, timeout_seconds) from exc
+        return Answer(response.status_code, response.headers, bytes(body[:max_answer_bytes]), complete)
+
+    async def download(
+        self,
+        url: str,
+        to: Sink,
+        *,
+        max_bytes: int,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Downloaded:
+        """
+        Write what *url* leads to into *to*, at most *max_bytes* within *timeout_seconds*, redirects included.
+
+        *headers* are for the host that was named: a redirect to another one gets none of them. On failure *to* holds
+        what had come by then; no write is under way any more.
+        """
+        target = self.guard.check_url(url)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._download(target, to, max_bytes, headers or {})
+        except NoAnswer as exc:
+            raise DownloadFailed(str(exc), status=None, permanent=False) from exc
+        except (TimeoutError, httpx.TransportError) as exc:
+            message = str(_no_answer(exc, timeout_seconds))
+            raise DownloadFailed(message, status=None, permanent=False) from exc
+
+    async def _download(self, target: httpx.URL, to: Sink, max_bytes: int, headers: Mapping[str, str]) -> Downloaded:
+        for _ in range(MOST_REDIRECTS + 1):
+            response = await self._send("GET", target, headers)
+            try:
+                if response.status_code not in _REDIRECTS:
+                    return await _save(response, to, max_bytes)
+                following = self._follow(target, response)
+            finally:
+                await response.aclose()
+            if _origin(following) != _origin(target):
+                headers = {}
+            target = following
+        message = f"redirected more than {MOST_REDIRECTS} times"
+        raise DownloadFailed(message, status=response.status_code, permanent=True)
+
+    def _follow(self, target: httpx.URL, response: httpx.Response) -> httpx.URL:
+        location = response.headers.get("location", "")
+        if not location or len(location) > LONGEST_URL:
+            message = f"answered {response.status_code} without a usable Location"
+            raise DownloadFailed(message, status=response.status_code, permanent=True)
+        try:
+            following = str(target.join(location))
+        except (httpx.InvalidURL, ValueError) as exc:
+            raise UrlRefused("redirected to a URL that can't be read") from exc
+        return self.guard.check_url(following)
+
+    async def _send(
+        self, method: str, target: httpx.URL, headers: Mapping[str, str], content: bytes | None = None
+    ) -> httpx.Response:
+        merged = _DEFAULTS.copy()
+        merged.update(headers)
+        # httpcore's other limits are per read and write; ours is on the whole, around this call.
+        extensions = {"timeout": {"connect": CONNECT_SECONDS}}
+        request = httpx.Request(method, target, headers=merged, content=content, extensions=extensions)
+        return await self._transport.handle_async_request(request)
+
+
+async def _save(response: httpx.Response, to: Sink, max_bytes: int) -> Downloaded:
+    status = response.status_code
+    if status != 200:
+        raise DownloadFailed(
+            f"answered {status}",
+            status=status,
+            permanent=400 <= status < 500 and status not in _PASSING,
+            retry_after_seconds=retry_after_seconds(response.headers),
+        )
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):  # not asked for, and a way to send a bomb
+        raise DownloadFailed("answered with a compressed body, unasked", status=status, permanent=True)
+    too_large = DownloadFailed(f"larger than {max_bytes} bytes", status=status, permanent=True)
+    declared = response.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
+        raise too_large
+
+    digest = hashlib.sha256()
+
+    def write(data: bytes) -> None:
+        digest.update(data)
+        to.write(data)
+
+    size = 0
+    waiting = bytearray()
+    async with aclosing(_parts(response)) as parts:
+        async for part in parts:
+            size += len(part)
+            if size > max_bytes:
+                raise too_large
+            waiting += part
+            if len(waiting) >= WRITE_BYTES:
+                await _in_thread(write, bytes(waiting))
+                waiting.clear()
+    await _in_thread(write, bytes(waiting))
+    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return Downloaded(status, content_type, size, digest.hexdigest())
+
+
+async def _in_thread(write: Callable[[bytes], None], data: bytes) -> None:
+    """Write off the loop. Canceled, it still waits for the write: the caller closes the file right after us."""
+    writing = asyncio.ensure_future(asyncio.to_thread(write, data))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        writing.exception()  # seen; the cancellation is what counts
+        raise
+
+
+async def _parts(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it came over the wire: no content coding is undone, so that nothing can swell."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    async for part in response.stream:
+        yield part
+
+
+def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
+    return url.scheme, url.raw_host, url.port
+
+
+def retry_after_seconds(headers: httpx.Headers, *, now: datetime | None = None) -> float | None:
+    """The wish in `Retry-After`, given as seconds or as a date; between 0 and a day. None: no wish, or unreadable."""
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:10]), LONGEST_RETRY_AFTER)
+    try:
+        at = parsedate_to_datetime(text)
+        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - (now or datetime.now(UTC))).total_seconds()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+def _no_answer(exc: Exception, timeout_seconds: float) -> NoAnswer:
+    """In our words: the libraries' texts hold the addresses that were dialled."""
+    if isinstance(exc, httpx.ConnectTimeout):
+        return NoAnswer("no connection in time", reason="timeout")
+    if isinstance(exc, TimeoutError | httpx.TimeoutException):
+        return NoAnswer(f"no whole answer within {timeout_seconds:g} s", reason="timeout")
+    if isinstance(exc, httpx.ConnectError):
+        cause: BaseException | None = exc
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return NoAnswer(f"the certificate is not good: {cause.verify_message}", reason="tls")
+            if isinstance(cause, ssl.SSLError):
+                return NoAnswer("the TLS handshake failed", reason="tls")
+            cause = cause.__cause__
+        return NoAnswer("no connection: refused or unreachable", reason="connect")
+    return NoAnswer("the connection broke before a whole answer came", reason="broken")

@@ -1,0 +1,162 @@
+"""
+Connections that go where the guard lets them, and nowhere else.
+
+The guard is asked at the moment of dialling, and what it judged is what is dialled: the name is resolved once, by us,
+and the connection is opened to that very address, while the Host header, SNI and the certificate check keep the name.
+So there is no second look-up for a rebinding name server to answer differently, and a pooled connection needs no
+second verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpcore
+import httpx
+
+from receiver.guard import Guard, UrlRefused
+
+Connect = Callable[[str, int, float | None], Awaitable[httpcore.AsyncNetworkStream]]
+
+CONNECT_SECONDS = 10.0
+MOST_DIALS = 4  # addresses tried per connection, so that a name with hundreds of dead ones costs no more
+# Shorter than what servers commonly keep an idle connection for (5 s), so that we rarely write into one being closed.
+KEEPALIVE_SECONDS = 2.0
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """
+    An httpx transport whose connections go where the guard lets them, usable under any `httpx.AsyncClient`.
+
+    One pool for https and one for http, because http is allowed to fewer addresses. AddressForbidden, UrlRefused and
+    NoAnswer (no such name) pass through as they are; httpcore's errors become httpx's.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        connect: Connect | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        max_connections: int = 200,
+    ) -> None:
+        def pool(*, encrypted: bool) -> httpcore.AsyncConnectionPool:
+            return httpcore.AsyncConnectionPool(
+                ssl_context=context,
+                max_connections=max_connections,
+                max_keepalive_connections=max_connections,
+                keepalive_expiry=KEEPALIVE_SECONDS,
+                network_backend=GuardedBackend(guard, connect or _dial, encrypted=encrypted),
+            )
+
+        context = ssl_context or httpx.create_ssl_context(trust_env=False)
+        self._pools = {"https": pool(encrypted=True), "http": pool(encrypted=False)}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        pool = self._pools.get(url.scheme)
+        if pool is None:
+            raise httpx.UnsupportedProtocol("only https and http are spoken here", request=request)
+        with _in_httpx_terms():
+            response = await pool.handle_async_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(
+            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
+        )
+
+    async def aclose(self) -> None:
+        for pool in self._pools.values():
+            await pool.aclose()
+
+
+class GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Where httpcore asks for a connection to a host and gets one to an address that was judged."""
+
+    def __init__(self, guard: Guard, connect: Connect, *, encrypted: bool) -> None:
+        self._guard = guard
+        self._connect = connect
+        self._encrypted = encrypted
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = (await self._guard.resolve(host, port, encrypted=self._encrypted))[:MOST_DIALS]
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + (CONNECT_SECONDS if timeout is None else timeout)
+        failure: Exception = httpcore.ConnectTimeout()
+        for tried, address in enumerate(addresses):
+            # An address that swallows packets must not use up the others' time.
+            share = max(ends_at - clock(), 0.0) / (len(addresses) - tried)
+            try:
+                return await self._connect(str(address), port, share)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+                failure = exc
+        raise failure
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        raise UrlRefused("local sockets are not for addresses that others chose")
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def _dial(address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
+    return await httpcore.AnyIOBackend().connect_tcp(address, port, timeout=timeout)
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _in_httpx_terms():
+            assert isinstance(self._response.stream, AsyncIterable)
+            async for part in self._response.stream:
+                yield part
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+_HTTPX_ERRORS: dict[type[BaseException], type[httpx.TransportError]] = {
+    httpcore.ConnectTimeout: httpx.ConnectTimeout,
+    httpcore.ReadTimeout: httpx.ReadTimeout,
+    httpcore.WriteTimeout: httpx.WriteTimeout,
+    httpcore.PoolTimeout: httpx.PoolTimeout,
+    httpcore.TimeoutException: httpx.TimeoutException,
+    httpcore.ConnectError: httpx.ConnectError,
+    httpcore.ReadError: httpx.ReadError,
+    httpcore.WriteError: httpx.WriteError,
+    httpcore.NetworkError: httpx.NetworkError,
+    httpcore.LocalProtocolError: httpx.LocalProtocolError,
+    httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
+    httpcore.ProtocolError: httpx.ProtocolError,
+    httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
+}
+
+
+@contextmanager
+def _in_httpx_terms() -> Iterator[None]:
+    try:
+        yield
+    except tuple(_HTTPX_ERRORS) as exc:
+        kind = next(_HTTPX_ERRORS[kind] for kind in type(exc).__mro__ if kind in _HTTPX_ERRORS)
+        raise kind(str(exc)) from exc
