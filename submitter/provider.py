@@ -70,6 +70,13 @@ class ProviderOptions(BaseModel):
     """Fields that the provider's page requires and that have a default here."""
 
 
+def whole_number(value: Any) -> Any:
+    """For a `BeforeValidator`: a Literal of numbers compares with ==, and so would take true for 1 and 2.0 for 2."""
+    if value is not None and type(value) is not int:
+        raise ValueError("Input should be a whole number")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """At most *count* calls in *seconds*, as a token bucket that holds *count*."""
