@@ -1,0 +1,254 @@
+"""
+APIXO image-upscaler.
+
+Written from these pages, read 2026-11:
+- https://apixo.ai/docs/models/image-upscaler
+- https://apixo.ai/docs/api-reference/status-task, /webhooks, /errors, /response-format
+- https://apixo.ai/docs/guides/polling-vs-webhooks
+
+Quirks: three levels to read: the HTTP status, the envelope's `code` (of the call), the task's `state`; HTTP 200 with
+code 200 and state `failed` is normal. `resultJson` is JSON in a string. The input must be a public URL. Callbacks are
+not signed, carry the final state only, and come again after 30 s, 2 min and 10 min unless answered 200 within 30 s.
+Which codes a failed task may carry is an open set. HTTP 500 says to send again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+import httpx
+from pydantic import Field, field_validator
+
+from submitter import answers
+from submitter.answers import Unreadable
+from submitter.errors import (
+    AccountRefused,
+    AnswerLost,
+    ProviderBusy,
+    ProviderError,
+    ProviderRefused,
+    TaskNotFound,
+    TaskRefused,
+)
+from submitter.images import Picture, json_request, plain_request
+from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, json_body, refusal, retry_after_seconds
+from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Report, State, Task, Trust
+
+PRICE = Cost(Decimal("0.01"), "USD")
+_STATES = {
+    "pending": State.RUNNING,
+    "processing": State.RUNNING,
+    "success": State.SUCCEEDED,
+    "failed": State.FAILED,
+}
+_PERMANENT_FAILURES = frozenset(
+    {
+        "ImageFormatIncorrect",
+        "SensitiveContent",
+        "SensitiveContentDetected",
+        "InputImageSensitiveContentDetected",
+        "ProhibitedContentDetected",
+        "NSFW",
+        "CONTENT_VIOLATION",
+        "INVALID_IMAGE_URL",
+        "IMAGE_TOO_LARGE",
+        "UNSUPPORTED_FORMAT",
+    }
+)
+
+
+class ApixoOptions(ProviderOptions):
+    request_type: Literal["async", "callback"] | None = Field(
+        default=None,
+        description="How the result is delivered: polled or called back. If not given, called back where possible.",
+    )
+    mode: Literal["image-to-image"] | None = Field(default=None, description="The only mode there is.")
+    resolution: Literal["2k", "4k", "8k"] | None = Field(
+        default=None, description="Size of the result, in any case; 4k if not given."
+    )
+    output_format: Literal["jpg", "png", "webp"] | None = Field(
+        default=None, description="Format of the result; jpg if not given, jpeg means jpg."
+    )
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("output_format", mode="before")
+    @classmethod
+    def _alias(cls, value: Any) -> Any:
+        return "jpg" if value == "jpeg" else value
+
+
+class Apixo(Provider):
+    name = "apixo"
+    title = "APIXO"
+    default_base_url = "https://api.apixo.ai/api/v1"
+    callbacks = True
+    pollable = True
+    trust = Trust.CAPABILITY_TOKEN
+    wants_url = True
+    Options = ApixoOptions
+    rhythm = Rhythm(first=12, interval=7)
+    callback_timeout_seconds = 30.0
+    image_seconds = 86400.0
+
+    def check(self, picture: Picture, options: ProviderOptions) -> None:
+        if picture.content_type not in ("image/jpeg", "image/png", "image/webp"):
+            raise TaskRefused(
+                f"APIXO takes JPG, PNG and WEBP, not {picture.content_type}", field="image", code="unsupported_format"
+            )
+
+    def options_for_callback(self, options: Mapping[str, Any]) -> bool:
+        return options.get("request_type") != "async"
+
+    def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
+        answer = yield self._submission(task, callback_url)
+        with answers.hiding(callback_url, task.picture.url):
+            return self.submitted(answer)
+
+    def submitted(self, response: httpx.Response) -> Report:
+        body = self._accepted(response)
+        try:
+            data = answers.mapping(body.get("data"), "data")
+            remote_id = answers.identifier(data.get("taskId"), "taskId")
+        except Unreadable as exc:
+            raise exc.as_answer() from exc
+        return Report(remote_id, State.RUNNING, cost=PRICE)
+
+    def poll(self, remote_id: str) -> Exchange[Report]:
+        query = urlencode({"taskId": remote_id})
+        answer = yield plain_request("GET", f"{self.base_url}/statusTask/image-upscaler?{query}", self._headers())
+        return self.polled(answer)
+
+    def polled(self, response: httpx.Response) -> Report:
+        try:
+            return self._report(self._accepted(response, asking=True))
+        except Unreadable as exc:
+            raise exc.as_answer() from exc
+
+    def read(self, callback: Callback) -> Report | None:
+        try:
+            return self._report(answers.mapping(json_body(callback), "the body"))
+        except Unreadable as exc:
+            raise exc.as_callback() from exc
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+    def _submission(self, task: Task, callback_url: str | None) -> httpx.Request:
+        if task.picture.url is None:
+            raise TaskRefused(
+                "APIXO takes images by public URL only; set RECEIVER_PUBLIC_URL so that the image can be hosted, "
+                "or give the image as a URL",
+                field="image",
+                code="public_url_required",
+            )
+        options = dict(task.options)
+        wish = options.pop("request_type", None)
+        if wish == "callback" and callback_url is None:
+            raise TaskRefused(
+                "request_type callback needs a callback URL; set RECEIVER_PUBLIC_URL or choose async",
+                field="options.request_type",
+                code="public_url_required",
+            )
+        body = answers.merged({"input": options}, task.passthrough)
+        body["input"]["image_urls"] = [task.picture.url]
+        body.pop("callback_url", None)
+        if callback_url is not None and wish != "async":
+            body |= {"request_type": "callback", "callback_url": callback_url}
+        else:
+            body["request_type"] = "async"
+        return json_request("POST", f"{self.base_url}/generateTask/image-upscaler", self._headers(), body)
+
+    def _accepted(self, response: httpx.Response, *, asking: bool = False) -> Mapping[str, Any]:
+        """The envelope of an answer that says yes on both levels, HTTP and `code`."""
+        if response.is_success:
+            body = json_answer(response)
+            if not isinstance(body, dict):
+                raise Unreadable("the body is not an object").as_answer()
+            code = _code(body)
+            if code is None and not isinstance(body.get("data"), dict):
+                raise Unreadable("code is missing").as_answer()
+            if code in (None, 200):
+                return body
+            raise self._refused(response, code, body, asking=asking)
+        said = answers.error_body(response)
+        body = said if isinstance(said, dict) else {}
+        code = _code(body)
+        status = response.status_code
+        # A 4xx may tell the account's troubles in the envelope only; nothing else in it outranks the HTTP status.
+        decisive = code if code in (401, 402, 403, 429) and 400 <= status < 500 else status
+        raise answers.redirected(response) or self._refused(
+            response, decisive, body or {"message": said}, asking=asking, own_shape=code is not None
+        )
+
+    def _refused(
+        self, response: httpx.Response, status: int, body: Mapping[str, Any], *, asking: bool, own_shape: bool = True
+    ) -> ProviderError:
+        data = body.get("data")
+        parts = [answers.first_text(body, "message", "msg", "error")]
+        parts += [answers.first_text(data, "error", "message")] if isinstance(data, dict) else []
+        said = answers.sentence("; ".join(dict.fromkeys(part for part in parts if part)), self.api_key)
+        message = said or f"APIXO answered code {status} without a message"
+        code = str(status) if own_shape else f"http_{status}"
+        if status == 404 and asking:
+            return TaskNotFound(message, code=code)
+        if status in (429, 503):
+            return ProviderBusy(message, code=code, retry_after_seconds=retry_after_seconds(response))
+        if status == 500 and own_shape:
+            return ProviderBusy(message, code=code, retry_after_seconds=retry_after_seconds(response), tries=5)
+        if status in (401, 402, 403):
+            return AccountRefused(message, code=code)
+        if status in (502, 504):
+            return AnswerLost(message, code=code)
+        if response.is_success:
+            return ProviderRefused(message, code=code, permanent=answers.permanent_status(status))
+        permanent = answers.permanent_status(status)
+        return refusal(response, code=code, message=message, permanent=permanent, own_shape=own_shape)
+
+    def _report(self, body: Mapping[str, Any]) -> Report:
+        data = answers.mapping(body["data"], "data") if body.get("data") is not None else body
+        remote_id = answers.identifier(data.get("taskId"), "taskId")
+        status = answers.word(data.get("state"), "state")
+        state = _STATES.get(status, State.RUNNING)
+        if state is State.SUCCEEDED:
+            return answers.done(remote_id, _images(data), data, remote_status=status, cost=PRICE)
+        error = self._failure(data) if state is State.FAILED else None
+        return Report(remote_id, state, error=error, cost=PRICE, remote_status=status)
+
+    def _failure(self, data: Mapping[str, Any]) -> Failure:
+        for name in ("failCode", "failMsg"):
+            if not isinstance(data.get(name), str | int | None):
+                raise Unreadable(f"{name} is not a text")
+        code = answers.sentence(str(data.get("failCode") or ""), self.api_key)
+        message = answers.sentence(str(data.get("failMsg") or ""), self.api_key)
+        return Failure(
+            code=(code or "failed")[:100],
+            message=message or code or "APIXO reports that the task failed and gives no reason",
+            permanent=code in _PERMANENT_FAILURES,
+        )
+
+
+def _code(body: Mapping[str, Any]) -> int | None:
+    number = answers.number(body.get("code"))
+    return int(number) if number is not None and 100 <= number < 10**6 and number == int(number) else None
+
+
+def _images(data: Mapping[str, Any]) -> list[Image]:
+    result = data.get("resultJson")
+    if isinstance(result, str):
+        try:
+            result = json.loads(result)
+        except (ValueError, RecursionError):
+            result = {}
+    urls = answers.items(result.get("resultUrls"), "resultUrls") if isinstance(result, dict) else []
+    completed_at = answers.moment(data.get("completeTime"))
+    expires_at = completed_at + timedelta(hours=24) if completed_at else None
+    return [Image(url=url, expires_at=expires_at) for item in urls if (url := answers.link(item))]
