@@ -1,0 +1,149 @@
+"""
+Pixelcut (Pixa) upscale.
+
+Written from these pages, read 2026-11:
+- https://www.pixelcut.ai/docs/api-reference/endpoints/upscale
+- https://www.pixelcut.ai/docs/developer-guide/core-concepts/rate-limits, /credits and /result-urls
+
+Quirks: synchronous, with no task id, no status call and no callbacks: the answer to the submit call is the result, and
+an answer that is lost can't be asked for again. Errors are JSON whatever was asked for. "Out of credits" is a 403. The
+vendor advises to send again after 429 and 5xx, and describes no body for a 500.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import httpx
+from pydantic import BeforeValidator, Field
+
+from submitter import answers
+from submitter.errors import AnswerLost, ProviderBusy, ProviderError, ProviderRefused, TaskRefused
+from submitter.images import Picture, json_request, magic_type, multipart_request
+from submitter.provider import Provider, ProviderOptions, Rate, json_answer, refusal, retry_after_seconds, whole_number
+from submitter.vocabulary import Cost, Exchange, Image, Report, State, Task
+
+MIN_SIDE = 64
+MAX_SIDE = 6000
+MAX_BYTES = 25 * 1024 * 1024
+LINK_SECONDS = 3600
+_MANAGED = ("image", "image_url")
+
+
+class PixelcutOptions(ProviderOptions):
+    scale: Annotated[Literal[2, 4], BeforeValidator(whole_number)] = Field(
+        default=2, description="How many times larger, 2 or 4. No side of the result may be longer than 6000 pixels."
+    )
+
+    required_by_provider: ClassVar[tuple[str, ...]] = ("scale",)
+
+
+class Pixelcut(Provider):
+    name = "pixelcut"
+    title = "Pixelcut"
+    default_base_url = "https://api.developer.pixelcut.ai"
+    callbacks = False
+    pollable = False
+    trust = None
+    Options = PixelcutOptions
+    rates: ClassVar[tuple[Rate, ...]] = (Rate(5, 1),)
+    concurrency = 5
+    submit_timeout_seconds = 180.0
+    image_seconds = float(LINK_SECONDS)
+    max_input_bytes = MAX_BYTES
+
+    def __init__(self, *, api_key: str, base_url: str | None = None, price: Cost | None = None) -> None:
+        super().__init__(api_key=api_key, base_url=base_url)
+        self.price = price
+
+    def check(self, picture: Picture, options: ProviderOptions) -> None:
+        size = f"{picture.width}x{picture.height}"
+        if picture.size > MAX_BYTES:
+            raise TaskRefused("Pixelcut takes files up to 25 MB", field="image", code="file_too_large")
+        if 0 < min(picture.width, picture.height) < MIN_SIDE:
+            raise TaskRefused(
+                f"Pixelcut takes images from {MIN_SIDE}x{MIN_SIDE}, this one is {size}",
+                field="image",
+                code="image_too_small",
+            )
+        longest = max(picture.width, picture.height)
+        if longest > MAX_SIDE:
+            raise TaskRefused(
+                f"Pixelcut takes images up to {MAX_SIDE}x{MAX_SIDE}, this one is {size}",
+                field="image",
+                code="image_too_large",
+            )
+        scale = options.to_send()["scale"]
+        if longest * scale > MAX_SIDE:
+            raise TaskRefused(
+                f"{size} times {scale} is more than the {MAX_SIDE}x{MAX_SIDE} that a result may have; "
+                "choose a smaller scale or a smaller image",
+                field="options.scale",
+                code="output_too_large",
+            )
+
+    def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
+        url = f"{self.base_url}/v1/upscale"
+        headers = {"X-API-KEY": self.api_key, "Accept": "application/json"}
+        fields: dict[str, Any] = {**task.options, **task.passthrough}
+        for name in _MANAGED:
+            fields.pop(name, None)
+        if task.picture.path is None:
+            answer = yield json_request("POST", url, headers, {"image_url": task.picture.url, **fields})
+        else:
+            form = {name: answers.form_text(value) for name, value in fields.items() if value is not None}
+            answer = yield multipart_request(url, headers, form, picture=task.picture, part="image")
+        with answers.hiding(task.picture.url):
+            return self.submitted(answer)
+
+    def submitted(self, response: httpx.Response) -> Report:
+        if not response.is_success:
+            raise self._refused(response)
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        content_type = magic_type(response.content)
+        if content_type or kind.startswith("image/"):
+            image = Image(data=_whole(response), content_type=content_type or kind)
+            return Report(None, State.SUCCEEDED, (image,), cost=self.price)
+        body = json_answer(response)
+        url = answers.link(body.get("result_url")) if isinstance(body, dict) else None
+        if url is not None:
+            expires_at = answers.after(answers.answered_at(response), LINK_SECONDS)
+            return Report(None, State.SUCCEEDED, (Image(url=url, expires_at=expires_at),), cost=self.price)
+        code, message = self._words(body if isinstance(body, dict) else None)
+        if code is not None:
+            raise ProviderRefused(message or code, code=code)
+        raise AnswerLost(
+            f"Pixelcut answered {response.status_code} without a usable result_url; keys seen: {answers.keys_of(body)}",
+            code="no_result_url",
+        )
+
+    def _refused(self, response: httpx.Response) -> ProviderError:
+        said = answers.error_body(response)
+        code, message = self._words(said)
+        if response.status_code == 500:
+            return ProviderBusy(
+                message or "Pixelcut answered HTTP 500",
+                code=code or "http_500",
+                retry_after_seconds=retry_after_seconds(response),
+                tries=5,
+            )
+        return answers.redirected(response) or refusal(
+            response,
+            code=code,
+            message=message,
+            permanent=answers.permanent_status(response.status_code),
+            own_shape=code is not None,
+        )
+
+    def _words(self, said: dict[str, Any] | str | None) -> tuple[str | None, str | None]:
+        if not isinstance(said, dict):
+            return None, answers.sentence(said, self.api_key)
+        code = answers.sentence(answers.first_text(said, "error_code"), self.api_key)
+        message = answers.sentence(answers.first_text(said, "error", "message"), self.api_key)
+        return code[:100] if code else None, message or code
+
+
+def _whole(response: httpx.Response) -> bytes:
+    if not response.content:
+        raise AnswerLost("Pixelcut answered with an empty image", code="unreadable_answer")
+    return response.content
