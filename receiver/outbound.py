@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -52,6 +53,7 @@ MOST_REDIRECTS = 3
 WRITE_BYTES = 256 * 1024
 LONGEST_RETRY_AFTER = 86_400.0
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.I | re.A)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429})  # of 4xx, those that another try may cure
 _DEFAULTS = httpx.Headers({"user-agent": "upscale-receiver", "accept": "*/*", "accept-encoding": "identity"})
@@ -205,11 +207,15 @@ class Outbound:
         if not location or len(location) > LONGEST_URL:
             message = f"answered {response.status_code} without a usable Location"
             raise DownloadFailed(message, status=response.status_code, permanent=True)
-        try:
-            following = str(target.join(location))
-        except (httpx.InvalidURL, ValueError) as exc:
-            raise UrlRefused("redirected to a URL that can't be read") from exc
-        return self.guard.check_url(following)
+        # A whole URL is judged as it was sent, before a library has tidied it up.
+        if location.startswith("//"):
+            location = f"{target.scheme}:{location}"
+        elif not _SCHEME.match(location):
+            try:
+                location = str(target.join(location))
+            except (httpx.InvalidURL, ValueError) as exc:
+                raise UrlRefused("redirected to a URL that can't be read") from exc
+        return self.guard.check_url(location)
 
     async def _send(
         self, method: str, target: httpx.URL, headers: Mapping[str, str], content: bytes | None = None
@@ -309,6 +315,6 @@ def _no_answer(exc: Exception, timeout_seconds: float) -> NoAnswer:
                 return NoAnswer(f"the certificate is not good: {cause.verify_message}", reason="tls")
             if isinstance(cause, ssl.SSLError):
                 return NoAnswer("the TLS handshake failed", reason="tls")
-            cause = cause.__cause__
+            cause = cause.__cause__ or cause.__context__  # httpcore raises again `from None`
         return NoAnswer("no connection: refused or unreachable", reason="connect")
     return NoAnswer("the connection broke before a whole answer came", reason="broken")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -41,12 +42,11 @@ def inside(networks: Sequence[str]) -> st.SearchStrategy[Address]:
 
 def between(whole: str, networks: Sequence[str]) -> list[str]:
     """What is left of *whole* without *networks*."""
-    left = [ip_network(whole)]
+    left: list[Any] = [ip_network(whole)]
     for shut in map(ip_network, networks):
         overlapping = [network for network in left if network.overlaps(shut)]
         left = [network for network in left if network not in overlapping]
-        for network in overlapping:
-            left += network.address_exclude(shut) if shut.subnet_of(network) else []
+        left += [rest for network in overlapping if network.supernet_of(shut) for rest in network.address_exclude(shut)]
     return [str(network) for network in sorted(left)]
 
 
