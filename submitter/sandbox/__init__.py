@@ -1,0 +1,28 @@
+"""
+The other end of every wire: local stand-ins for the five upscaling APIs, with faults on demand.
+
+    sandbox = Sandbox(turnaround_seconds=(0.1, 0.3), seed=1, faults=Faults(lose=0.2, duplicate=1))
+    async with sandbox.serve() as origin:
+        base_urls = sandbox.base_urls(origin)
+
+Or on its own: `python -m submitter.sandbox --port 8100`.
+"""
+
+from submitter.sandbox.app import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
+from submitter.sandbox.faults import Chance, Faults
+from submitter.sandbox.picture import test_picture
+from submitter.sandbox.serving import serving
+from submitter.sandbox.tasks import Attempt, RemoteTask, SentCallback
+
+__all__ = [
+    "API_KEYS",
+    "FREEPIK_WEBHOOK_SECRET",
+    "Attempt",
+    "Chance",
+    "Faults",
+    "RemoteTask",
+    "Sandbox",
+    "SentCallback",
+    "serving",
+    "test_picture",
+]

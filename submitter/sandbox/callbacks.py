@@ -1,0 +1,133 @@
+"""
+Callbacks on their way out: which are sent, how often, in which order, and what each try came to.
+
+A task's callbacks leave in the order in which its states came, each after the first attempt of the one before; retries
+don't hold the next one up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from submitter.sandbox.tasks import Attempt, RemoteTask, SentCallback
+from submitter.sandbox.wire import CallbackRules, Wire
+
+if TYPE_CHECKING:
+    from submitter.sandbox.work import Bench
+
+
+class Announcer:
+    """Sends what the faults leave of a task's callbacks."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def voice(self, wire: Wire, task: RemoteTask) -> Callable[[str], None]:
+        """How *task* tells of a state it enters; decides whether its callbacks are held back and reordered."""
+        several = len(wire.announced.difference((wire.failed,))) > 1
+        if task.callback_url and several and self._bench.dice.strikes(wire.name, "reorder"):
+            task.held = []
+        return lambda state: self._tell(wire, task, state)
+
+    def release(self, task: RemoteTask) -> None:
+        """No more states will come: send what was held back, last state first."""
+        held, task.held = task.held, None
+        for send in reversed(held or []):
+            send()
+
+    def forge(self, wire: Wire, task: RemoteTask) -> None:
+        """Send a forged success, if that fault strikes."""
+        if wire.rules is None or not task.callback_url or not self._bench.dice.strikes(wire.name, "forge"):
+            return
+        body = wire.forged_body(task, f"{task.origin}/forged/{secrets.token_urlsafe(12)}.jpg")
+        callback = SentCallback(wire.succeeded, "forged")
+        task.callbacks.append(callback)
+        rules = CallbackRules(wire.rules.timeout_seconds)
+        headers = wire.forged_headers(body)
+        self._bench.spawn(self._deliver(task, callback, rules, body, lambda: headers, after=None), task)
+
+    async def once(self, wire: Wire, task: RemoteTask, url: str) -> Attempt:
+        """Send one true callback about the task's present state to *url*, without faults or retries."""
+        assert wire.rules is not None
+        body = wire.callback_body(task, task.state)
+        callback = SentCallback(task.state, "true")
+        task.callbacks.append(callback)
+        return await self._try(callback, wire.rules, url, body, wire.callback_headers(body))
+
+    def _tell(self, wire: Wire, task: RemoteTask, state: str) -> None:
+        if wire.rules is None or not task.callback_url or state not in wire.announced:
+            return
+        roll = self._bench.dice.strikes
+        if roll(wire.name, "lose"):
+            lost = SentCallback(state, "lost")
+            lost.tried.set()
+            task.callbacks.append(lost)
+            return
+        copies: list[Literal["duplicate", "replay"]] = []
+        if roll(wire.name, "duplicate"):
+            copies.append("duplicate")
+        if roll(wire.name, "replay"):
+            copies.append("replay")
+        body = wire.callback_body(task, state)
+
+        def send() -> None:
+            first = self._queue(wire, task, SentCallback(state, "true"), body)
+            for kind in copies:
+                self._queue(wire, task, SentCallback(state, kind), body, replayed=first)
+
+        if task.held is None:
+            send()
+        else:
+            task.held.append(send)
+
+    def _queue(
+        self, wire: Wire, task: RemoteTask, callback: SentCallback, body: bytes, replayed: SentCallback | None = None
+    ) -> SentCallback:
+        def headers() -> dict[str, str]:
+            return dict(replayed.headers) if replayed and callback.kind == "replay" else wire.callback_headers(body)
+
+        assert wire.rules is not None
+        previous, task.last_callback = task.last_callback, callback
+        task.callbacks.append(callback)
+        self._bench.spawn(self._deliver(task, callback, wire.rules, body, headers, after=previous), task)
+        return callback
+
+    async def _deliver(
+        self,
+        task: RemoteTask,
+        callback: SentCallback,
+        rules: CallbackRules,
+        body: bytes,
+        headers: Callable[[], dict[str, str]],
+        *,
+        after: SentCallback | None,
+    ) -> None:
+        settings = self._bench.settings
+        assert task.callback_url is not None
+        try:
+            await asyncio.sleep(self._bench.dice.seconds(task.provider, "delay_seconds"))
+            if after is not None:
+                await after.tried.wait()
+            for delay in (0.0, *rules.retry_delays_seconds):
+                await asyncio.sleep(delay * settings.retry_scale)
+                attempt = await self._try(callback, rules, task.callback_url, body, headers())
+                if attempt.status in rules.content_with:
+                    return
+        finally:
+            callback.tried.set()
+
+    async def _try(
+        self, callback: SentCallback, rules: CallbackRules, url: str, body: bytes, headers: dict[str, str]
+    ) -> Attempt:
+        callback.headers = headers
+        patience = rules.timeout_seconds * self._bench.settings.callback_timeout_scale
+        at = datetime.now(UTC)
+        status, error = await self._bench.outbound.post(url, headers=headers, body=body, timeout_seconds=patience)
+        attempt = Attempt(at, status, error)
+        callback.attempts.append(attempt)
+        callback.tried.set()
+        return attempt

@@ -1,0 +1,90 @@
+"""
+A sandbox as a real server inside the running event loop.
+
+Not a line of access log: the paths are capability URLs. Signals stay with whoever runs the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from submitter.sandbox.work import CUT_EXTENSION
+
+if TYPE_CHECKING:
+    from submitter.sandbox.app import Sandbox
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@asynccontextmanager
+async def serving(sandbox: Sandbox, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """
+    Serve *sandbox*, by default on a free loopback port, and give its origin (`http://127.0.0.1:54321`).
+
+    It accepts connections from the first moment on. At the end all its background work has ended.
+    """
+    listener = socket.create_server((host, port), backlog=512)
+    origin = f"http://{host}:{listener.getsockname()[1]}"
+    named = sandbox.bench.origin
+    sandbox.bench.origin = named or origin
+    sandbox.bench.open()
+    server = _Server(config(sandbox, lifespan="off"))
+    running = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+    try:
+        yield origin
+    finally:
+        await sandbox.aclose()
+        server.should_exit = True
+        await running
+        listener.close()
+        sandbox.bench.origin = named
+
+
+def config(sandbox: Sandbox, **settings: Any) -> uvicorn.Config:
+    """How uvicorn has to be set up so that connections can be cut and nothing secret is logged."""
+    return uvicorn.Config(
+        sandbox.app,
+        http=CuttableProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+        **settings,
+    )
+
+
+class CuttableProtocol(H11Protocol):
+    """uvicorn's protocol, plus a way for the application to reset its connection without an answer."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        app = self.app
+
+        def cut() -> None:
+            sock = transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            transport.abort()
+
+        async def cuttable(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                scope["extensions"] = {**(scope.get("extensions") or {}), CUT_EXTENSION: cut}
+            await app(scope, receive, send)
+
+        self.app = cuttable
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,138 @@
+"""What the sandbox keeps of every task that it accepted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from submitter.sandbox.files import File
+from submitter.sandbox.upscaling import Shape, Target
+
+
+class Failing(Exception):
+    """Why a task ends failed, in the provider's words."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """
+    A submit call that passed every check.
+
+    `source` is the input's bytes, or its URL where the provider fetches it itself. `target` says what comes out of an
+    input of that shape; it may raise `Failing`.
+    """
+
+    source: bytes | str = field(repr=False)
+    target: Callable[[Shape], Target] = field(repr=False)
+    options: dict[str, Any]
+    callback_url: str | None = field(default=None, repr=False)
+    unknown_fields: tuple[str, ...] = ()
+    outcome: Literal["succeeded", "failed"] | None = None
+    """Set by the caller of a test mode: how the task is to end."""
+    billed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to deliver a callback: an HTTP status, or the kind of error."""
+
+    at: datetime
+    status: int | None
+    error: str | None
+
+
+@dataclass(eq=False, slots=True)
+class SentCallback:
+    """One callback about one state, with every try of it. A `lost` one has none."""
+
+    state: str
+    kind: Literal["true", "duplicate", "replay", "forged", "lost"]
+    attempts: list[Attempt] = field(default_factory=list)
+    tried: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    """Set once the first attempt is over."""
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(eq=False, slots=True)
+class RemoteTask:
+    """A task as the provider sees it. It exists from the moment of acceptance, whatever the client hears of it."""
+
+    id: str
+    provider: str
+    order: Order = field(repr=False)
+    origin: str
+    accepted_at: datetime
+    turnaround_seconds: float
+    state: str
+    billed: bool
+    triggered: bool = False
+    finished_at: datetime | None = None
+    status_calls: int = 0
+    files: list[File] = field(default_factory=list, repr=False)
+    failure: Failing | None = None
+    callbacks: list[SentCallback] = field(default_factory=list)
+    states: list[tuple[str, datetime]] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    last_callback: SentCallback | None = field(default=None, repr=False)
+    """The latest in the queue: the next one leaves after its first attempt."""
+    held: list[Callable[[], None]] | None = field(default=None, repr=False)
+    """Callbacks held back for reordering; None: nothing is held."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.order.options
+
+    @property
+    def callback_url(self) -> str | None:
+        return self.order.callback_url
+
+    @property
+    def unknown_fields(self) -> tuple[str, ...]:
+        return self.order.unknown_fields
+
+    @property
+    def callback_attempts(self) -> int:
+        """HTTP requests that left for this task's callbacks, forged ones included."""
+        return sum(len(callback.attempts) for callback in self.callbacks)
+
+    def enter(self, state: str) -> None:
+        self.state = state
+        self.states.append((state, datetime.now(UTC)))
+
+    def facts(self) -> dict[str, Any]:
+        """For the control API. Capability URLs and result links stay inside."""
+        return {
+            "id": self.id,
+            "provider": self.provider,
+            "accepted_at": self.accepted_at.isoformat(),
+            "state": self.state,
+            "states": [{"state": state, "at": at.isoformat()} for state, at in self.states],
+            "options": self.options,
+            "unknown_fields": list(self.unknown_fields),
+            "billed": self.billed,
+            "triggered": self.triggered,
+            "wants_callback": self.callback_url is not None,
+            "status_calls": self.status_calls,
+            "callback_attempts": self.callback_attempts,
+            "callbacks": [
+                {
+                    "state": callback.state,
+                    "kind": callback.kind,
+                    "attempts": [
+                        {"at": attempt.at.isoformat(), "status": attempt.status, "error": attempt.error}
+                        for attempt in callback.attempts
+                    ],
+                }
+                for callback in self.callbacks
+            ],
+            "downloads": sum(file.downloads for file in self.files),
+            "failure": None if self.failure is None else {"code": self.failure.code, "message": self.failure.message},
+        }

@@ -1,0 +1,181 @@
+"""
+`Wire`: what one provider's stand-in has to say, and the little that all five share.
+
+A wire is one file in this package and one line in `app.py`. It is written from the provider's documentation alone and
+shares no code with `submitter.providers`: it is the independent check of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import json
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from submitter.sandbox.files import Admits, File, before_expiry
+from submitter.sandbox.tasks import Order, RemoteTask
+
+if TYPE_CHECKING:
+    from submitter.sandbox.work import Bench
+
+
+class Refused(Exception):
+    """A request that the real one would refuse, with the answer that it would give."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackRules:
+    """How a provider delivers: its patience, the delay before each retry, and which answers it is content with."""
+
+    timeout_seconds: float
+    retry_delays_seconds: tuple[float, ...] = ()
+    content_with: frozenset[int] = frozenset(range(200, 300))
+
+
+class Wire(ABC):
+    """The other end of one provider's wire. State words are the provider's own."""
+
+    name: ClassVar[str]
+    mount: ClassVar[str]
+    """Path of the base URL below the sandbox's origin."""
+    running: ClassVar[tuple[str, ...]]
+    """The states a task goes through before it ends, in order."""
+    succeeded: ClassVar[str]
+    failed: ClassVar[str]
+    announced: ClassVar[frozenset[str]] = frozenset()
+    """States that are told to the callback URL."""
+    rules: ClassVar[CallbackRules | None] = None
+    """None: it sends no callbacks."""
+    synchronous: ClassVar[bool] = False
+    """The submit call answers when the task has ended."""
+    link_seconds: ClassVar[float]
+    gone_status: ClassVar[int] = 403
+    link_admits: Admits = staticmethod(before_expiry)
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.settings = bench.settings
+
+    @abstractmethod
+    def routes(self) -> list[BaseRoute]:
+        """Its paths, below `mount`."""
+
+    @abstractmethod
+    def admit(self, request: Request) -> None:
+        """Check the key; raises `Refused`."""
+
+    @abstractmethod
+    async def read(self, request: Request) -> Order:
+        """Check a submit call; raises `Refused`."""
+
+    @abstractmethod
+    def accepted(self, request: Request, task: RemoteTask) -> Response:
+        """The answer to an accepted submit; a synchronous provider's task has ended by then."""
+
+    @abstractmethod
+    def trouble(self, fault: str) -> Response:
+        """How it says `busy`, `unavailable`, `server_error`, `bad_key` and `no_credit`."""
+
+    @abstractmethod
+    def not_found(self) -> Response:
+        """How it answers an unknown path."""
+
+    def new_id(self) -> str:
+        """A task id of its own making."""
+        return str(uuid.uuid4())
+
+    def callback_body(self, task: RemoteTask, state: str) -> bytes:
+        """What its callback about *state* says."""
+        raise NotImplementedError(f"{self.name} sends no callbacks")
+
+    def callback_headers(self, body: bytes) -> dict[str, str]:
+        """Fresh headers for one request."""
+        return {"content-type": "application/json"}
+
+    def forged_body(self, task: RemoteTask, image_url: str) -> bytes:
+        """A success that never was, as a forger would write it."""
+        raise NotImplementedError(f"{self.name} sends no callbacks")
+
+    def forged_headers(self, body: bytes) -> dict[str, str]:
+        """As far as a forger gets without the secret."""
+        return self.callback_headers(body)
+
+    def link(self, task: RemoteTask, file: File) -> str:
+        """The file's URL as told to the client now."""
+        return task.origin + file.path
+
+    def file_name(self, task: RemoteTask, suffix: str) -> str:
+        return f"output.{suffix}"
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        return (*self.running, self.succeeded, self.failed)
+
+    def state_named(self, word: str) -> str | None:
+        """The state that a person means by *word*: any case, with or without the provider's prefix."""
+        wanted = word.strip().casefold()
+        return next((state for state in self.states if state.casefold() in (wanted, f"task_status_{wanted}")), None)
+
+
+# --- Shared by the wires --------------------------------------------------------------------------------------------
+
+
+def same_key(given: str | None, key: str) -> bool:
+    return given is not None and hmac.compare_digest(given.encode("utf-8", "replace"), key.encode())
+
+
+def bearer(request: Request) -> str | None:
+    """The key of `Authorization: Bearer <key>`, or None."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() or None if scheme.lower() == "bearer" else None
+
+
+def content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def json_object(request: Request) -> dict[str, Any] | None:
+    """The request's JSON object, or None if it is anything else or not declared as JSON."""
+    if content_type(request) != "application/json":
+        return None
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def raw_base64(value: Any) -> bytes | None:
+    """The bytes of strict base64 without a `data:` prefix, or None."""
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def is_url(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("http://", "https://")) and len(value.split("/", 3)[2]) > 0
+
+
+def is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def unknown(body: Mapping[str, Any], known: Iterable[str], prefix: str = "") -> list[str]:
+    """Names in *body* that no page documents. The real ones ignore them; a test may want to know."""
+    return sorted(prefix + name for name in body.keys() - set(known))
