@@ -244,3 +244,19 @@ async def test_the_system_resolver_is_asked_and_its_answer_is_judged() -> None:
 async def test_an_address_in_disguise_that_reaches_the_resolver_is_judged_as_what_it_means(host: str) -> None:
     with pytest.raises(AddressForbidden):
         await Guard().resolve(host, 443)
+
+
+def test_a_refusal_says_what_to_change_and_quotes_nothing() -> None:
+    for url, word in {
+        "https://me:s3cret@example.com/": "user name",
+        "https://example.com:22/s3cret": "port 22",
+        "https://2130706433/s3cret": "number",
+        "https://example.com./s3cret": "dot",
+        "ftp://example.com/s3cret": "https://",
+        "https://example.com/s3cret s3cret": "white space",
+        f"https://example.com/s3cret{'x' * 9000}": "longer than 8192",
+        "https://10.0.0.1/s3cret": "RECEIVER_ALLOW_NETWORKS",
+    }.items():
+        with pytest.raises((UrlRefused, AddressForbidden), match=word) as refusal:
+            GUARD.check_url(url)
+        assert "s3cret" not in str(refusal.value)
