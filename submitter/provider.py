@@ -30,7 +30,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from submitter.errors import (
     AccountRefused,
@@ -39,6 +39,7 @@ from submitter.errors import (
     ProviderBusy,
     ProviderError,
     ProviderRefused,
+    TaskRefused,
 )
 from submitter.images import Picture
 from submitter.vocabulary import Callback, Exchange, Report, Task, Trust
@@ -127,6 +128,17 @@ class Provider(ABC):
     def __init__(self, *, api_key: str, base_url: str | None = None) -> None:
         self.api_key = api_key
         self.base_url = (base_url or self.default_base_url).rstrip("/")
+
+    def task(self, picture: Picture, given: Mapping[str, Any]) -> Task:
+        """A task of *picture* and the options that the caller has *given*; `TaskRefused` names the first wrong one."""
+        try:
+            options = self.Options.model_validate(given)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False)[0]
+            field = ".".join(("options", *(str(part) for part in first["loc"])))
+            raise TaskRefused(f"{field}: {first['msg']}", field=field, code="invalid_options") from None
+        self.check(picture, options)
+        return Task(picture, options.to_send(), options.passthrough)
 
     def check(self, picture: Picture, options: ProviderOptions) -> None:  # noqa: B027 - nothing to refuse is fine
         """Refuse (`TaskRefused`) an input beyond the documented limits. Default: nothing is documented."""

@@ -1,0 +1,294 @@
+"""
+Drives exchanges over HTTP: the only input and output of this package, and the rules of sending again.
+
+What matters is to know, after a failure, whether the provider can have got the whole request. The bytes of the body are
+counted as they are handed to the connection: if fewer went out than were announced, nobody can have accepted it
+(`NotSent`, send again); if all went out, it may be running and billed (`AnswerLost`, never send again by ourselves).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpcore
+import httpx
+
+from submitter.errors import AnswerLost, NotSent, ProviderBusy, ProviderError, ProviderRefused
+from submitter.images import inspect
+from submitter.provider import Provider
+from submitter.vocabulary import Exchange, Report, Task
+from submitter.wire import DirectTransport
+
+T = TypeVar("T")
+
+MAX_ANSWER_BYTES = 64 << 20
+MAX_REFUSAL_BYTES = 1 << 20
+_FAILURES = (
+    TimeoutError,
+    OSError,
+    httpx.TransportError,
+    httpx.DecodingError,
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.UnsupportedProtocol,
+    httpcore.ConnectionNotAvailable,
+)
+_NO_CONNECTION = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+    httpcore.ConnectError,
+    httpcore.ConnectTimeout,
+    httpcore.PoolTimeout,
+    httpcore.UnsupportedProtocol,
+    httpcore.ConnectionNotAvailable,
+)
+_TIMEOUTS = (TimeoutError, httpx.TimeoutException, httpcore.TimeoutException)
+
+
+async def converse(exchange: Exchange[T], send: Callable[[httpx.Request], Awaitable[httpx.Response]]) -> T:
+    """Carry the requests of *exchange* out with *send* until it returns; what either raises passes through."""
+    try:
+        request = next(exchange)
+        while True:
+            request = exchange.send(await send(request))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        exchange.close()
+
+
+class Wire:
+    """
+    How requests are sent: TLS verified, no proxies from the environment, no redirects, no cookies, nothing logged.
+
+    One per process is enough; it may be used by many tasks at once. *transport* replaces the network in tests.
+    """
+
+    def __init__(self, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        if transport is not None:
+            self._fresh = self._kept = transport
+        else:
+            context = httpx.create_ssl_context(verify=True, trust_env=False)
+            self._fresh = DirectTransport(context, keep=False)
+            self._kept = DirectTransport(context, keep=True)
+
+    async def send(
+        self,
+        request: httpx.Request,
+        *,
+        timeout_seconds: float,
+        fresh: bool = True,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> httpx.Response:
+        """
+        Send *request* and read the whole answer, whatever its status, within *timeout_seconds* in all.
+
+        *fresh*: on a connection of its own, as submit calls must be. Raises `NotSent` or `AnswerLost`. An answer that
+        is no success is returned even if its body is cut or too long: its status is what counts.
+        """
+        body = _CountedBody(request)
+        sent = httpx.Request(request.method, request.url, headers=request.headers, stream=body)
+        transport = self._fresh if fresh else self._kept
+        answer: httpx.Response | None = None
+        content = bytearray()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                answer = await transport.handle_async_request(sent)
+                await _read_into(content, answer, max_answer_bytes)
+        except _FAILURES as exc:
+            if answer is None or answer.is_success:
+                raise _failure(exc, request.url.host, body, answer) from exc
+        finally:
+            await body.aclose()
+            if answer is not None:
+                await answer.aclose()
+        return _whole(answer, bytes(content), request)
+
+    async def aclose(self) -> None:
+        await self._fresh.aclose()
+        await self._kept.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class _CountedBody(httpx.AsyncByteStream):
+    """A request's body that knows how much of it was handed to the connection."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        announced = request.headers.get("content-length", "")
+        self._announced = int(announced) if announced.isdecimal() else None
+        self._chunked = "transfer-encoding" in request.headers
+        self._stream = request.stream
+        self._chunks: AsyncIterator[bytes] | None = None
+        self._handed = 0
+        self._exhausted = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the other side may have got everything; where there is no body, once its turn has come."""
+        if self._chunks is None:
+            return False
+        return self._exhausted if self._chunked else self._handed >= (self._announced or 0)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        if not isinstance(self._stream, httpx.AsyncByteStream):
+            raise TypeError("the request's stream can't be read asynchronously")
+        self._chunks = self._stream.__aiter__()
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._chunks is None:
+            raise StopAsyncIteration
+        try:
+            chunk = await anext(self._chunks)
+        except StopAsyncIteration:
+            self._exhausted = True
+            raise
+        # Counted before it is handed on: a write that fails may have written.
+        self._handed += len(chunk)
+        return chunk
+
+    async def aclose(self) -> None:
+        close = getattr(self._chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _read_into(content: bytearray, answer: httpx.Response, max_answer_bytes: int) -> None:
+    limit = max_answer_bytes if answer.is_success else min(MAX_REFUSAL_BYTES, max_answer_bytes)
+    async for chunk in answer.aiter_bytes():
+        content += chunk
+        if len(content) > limit:
+            if answer.is_success:
+                raise AnswerLost(f"the answer is longer than {limit} bytes", code="answer_too_large")
+            return
+
+
+def _whole(answer: httpx.Response | None, content: bytes, request: httpx.Request) -> httpx.Response:
+    """The answer with its body in memory, decoded, so that it can be stored and read again."""
+    if answer is None:
+        raise AssertionError("an answer was sent or an error raised")
+    framing = (b"content-encoding", b"content-length", b"transfer-encoding")
+    headers = [(name, value) for name, value in answer.headers.raw if name.lower() not in framing]
+    return httpx.Response(answer.status_code, headers=headers, content=content, request=request)
+
+
+def _failure(exc: Exception, host: str, body: _CountedBody, answer: httpx.Response | None) -> ProviderError:
+    timed_out = isinstance(exc, _TIMEOUTS)
+    if answer is not None:
+        return AnswerLost(f"{host}: the answer was cut", code="timeout" if timed_out else "answer_cut")
+    if isinstance(exc, _NO_CONNECTION) or not body.whole:
+        if isinstance(exc, _NO_CONNECTION):
+            return NotSent(f"{host}: no connection ({str(exc) or type(exc).__name__})", code="no_connection")
+        return NotSent(f"{host}: the connection ended before the request was written", code="cut_while_writing")
+    if timed_out:
+        return AnswerLost(f"{host}: no answer in time; the task may be running and billed", code="timeout")
+    return AnswerLost(f"{host}: the connection ended without an answer; the task may be running", code="reset")
+
+
+class Submitter:
+    """
+    A provider to use in a script, without any server: `async with Submitter(provider) as submitter: …`
+
+    Sends again only what was surely not accepted, at most *tries* times.
+    """
+
+    def __init__(self, provider: Provider, *, wire: Wire | None = None, tries: int = 5) -> None:
+        self.provider = provider
+        self.tries = tries
+        self._wire = wire or Wire()
+
+    async def submit(self, task: Task, callback_url: str | None = None) -> Report:
+        """Send *task*; a synchronous provider's report is final, others' are `RUNNING`."""
+        busy = 0
+        while True:
+            try:
+                return await converse(self.provider.submit(task, callback_url), self._send)
+            except (ProviderBusy, NotSent) as exc:
+                busy += 1
+                limit = exc.tries if isinstance(exc, ProviderBusy) and exc.tries is not None else self.tries
+                if busy >= min(limit, self.tries):
+                    raise
+                await asyncio.sleep(_delay(exc, busy))
+
+    async def poll(self, remote_id: str) -> Report:
+        """Ask once how the task stands."""
+        return await converse(self.provider.poll(remote_id), self._ask)
+
+    async def upscale(
+        self,
+        path: Path,
+        options: Mapping[str, Any] | None = None,
+        *,
+        url: str | None = None,
+        timeout_seconds: float = 3600.0,
+    ) -> Report:
+        """
+        Send the image at *path* (whose public address is *url*, where a provider wants one) and wait for its end.
+
+        Raises `AnswerLost` if the task is still running after *timeout_seconds*.
+        """
+        picture = await asyncio.to_thread(inspect, path, url=url)
+        report = await self.submit(self.provider.task(picture, options or {}))
+        if report.state.terminal or report.remote_id is None:
+            return report
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self._followed(report.remote_id)
+        except TimeoutError as exc:
+            raise AnswerLost(
+                f"task {report.remote_id} is still running after {timeout_seconds:g} s", code="still_running"
+            ) from exc
+
+    async def _followed(self, remote_id: str) -> Report:
+        rhythm = self.provider.rhythm
+        delay, interval, failed = rhythm.first, rhythm.interval, 0
+        while True:
+            await asyncio.sleep(delay)
+            delay, interval = interval, min(interval * rhythm.growth, max(rhythm.cap, rhythm.interval))
+            try:
+                report = await self.poll(remote_id)
+            except (NotSent, AnswerLost, ProviderBusy, ProviderRefused) as exc:
+                failed += 1
+                if failed >= self.tries or (isinstance(exc, ProviderRefused) and exc.permanent):
+                    raise
+                delay = max(delay, _delay(exc, failed))
+                continue
+            failed = 0
+            if report.state.terminal:
+                return report
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        return await self._wire.send(request, timeout_seconds=self.provider.submit_timeout_seconds)
+
+    async def _ask(self, request: httpx.Request) -> httpx.Response:
+        return await self._wire.send(request, timeout_seconds=30.0, fresh=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._wire.aclose()
+
+
+def _delay(exc: ProviderError, times: int) -> float:
+    """Seconds before going on: the provider's wish, else a second that doubles up to a minute."""
+    if exc.retry_after_seconds is not None:
+        return exc.retry_after_seconds
+    return min(60.0, 2.0 ** (times - 1))
