@@ -1,0 +1,358 @@
+"""
+The way in for a job: what was asked is checked, its input fetched and looked at, and the job recorded.
+
+Everything that can be known here is refused here, before anything is sent. The input of a job is one file of ours,
+complete and synced before the job row exists; a death in between leaves a part file that the next start drops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from pydantic import ValidationError
+
+from receiver.blobs import Blobs
+from receiver.guard import AddressForbidden, Guard, OutboundError
+from receiver.ids import new_id
+from receiver.jobs import Job, KeptImage
+from receiver.outbound import DownloadFailed, Outbound
+from receiver.problems import Problem
+from receiver.store import KeyReused, Store
+from submitter.errors import TaskRefused
+from submitter.images import inspect
+from submitter.provider import Provider, ProviderOptions
+from submitter.vocabulary import State
+
+MAX_INPUT_BYTES = 100 * 1024 * 1024
+_MAX_METADATA_BYTES = 16 * 1024
+_FETCH_SECONDS = 30.0
+_FIELDS = ("provider", "image", "options", "metadata", "notify_url")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A parsed request for a job. Exactly one of `url`, `part` is set; `part` is a complete file of ours."""
+
+    document: Mapping[str, Any]
+    url: str | None
+    part: Path | None
+    part_sha256: str | None
+
+    def digest(self) -> str:
+        """What decides whether two asks are the same: the JSON without the picture, and the picture's own digest."""
+        rest = {name: value for name, value in self.document.items() if name != "image"}
+        canonical = json.dumps([rest, self.url, self.part_sha256], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Admissions:
+    """Turns asks into queued jobs. *configured* are the providers that have a key."""
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        outbound: Outbound,
+        providers: Mapping[str, Provider],
+        configured: frozenset[str],
+        *,
+        public_url: Callable[[], str | None],
+        admitted: Callable[[], None],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._outbound = outbound
+        self._providers = providers
+        self._configured = configured
+        self._public_url = public_url
+        self._admitted = admitted
+        self._clock = clock
+        self._same_key: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    async def admit(
+        self, ask: Ask, *, token_id: str, key: str | None, resubmit_of: str | None = None
+    ) -> tuple[Job, list[KeptImage], bool]:
+        """The job for *ask* and whether it is new. Raises `Problem`; then nothing was recorded or remembered."""
+        try:
+            if key is None:
+                return await self._admit(ask, None, resubmit_of)
+            lock = self._same_key.setdefault((token_id, key), asyncio.Lock())
+            async with lock:
+                return await self._admit(ask, (token_id, key, ask.digest()), resubmit_of)
+        finally:
+            if ask.part is not None:
+                await asyncio.to_thread(ask.part.unlink, missing_ok=True)
+
+    async def _admit(
+        self, ask: Ask, idempotency: tuple[str, str, str] | None, resubmit_of: str | None
+    ) -> tuple[Job, list[KeptImage], bool]:
+        if idempotency is not None and (known := await self._known(idempotency)) is not None:
+            return (*known, False)
+        provider, options = self._what(ask.document)
+        metadata = _metadata(ask.document.get("metadata"))
+        notify_url = await self._notify_url(ask.document.get("notify_url"))
+        part = ask.part or await self._fetch(ask.url or "")
+        try:
+            self._check(provider, options, part, ask.url)
+            job_id = new_id("job")
+            now = self._clock()
+            job = Job(
+                id=job_id,
+                provider=provider.name,
+                state=State.QUEUED,
+                version=1,
+                created_at=now,
+                options=options.model_dump(mode="json", exclude_unset=True),
+                metadata=metadata,
+                notify_url=notify_url,
+                input_name=await self._blobs.keep_input(part, job_id),
+                input_url=ask.url,
+                retry_at=now,
+                resubmit_of=resubmit_of,
+            )
+        finally:
+            await asyncio.to_thread(part.unlink, missing_ok=True)
+        try:
+            recorded, new = await self._store.add_job(job, idempotency=idempotency)
+        except KeyReused as exc:
+            await self._blobs.drop_input(job.input_name)
+            raise _reused(exc.job_id) from exc
+        if not new:
+            await self._blobs.drop_input(job.input_name)
+        self._admitted()
+        return recorded, [], new
+
+    async def _known(self, idempotency: tuple[str, str, str]) -> tuple[Job, list[KeptImage]] | None:
+        token_id, key, digest = idempotency
+        known = await self._store.job_of_key(token_id, key, self._clock())
+        if known is None:
+            return None
+        if known[0] != digest:
+            raise _reused(known[1])
+        return await self._store.job(known[1])
+
+    async def resubmit(self, job: Job) -> Job:
+        """A new job with the input and options of *job*."""
+        if job.provider not in self._configured:
+            raise _no_key(job.provider)
+        now = self._clock()
+        job_id = new_id("job")
+        try:
+            name = await self._blobs.copy_input(job.input_name, job_id)
+        except FileNotFoundError as exc:
+            raise Problem(
+                409,
+                "input_gone",
+                "the input of that job is not kept any more",
+                remedy="POST /v1/jobs with the image again",
+            ) from exc
+        again = Job(
+            id=job_id,
+            provider=job.provider,
+            state=State.QUEUED,
+            version=1,
+            created_at=now,
+            options=job.options,
+            metadata=job.metadata,
+            notify_url=job.notify_url,
+            input_name=name,
+            input_url=job.input_url,
+            retry_at=now,
+            resubmit_of=job.id,
+        )
+        recorded, _ = await self._store.add_job(again)
+        self._admitted()
+        return recorded
+
+    # --- What is asked ----------------------------------------------------------------------------------------------
+
+    def _what(self, document: Mapping[str, Any]) -> tuple[Provider, ProviderOptions]:
+        unknown = sorted(set(document) - set(_FIELDS))
+        if unknown:
+            raise Problem(
+                422,
+                "unknown_field",
+                f"there is no field {unknown[0][:60]!r}",
+                field=unknown[0][:60],
+                remedy=f"the fields are {', '.join(_FIELDS)}",
+            )
+        name = document.get("provider")
+        if not isinstance(name, str) or name not in self._providers:
+            raise Problem(
+                422,
+                "unknown_provider",
+                "provider must name one of the providers",
+                field="provider",
+                remedy=f"use one of {', '.join(self._providers)}",
+            )
+        if name not in self._configured:
+            raise _no_key(name)
+        provider = self._providers[name]
+        options = document.get("options")
+        if options is None:
+            options = {}
+        if not isinstance(options, dict):
+            raise Problem(422, "invalid_options", "options must be an object", field="options")
+        try:
+            return provider, provider.Options.model_validate(options)
+        except ValidationError as exc:
+            raise _bad_option(exc, provider) from exc
+
+    def _check(self, provider: Provider, options: ProviderOptions, part: Path, url: str | None) -> None:
+        try:
+            picture = inspect(part, url=url)
+            public_url = self._public_url()
+            wants_callback = getattr(options, "request_type", None) == "callback"
+            if public_url is None and (wants_callback or (provider.wants_url and url is None)):
+                raise Problem(
+                    422,
+                    "public_url_required",
+                    f"{provider.name} must be able to reach this receiver for that",
+                    field="options.request_type" if wants_callback else "image",
+                    remedy="set RECEIVER_PUBLIC_URL"
+                    + ("" if wants_callback else ", or give the image by a public URL"),
+                )
+            shown = f"{public_url}/inputs/x" if provider.wants_url and public_url else url
+            provider.check(replace(picture, url=shown), options)
+        except TaskRefused as exc:
+            raise Problem(422, exc.code, str(exc), field=exc.field, remedy=_remedy(exc)) from exc
+
+    async def _notify_url(self, value: Any) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise Problem(422, "invalid_notify_url", "notify_url must be a URL", field="notify_url")
+        await check_target(self._outbound.guard, value, field="notify_url", code="invalid_notify_url")
+        return value
+
+    async def _fetch(self, url: str) -> Path:
+        part = self._blobs.new_part()
+        try:
+            with await asyncio.to_thread(part.open, "wb") as sink:
+                await self._outbound.download(url, sink, max_bytes=MAX_INPUT_BYTES, timeout_seconds=_FETCH_SECONDS)
+        except OutboundError as exc:
+            await asyncio.to_thread(part.unlink, missing_ok=True)
+            code = "image_unreachable" if isinstance(exc, DownloadFailed) else "image_url_refused"
+            raise Problem(
+                422,
+                code,
+                f"the image could not be fetched: {exc}",
+                field="image.url",
+                remedy="give an https URL that answers 200 with the image, or send the image itself",
+            ) from exc
+        return part
+
+
+async def check_target(guard: Guard, url: str, *, field: str, code: str) -> None:
+    """Refuse a subscriber's URL that can never be called; a name that doesn't resolve just now passes."""
+    try:
+        target = guard.check_url(url)
+        await guard.resolve(
+            target.host, target.port or (443 if target.scheme == "https" else 80), encrypted=target.scheme == "https"
+        )
+    except AddressForbidden as exc:
+        raise Problem(422, code, str(exc), field=field, remedy="use a public https URL") from exc
+    except OutboundError as exc:
+        if exc.permanent:
+            raise Problem(422, code, str(exc), field=field, remedy="use a public https URL") from exc
+
+
+def parse_document(data: bytes) -> dict[str, Any]:
+    """The JSON object of a request."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise Problem(400, "invalid_json", "the body is not JSON", remedy="send a JSON object") from exc
+    if not isinstance(document, dict):
+        raise Problem(400, "invalid_json", "the body is not a JSON object", remedy="send a JSON object")
+    return document
+
+
+def ask_from_json(document: Mapping[str, Any], blobs: Blobs) -> Ask:
+    """An ask whose image is `{"url"}` or `{"base64"}`. Writes the decoded image to a part file."""
+    image = document.get("image")
+    if not isinstance(image, dict) or len(image) != 1 or next(iter(image)) not in ("url", "base64"):
+        raise Problem(
+            422,
+            "invalid_image",
+            'image must be {"url": …} or {"base64": …}',
+            field="image",
+            remedy="give exactly one of the two, or send multipart with the file",
+        )
+    ((kind, value),) = image.items()
+    if not isinstance(value, str) or not value:
+        raise Problem(422, "invalid_image", f"image.{kind} must be text", field=f"image.{kind}")
+    if kind == "url":
+        return Ask(document, value, None, None)
+    encoded = re.sub(r"^data:[^,]{0,100};base64,", "", value, count=1)
+    try:
+        data = base64.b64decode(re.sub(r"\s+", "", encoded), validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise Problem(422, "invalid_image", "image.base64 is not base64", field="image.base64") from exc
+    part = blobs.new_part()
+    part.write_bytes(data)
+    return Ask(document, None, part, hashlib.sha256(data).hexdigest())
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Problem(422, "invalid_metadata", "metadata must be an object", field="metadata")
+    if len(json.dumps(value)) > _MAX_METADATA_BYTES:
+        raise Problem(422, "invalid_metadata", f"metadata is larger than {_MAX_METADATA_BYTES} bytes", field="metadata")
+    return value
+
+
+def _bad_option(exc: ValidationError, provider: Provider) -> Problem:
+    error = exc.errors(include_url=False, include_input=False)[0]
+    path = [part for part in error["loc"] if isinstance(part, int) or re.fullmatch(r"[A-Za-z0-9_]{1,64}", str(part))]
+    name = str(error["loc"][0]) if error["loc"] else ""
+    field = ".".join(["options", *(str(part) for part in path)])
+    fields = provider.Options.model_fields
+    if error["type"] == "extra_forbidden":
+        detail = f"{provider.name} has no option {name[:60]!r}"
+        remedy = f"use one of {', '.join(fields)}; unknown fields can go into options.passthrough"
+        return Problem(422, "unknown_option", detail, field=field, remedy=remedy)
+    described = fields[name].description if name in fields else None
+    return Problem(422, "invalid_option", f"{field}: {error['msg']}", field=field, remedy=described)
+
+
+def _remedy(exc: TaskRefused) -> str:
+    return {
+        "not_an_image": "send a JPEG, PNG or WebP file",
+        "image_too_large": "make the image smaller, or use a provider with a larger limit",
+    }.get(exc.code, "change what the detail names")
+
+
+def _no_key(name: str) -> Problem:
+    return Problem(
+        422,
+        "provider_not_configured",
+        f"there is no API key for {name}",
+        field="provider",
+        remedy=f"set {name.upper()}_API_KEY and start the receiver again",
+    )
+
+
+def _reused(job_id: str) -> Problem:
+    return Problem(
+        409,
+        "idempotency_key_reused",
+        "this Idempotency-Key came before with other content",
+        field="Idempotency-Key",
+        remedy="use a new key for a new job",
+        job_id=job_id,
+    )

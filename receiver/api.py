@@ -1,0 +1,416 @@
+"""The JSON API of jobs and providers, under `/v1`, behind a bearer token."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from receiver.admissions import MAX_INPUT_BYTES, Admissions, Ask, ask_from_json, parse_document
+from receiver.blobs import Blobs
+from receiver.intake import Intake
+from receiver.jobs import Job, KeptImage
+from receiver.pacing import Bucket
+from receiver.pauses import Pauses
+from receiver.presenting import evidence_to_json
+from receiver.problems import Problem
+from receiver.reckoning import Reckoning
+from receiver.store import Store
+from receiver.tokens import TokenInvalid, Tokens
+from submitter.provider import Provider
+from submitter.vocabulary import State
+
+_MAX_JSON_BYTES = 96 * 1024 * 1024
+_MAX_SMALL_JSON_BYTES = 64 * 1024
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Bearer:
+    """Who may call `/v1`. Compares in constant time; tokens are named by a digest, never by themselves."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._tokens = [token.encode() for token in tokens]
+
+    def check(self, request: Request) -> str:
+        """The id of the caller's token, or `Problem` 401."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        candidate = given.strip().encode("utf-8", "replace")
+        matches = [token for token in self._tokens if hmac.compare_digest(token, candidate)]
+        if scheme.lower() != "bearer" or not matches:
+            raise Problem(
+                401,
+                "unauthorized",
+                "a bearer token is needed",
+                remedy="send `Authorization: Bearer TOKEN` with one of RECEIVER_API_TOKENS",
+                headers={"www-authenticate": "Bearer"},
+            )
+        return hashlib.sha256(matches[0]).hexdigest()[:16]
+
+    def guard(self, handler: Handler) -> Handler:
+        @wraps(handler)
+        async def guarded(request: Request) -> Response:
+            request.state.token_id = self.check(request)
+            return await handler(request)
+
+        return guarded
+
+
+@dataclass(frozen=True, slots=True)
+class JobsApi:
+    """Handlers; what they need is handed in."""
+
+    store: Store
+    intake: Intake
+    admissions: Admissions
+    providers: Mapping[str, Provider]
+    configured: frozenset[str]
+    buckets: Mapping[str, Bucket]
+    pauses: Pauses
+    reckoning: Reckoning
+    tokens: Tokens
+    blobs: Blobs
+    base_url: str
+    look: Callable[[], None]
+    submit: Callable[[], None]
+    told: Callable[[], None]
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+    def routes(self, bearer: Bearer) -> list[Route]:
+        guard = bearer.guard
+        return [
+            Route("/v1/jobs", guard(self.create), methods=["POST"]),
+            Route("/v1/jobs", guard(self.list), methods=["GET"]),
+            Route("/v1/jobs/{id}", guard(self.show), methods=["GET"]),
+            Route("/v1/jobs/{id}/evidence", guard(self.evidence), methods=["GET"]),
+            Route("/v1/jobs/{id}/images/{n:int}", guard(self.image), methods=["GET"]),
+            Route("/v1/jobs/{id}/cancel", guard(self.cancel), methods=["POST"]),
+            Route("/v1/jobs/{id}/resubmit", guard(self.resubmit), methods=["POST"]),
+            Route("/v1/jobs/{id}/look", guard(self.look_now), methods=["POST"]),
+            Route("/v1/providers", guard(self.list_providers), methods=["GET"]),
+            Route("/v1/providers/{name}/resume", guard(self.resume), methods=["POST"]),
+            Route("/inputs/{token}", self.input, methods=["GET"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """`POST /v1/jobs`."""
+        key = request.headers.get("idempotency-key")
+        if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+            raise Problem(
+                422,
+                "invalid_idempotency_key",
+                "Idempotency-Key must be 1 to 255 printable ASCII characters",
+                field="Idempotency-Key",
+            )
+        ask = await self._ask(request)
+        job, images, new = await self.admissions.admit(ask, token_id=request.state.token_id, key=key)
+        headers = {"location": f"{self.base_url}/v1/jobs/{job.id}"}
+        return JSONResponse(self._job(job, images), 202 if new else 200, headers=headers)
+
+    async def list(self, request: Request) -> Response:
+        """`GET /v1/jobs?state=&provider=&cursor=&limit=`."""
+        states = [value for value in ",".join(request.query_params.getlist("state")).split(",") if value]
+        for state in states:
+            if state not in State.__members__.values():
+                raise Problem(
+                    422,
+                    "invalid_filter",
+                    f"there is no state {state[:40]!r}",
+                    field="state",
+                    remedy=f"use {', '.join(State)}",
+                )
+        limit = limit_of(request)
+        found = await self.store.jobs(
+            states=states,
+            provider=request.query_params.get("provider"),
+            before=request.query_params.get("cursor"),
+            limit=limit + 1,
+        )
+        page = found[:limit]
+        following = page[-1][0].id if len(found) > limit else None
+        return JSONResponse({"items": [self._job(job, images) for job, images in page], "next": following})
+
+    async def show(self, request: Request) -> Response:
+        return JSONResponse(self._job(*await self._found(request)))
+
+    async def evidence(self, request: Request) -> Response:
+        job, _ = await self._found(request)
+        limit = limit_of(request)
+        after = cursor_of(request)
+        found = await self.store.evidence_of(job.id, after=after, limit=limit + 1)
+        page = found[:limit]
+        following = str(page[-1].id) if len(found) > limit else None
+        return JSONResponse({"items": [evidence_to_json(one) for one in page], "next": following})
+
+    async def image(self, request: Request) -> Response:
+        job, images = await self._found(request)
+        n = request.path_params["n"]
+        image = next((one for one in images if one.n == n), None)
+        if image is None:
+            raise Problem(404, "no_such_image", f"the job has {len(images)} images", field="n")
+        if not image.kept:
+            raise Problem(
+                404,
+                "image_not_kept",
+                "our copy of this image is not there" + (" yet" if image.state == "wanted" else " and will not come"),
+                remedy="come again, or use source_url while it lives",
+            )
+        headers = {"x-content-type-options": "nosniff", "cache-control": "private, max-age=31536000, immutable"}
+        path = self.blobs.image_path(job.id, n)
+        return FileResponse(path, media_type=image.content_type or "application/octet-stream", headers=headers)
+
+    async def input(self, request: Request) -> Response:
+        """`GET|HEAD /inputs/{token}`: for providers that take a URL only."""
+        try:
+            claim = self.tokens.read_input(request.path_params["token"])
+        except TokenInvalid:
+            claim = None
+        found = await self.store.job(claim.job_id) if claim else None
+        if found is None or found[0].state.terminal:
+            raise Problem(404, "no_such_input", "there is no such input")
+        job = found[0]
+        path = self.blobs.input_path(job.input_name)
+        content_type = await asyncio.to_thread(self.blobs.content_type, path)
+        headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+        return FileResponse(path, media_type=content_type, headers=headers)
+
+    async def cancel(self, request: Request) -> Response:
+        job, _ = await self._found(request)
+        asked = await small_json(request)
+        abandon = asked.get("abandon", False)
+        if not isinstance(abandon, bool):
+            raise Problem(422, "invalid_field", "abandon must be true or false", field="abandon")
+        if job.state.terminal:
+            raise Problem(409, "already_ended", f"the job is {job.state} already")
+        if job.state is not State.QUEUED and not abandon:
+            raise Problem(
+                409,
+                "already_sent",
+                "the job was sent to its provider, which has no way to cancel it",
+                remedy='send {"abandon": true} to stop waiting for it; it may be billed all the same',
+            )
+        return await self._canceled(job.id, abandon=abandon)
+
+    async def _canceled(self, job_id: str, *, abandon: bool) -> Response:
+        canceled = await self.store.cancel(job_id, self.clock(), abandon=abandon)
+        if not canceled:
+            found = await self.store.job(job_id)
+            assert found is not None
+            if found[0].state.terminal:
+                raise Problem(409, "already_ended", f"the job is {found[0].state} already")
+            raise Problem(
+                409,
+                "already_sent",
+                "the job was sent to its provider just now",
+                remedy='send {"abandon": true} to stop waiting for it; it may be billed all the same',
+            )
+        self.told()
+        found = await self.store.job(job_id)
+        assert found is not None
+        return JSONResponse(self._job(*found))
+
+    async def resubmit(self, request: Request) -> Response:
+        job, _ = await self._found(request)
+        asked = await small_json(request)
+        if job.state not in (State.FAILED, State.EXPIRED, State.CANCELED, State.UNCONFIRMED):
+            raise Problem(409, "not_resubmittable", f"the job is {job.state}", remedy="wait for its end")
+        if job.state is State.UNCONFIRMED and asked.get("may_pay_twice") is not True:
+            raise Problem(
+                409,
+                "may_pay_twice",
+                "the job may be running and billed; a second one may be billed too",
+                field="may_pay_twice",
+                remedy='send {"may_pay_twice": true} if that is meant',
+            )
+        again = await self.admissions.resubmit(job)
+        headers = {"location": f"{self.base_url}/v1/jobs/{again.id}"}
+        return JSONResponse(self._job(again, []), 202, headers=headers)
+
+    async def look_now(self, request: Request) -> Response:
+        """`POST /v1/jobs/{id}/look`: an operator's look, now."""
+        job, _ = await self._found(request)
+        if not self.providers[job.provider].pollable:
+            raise Problem(409, "not_pollable", f"{job.provider} has no status call")
+        if not await self.store.look_now(job.id, self.clock()):
+            raise Problem(409, "nothing_to_look_at", "the job has no task id, or has ended")
+        self.look()
+        return JSONResponse(self._job(*await self._found(request)), 202)
+
+    async def list_providers(self, request: Request) -> Response:
+        queued = await self.store.queue_lengths()
+        spend = await self.reckoning.spend(now=self.clock())
+        items = []
+        for name, provider in self.providers.items():
+            pause = self.pauses.of(name)
+            length = queued.get(name, 0)
+            seconds = None if pause is not None and length else round(self.buckets[name].seconds_for(length), 3)
+            items.append(
+                {
+                    "name": name,
+                    "title": provider.title,
+                    "configured": name in self.configured,
+                    "capabilities": {
+                        "callbacks": provider.callbacks,
+                        "pollable": provider.pollable,
+                        "wants_url": provider.wants_url,
+                        "trust": None if provider.trust is None else provider.trust.value,
+                    },
+                    "options": provider.Options.model_json_schema(),
+                    "paused": None if pause is None else pause.to_json(),
+                    "queue": {"length": length, "done_in_seconds": seconds},
+                    "health": (await self.reckoning.health(name)).to_json(),
+                    "spend": spend.get(name, []),
+                }
+            )
+        return JSONResponse({"items": items, "next": None})
+
+    async def resume(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self.providers:
+            raise Problem(404, "unknown_provider", "there is no such provider", field="name")
+        resumed = await self.pauses.resume(name, self.clock())
+        self.told()
+        self.submit()
+        return JSONResponse({"name": name, "resumed": resumed, "paused": None})
+
+    # --- Parts ------------------------------------------------------------------------------------------------------
+
+    def _job(self, job: Job, images: Sequence[KeptImage]) -> dict[str, Any]:
+        return job.to_json(images, base_url=self.base_url)
+
+    async def _found(self, request: Request) -> tuple[Job, Sequence[KeptImage]]:
+        found = await self.store.job(request.path_params["id"])
+        if found is None:
+            raise Problem(404, "no_such_job", "there is no such job", field="id")
+        return found
+
+    async def _ask(self, request: Request) -> Ask:
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type == "multipart/form-data":
+            return await self._ask_from_form(request)
+        if content_type in ("application/json", ""):
+            body = await read_body(request, limit=_MAX_JSON_BYTES)
+            document = await asyncio.to_thread(parse_document, body)
+            del body
+            return await asyncio.to_thread(ask_from_json, document, self.blobs)
+        raise Problem(
+            415,
+            "unsupported_media_type",
+            "send application/json or multipart/form-data",
+            field="content-type",
+        )
+
+    async def _ask_from_form(self, request: Request) -> Ask:
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > MAX_INPUT_BYTES + 1024 * 1024:
+            await drain(request)
+            raise _input_too_large()
+        try:
+            async with request.form(max_files=2, max_fields=10) as form:
+                described = form.get("job")
+                if isinstance(described, UploadFile):
+                    described = (await described.read(_MAX_SMALL_JSON_BYTES * 16)).decode("utf-8", "replace")
+                picture = form.get("image")
+                if described is None or not isinstance(picture, UploadFile):
+                    raise Problem(
+                        422,
+                        "missing_part",
+                        "multipart needs two parts: `job` (JSON) and `image` (the file)",
+                        field="job" if described is None else "image",
+                    )
+                document = parse_document(described.encode())
+                if "image" in document:
+                    raise Problem(
+                        422, "invalid_image", "`job` must not name an image when a file is sent", field="image"
+                    )
+                return await self._saved(document, picture)
+        except MultiPartException as exc:
+            raise Problem(400, "invalid_multipart", f"the multipart body can't be read: {exc.message}") from exc
+        except ClientDisconnect as exc:
+            raise Problem(400, "disconnected", "the body was cut") from exc
+
+    async def _saved(self, document: dict[str, Any], picture: UploadFile) -> Ask:
+        part = self.blobs.new_part()
+        digest = hashlib.sha256()
+        size = 0
+        with await asyncio.to_thread(part.open, "wb") as target:
+            while chunk := await picture.read(512 * 1024):
+                size += len(chunk)
+                if size > MAX_INPUT_BYTES:
+                    part.unlink()
+                    raise _input_too_large()
+                await asyncio.to_thread(_write, target, digest, chunk)
+        return Ask(document, None, part, digest.hexdigest())
+
+
+def _write(target: Any, digest: Any, chunk: bytes) -> None:
+    digest.update(chunk)
+    target.write(chunk)
+
+
+def _input_too_large() -> Problem:
+    return Problem(
+        413,
+        "image_too_large",
+        f"an image may have at most {MAX_INPUT_BYTES} bytes",
+        field="image",
+        remedy="make the image smaller",
+    )
+
+
+async def read_body(request: Request, *, limit: int) -> bytes:
+    """The request's body, or `Problem` 413 once it is larger than *limit*; the rest is read and dropped."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size <= limit:
+                parts.append(part)
+    except ClientDisconnect as exc:
+        raise Problem(400, "disconnected", "the body was cut") from exc
+    if size > limit:
+        raise Problem(413, "too_large", f"the body may have at most {limit} bytes")
+    return b"".join(parts)
+
+
+async def drain(request: Request) -> None:
+    """Read a body to its end, within reason, so that the sender can read the answer."""
+    size = 0
+    stream: AsyncIterator[bytes] = request.stream()
+    async for part in stream:
+        size += len(part)
+        if size > 4 * MAX_INPUT_BYTES:
+            return
+
+
+async def small_json(request: Request) -> dict[str, Any]:
+    """An optional small JSON object."""
+    body = await read_body(request, limit=_MAX_SMALL_JSON_BYTES)
+    return parse_document(body) if body.strip() else {}
+
+
+def limit_of(request: Request, *, most: int = 200) -> int:
+    """`?limit=`, 1 to *most*, 50 if not given."""
+    given = request.query_params.get("limit", "50")
+    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= most):
+        raise Problem(422, "invalid_limit", f"limit must be 1 to {most}", field="limit")
+    return int(given)
+
+
+def cursor_of(request: Request, name: str = "cursor") -> int:
+    """A numeric cursor, 0 if not given."""
+    given = request.query_params.get(name) or "0"
+    if not (given.isascii() and given.isdigit() and len(given) < 19):
+        raise Problem(422, "invalid_cursor", f"{name} must be what `next` said", field=name)
+    return int(given)

@@ -1,0 +1,326 @@
+"""
+The composition root: settings → parts → one Starlette application.
+
+`Receiver` holds the parts; its lifespan opens the database, reads what an earlier life left unread, starts the loops,
+and stops them again: streams end, calls in flight get a few seconds, what was not sent is handed back, what was is
+`unconfirmed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.admissions import Admissions
+from receiver.api import Bearer, JobsApi
+from receiver.archive import Archive
+from receiver.blobs import Blobs
+from receiver.callbacks import Callbacks
+from receiver.database import Database
+from receiver.deliveries import Deliveries
+from receiver.guard import Guard
+from receiver.health import Health
+from receiver.intake import Intake, Wakes
+from receiver.leases import Leases
+from receiver.lifecycle import Timing
+from receiver.loops import Loop
+from receiver.metrics import Metrics
+from receiver.notifier import Notifier
+from receiver.outbound import Outbound
+from receiver.pacing import Bucket
+from receiver.pauses import Pauses
+from receiver.poller import Poller
+from receiver.problems import Problem, answer_problem, busy
+from receiver.reckoning import Reckoning
+from receiver.secrets_file import generated
+from receiver.settings import ProviderSettings, Settings
+from receiver.store import Store
+from receiver.submissions import Submissions
+from receiver.tokens import Tokens
+from submitter.client import Wire
+from submitter.provider import Provider, Rate
+from submitter.providers import PROVIDERS, build
+from submitter.vocabulary import Cost
+
+log = structlog.get_logger("receiver")
+
+_GRACE_SECONDS = 4.0
+
+
+class Receiver:
+    """All parts of one process. `app` is the ASGI application; `public_url` may change while it runs (a tunnel)."""
+
+    def __init__(self, settings: Settings, each: Mapping[str, ProviderSettings]) -> None:
+        self.settings = settings
+        self.public_url = settings.public_url
+        self.metrics = Metrics()
+        self.stopping = asyncio.Event()
+        made = generated(settings.data_dir)
+        self.api_tokens = [one.get_secret_value() for one in settings.api_tokens] or [made["api_token"]]
+        self.notify_secrets = [one.get_secret_value() for one in settings.notify_secrets] or [made["notify_secret"]]
+        keys = [one.get_secret_value() for one in settings.secret_keys] or [made["secret_key"]]
+        self.tokens = Tokens(keys)
+        self.providers = {name: provider_from(name, each[name]) for name in PROVIDERS}
+        self.configured = frozenset(name for name in PROVIDERS if each[name].api_key is not None)
+        self._each = each
+        self.loops: list[Loop] = []
+        self.app = Starlette(
+            lifespan=self._lifespan,
+            exception_handlers={Problem: answer_problem, 404: _not_found, 405: _not_allowed, 500: _own_trouble},
+        )
+
+    @property
+    def base_url(self) -> str:
+        return self.public_url or ""
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            await self._open(stack)
+            tasks = [asyncio.create_task(loop.run(), name=f"loop {loop.name}") for loop in self.loops]
+            self._warn()
+            try:
+                yield
+            finally:
+                self.stopping.set()
+                await self._stop(tasks)
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
+        blobs = Blobs(settings.data_dir)
+        await asyncio.to_thread(blobs.prepare)
+        self.database = await Database.open(settings.database_path)
+        stack.push_async_callback(self.database.close)
+        self.outbound = await stack.enter_async_context(Outbound(Guard(settings.allow_networks)))
+        wire = await stack.enter_async_context(Wire())
+        self.store = Store(self.database, public_url=self.base_url, first_delay_seconds=settings.retry_schedule[0])
+        self.pauses = Pauses(self.database)
+        await self.pauses.load()
+        self.reckoning = Reckoning(self.database)
+        await self.reckoning.load()
+        self.leases = Leases(self.store)
+        buckets = {name: self._bucket(name) for name in self.providers}
+        looks = {name: Bucket(self._look_rates(name)) for name in self.providers}
+        self.deliveries = Deliveries(self.database)
+        self.notifier = Notifier(
+            self.deliveries,
+            self.outbound,
+            self.metrics,
+            owner=self.leases.owner,
+            secrets=self.notify_secrets,
+            schedule=settings.retry_schedule,
+            told=self._told,
+        )
+        self.archive = Archive(self.store, blobs, self.outbound, self.metrics, told=self._told)
+        self.intake = Intake(
+            self.store,
+            self.providers,
+            blobs,
+            self.pauses,
+            self.metrics,
+            confirm=settings.confirm,
+            timing_of=self.timing_of,
+            wakes=Wakes(
+                look=lambda: self.poller.loop.wake(),
+                submit=lambda: self.submissions.loop.wake(),
+                deliver=self.notifier.loop.wake,
+                archive=self.archive.loop.wake,
+                told=self._told,
+            ),
+        )
+        self.submissions = Submissions(
+            self.store,
+            self.intake,
+            {name: self.providers[name] for name in self.providers if name in self.configured},
+            buckets=buckets,
+            concurrency={name: self._each[name].concurrency or p.concurrency for name, p in self.providers.items()},
+            pauses=self.pauses,
+            leases=self.leases,
+            wire=wire,
+            tokens=self.tokens,
+            blobs=blobs,
+            metrics=self.metrics,
+            public_url=lambda: self.public_url,
+            job_timeout=timedelta(seconds=settings.job_timeout),
+        )
+        self.poller = Poller(
+            self.store,
+            self.intake,
+            self.providers,
+            buckets=looks,
+            leases=self.leases,
+            wire=wire,
+            metrics=self.metrics,
+        )
+        self.admissions = Admissions(
+            self.store,
+            blobs,
+            self.outbound,
+            self.providers,
+            self.configured,
+            public_url=lambda: self.public_url,
+            admitted=self._admitted,
+        )
+        self.loops = [
+            self.leases.loop,
+            self.intake.loop,
+            self.submissions.loop,
+            self.poller.loop,
+            self.archive.loop,
+            self.notifier.loop,
+            self.notifier.renewals,
+            Loop("reckoning", self._reckon, idle_seconds=5.0),
+        ]
+        self.health = Health(self.database, self.loops, self.metrics, self.reckoning, self.providers)
+        self._mount(blobs, buckets)
+
+    def _mount(self, blobs: Blobs, buckets: Mapping[str, Bucket]) -> None:
+        callbacks = Callbacks(
+            self.intake,
+            self.store,
+            self.providers,
+            self.tokens,
+            self.metrics,
+            max_bytes=self.settings.max_callback_bytes,
+            token_lifetime=timedelta(seconds=self.settings.job_timeout),
+        )
+        bearer = Bearer(self.api_tokens)
+        jobs = JobsApi(
+            store=self.store,
+            intake=self.intake,
+            admissions=self.admissions,
+            providers=self.providers,
+            configured=self.configured,
+            buckets=buckets,
+            pauses=self.pauses,
+            reckoning=self.reckoning,
+            tokens=self.tokens,
+            blobs=blobs,
+            base_url=self.base_url,
+            look=self.poller.loop.wake,
+            submit=self.submissions.loop.wake,
+            told=self._told,
+        )
+        self.app.router.routes[:] = [
+            Route("/callbacks/{provider}/{token}", callbacks, methods=["GET", "HEAD", "POST"]),
+            *jobs.routes(bearer),
+            *self.health.routes(),
+        ]
+
+    async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Calls in flight get a few seconds; the reader runs to the end so that their answers are settled."""
+        last = {f"loop {self.intake.loop.name}", f"loop {self.leases.loop.name}"}
+        for task in tasks:
+            if task.get_name() not in last:
+                task.cancel()
+        await asyncio.gather(
+            *(crew.dismiss(grace_seconds=_GRACE_SECONDS) for crew in self.submissions.crews.values()),
+            self.poller.crew.dismiss(grace_seconds=_GRACE_SECONDS),
+            self.archive.crew.dismiss(grace_seconds=_GRACE_SECONDS / 2),
+            self.notifier.dismiss(grace_seconds=_GRACE_SECONDS / 2),
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while await self.intake.read_some() == 0.0:
+                    pass
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- Parts ------------------------------------------------------------------------------------------------------
+
+    def timing_of(self, provider: str) -> Timing:
+        """When *provider*'s jobs are looked at, by the settings in force."""
+        settings, rhythm = self.settings, self.providers[provider].rhythm
+        interval = settings.poll_interval
+        first = interval or rhythm.first
+        return Timing(
+            first=first,
+            interval=interval or rhythm.interval,
+            silence=first if provider in self.reckoning.degraded else settings.callback_timeout,
+            growth=rhythm.growth,
+            cap=4 * interval if interval else rhythm.cap,
+            lifetime=settings.job_timeout,
+            pollable=self.providers[provider].pollable,
+        )
+
+    def _bucket(self, name: str) -> Bucket:
+        rate = self._each[name].rate
+        return Bucket(self.providers[name].rates if rate is None else [rate])
+
+    def _look_rates(self, name: str) -> list[Rate]:
+        """Documented limits of status calls; an operator's own rate moves them in proportion."""
+        provider, rate = self.providers[name], self._each[name].rate
+        if rate is None or not provider.rates or not provider.poll_rates:
+            return list(provider.poll_rates)
+        documented = provider.rates[0].count / provider.rates[0].seconds
+        factor = rate.count / rate.seconds / documented
+        return [Rate(max(round(one.count * max(factor, 1.0)), 1), one.seconds) for one in provider.poll_rates]
+
+    def _told(self) -> None:
+        self.notifier.loop.wake()
+
+    def _admitted(self) -> None:
+        self.submissions.loop.wake()
+        self._told()
+
+    async def _reckon(self) -> float:
+        for name, provider in self.providers.items():
+            if provider.callbacks and await self.reckoning.judge(name, datetime.now(UTC)):
+                log.warning("callbacks_degraded", provider=name)
+                self._told()
+        return 5.0
+
+    def _warn(self) -> None:
+        if self.public_url is None:
+            log.warning("no_public_url", effect="jobs are sent without a callback and polled")
+        freepik = self.providers["freepik"]
+        if "freepik" in self.configured and freepik.trust is not None and not self._each["freepik"].webhook_secret:
+            log.warning(
+                "freepik_callbacks_unverified",
+                effect="its callbacks are hints, each confirmed by a status call",
+                remedy="set FREEPIK_WEBHOOK_SECRET",
+            )
+        if not self.configured:
+            log.warning("no_provider_configured", remedy="set FREEPIK_API_KEY or another provider's key")
+
+
+def provider_from(name: str, settings: ProviderSettings) -> Provider:
+    """A provider as it is set up; without a key it can still read and verify what comes."""
+    specific: dict[str, Any] = {}
+    if name == "freepik":
+        specific["webhook_secrets"] = [one.get_secret_value() for one in settings.webhook_secret]
+        specific["secret_encoding"] = settings.webhook_secret_encoding
+        if settings.api_key_header:
+            specific["api_key_header"] = settings.api_key_header
+    if settings.price is not None and name in ("freepik", "novita", "pixelcut"):
+        amount, unit = settings.price.split()
+        specific["price"] = Cost(Decimal(amount), unit)
+    key = settings.api_key.get_secret_value() if settings.api_key else "not-configured"
+    return build(name, api_key=key, base_url=settings.base_url, **specific)
+
+
+async def _not_found(request: Request, exc: Exception) -> Response:
+    return Problem(404, "not_found", "there is nothing here").to_response()
+
+
+async def _not_allowed(request: Request, exc: Exception) -> Response:
+    headers = dict(getattr(exc, "headers", None) or {})
+    return Problem(405, "method_not_allowed", "this method is not for this path", headers=headers).to_response()
+
+
+async def _own_trouble(request: Request, exc: Exception) -> Response:
+    """Whatever we did not foresee is our own trouble, and says so: come again."""
+    log.error("request_failed", method=request.method, error=type(exc).__name__, detail=str(exc)[:300])
+    return busy("something went wrong on our side").to_response()

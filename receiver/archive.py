@@ -1,0 +1,129 @@
+"""
+Keeping images before their links die.
+
+The image whose link dies first is fetched first, through the guard, into a temporary file, looked at, and renamed into
+place; only then is it `kept`. A download that fails is tried again with growing pauses until its link is dead, and then
+the image is `lost`: told, never held against the job, which is paid and done. A death in between leaves a part file,
+dropped at the next start, and a lapsed lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from receiver.blobs import Blobs
+from receiver.guard import OutboundError
+from receiver.jobs import KeptImage
+from receiver.loops import Crew, Loop
+from receiver.metrics import Metrics
+from receiver.outbound import DownloadFailed, Outbound
+from receiver.store import Store
+from submitter.errors import TaskRefused
+from submitter.images import inspect
+
+log = structlog.get_logger("receiver.archive")
+
+_LEASE = timedelta(seconds=10)
+_PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
+_MAX_IMAGE_BYTES = 512 * 1024 * 1024
+_DOWNLOAD_SECONDS = 300.0
+
+
+class Archive:
+    """Fetches wanted images, *concurrency* at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        outbound: Outbound,
+        metrics: Metrics,
+        *,
+        told: Callable[[], None],
+        concurrency: int = 4,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._outbound = outbound
+        self._metrics = metrics
+        self._told = told
+        self._clock = clock
+        self.loop = Loop("archive", self.step)
+        self.crew = Crew(concurrency, on_free=self.loop.wake)
+
+    async def step(self) -> float:
+        now = self._clock()
+        if self.crew.free == 0:
+            return 3600.0
+        claimed = await self._store.claim_images(now, lease=_LEASE, limit=self.crew.free)
+        for image, give_up_at in claimed:
+            self.crew.start(self._work(image, give_up_at or now), name=f"image {image.job_id}/{image.n}")
+        if claimed:
+            return 0.0
+        next_at = await self._store.next_image_at()
+        return 3600.0 if next_at is None else max((next_at - now).total_seconds(), 0.05)
+
+    async def _work(self, image: KeptImage, give_up_at: datetime) -> None:
+        renewing = asyncio.create_task(self._renew(image))
+        try:
+            kept = await self._fetch(image)
+        except OutboundError as exc:
+            dead = isinstance(exc, DownloadFailed) and (exc.status == 410 or (exc.permanent and exc.status == 200))
+            await self._failed(image, give_up_at, trouble=str(exc), permanent=dead)
+        except TaskRefused as exc:
+            await self._failed(image, give_up_at, trouble=f"what was downloaded is {exc}", permanent=False)
+        except FileNotFoundError:
+            await self._failed(image, give_up_at, trouble="the file is gone", permanent=True)
+        else:
+            await self._store.image_kept(kept, self._clock())
+            self._metrics.images.labels("kept").inc()
+            log.info("image_kept", job=image.job_id, n=image.n, bytes=kept.bytes, width=kept.width, height=kept.height)
+            self._told()
+        finally:
+            renewing.cancel()
+
+    async def _fetch(self, image: KeptImage) -> KeptImage:
+        if image.source_url is None:
+            picture = await asyncio.to_thread(inspect, self._blobs.image_path(image.job_id, image.n))
+        else:
+            part = self._blobs.new_part()
+            try:
+                with await asyncio.to_thread(part.open, "wb") as sink:
+                    await self._outbound.download(
+                        image.source_url, sink, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=_DOWNLOAD_SECONDS
+                    )
+                picture = await self._blobs.keep_image(part, image.job_id, image.n)
+            finally:
+                await asyncio.to_thread(part.unlink, missing_ok=True)
+        return replace(
+            image,
+            content_type=picture.content_type,
+            width=picture.width,
+            height=picture.height,
+            bytes=picture.size,
+            sha256=picture.sha256,
+        )
+
+    async def _failed(self, image: KeptImage, give_up_at: datetime, *, trouble: str, permanent: bool) -> None:
+        now = self._clock()
+        pause = timedelta(seconds=_PAUSES[min(image.tries, len(_PAUSES) - 1)])
+        if permanent or now >= give_up_at:
+            await self._store.image_lost(image, now, trouble=trouble[:300])
+            self._metrics.images.labels("lost").inc()
+            log.error("image_lost", job=image.job_id, n=image.n, reason=trouble[:300])
+            self._told()
+            return
+        self._metrics.images.labels("again").inc()
+        log.warning("image_not_kept_yet", job=image.job_id, n=image.n, tries=image.tries + 1, reason=trouble[:300])
+        await self._store.image_later(image, next_at=min(now + pause, give_up_at), trouble=trouble[:300])
+
+    async def _renew(self, image: KeptImage) -> None:
+        while True:
+            await asyncio.sleep(_LEASE.total_seconds() / 3)
+            await self._store.renew_image(image, self._clock(), lease=_LEASE)

@@ -1,0 +1,103 @@
+"""Files beside the database: inputs, kept images, large answers. Written to a temporary name, synced, then renamed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from submitter.images import Picture, inspect, magic_type
+from submitter.vocabulary import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Blobs:
+    """*root* is the data directory. Names that go into rows are relative to it."""
+
+    root: Path
+
+    def prepare(self) -> None:
+        """Make the directories (mode 0700) and drop what an earlier death left half written."""
+        for name in ("inputs", "images", "answers", "parts"):
+            (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        for part in (self.root / "parts").iterdir():
+            part.unlink(missing_ok=True)
+
+    def new_part(self) -> Path:
+        """A fresh temporary path, for something on its way in."""
+        return self.root / "parts" / secrets.token_hex(12)
+
+    def input_path(self, name: str) -> Path:
+        return self.root / "inputs" / name
+
+    def image_path(self, job_id: str, n: int) -> Path:
+        return self.root / "images" / job_id / str(n)
+
+    async def keep_input(self, part: Path, job_id: str) -> str:
+        """Move a complete file into the inputs; returns its name."""
+        await asyncio.to_thread(_settle_file, part, self.input_path(job_id))
+        return job_id
+
+    async def copy_input(self, name: str, job_id: str) -> str:
+        """The input of one job for another one, without a second copy where the file system can link."""
+        await asyncio.to_thread(_link, self.input_path(name), self.input_path(job_id))
+        return job_id
+
+    def content_type(self, path: Path) -> str:
+        """What the first bytes of a file say it is."""
+        with path.open("rb") as stream:
+            return magic_type(stream.read(64)) or "application/octet-stream"
+
+    async def drop_input(self, name: str) -> None:
+        await asyncio.to_thread(self.input_path(name).unlink, missing_ok=True)
+
+    async def put_body(self, body: bytes) -> str:
+        """Keep a large answer; returns its name."""
+        name = secrets.token_hex(16)
+        await asyncio.to_thread(self._write, body, self.root / "answers" / name)
+        return name
+
+    async def read_body(self, name: str) -> bytes:
+        return await asyncio.to_thread((self.root / "answers" / name).read_bytes)
+
+    async def drop_body(self, name: str) -> None:
+        await asyncio.to_thread((self.root / "answers" / name).unlink, missing_ok=True)
+
+    async def keep_image(self, part: Path, job_id: str, n: int) -> Picture:
+        """Look at a downloaded file and keep it as image *n* of the job; raises `TaskRefused` if it is no image."""
+        picture = await asyncio.to_thread(inspect, part)
+        await asyncio.to_thread(_settle_file, part, self.image_path(job_id, n))
+        return picture
+
+    async def keep_data(self, job_id: str, n: int, image: Image) -> Image:
+        """Keep an image that came as bytes. It has no link then, and the archive finds the file in place."""
+        assert image.data is not None
+        await asyncio.to_thread(self._write, image.data, self.image_path(job_id, n))
+        return replace(image, data=None, url=None)
+
+    def _write(self, data: bytes, target: Path) -> None:
+        part = self.new_part()
+        part.write_bytes(data)
+        _settle_file(part, target)
+
+
+def _settle_file(part: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())
+    part.chmod(0o600)
+    part.replace(target)
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        target.write_bytes(source.read_bytes())

@@ -1,0 +1,233 @@
+"""
+Where providers call back: `POST /callbacks/{provider}/{token}`.
+
+The answer says whose fault it is. 404: not a token of ours, found out without a database look. 413: too large. 401:
+the signature does not hold. 408: the body came too slowly. 503 with Retry-After: our own trouble, come again. 200: it
+is on disk. Nothing else is waited for, and nothing is read beyond what verifying needs: what it means is found out
+afterwards, from the stored bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from receiver.groups import Overloaded
+from receiver.intake import Intake
+from receiver.jobs import Source, Verdict
+from receiver.metrics import Metrics
+from receiver.pacing import Bucket
+from receiver.store import Evidence, Store
+from receiver.tokens import Claim, TokenInvalid, Tokens
+from submitter.errors import CallbackRefused
+from submitter.provider import Provider, Rate
+from submitter.vocabulary import Callback
+
+log = structlog.get_logger("receiver.callbacks")
+
+_BODY_SECONDS = 10.0
+_DRAIN_BYTES = 64 * 1024 * 1024
+_GRACE = timedelta(hours=24)
+_KEPT_REFUSALS = Rate(20, 60)
+_KEPT_REFUSALS_IN_ALL = Rate(200, 60)
+_SOURCES = 1024
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class _Gone(Exception):
+    """The sender hung up."""
+
+
+class Callbacks:
+    """An ASGI application for one route; `scope["path_params"]` carries `provider` and `token`."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        store: Store,
+        providers: Mapping[str, Provider],
+        tokens: Tokens,
+        metrics: Metrics,
+        *,
+        max_bytes: int,
+        token_lifetime: timedelta,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._intake = intake
+        self._store = store
+        self._providers = providers
+        self._tokens = tokens
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._token_lifetime = token_lifetime + _GRACE
+        self._clock = clock
+        self._refusals = _KeptRefusals()
+        for name, provider in providers.items():
+            if provider.callback_timeout_seconds is not None:
+                metrics.ack_limit.labels(name).set(provider.callback_timeout_seconds)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        received_at = self._clock()
+        params = scope["path_params"]
+        provider = self._providers.get(params["provider"])
+        claim = await self._claim(provider, params["token"], received_at)
+        if provider is None or claim is None:
+            self._metrics.callbacks.labels("unknown" if provider is None else provider.name, "bad_token").inc()
+            await _answer(send, 404, b"unknown callback URL\n")
+            return
+        if scope["method"] in ("GET", "HEAD"):
+            await _answer(send, 200, b"" if scope["method"] == "HEAD" else b"ok\n")
+            return
+        try:
+            body = await _read(scope, receive, self._max_bytes)
+        except _Gone:
+            return
+        except TimeoutError:
+            self._count(provider.name, "too_slow", claim)
+            await _answer(send, 408, b"the body came too slowly\n", close=True)
+            return
+        except _TooLarge:
+            self._count(provider.name, "too_large", claim)
+            await _answer(send, 413, b"the body is too large\n")
+            return
+        client = scope.get("client")
+        callback = Callback(
+            headers=tuple((name.lower(), value) for name, value in scope["headers"]),
+            body=body,
+            received_at=received_at,
+            peer=client[0] if client else None,
+        )
+        try:
+            provider.verify(callback, received_at)
+        except CallbackRefused as exc:
+            await self._refused(provider, claim, callback, exc)
+            await _answer(send, 401, b"the signature does not hold\n")
+            return
+        try:
+            await self._intake.record(_evidence(provider, claim, callback))
+        except Overloaded:
+            self._count(provider.name, "overloaded", claim)
+            await _answer(send, 503, b"come again\n", retry_after=2)
+            return
+        except Exception as exc:  # noqa: BLE001 (our own trouble, whatever it is, is 503 and never a loss)
+            log.error("callback_not_recorded", provider=provider.name, job=claim.job_id, error=type(exc).__name__)
+            self._metrics.callbacks.labels(provider.name, "not_recorded").inc()
+            await _answer(send, 503, b"come again\n", retry_after=5)
+            return
+        await _answer(send, 200, b"ok\n")
+        self._metrics.ack_seconds.labels(provider.name).observe(time.perf_counter() - began)
+        self._count(provider.name, "recorded", claim)
+
+    async def _claim(self, provider: Provider | None, token: str, now: datetime) -> Claim | None:
+        if provider is None:
+            return None
+        try:
+            claim = self._tokens.read_callback(token)
+        except TokenInvalid:
+            return None
+        if claim.provider != provider.name:
+            return None
+        if now - claim.minted_at > self._token_lifetime and not await self._store.is_open(claim.job_id):
+            return None
+        return claim
+
+    async def _refused(self, provider: Provider, claim: Claim, callback: Callback, exc: CallbackRefused) -> None:
+        log.warning("callback_refused", provider=provider.name, job=claim.job_id, reason=exc.reason, detail=str(exc))
+        self._metrics.callbacks.labels(provider.name, "refused").inc()
+        if not self._refusals.may_keep(callback.peer or ""):
+            self._metrics.refusals_dropped.inc()
+            return
+        try:
+            await self._intake.record(
+                _evidence(provider, claim, callback, verdict=Verdict.REFUSED, note=f"{exc.reason}: {exc}")
+            )
+        except Exception as failed:  # noqa: BLE001 (a refusal that can't be kept is still a refusal)
+            log.error("refusal_not_kept", provider=provider.name, job=claim.job_id, error=type(failed).__name__)
+
+    def _count(self, provider: str, verdict: str, claim: Claim) -> None:
+        self._metrics.callbacks.labels(provider, verdict).inc()
+        log.info("callback", provider=provider, job=claim.job_id, verdict=verdict)
+
+
+class _KeptRefusals:
+    """How many refused callbacks are kept: so many for each source, so many in all."""
+
+    def __init__(self) -> None:
+        self._all = Bucket([_KEPT_REFUSALS_IN_ALL])
+        self._each: dict[str, Bucket] = {}
+
+    def may_keep(self, source: str) -> bool:
+        if source not in self._each:
+            if len(self._each) >= _SOURCES:
+                self._each.pop(next(iter(self._each)))
+            self._each[source] = Bucket([_KEPT_REFUSALS])
+        if self._all.available() == 0 or self._each[source].available() == 0:
+            return False
+        self._all.take()
+        self._each[source].take()
+        return True
+
+
+def _evidence(
+    provider: Provider,
+    claim: Claim,
+    callback: Callback,
+    *,
+    verdict: Verdict = Verdict.RECEIVED,
+    note: str | None = None,
+) -> Evidence:
+    return Evidence(
+        source=Source.CALLBACK,
+        provider=provider.name,
+        job_id=claim.job_id,
+        received_at=callback.received_at,
+        headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in callback.headers),
+        body=callback.body,
+        verdict=verdict,
+        trust=None if verdict is Verdict.REFUSED else provider.trust,
+        read_at=callback.received_at if verdict is Verdict.REFUSED else None,
+        peer=callback.peer,
+        delivery_id=provider.delivery_id(callback),
+        note=note,
+    )
+
+
+async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body. One that is too large is read to its end, within reason, so that the answer can be read too."""
+    parts: list[bytes] = []
+    size = 0
+    async with asyncio.timeout(_BODY_SECONDS):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= limit:
+                parts.append(part)
+            elif size > _DRAIN_BYTES:
+                raise _TooLarge
+            if not message.get("more_body", False):
+                break
+    if size > limit:
+        raise _TooLarge
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _answer(send: Send, status: int, body: bytes, *, retry_after: int | None = None, close: bool = False) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    if retry_after is not None:
+        headers.append((b"retry-after", str(retry_after).encode()))
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,164 @@
+"""
+One SQLite file: one writer, several readers.
+
+All writes of a process go through one connection behind one fair lock, and every transaction is `BEGIN IMMEDIATE`, so
+within a transaction nothing that was read can have changed and positions given inside it are in commit order. Readers
+have connections of their own and never wait for the writer. `busy_timeout` is for other processes only.
+
+`write()` hands out a transaction with two handles on the same connection: `core` for SQLAlchemy statements, `raw` for
+the driver's own batches on the hot paths. It commits when the block ends and rolls back if it raises; a process that
+dies inside the block has written nothing, one that dies behind it has written everything (`synchronous=FULL`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    core: AsyncConnection
+    raw: aiosqlite.Connection
+
+
+class Database:
+    """An open database. Make one with `Database.open`."""
+
+    def __init__(self, path: Path, writer: AsyncEngine, readers: AsyncEngine) -> None:
+        self.path = path
+        self._writer = writer
+        self._readers = readers
+        self._lock = asyncio.Lock()
+        self._connection: AsyncConnection | None = None
+        self._raw: aiosqlite.Connection | None = None
+
+    @classmethod
+    async def open(cls, path: Path, *, readers: int = 4) -> Database:
+        """Open *path*, make it if it is not there, and bring it to the newest schema."""
+        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+        url = f"sqlite+aiosqlite:///{path}"
+        writer = create_async_engine(
+            url, connect_args={"isolation_level": None}, hide_parameters=True, pool_size=1, max_overflow=0
+        )
+        reading = create_async_engine(
+            url, connect_args={"isolation_level": None}, hide_parameters=True, pool_size=readers, max_overflow=4
+        )
+        event.listen(writer.sync_engine, "connect", _prepare_writer)
+        event.listen(writer.sync_engine, "begin", _begin_immediate)
+        event.listen(reading.sync_engine, "connect", _prepare_reader)
+        database = cls(path, writer, reading)
+        connection = await writer.connect()
+        await connection.run_sync(upgrade)
+        await connection.commit()
+        pooled = await connection.get_raw_connection()
+        driver = pooled.driver_connection
+        assert isinstance(driver, aiosqlite.Connection)
+        await connection.rollback()
+        database._connection, database._raw = connection, driver
+        return database
+
+    async def close(self) -> None:
+        async with self._lock:
+            if self._connection is not None:
+                await self._connection.close()
+            self._connection = self._raw = None
+        await self._readers.dispose()
+        await self._writer.dispose()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Transaction]:
+        """A transaction with both handles."""
+        async with self._lock:
+            connection, raw = self._open_writer()
+            async with connection.begin():
+                yield Transaction(connection, raw)
+
+    @asynccontextmanager
+    async def write_raw(self) -> AsyncIterator[aiosqlite.Connection]:
+        """A transaction on the driver alone, for the hot paths."""
+        async with self._lock:
+            _, raw = self._open_writer()
+            try:
+                await raw.execute("BEGIN IMMEDIATE")
+                yield raw
+                await raw.execute("COMMIT")
+            except BaseException:
+                await asyncio.shield(_roll_back(raw))
+                raise
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A consistent view, on a connection of its own."""
+        async with self._readers.connect() as connection:
+            yield connection
+
+    def _open_writer(self) -> tuple[AsyncConnection, aiosqlite.Connection]:
+        if self._connection is None or self._raw is None:
+            raise RuntimeError("the database is closed")
+        return self._connection, self._raw
+
+    async def schema_is_current(self) -> bool:
+        async with self.read() as connection:
+            current = await connection.run_sync(_revision)
+        return current == _script().get_current_head()
+
+
+def upgrade(connection: Connection) -> None:
+    """Run the migrations that *connection*'s database lacks."""
+    config = _config()
+    config.attributes["connection"] = connection
+    if _revision(connection) != _script().get_current_head():
+        command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _script() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+async def _roll_back(raw: aiosqlite.Connection) -> None:
+    if raw.in_transaction:
+        await raw.execute("ROLLBACK")
+
+
+def _prepare_writer(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.execute("PRAGMA cache_size=-65536")
+    cursor.close()
+
+
+def _prepare_reader(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA query_only=ON")
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,62 @@
+"""
+Group commit: many callers, one transaction.
+
+Callers hand in an item and wait; whatever has gathered while the last commit ran goes into the next. The queue is
+bounded: beyond it `Overloaded` is raised at once, so trouble shows as 503 and not as memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Overloaded(Exception):
+    """The queue is full. Nothing was kept; come again."""
+
+
+class GroupCommit(Generic[Item]):
+    """Runs *commit* over batches of at most *batch* items, one batch at a time, in order of arrival."""
+
+    def __init__(
+        self, commit: Callable[[Sequence[Item]], Awaitable[None]], *, batch: int = 256, limit: int = 4096
+    ) -> None:
+        self._commit = commit
+        self._batch = batch
+        self._limit = limit
+        self._waiting: list[tuple[Item, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def add(self, item: Item) -> None:
+        """Return when *item* is committed; raise what the commit raised, or `Overloaded`."""
+        if len(self._waiting) >= self._limit:
+            raise Overloaded
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, done))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        await done
+
+    async def drain(self) -> None:
+        """Wait until nothing waits."""
+        while self._task is not None and not self._task.done():
+            await asyncio.shield(self._task)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+            error: BaseException | None = None
+            try:
+                await self._commit([item for item, _ in batch])
+            except Exception as exc:  # noqa: BLE001 (every caller of the batch gets it)
+                error = exc
+            for _, done in batch:
+                if done.done():
+                    continue
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)

@@ -1,0 +1,115 @@
+"""
+`/healthz` (alive), `/readyz` (able to work) and `/metrics`. The sums are read when somebody asks, not on the hot
+path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from receiver.database import Database
+from receiver.loops import Loop
+from receiver.metrics import Metrics
+from receiver.reckoning import Reckoning
+from receiver.rows import us
+from submitter.provider import Provider
+
+_DEAD_LOOP_SECONDS = 30.0
+_MOST_UNREAD = 50_000
+
+_QUEUES = {
+    "unread": "SELECT count(*), min(received_at) FROM evidence WHERE read_at IS NULL",
+    "queued": "SELECT count(*), min(created_at) FROM jobs WHERE state = 'queued'",
+    "due_looks": "SELECT count(*), min(look_at) FROM jobs WHERE look_at <= :now",
+    "deliveries": "SELECT count(*), min(created_at) FROM deliveries WHERE state = 'pending'",
+    "images": "SELECT count(*), min(next_at) FROM images WHERE state = 'wanted'",
+}
+
+
+class Health:
+    """What a probe and a scraper see."""
+
+    def __init__(
+        self,
+        database: Database,
+        loops: Sequence[Loop],
+        metrics: Metrics,
+        reckoning: Reckoning,
+        providers: Mapping[str, Provider],
+    ) -> None:
+        self._database = database
+        self._loops = loops
+        self._metrics = metrics
+        self._reckoning = reckoning
+        self._providers = providers
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/healthz", self.alive, methods=["GET"]),
+            Route("/readyz", self.ready, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+        ]
+
+    async def alive(self, request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
+        """503 as long as one of the checks fails; each says what it found."""
+        checks: dict[str, str] = {}
+        try:
+            checks["migrations"] = "ok" if await self._database.schema_is_current() else "behind; run receiver migrate"
+            async with self._database.read() as connection:
+                unread = (await connection.exec_driver_sql(_QUEUES["unread"])).scalar_one()
+            checks["database"] = "ok"
+            checks["backlog"] = "ok" if unread <= _MOST_UNREAD else f"{unread} callbacks wait to be read"
+        except Exception as exc:  # noqa: BLE001 (a probe reports whatever is wrong)
+            checks["database"] = f"failed: {type(exc).__name__}"
+        now = time.monotonic()
+        dead = [loop.name for loop in self._loops if now - loop.beat_at > _DEAD_LOOP_SECONDS or loop.failures > 3]
+        checks["loops"] = "ok" if not dead else f"not running: {', '.join(dead)}"
+        good = all(value == "ok" for value in checks.values())
+        return JSONResponse({"status": "ready" if good else "not ready", "checks": checks}, 200 if good else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        await self._measure(datetime.now(UTC))
+        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _measure(self, now: datetime) -> None:
+        metrics = self._metrics
+        async with self._database.read() as connection:
+            for queue, sql in _QUEUES.items():
+                parameters = {"now": us(now)} if ":now" in sql else {}
+                row: Any = (await connection.exec_driver_sql(sql, parameters)).one()
+                metrics.waiting.labels(queue).set(row[0])
+                metrics.oldest.labels(queue).set(0 if row[1] is None else max(us(now) - row[1], 0) / 1_000_000)
+            metrics.jobs.clear()
+            rows = await connection.exec_driver_sql(
+                "SELECT provider, state, count(*), count(overdue_at) FROM jobs"
+                " WHERE state IN ('queued', 'sending', 'running', 'unconfirmed') GROUP BY provider, state"
+            )
+            overdue = 0
+            counted: list[Any] = list(rows)
+            for provider, state, count, late in counted:
+                metrics.jobs.labels(provider, state).set(count)
+                overdue += late
+            metrics.overdue.set(overdue)
+        for name in self._providers:
+            health = await self._reckoning.health(name)
+            if health.lost_callbacks is not None:
+                metrics.lost_callbacks.labels(name).set(health.lost_callbacks)
+            if health.turnaround_seconds is not None:
+                metrics.turnaround.labels(name).set(health.turnaround_seconds)
+        metrics.spend.clear()
+        for provider, days in (await self._reckoning.spend(now=now, days=1)).items():
+            for one in days:
+                metrics.spend.labels(provider, one["unit"]).set(float(one["amount"]))
+        for loop in self._loops:
+            metrics.loop_age.labels(loop.name).set(time.monotonic() - loop.beat_at)

@@ -1,0 +1,37 @@
+"""
+Identifiers: a prefix and 26 characters of Crockford's base 32 that sort by time (48 bits of milliseconds, 80 random).
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from datetime import datetime
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_lock = threading.Lock()
+_last = (0, 0)
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id such as `job_01k…`. Within one process ids are strictly increasing, also inside a millisecond."""
+    global _last
+    now = time.time_ns() // 1_000_000
+    with _lock:
+        moment, tail = _last
+        if now > moment:
+            moment, tail = now, secrets.randbits(79)
+        else:
+            tail += 1 + secrets.randbits(32)
+        _last = (moment, tail)
+    return _text(prefix, (moment << 80) | (tail & ((1 << 80) - 1)))
+
+
+def lowest_id(prefix: str, moment: datetime) -> str:
+    """Below every id that was made at or after *moment*."""
+    return _text(prefix, int(moment.timestamp() * 1000) << 80)
+
+
+def _text(prefix: str, number: int) -> str:
+    return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))

@@ -1,0 +1,379 @@
+"""
+How a job moves. Pure: no clock, no database, no network.
+
+Whatever happens to a job is a piece of news about it: a callback, the answer to a look, the answer to the submit
+call, or our own doing. `advance` takes the job as read, one piece of news and the moment, and says what the job
+becomes, which events that is worth, and what to write behind the evidence. Two tables decide:
+
+    state of the job   what believed news makes of it
+                       running   succeeded, failed   queued   unconfirmed   expired   canceled
+    queued             adopt     finish              note     -             -         end
+    sending            start     finish              again    doubt         -         end
+    running            note      finish              -        -             end       end
+    unconfirmed        start     finish              again    -             -         end
+    succeeded, failed  -         -                   -        -             -         -
+    expired, canceled  note      late                -        -             -         -
+
+`succeeded` and `failed` are the provider's word: the first believed one wins and nothing moves the job again. `expired`
+and `canceled` are ours: a result that comes later is kept and told (`job.late_result`), the state stays.
+
+News that is not trusted enough (an unsigned callback that claims an end) is a hint: it moves nothing, it makes the next
+look due now, and that look, made with our own key, brings the fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from receiver.jobs import Job, Source, Verdict
+from submitter.vocabulary import Failure, Image, Report, State
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """
+    One thing to know about a job.
+
+    `report.state` may also be one of ours (`queued`: send again at `retry_at`; `unconfirmed`, `expired`, `canceled`).
+    `report` is None for a look that brought no answer. `source` is None for our own doing.
+    """
+
+    report: Report | None
+    source: Source | None
+    believed: bool = True
+    retry_at: datetime | None = None
+    trouble: str | None = None
+    forget_claim: bool = False
+    """The claimed task id proved to be nobody's."""
+    asked_at: datetime | None = None
+    """When the look that brought this left: a hint that came after it is still open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """
+    When a provider's jobs are looked at, in seconds. `silence` is how long a callback may take, `lifetime` how long a
+    job may run before it expires; half way there a running job is overdue.
+    """
+
+    first: float
+    interval: float
+    silence: float
+    growth: float = 1.5
+    cap: float = 60.0
+    lifetime: float = 3600.0
+    pollable: bool = True
+
+    def after(self, looks: int, *, jitter: float = 0.0) -> timedelta:
+        """The pause before the next look when *looks* were made. *jitter* in [-1, 1] moves it by a tenth."""
+        pause = min(self.interval * self.growth ** min(looks, 40), max(self.cap, self.interval))
+        return timedelta(seconds=pause * (1 + 0.1 * jitter))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a piece of news makes of a job. `job` is the same object where nothing changes."""
+
+    job: Job
+    verdict: Verdict
+    events: tuple[str, ...] = ()
+    images: tuple[Image, ...] = ()
+
+
+def advance(job: Job, news: News, now: datetime, timing: Timing, *, jitter: float = 0.0) -> Change:
+    """What *news* makes of *job*. Never raises; the version is counted up by the store, not here."""
+    report = news.report
+    if report is not None and _names_another_task(job, report, news):
+        return Change(job, Verdict.IGNORED)
+    if report is not None and not news.believed:
+        return _hint(job, report, now, timing)
+    if report is None:
+        change = Change(replace(job, trouble=news.trouble), Verdict.BELIEVED)
+    else:
+        row = _ROWS[job.state].get(report.state, _ignore)
+        change = row(job, report, news, now, timing)
+    if news.source is Source.POLL:
+        change = _looked(change, news, now, timing, jitter)
+    return change
+
+
+# --- The rows -------------------------------------------------------------------------------------------------------
+
+Row = Callable[[Job, Report, News, datetime, Timing], Change]
+
+
+def _ignore(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    if not job.state.terminal:
+        return Change(job, Verdict.BELIEVED)
+    if report.state is job.state and job.remote_status == report.remote_status:
+        return Change(job, Verdict.DUPLICATE)
+    return Change(job, Verdict.LATE)
+
+
+def _start(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """The provider has it."""
+    started = replace(
+        _known(job, report),
+        state=State.RUNNING,
+        error=None,
+        trouble=None,
+        look_at=_first_look(job, now, timing),
+    )
+    return Change(started, Verdict.BELIEVED, ("job.running",))
+
+
+def _adopt(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """A queued job is said to run: an earlier try of ours was accepted after all. It must not be sent again."""
+    sent = replace(job, sent_at=now, deadline_at=now + timedelta(seconds=timing.lifetime), retry_at=None)
+    return _start(sent, report, news, now, timing)
+
+
+def _note(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """Still running. A believed callback breaks the silence, so the first look can wait again."""
+    noted = _known(job, report)
+    if (
+        news.source is Source.CALLBACK
+        and job.state is State.RUNNING
+        and job.awaits_callback
+        and job.hinted_at is None
+        and timing.pollable
+    ):
+        noted = replace(noted, look_at=_not_after_deadline(job, now + timedelta(seconds=timing.silence)))
+    if noted == job:
+        return Change(job, Verdict.DUPLICATE if news.source is Source.CALLBACK else Verdict.BELIEVED)
+    return Change(noted, Verdict.BELIEVED)
+
+
+def _note_id(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """We ended the job; should its result still come, this id is what can confirm it."""
+    noted = _known(job, report)
+    if noted.remote_id is not None and noted.hinted_at is not None and noted.look_at is None and timing.pollable:
+        noted = replace(noted, look_at=now)
+    return Change(noted, Verdict.LATE)
+
+
+def _finish(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """The provider's word."""
+    brought = Source.CALLBACK if news.source is Source.POLL and job.hinted_at is not None else news.source
+    error = report.error
+    if report.state is State.FAILED and error is None:
+        error = Failure("failed", "the provider gave no reason", permanent=False)
+    finished = replace(
+        _known(job, report),
+        state=report.state,
+        error=error if report.state is State.FAILED else None,
+        settled_by=brought,
+        sent_at=job.sent_at,
+        retry_at=None,
+        look_at=None,
+        hinted_at=None,
+        claimed_id=None,
+        trouble=None,
+        finished_at=now,
+    )
+    images = report.images if report.state is State.SUCCEEDED else ()
+    return Change(finished, Verdict.BELIEVED, (f"job.{report.state.value}",), images)
+
+
+def _late(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """The provider's word, after we gave the job up. Kept and told once; the state stays."""
+    if job.late_at is not None:
+        return Change(replace(job, look_at=None, hinted_at=None), Verdict.LATE)
+    late = replace(_known(job, report), late_at=now, look_at=None, hinted_at=None, claimed_id=None)
+    images = report.images if report.state is State.SUCCEEDED else ()
+    return Change(late, Verdict.LATE, ("job.late_result",), images)
+
+
+def _again(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """Surely not accepted: back to the queue."""
+    queued = replace(
+        job,
+        state=State.QUEUED,
+        retry_at=news.retry_at or now,
+        sent_at=None,
+        deadline_at=None,
+        look_at=None,
+        error=None,
+        trouble=news.trouble,
+    )
+    return Change(queued, Verdict.BELIEVED)
+
+
+def _doubt(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """It left and no answer came: it may run, and be billed. Never sent again by itself."""
+    pending_hint = job.hinted_at is not None and (job.remote_id or job.claimed_id) and timing.pollable
+    doubtful = replace(
+        job,
+        state=State.UNCONFIRMED,
+        error=report.error,
+        trouble=news.trouble,
+        look_at=now if pending_hint else job.deadline_at,
+    )
+    return Change(doubtful, Verdict.BELIEVED, ("job.unconfirmed",))
+
+
+def _end(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """Ours to say: expired or canceled."""
+    ended = replace(
+        job,
+        state=report.state,
+        error=report.error,
+        look_at=job.look_at if job.hinted_at is not None else None,
+        retry_at=None,
+        finished_at=now,
+        settled_by=None,
+    )
+    return Change(ended, Verdict.BELIEVED, (f"job.{report.state.value}",))
+
+
+def _defer(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """A queued job stays queued, until later."""
+    return Change(replace(job, retry_at=news.retry_at or now, trouble=news.trouble), Verdict.BELIEVED)
+
+
+_ROWS: dict[State, dict[State, Row]] = {
+    State.QUEUED: {
+        State.RUNNING: _adopt,
+        State.SUCCEEDED: _finish,
+        State.FAILED: _finish,
+        State.QUEUED: _defer,
+        State.CANCELED: _end,
+    },
+    State.SENDING: {
+        State.RUNNING: _start,
+        State.SUCCEEDED: _finish,
+        State.FAILED: _finish,
+        State.QUEUED: _again,
+        State.UNCONFIRMED: _doubt,
+        State.CANCELED: _end,
+    },
+    State.RUNNING: {
+        State.RUNNING: _note,
+        State.SUCCEEDED: _finish,
+        State.FAILED: _finish,
+        State.EXPIRED: _end,
+        State.CANCELED: _end,
+    },
+    State.UNCONFIRMED: {
+        State.RUNNING: _start,
+        State.SUCCEEDED: _finish,
+        State.FAILED: _finish,
+        State.QUEUED: _again,
+        State.CANCELED: _end,
+    },
+    State.SUCCEEDED: {},
+    State.FAILED: {},
+    State.EXPIRED: {State.RUNNING: _note_id, State.SUCCEEDED: _late, State.FAILED: _late},
+    State.CANCELED: {State.RUNNING: _note_id, State.SUCCEEDED: _late, State.FAILED: _late},
+}
+
+
+# --- Hints and looks ------------------------------------------------------------------------------------------------
+
+
+def _hint(job: Job, report: Report, now: datetime, timing: Timing) -> Change:
+    """Somebody who knows the job's URL says something. Only a look can tell whether it is so."""
+    if job.state in (State.SUCCEEDED, State.FAILED):
+        return Change(job, Verdict.LATE)
+    if not report.state.terminal and job.state is not State.UNCONFIRMED:
+        return Change(job, Verdict.HINT)
+    if job.late_at is not None:
+        return Change(job, Verdict.LATE)
+    claimed = job.claimed_id if job.remote_id else (report.remote_id or job.claimed_id)
+    look_at = job.look_at
+    if timing.pollable and (job.remote_id or claimed) and job.state not in (State.QUEUED, State.SENDING):
+        due = now if job.looked_at is None else max(now, job.looked_at + timedelta(seconds=timing.interval))
+        look_at = due if job.look_at is None else min(due, job.look_at)
+    if job.hinted_at is not None and claimed == job.claimed_id and look_at == job.look_at:
+        return Change(job, Verdict.HINT)
+    hinted = replace(job, hinted_at=job.hinted_at or now, claimed_id=claimed, look_at=look_at)
+    return Change(hinted, Verdict.HINT)
+
+
+def _looked(change: Change, news: News, now: datetime, timing: Timing, jitter: float) -> Change:
+    """A look was made: book it and say when the next one is due."""
+    job = replace(
+        change.job,
+        looked_at=now,
+        looks=change.job.looks + 1,
+        claimed_id=None if news.forget_claim else change.job.claimed_id,
+    )
+    if job.state in (State.SUCCEEDED, State.FAILED) or job.late_at is not None:
+        return replace(change, job=replace(job, look_at=None))
+    if job.state.terminal:
+        given_up = news.report is not None or (job.hinted_at is not None and now - job.hinted_at > timedelta(hours=1))
+        if given_up:
+            return replace(change, job=replace(job, hinted_at=None, look_at=None))
+        return replace(change, job=replace(job, look_at=news.retry_at or now + timing.after(job.looks, jitter=jitter)))
+    past_deadline = job.deadline_at is not None and now >= job.deadline_at
+    if job.state is State.RUNNING and past_deadline:
+        return _expire(replace(change, job=job), now)
+    answered = news.report is not None
+    newer_hint = job.hinted_at is not None and news.asked_at is not None and job.hinted_at > news.asked_at
+    still_hinted = job.hinted_at if newer_hint or not answered else None
+    pause = now + timing.after(max(job.looks - 1, 0), jitter=jitter)
+    look_at: datetime | None = max(pause, news.retry_at) if news.retry_at else pause
+    if job.state is State.UNCONFIRMED and not (job.remote_id or job.claimed_id):
+        look_at, still_hinted = None if past_deadline else job.deadline_at, None
+    if newer_hint and look_at is not None:
+        look_at = min(look_at, now + timedelta(seconds=timing.interval))
+    if job.state is State.RUNNING and look_at is not None:
+        look_at = _not_after_deadline(job, look_at)
+    job = replace(job, look_at=look_at, hinted_at=still_hinted)
+    if job.overdue_at is None and _is_overdue(job, now):
+        return replace(change, job=replace(job, overdue_at=now), events=(*change.events, "job.overdue"))
+    return replace(change, job=job)
+
+
+def _is_overdue(job: Job, now: datetime) -> bool:
+    """Unconfirmed at its deadline, or running for half of its time."""
+    if job.deadline_at is None or job.sent_at is None:
+        return False
+    if job.state is State.UNCONFIRMED:
+        return now >= job.deadline_at
+    return now >= job.sent_at + (job.deadline_at - job.sent_at) / 2
+
+
+def _expire(change: Change, now: datetime) -> Change:
+    error = Failure("expired", "no result came before the job's deadline; the last look found none", permanent=False)
+    expired = replace(
+        change.job, state=State.EXPIRED, error=error, look_at=None, hinted_at=None, finished_at=now, settled_by=None
+    )
+    return replace(change, job=expired, events=(*change.events, "job.expired"))
+
+
+# --- Small parts ----------------------------------------------------------------------------------------------------
+
+
+def _names_another_task(job: Job, report: Report, news: News) -> bool:
+    return (
+        news.source is not None
+        and report.remote_id is not None
+        and job.remote_id is not None
+        and report.remote_id != job.remote_id
+    )
+
+
+def _known(job: Job, report: Report) -> Job:
+    return replace(
+        job,
+        remote_id=job.remote_id or report.remote_id,
+        remote_status=report.remote_status or job.remote_status,
+        cost=report.cost or job.cost,
+        claimed_id=None if (job.remote_id or report.remote_id) else job.claimed_id,
+    )
+
+
+def _first_look(job: Job, now: datetime, timing: Timing) -> datetime | None:
+    if not timing.pollable:
+        return job.deadline_at
+    if job.hinted_at is not None:
+        return now
+    pause = timing.silence if job.awaits_callback else timing.first
+    return _not_after_deadline(job, now + timedelta(seconds=pause))
+
+
+def _not_after_deadline(job: Job, moment: datetime) -> datetime:
+    return moment if job.deadline_at is None else min(moment, job.deadline_at)

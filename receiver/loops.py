@@ -1,0 +1,97 @@
+"""
+The one claim / work / wait loop, its wake-up and its shutdown.
+
+A loop runs `step`, which does what is due and says in how many seconds it wants to be run again (0: at once). `wake`
+cuts the wait short. A step that raises is logged and run again with a growing pause: a loop never dies of an error, and
+one that hangs shows in `beat_at`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger("receiver.loops")
+
+
+class Loop:
+    """One named loop around *step*. *idle_seconds* bounds every wait, for what another process wrote."""
+
+    def __init__(self, name: str, step: Callable[[], Awaitable[float]], *, idle_seconds: float = 1.0) -> None:
+        self.name = name
+        self.beat_at = time.monotonic()
+        self.failures = 0
+        self._step = step
+        self._idle_seconds = idle_seconds
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        while True:
+            self._woken.clear()
+            self.beat_at = time.monotonic()
+            try:
+                pause = min(await self._step(), self._idle_seconds)
+                self.failures = 0
+            except Exception as exc:  # noqa: BLE001 (a loop logs, backs off and goes on)
+                self.failures += 1
+                pause = min(0.1 * 2 ** min(self.failures, 8), 15.0)
+                log.error("loop_failed", loop=self.name, error=type(exc).__name__, detail=str(exc)[:300], pause=pause)
+                await asyncio.sleep(pause)
+                continue
+            if pause > 0:
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._woken.wait()
+                except TimeoutError:
+                    pass
+            else:
+                await asyncio.sleep(0)
+
+
+class Crew:
+    """At most *size* pieces of work at once; each ends by itself or is cancelled when the crew is dismissed."""
+
+    def __init__(self, size: int, *, on_free: Callable[[], None] | None = None) -> None:
+        self.size = size
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._on_free = on_free
+
+    @property
+    def busy(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def free(self) -> int:
+        return max(self.size - len(self._tasks), 0)
+
+    def names(self) -> list[str]:
+        return [task.get_name() for task in self._tasks]
+
+    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def dismiss(self, *, grace_seconds: float) -> None:
+        """Give what runs *grace_seconds* to end, then cancel it and wait for that."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=grace_seconds)
+        for task in set(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.gather(*set(self._tasks), return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("work_failed", work=task.get_name(), error=type(error).__name__, detail=str(error)[:300])
+        if self._on_free is not None:
+            self._on_free()

@@ -1,0 +1,1 @@
+"""Alembic migrations, run by `receiver migrate` and, on SQLite, by every start."""

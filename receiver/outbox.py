@@ -1,0 +1,111 @@
+"""
+Events and their deliveries, written in the transaction of the change that they tell of.
+
+`tell` is called inside the caller's transaction: the state change, its event and one delivery for every interested
+endpoint are committed together or not at all. Positions are given here: on one SQLite writer the order inside
+`BEGIN IMMEDIATE` transactions is the order of their commits, so a reader that saw position n has seen all below it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiosqlite
+
+from receiver.ids import new_id
+from receiver.jobs import iso
+from receiver.rows import us
+
+JOB_EVENTS = (
+    "job.queued",
+    "job.running",
+    "job.succeeded",
+    "job.failed",
+    "job.expired",
+    "job.canceled",
+    "job.unconfirmed",
+    "job.overdue",
+    "job.late_result",
+    "job.images_kept",
+    "job.images_lost",
+)
+ENDPOINT_EVENTS = ("endpoint.failing", "endpoint.disabled")
+PROVIDER_EVENTS = ("provider.paused", "provider.resumed", "provider.callbacks_degraded")
+EVENT_TYPES = JOB_EVENTS + ENDPOINT_EVENTS + PROVIDER_EVENTS
+
+NOTIFIED = frozenset({"job.succeeded", "job.failed", "job.expired", "job.canceled", "job.unconfirmed", "job.overdue"})
+"""What a job's own `notify_url` is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something to tell. `data` is the event's subject in its public shape."""
+
+    type: str
+    data: dict[str, Any]
+    job_id: str | None = None
+    provider: str | None = None
+    notify_url: str | None = None
+
+
+async def tell(
+    db: aiosqlite.Connection, happenings: Sequence[Happening], now: datetime, *, first_delay_seconds: float = 0.0
+) -> int:
+    """Write events and their deliveries. Returns how many deliveries were queued."""
+    if not happenings:
+        return 0
+    cursor = await db.execute("SELECT coalesce(max(position), 0) FROM events")
+    row = await cursor.fetchone()
+    position = int(row[0]) if row else 0
+    endpoints = await (
+        await db.execute("SELECT id, event_types, providers FROM endpoints WHERE enabled = 1")
+    ).fetchall()
+    wanted = [(str(e[0]), frozenset(json.loads(e[1])), frozenset(json.loads(e[2]))) for e in endpoints]
+    created, due = us(now), us(now + timedelta(seconds=first_delay_seconds))
+    events: list[tuple[Any, ...]] = []
+    deliveries: list[tuple[Any, ...]] = []
+    for happening in happenings:
+        position += 1
+        event_id = new_id("evt")
+        body = json.dumps(
+            {"type": happening.type, "timestamp": iso(now), "data": happening.data},
+            separators=(",", ":"),
+            ensure_ascii=False,
+        )
+        events.append((event_id, position, happening.type, happening.job_id, happening.provider, created, body))
+        about = (event_id, happening.type, happening.job_id)
+        for endpoint_id, types, providers in wanted:
+            if types and happening.type not in types:
+                continue
+            if providers and happening.provider not in providers:
+                continue
+            if happening.type in ENDPOINT_EVENTS and happening.data.get("id") == endpoint_id:
+                continue
+            deliveries.append((new_id("dlv"), *about, endpoint_id, None, endpoint_id, due, created))
+        if happening.notify_url and happening.type in NOTIFIED:
+            lane = notify_lane(happening.notify_url)
+            deliveries.append((new_id("dlv"), *about, None, happening.notify_url, lane, due, created))
+    await db.executemany(
+        "INSERT INTO events (id, position, type, job_id, provider, created_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        events,
+    )
+    if deliveries:
+        await db.executemany(
+            "INSERT INTO deliveries (id, event_id, event_type, job_id, endpoint_id, url, lane, next_at, created_at,"
+            " state, tries, retry) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0)",
+            deliveries,
+        )
+    return len(deliveries)
+
+
+def notify_lane(url: str) -> str:
+    """Notify URLs of one origin share a lane, as an endpoint's deliveries do: one slow host delays only itself."""
+    parts = urlsplit(url)
+    origin = f"{parts.scheme}://{parts.netloc}".lower()
+    return "notify:" + hashlib.sha256(origin.encode()).hexdigest()[:24]

@@ -1,0 +1,134 @@
+"""
+Looking: the status calls for jobs whose look is due.
+
+A job is due because a callback did not come in time, because its provider sends none, because a hint wants to be
+confirmed, or because its deadline has come (the last look). One index search finds them, however many jobs are open.
+The claim is a lease, so status calls for one job never overlap; the answer is evidence, and settling it says when the
+next look is due. A look that brings no answer at all is settled here as what it is: nothing new, come again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+import httpx
+import structlog
+
+from receiver.intake import Intake
+from receiver.jobs import Job, Source
+from receiver.leases import LEASE, Leases
+from receiver.lifecycle import News
+from receiver.loops import Crew, Loop
+from receiver.metrics import Metrics
+from receiver.pacing import Bucket
+from receiver.store import Item, Store
+from submitter.client import Wire, converse
+from submitter.errors import ProviderError
+from submitter.provider import Provider
+
+log = structlog.get_logger("receiver.poller")
+
+_LOOK_TIMEOUT_SECONDS = 30.0
+
+
+class Poller:
+    """Makes due looks, *concurrency* at once over all providers, each provider within its documented pace."""
+
+    def __init__(
+        self,
+        store: Store,
+        intake: Intake,
+        providers: Mapping[str, Provider],
+        *,
+        buckets: Mapping[str, Bucket],
+        leases: Leases,
+        wire: Wire,
+        metrics: Metrics,
+        concurrency: int = 16,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._intake = intake
+        self._providers = providers
+        self._buckets = buckets
+        self._leases = leases
+        self._wire = wire
+        self._metrics = metrics
+        self._clock = clock
+        self.loop = Loop("poller", self.step)
+        self.crew = Crew(concurrency, on_free=self.loop.wake)
+
+    async def step(self) -> float:
+        now = self._clock()
+        if self.crew.free == 0:
+            return 3600.0
+        slow = [name for name, bucket in self._buckets.items() if bucket.available() == 0]
+        jobs = await self._store.claim_due(now, owner=self._leases.owner, lease=LEASE, limit=self.crew.free, skip=slow)
+        for job in jobs:
+            if job.provider in self._buckets:
+                self._buckets[job.provider].take()
+            self.crew.start(self._work(job), name=f"look {job.id}")
+        if jobs:
+            return 0.0
+        next_at = await self._store.next_look_at()
+        pauses = [self._buckets[name].seconds_to_next() for name in slow]
+        if next_at is not None:
+            pauses.append((next_at - now).total_seconds())
+        return max(min(pauses, default=3600.0), 0.05)
+
+    async def _work(self, job: Job) -> None:
+        with self._leases.holding(job.id):
+            try:
+                await self._look(job)
+            except asyncio.CancelledError:
+                await asyncio.shield(self._store.hand_back([job.id], owner=self._leases.owner))
+                raise
+
+    async def _look(self, job: Job) -> None:
+        provider = self._providers.get(job.provider)
+        remote_id = job.remote_id or job.claimed_id
+        asked_at = self._clock()
+        if provider is None or remote_id is None or not provider.pollable:
+            await self._nothing_new(job, asked_at, trouble=job.trouble)
+            return
+        answered = False
+
+        async def send(request: httpx.Request) -> httpx.Response:
+            nonlocal answered
+            response = await self._wire.send(request, timeout_seconds=_LOOK_TIMEOUT_SECONDS, fresh=False)
+            await self._intake.record_answer(
+                response,
+                source=Source.POLL,
+                provider=job.provider,
+                job_id=job.id,
+                asked_at=asked_at,
+                note=_reason(job, asked_at),
+            )
+            answered = True
+            return response
+
+        try:
+            report = await converse(provider.poll(remote_id), send)
+        except ProviderError as exc:
+            self._metrics.looks.labels(job.provider, type(exc).__name__).inc()
+            if not answered:
+                log.warning("look_unanswered", job=job.id, provider=job.provider, code=exc.code)
+                await self._nothing_new(job, asked_at, trouble=f"look: {exc.code}: {exc}"[:500])
+        else:
+            self._metrics.looks.labels(job.provider, report.state.value).inc()
+
+    async def _nothing_new(self, job: Job, asked_at: datetime, *, trouble: str | None) -> None:
+        news = News(None, Source.POLL, trouble=trouble, asked_at=asked_at)
+        await self._intake.settle([Item(job.id, news)])
+
+
+def _reason(job: Job, now: datetime) -> str:
+    if job.hinted_at is not None:
+        return "to confirm a callback"
+    if job.deadline_at is not None and now >= job.deadline_at:
+        return "the last look before it expires"
+    if job.awaits_callback:
+        return "no callback came in time"
+    return "due"

@@ -1,0 +1,49 @@
+"""
+What leaves the house about evidence: redacted on the way out, never in the store.
+
+A callback's URL holds a token that is a secret; Novita, for one, echoes it in the body. Whatever looks like one of our
+capability URLs, and every header that carries a credential, is masked in what the API, pages and logs show.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+from receiver.jobs import iso
+from receiver.store import Evidence
+
+_CAPABILITY = re.compile(r"(/(?:callbacks/[a-z0-9_-]+|inputs)/)[A-Za-z0-9_.\-]+")
+_CAPABILITY_ESCAPED = re.compile(r"(\\/(?:callbacks\\/[a-z0-9_-]+|inputs)\\/)[A-Za-z0-9_.\-]+")
+_SECRET_HEADERS = re.compile(r"authorization|cookie|api-?key|secret|token", re.IGNORECASE)
+MASK = "[redacted]"
+
+
+def redact(text: str) -> str:
+    """*text* without the tokens of capability URLs."""
+    return _CAPABILITY_ESCAPED.sub(rf"\1{MASK}", _CAPABILITY.sub(rf"\1{MASK}", text))
+
+
+def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
+    """The public shape of a piece of evidence."""
+    shown: dict[str, Any] = {
+        "id": evidence.id,
+        "source": evidence.source.value,
+        "verdict": evidence.verdict.value,
+        "trust": None if evidence.trust is None else evidence.trust.value,
+        "received_at": iso(evidence.received_at),
+        "read_at": iso(evidence.read_at),
+        "status": evidence.status,
+        "peer": evidence.peer,
+        "note": None if evidence.note is None else redact(evidence.note),
+        "headers": [
+            [name, MASK if _SECRET_HEADERS.search(name) else redact(value)] for name, value in evidence.headers
+        ],
+    }
+    try:
+        shown["body"] = redact(evidence.body.decode("utf-8"))
+    except UnicodeDecodeError:
+        shown["body"] = None
+        shown["body_base64"] = base64.b64encode(evidence.body).decode("ascii")
+    return shown

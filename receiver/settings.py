@@ -1,0 +1,231 @@
+"""
+Everything that can be set, and the only reader of the environment in this package.
+
+`RECEIVER_*` for the service, `<NAME>_*` for each provider; a `.env` file in the working directory is read too.
+Durations are seconds and may be fractional.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from submitter.provider import Rate
+from submitter.providers import PROVIDERS
+
+_ENV_FILE = ".env"
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _rate(value: Any) -> Any:
+    return parse_rate(value) if isinstance(value, str) else value
+
+
+def parse_rate(text: str) -> Rate:
+    """`count/seconds`, such as `20/60`."""
+    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)\s*", text)
+    if match is None or int(match[1]) < 1 or float(match[2]) <= 0:
+        raise ValueError("write it as count/seconds, for example 20/60")
+    return Rate(int(match[1]), float(match[2]))
+
+
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)]
+Delays = Annotated[tuple[Annotated[float, Field(ge=0)], ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """The service's own settings, prefix `RECEIVER_`."""
+
+    model_config = SettingsConfigDict(env_prefix="RECEIVER_", env_file=_ENV_FILE, extra="ignore", frozen=True)
+
+    public_url: str | None = Field(
+        None,
+        description="Base of callback and input URLs. Without it jobs are sent without a callback and polled.",
+    )
+    data_dir: Path = Field(
+        Path("./data"), description="SQLite file, kept images, inputs, generated secrets (mode 0600)."
+    )
+    database_url: str | None = Field(
+        None, description="`sqlite:///path`; default: a SQLite file in the data directory."
+    )
+    secret_keys: Secrets = Field(
+        (), description="Comma-separated; the first signs callback and input links, all verify. Generated if unset."
+    )
+    api_tokens: Secrets = Field((), description="Comma-separated bearer tokens for `/v1`. Generated if unset.")
+    notify_secrets: Secrets = Field(
+        (), description="Comma-separated `whsec_…`, all sign: deliveries to a job's `notify_url`. Generated if unset."
+    )
+    callback_timeout: Seconds = Field(120, description="Silence before the first look at a job that awaits a callback.")
+    poll_interval: Seconds | None = Field(
+        None, description="Replaces every provider's first look and interval. Default: each provider's own."
+    )
+    job_timeout: Seconds = Field(
+        3600, description="Counted from `sent_at`; then one last look, then `expired`. `unconfirmed` never expires."
+    )
+    confirm: Literal["unsigned", "always", "never"] = Field(
+        "unsigned", description="Which callbacks need a status call before they are believed."
+    )
+    retry_schedule: Delays = Field(
+        (0, 5, 300, 1800, 7200, 18000, 36000, 36000),
+        description="Delivery delays: the first entry before the first try; as many tries as entries.",
+    )
+    allow_networks: Networks = Field(
+        (), description="Comma-separated CIDRs that may be reached although private; plain http is allowed there."
+    )
+    max_callback_bytes: int = Field(1024 * 1024, gt=0, description="Larger callbacks are answered 413.")
+    keep_days: float = Field(
+        30, gt=0, description="Evidence and attempts are kept this long; finished jobs' inputs 24 h."
+    )
+    trusted_proxies: Texts = Field(
+        ("127.0.0.1", "::1"),
+        description="Comma-separated addresses or CIDRs whose X-Forwarded-For is believed for the peer address.",
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json`, `text`, or `auto`: text on a terminal, JSON elsewhere."
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url(cls, value: str | None) -> str | None:
+        if value is None or not value.strip():
+            return None
+        parts = urlsplit(value.strip())
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http(s) URL such as https://hooks.example.com")
+        if parts.query or parts.fragment or parts.username:
+            raise ValueError("must not carry a query, a fragment or credentials")
+        return value.strip().rstrip("/")
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        if value.startswith(("postgres://", "postgresql")):
+            raise ValueError(
+                "PostgreSQL is not supported yet; unset it to use SQLite in the data directory, or give sqlite:///path"
+            )
+        if not value.startswith("sqlite:///"):
+            raise ValueError("must be sqlite:///path")
+        return value
+
+    @field_validator("retry_schedule")
+    @classmethod
+    def _some_tries(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value:
+            raise ValueError("needs at least one entry")
+        return value
+
+    @field_validator("notify_secrets")
+    @classmethod
+    def _whsec(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        from submitter.signatures import parse_secret
+
+        for secret in value:
+            parse_secret(secret.get_secret_value())
+        return value
+
+    @field_validator("secret_keys", "api_tokens")
+    @classmethod
+    def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(secret.get_secret_value()) < 8 for secret in value):
+            raise ValueError("each must have at least 8 characters")
+        return value
+
+    @property
+    def database_path(self) -> Path:
+        if self.database_url:
+            return Path(self.database_url.removeprefix("sqlite:///"))
+        return self.data_dir / "receiver.db"
+
+
+class ProviderSettings(BaseSettings):
+    """What every provider can be given, prefix `<NAME>_`."""
+
+    model_config = SettingsConfigDict(env_file=_ENV_FILE, extra="ignore", frozen=True)
+
+    api_key: SecretStr | None = Field(None, description="Without it, jobs for this provider are refused.")
+    base_url: str | None = Field(None, description="Where its API is; default: the documented address.")
+    rate: Annotated[Rate | None, NoDecode, BeforeValidator(_rate)] = Field(
+        None, description="`count/seconds`, in place of the documented limits of submit calls."
+    )
+    concurrency: int | None = Field(None, ge=1, le=1000, description="Submit calls in flight at once.")
+    webhook_secret: Secrets = Field((), description="Comma-separated for rotation.")
+    webhook_secret_encoding: Literal["utf8", "base64", "hex"] = Field(
+        "utf8", description="How the secret becomes a key."
+    )
+    api_key_header: str | None = Field(None, description="Name of the header that carries the key.")
+    price: str | None = Field(None, description="What one job costs where no answer tells: `0.10 USD` or `5 credits`.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _base_url(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http(s) URL")
+        return value.rstrip("/")
+
+    @field_validator("price")
+    @classmethod
+    def _price(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d+(\.\d+)? (USD|credits)", value):
+            raise ValueError("write it as `0.10 USD` or `5 credits`")
+        return value
+
+
+class SettingsInvalid(Exception):
+    """Settings that can't be used. `problems` are lines of `NAME: what to change`, all of them at once."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def load(**overrides: Any) -> tuple[Settings, dict[str, ProviderSettings]]:
+    """
+    Read the environment and `.env`. *overrides* are field names of `Settings`.
+
+    Raises `SettingsInvalid` with every problem of every setting; a problem never quotes a value.
+    """
+    problems: list[str] = []
+    settings: Settings | None = None
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as exc:
+        problems += _explain(exc, "RECEIVER_")
+    each: dict[str, ProviderSettings] = {}
+    for name in PROVIDERS:
+        prefix = f"{name.upper()}_"
+        try:
+            each[name] = ProviderSettings(_env_prefix=prefix)
+        except ValidationError as exc:
+            problems += _explain(exc, prefix)
+    if problems or settings is None:
+        raise SettingsInvalid(problems)
+    return settings, each
+
+
+def _explain(exc: ValidationError, prefix: str) -> list[str]:
+    lines = []
+    for error in exc.errors(include_url=False, include_input=False, include_context=False):
+        name = str(error["loc"][0]) if error["loc"] else ""
+        shown = name if name.startswith(prefix) else f"{prefix}{name}"
+        lines.append(f"{shown.upper()}: {error['msg'].removeprefix('Value error, ')}")
+    return lines

@@ -1,0 +1,1 @@
+"""Measurements: `python -m tests.bench NAME`. Loopback only, bounded in count and time."""
