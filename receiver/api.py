@@ -147,7 +147,7 @@ class JobsApi:
         job, _ = await self._found(request)
         limit = limit_of(request)
         after = cursor_of(request)
-        found = await self.store.evidence_of(job.id, after=after, limit=limit + 1)
+        found = await self.store.evidence.of(job.id, after=after, limit=limit + 1)
         page = found[:limit]
         following = str(page[-1].id) if len(found) > limit else None
         return JSONResponse({"items": [evidence_to_json(one) for one in page], "next": following})
@@ -241,7 +241,7 @@ class JobsApi:
         job, _ = await self._found(request)
         if not self.providers[job.provider].pollable:
             raise Problem(409, "not_pollable", f"{job.provider} has no status call")
-        if not await self.store.look_now(job.id, self.clock()):
+        if not await self.store.claims.look_now(job.id, self.clock()):
             raise Problem(409, "nothing_to_look_at", "the job has no task id, or has ended")
         self.look()
         return JSONResponse(self._job(*await self._found(request)), 202)

@@ -61,12 +61,12 @@ class Archive:
         now = self._clock()
         if self.crew.free == 0:
             return 3600.0
-        claimed = await self._store.claim_images(now, lease=_LEASE, limit=self.crew.free)
+        claimed = await self._store.images.claim(now, lease=_LEASE, limit=self.crew.free)
         for image, give_up_at in claimed:
             self.crew.start(self._work(image, give_up_at or now), name=f"image {image.job_id}/{image.n}")
         if claimed:
             return 0.0
-        next_at = await self._store.next_image_at()
+        next_at = await self._store.images.next_at()
         return 3600.0 if next_at is None else max((next_at - now).total_seconds(), 0.05)
 
     async def _work(self, image: KeptImage, give_up_at: datetime) -> None:
@@ -81,7 +81,7 @@ class Archive:
         except FileNotFoundError:
             await self._failed(image, give_up_at, trouble="the file is gone", permanent=True)
         else:
-            await self._store.image_kept(kept, self._clock())
+            await self._store.images.kept(kept, self._clock())
             self._metrics.images.labels("kept").inc()
             log.info("image_kept", job=image.job_id, n=image.n, bytes=kept.bytes, width=kept.width, height=kept.height)
             self._told()
@@ -114,16 +114,16 @@ class Archive:
         now = self._clock()
         pause = timedelta(seconds=_PAUSES[min(image.tries, len(_PAUSES) - 1)])
         if permanent or now >= give_up_at:
-            await self._store.image_lost(image, now, trouble=trouble[:300])
+            await self._store.images.lost(image, now, trouble=trouble[:300])
             self._metrics.images.labels("lost").inc()
             log.error("image_lost", job=image.job_id, n=image.n, reason=trouble[:300])
             self._told()
             return
         self._metrics.images.labels("again").inc()
         log.warning("image_not_kept_yet", job=image.job_id, n=image.n, tries=image.tries + 1, reason=trouble[:300])
-        await self._store.image_later(image, next_at=min(now + pause, give_up_at), trouble=trouble[:300])
+        await self._store.images.later(image, next_at=min(now + pause, give_up_at), trouble=trouble[:300])
 
     async def _renew(self, image: KeptImage) -> None:
         while True:
             await asyncio.sleep(_LEASE.total_seconds() / 3)
-            await self._store.renew_image(image, self._clock(), lease=_LEASE)
+            await self._store.images.renew(image, self._clock(), lease=_LEASE)

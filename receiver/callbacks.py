@@ -17,12 +17,13 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from receiver.evidence import Evidence
 from receiver.groups import Overloaded
 from receiver.intake import Intake
 from receiver.jobs import Source, Verdict
 from receiver.metrics import Metrics
 from receiver.pacing import Bucket
-from receiver.store import Evidence, Store
+from receiver.store import Store
 from receiver.tokens import Claim, TokenInvalid, Tokens
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider, Rate

@@ -21,13 +21,14 @@ import httpx
 import structlog
 
 from receiver.blobs import Blobs
+from receiver.evidence import Evidence
 from receiver.groups import GroupCommit
 from receiver.jobs import Source, Verdict
 from receiver.lifecycle import News, Timing
 from receiver.loops import Loop
 from receiver.metrics import Metrics
 from receiver.pauses import Pauses
-from receiver.store import Evidence, Item, Settled, Store
+from receiver.store import Item, Settled, Store
 from submitter.errors import (
     AccountRefused,
     AnswerLost,
@@ -81,7 +82,7 @@ class Intake:
         self._timing_of = timing_of
         self._wakes = wakes
         self._clock = clock
-        self._recording: GroupCommit[Evidence] = GroupCommit(store.record, batch=512)
+        self._recording: GroupCommit[Evidence] = GroupCommit(store.evidence.record, batch=512)
         self.loop = Loop("reader", self.read_some)
 
     async def record(self, evidence: Evidence) -> None:
@@ -122,7 +123,7 @@ class Intake:
 
     async def read_some(self, *, limit: int = 400) -> float:
         """Read and settle the oldest unread evidence. Returns 0 when there may be more."""
-        unread = await self._store.unread(limit=limit)
+        unread = await self._store.evidence.unread(limit=limit)
         if not unread:
             return 3600.0
         await self.read(unread)
@@ -131,7 +132,7 @@ class Intake:
     async def read(self, unread: Sequence[Evidence]) -> Settled:
         """Read *unread* with the providers' readers and settle it."""
         now = self._clock()
-        seen_before = await self._store.earlier_deliveries(unread)
+        seen_before = await self._store.evidence.earlier_deliveries(unread)
         items: list[Item] = []
         closed: list[tuple[int, Verdict, str | None]] = []
         for evidence in unread:
@@ -150,7 +151,7 @@ class Intake:
                 continue
             items.append(Item(evidence.job_id, news, evidence.id))
         if closed:
-            await self._store.close_evidence(closed, now)
+            await self._store.evidence.close(closed, now)
         settled = await self.settle(items, now) if items else Settled([])
         for evidence in unread:
             if evidence.source is Source.CALLBACK:

@@ -38,5 +38,5 @@ class Leases:
 
     async def _renew(self) -> float:
         if self._held:
-            await self._store.renew(sorted(self._held), self._clock(), owner=self.owner, lease=LEASE)
+            await self._store.claims.renew(sorted(self._held), self._clock(), owner=self.owner, lease=LEASE)
         return LEASE.total_seconds() / 4

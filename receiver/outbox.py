@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiosqlite
 
 from receiver.ids import new_id
-from receiver.jobs import iso
+from receiver.jobs import Job, KeptImage, iso
 from receiver.rows import us
 
 JOB_EVENTS = (
@@ -52,6 +52,17 @@ class Happening:
     job_id: str | None = None
     provider: str | None = None
     notify_url: str | None = None
+
+
+def about_job(name: str, job: Job, images: Sequence[KeptImage], *, base_url: str) -> Happening:
+    """An event about *job* in its public shape."""
+    return Happening(
+        name,
+        job.to_json(images, base_url=base_url),
+        job_id=job.id,
+        provider=job.provider,
+        notify_url=job.notify_url,
+    )
 
 
 async def tell(

@@ -65,14 +65,16 @@ class Poller:
         if self.crew.free == 0:
             return 3600.0
         slow = [name for name, bucket in self._buckets.items() if bucket.available() == 0]
-        jobs = await self._store.claim_due(now, owner=self._leases.owner, lease=LEASE, limit=self.crew.free, skip=slow)
+        jobs = await self._store.claims.claim_due(
+            now, owner=self._leases.owner, lease=LEASE, limit=self.crew.free, skip=slow
+        )
         for job in jobs:
             if job.provider in self._buckets:
                 self._buckets[job.provider].take()
             self.crew.start(self._work(job), name=f"look {job.id}")
         if jobs:
             return 0.0
-        next_at = await self._store.next_look_at()
+        next_at = await self._store.claims.next_look_at()
         pauses = [self._buckets[name].seconds_to_next() for name in slow]
         if next_at is not None:
             pauses.append((next_at - now).total_seconds())
@@ -83,7 +85,7 @@ class Poller:
             try:
                 await self._look(job)
             except asyncio.CancelledError:
-                await asyncio.shield(self._store.hand_back([job.id], owner=self._leases.owner))
+                await asyncio.shield(self._store.claims.hand_back([job.id], owner=self._leases.owner))
                 raise
 
     async def _look(self, job: Job) -> None:

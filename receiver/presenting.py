@@ -11,8 +11,8 @@ import base64
 import re
 from typing import Any
 
+from receiver.evidence import Evidence
 from receiver.jobs import iso
-from receiver.store import Evidence
 
 _CAPABILITY = re.compile(r"(/(?:callbacks/[a-z0-9_-]+|inputs)/)[A-Za-z0-9_.\-]+")
 _CAPABILITY_ESCAPED = re.compile(r"(\\/(?:callbacks\\/[a-z0-9_-]+|inputs)\\/)[A-Za-z0-9_.\-]+")

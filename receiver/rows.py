@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+
+import aiosqlite
 
 from receiver.jobs import Job, KeptImage, Source
 from receiver.tables import images, jobs
@@ -160,3 +162,31 @@ def image_from_row(row: Any) -> KeptImage:
         state=row["state"],
         tries=row["tries"],
     )
+
+
+# --- Reading inside a transaction of the driver -----------------------------------------------------------------------
+
+_CHUNK = 500
+
+
+async def jobs_by_id(db: aiosqlite.Connection, ids: set[str]) -> dict[str, Job]:
+    found: dict[str, Job] = {}
+    for chunk in chunks(sorted(ids)):
+        marks = ", ".join("?" for _ in chunk)
+        for row in await all_rows(db, f"SELECT {', '.join(JOB_COLUMNS)} FROM jobs WHERE id IN ({marks})", tuple(chunk)):
+            job = job_from_tuple(row)
+            found[job.id] = job
+    return found
+
+
+async def all_rows(db: aiosqlite.Connection, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
+    return list(await db.execute_fetchall(sql, values))
+
+
+async def one_row(db: aiosqlite.Connection, sql: str, values: tuple[Any, ...] = ()) -> Any | None:
+    rows = await all_rows(db, sql, values)
+    return rows[0] if rows else None
+
+
+def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))

@@ -105,14 +105,14 @@ class Submissions:
         if tokens is not None:
             limit = min(limit, tokens)
         if limit > 0:
-            jobs = await self._store.claim_queued(name, now, owner=self._leases.owner, lease=LEASE, limit=limit)
+            jobs = await self._store.claims.claim_queued(name, now, owner=self._leases.owner, lease=LEASE, limit=limit)
             for job in jobs:
                 bucket.take()
                 self._pauses.leaving(name)
                 crew.start(self._work(job), name=f"submit {job.id}")
             if len(jobs) == limit:
                 return 0.05
-        next_at = await self._store.next_queued_at(name)
+        next_at = await self._store.claims.next_queued_at(name)
         if next_at is None:
             return 3600.0
         wait = max((next_at - now).total_seconds(), 0.0)
@@ -151,7 +151,7 @@ class Submissions:
 
         async def send(request: httpx.Request) -> httpx.Response:
             asked_at = self._clock()
-            begun = sending.begun or await self._store.begin_sending(
+            begun = sending.begun or await self._store.claims.begin_sending(
                 job,
                 asked_at,
                 owner=self._leases.owner,
@@ -190,14 +190,14 @@ class Submissions:
     async def _let_go(self, job: Job, sending: _Sending) -> None:
         """We stop. What was not sent goes back to the queue; what was may be running; what was answered is evidence."""
         if not sending.begun:
-            await self._store.hand_back([job.id], owner=self._leases.owner)
+            await self._store.claims.hand_back([job.id], owner=self._leases.owner)
         elif not sending.answered:
             error = Failure("interrupted", "the receiver stopped before the provider answered", permanent=False)
             report = Report(None, State.UNCONFIRMED, error=error)
             await self._settle(job, News(report, None, trouble="submit: interrupted"))
 
     async def _sweep(self, now: datetime) -> None:
-        lapsed = await self._store.lapsed_sending(now)
+        lapsed = await self._store.claims.lapsed_sending(now)
         error = Failure("holder_died", "the process that was sending it died before an answer came", permanent=False)
         news = News(Report(None, State.UNCONFIRMED, error=error), None, trouble="submit: holder died")
         if lapsed:

@@ -1,0 +1,162 @@
+"""Images: the results that jobs brought, wanted until our copy is kept or the link is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import aiosqlite
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from receiver import tables
+from receiver.database import Database
+from receiver.jobs import KeptImage
+from receiver.outbox import about_job, tell
+from receiver.rows import IMAGE_COLUMNS, all_rows, from_us, image_from_row, jobs_by_id, moment, to_us, us
+from submitter.vocabulary import Image
+
+
+class Images:
+    """The sentences about images."""
+
+    def __init__(self, database: Database, *, public_url: str, first_delay_seconds: float) -> None:
+        self._database = database
+        self._public_url = public_url
+        self._first_delay = first_delay_seconds
+
+    async def claim(self, now: datetime, *, lease: timedelta, limit: int) -> list[tuple[KeptImage, datetime | None]]:
+        """Take wanted images whose try is due, the one whose link dies first at the front; with when to give up."""
+        async with self._database.write_raw() as db:
+            rows = await all_rows(
+                db,
+                f"SELECT {', '.join(IMAGE_COLUMNS)} FROM images WHERE state = 'wanted' AND next_at <= ?"
+                " AND (lease_until IS NULL OR lease_until < ?)"
+                " ORDER BY coalesce(expires_at, give_up_at), next_at LIMIT ?",
+                (us(now), us(now), limit),
+            )
+            found = [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows]
+            await db.executemany(
+                "UPDATE images SET lease_until = ? WHERE job_id = ? AND n = ?",
+                [(us(now + lease), row["job_id"], row["n"]) for row in found],
+            )
+        return [(image_from_row(row), from_us(row["give_up_at"])) for row in found]
+
+    async def renew(self, image: KeptImage, now: datetime, *, lease: timedelta) -> None:
+        async with self._database.write_raw() as db:
+            await db.execute(
+                "UPDATE images SET lease_until = ? WHERE job_id = ? AND n = ? AND state = 'wanted'",
+                (us(now + lease), image.job_id, image.n),
+            )
+
+    async def next_at(self) -> datetime | None:
+        table = tables.images.c
+        async with self._database.read() as connection:
+            value = await connection.scalar(select(func.min(table.next_at)).where(table.state == "wanted"))
+        return None if value is None else moment(value)
+
+    async def kept(self, image: KeptImage, now: datetime) -> int:
+        """Our copy is safe. When it was the last one wanted, `job.images_kept`. Returns deliveries queued."""
+        return await self._done(image, now, state="kept", trouble=None)
+
+    async def lost(self, image: KeptImage, now: datetime, *, trouble: str) -> int:
+        """Given up. The job's state is not touched; `job.images_lost` tells."""
+        return await self._done(image, now, state="lost", trouble=trouble)
+
+    async def later(self, image: KeptImage, *, next_at: datetime, trouble: str) -> None:
+        async with self._database.write_raw() as db:
+            await db.execute(
+                "UPDATE images SET tries = tries + 1, next_at = ?, trouble = ?, lease_until = NULL"
+                " WHERE job_id = ? AND n = ? AND state = 'wanted'",
+                (us(next_at), trouble, image.job_id, image.n),
+            )
+
+    async def _done(self, image: KeptImage, now: datetime, *, state: str, trouble: str | None) -> int:
+        async with self._database.write_raw() as db:
+            cursor = await db.execute(
+                "UPDATE images SET state = ?, content_type = coalesce(?, content_type), width = coalesce(?, width),"
+                " height = coalesce(?, height), bytes = ?, sha256 = ?, tries = tries + 1, trouble = ?, kept_at = ?,"
+                " next_at = NULL, lease_until = NULL WHERE job_id = ? AND n = ? AND state = 'wanted'",
+                (
+                    state,
+                    image.content_type,
+                    image.width,
+                    image.height,
+                    image.bytes,
+                    image.sha256,
+                    trouble,
+                    us(now),
+                    image.job_id,
+                    image.n,
+                ),
+            )
+            if cursor.rowcount != 1:
+                return 0
+            rows = await all_rows(
+                db, f"SELECT {', '.join(IMAGE_COLUMNS)} FROM images WHERE job_id = ? ORDER BY n", (image.job_id,)
+            )
+            all_of_it = [image_from_row(dict(zip(IMAGE_COLUMNS, row, strict=True))) for row in rows]
+            if any(one.state == "wanted" for one in all_of_it):
+                return 0
+            job = (await jobs_by_id(db, {image.job_id}))[image.job_id]
+            name = "job.images_kept" if all(one.kept for one in all_of_it) else "job.images_lost"
+            return await tell(
+                db,
+                [about_job(name, job, all_of_it, base_url=self._public_url)],
+                now,
+                first_delay_seconds=self._first_delay,
+            )
+
+
+_INSERT_IMAGE = (
+    f"INSERT INTO images ({', '.join(IMAGE_COLUMNS)}) VALUES ({', '.join('?' for _ in IMAGE_COLUMNS)})"
+    " ON CONFLICT (job_id, n) DO NOTHING"
+)
+
+
+async def insert_images(db: aiosqlite.Connection, images: Sequence[tuple[KeptImage, datetime]]) -> None:
+    """Write results as wanted, each with the moment at which it was learned. One that is known stays as it is."""
+    if images:
+        await db.executemany(_INSERT_IMAGE, [_image_values(image, now) for image, now in images])
+
+
+async def images_of(connection: AsyncConnection, job_ids: Sequence[str]) -> list[KeptImage]:
+    if not job_ids:
+        return []
+    rows = await connection.execute(
+        select(tables.images)
+        .where(tables.images.c.job_id.in_(job_ids))
+        .order_by(tables.images.c.job_id, tables.images.c.n)
+    )
+    return [image_from_row(row) for row in rows.mappings()]
+
+
+def new_image(job_id: str, n: int, image: Image, now: datetime) -> KeptImage:
+    return KeptImage(
+        job_id=job_id,
+        n=n,
+        source_url=image.url,
+        expires_at=image.expires_at,
+        content_type=image.content_type,
+        width=image.width,
+        height=image.height,
+    )
+
+
+def _image_values(image: KeptImage, now: datetime) -> tuple[Any, ...]:
+    give_up_at = image.expires_at or now + timedelta(hours=24)
+    values = {
+        "job_id": image.job_id,
+        "n": image.n,
+        "source_url": image.source_url,
+        "expires_at": to_us(image.expires_at),
+        "content_type": image.content_type,
+        "width": image.width,
+        "height": image.height,
+        "state": image.state,
+        "tries": 0,
+        "next_at": us(now),
+        "give_up_at": us(max(give_up_at, now + timedelta(minutes=1))),
+    }
+    return tuple(values.get(name) for name in IMAGE_COLUMNS)
