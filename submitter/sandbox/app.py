@@ -127,6 +127,10 @@ class Sandbox:
         """Serve from the running event loop: `async with sandbox.serve() as origin`."""
         return serving(self, host=host, port=port)
 
+    async def idle(self) -> None:
+        """Return when no task runs and no callback or retry is on its way."""
+        await self.bench.idle()
+
     async def reset(self) -> None:
         """Forget all tasks, files and counts; the faults are those of the beginning."""
         await self.bench.reset()
@@ -241,6 +245,8 @@ class Sandbox:
     async def _trigger(self, request: Request) -> Response:
         try:
             asked = json.loads(await request.body())
+            if not isinstance(asked, dict):
+                raise ValueError("a JSON object is needed")
             words = [asked.get(name) for name in ("provider", "state", "callback_url", "task_id")]
             if not all(word is None or isinstance(word, str) for word in words):
                 raise ValueError("provider, state, callback_url and task_id are texts")
@@ -248,7 +254,7 @@ class Sandbox:
             origin = f"{request.url.scheme}://{request.url.netloc}"
             answer = await self.trigger(provider or "", state or "", callback_url, task_id, origin=origin)
             return JSONResponse(answer)
-        except (ValueError, AttributeError, RecursionError) as exc:
+        except (ValueError, RecursionError) as exc:
             return _refused(str(exc))
 
     async def _reset(self, request: Request) -> Response:

@@ -29,7 +29,7 @@ class Announcer:
     def voice(self, wire: Wire, task: RemoteTask) -> Callable[[str], None]:
         """How *task* tells of a state it enters; decides whether its callbacks are held back and reordered."""
         several = len(wire.announced.difference((wire.failed,))) > 1
-        if task.callback_url and several and self._bench.dice.strikes(wire.name, "reorder"):
+        if task.callback_url and several and self._bench.dice.strikes(wire.name, "reorder", task.number):
             task.held = []
         return lambda state: self._tell(wire, task, state)
 
@@ -41,7 +41,7 @@ class Announcer:
 
     def forge(self, wire: Wire, task: RemoteTask) -> None:
         """Send a forged success, if that fault strikes."""
-        if wire.rules is None or not task.callback_url or not self._bench.dice.strikes(wire.name, "forge"):
+        if wire.rules is None or not task.callback_url or not self._bench.dice.strikes(wire.name, "forge", task.number):
             return
         body = wire.forged_body(task, f"{task.origin}/forged/{secrets.token_urlsafe(12)}.jpg")
         callback = SentCallback(wire.succeeded, "forged")
@@ -62,15 +62,15 @@ class Announcer:
         if wire.rules is None or not task.callback_url or state not in wire.announced:
             return
         roll = self._bench.dice.strikes
-        if roll(wire.name, "lose"):
+        if roll(wire.name, "lose", task.number):
             lost = SentCallback(state, "lost")
             lost.tried.set()
             task.callbacks.append(lost)
             return
         copies: list[Literal["duplicate", "replay"]] = []
-        if roll(wire.name, "duplicate"):
+        if roll(wire.name, "duplicate", task.number):
             copies.append("duplicate")
-        if roll(wire.name, "replay"):
+        if roll(wire.name, "replay", task.number):
             copies.append("replay")
         body = wire.callback_body(task, state)
 

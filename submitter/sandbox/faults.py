@@ -8,6 +8,7 @@ A chance is an int ("the next N", then never again) or a float between 0 and 1 (
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -105,22 +106,22 @@ class Dice:
     """
     Decides when a fault strikes. A top-level count is shared by all providers; one in `per_provider` is its own.
 
-    Each (provider, fault) pair has its own random sequence, so that with a seed the n-th decision of a kind is the
-    same in every run, however the requests interleave.
+    With a seed, the n-th submit call of a provider, and the n-th task, meet the same probabilities in every run,
+    however requests and tasks interleave: each decision is drawn from its own name, not from one common sequence.
     """
 
     def __init__(self, faults: Faults, seed: int) -> None:
         self.faults = faults
         self._seed = seed
         self._left: dict[tuple[str, str], int] = {}
-        self._sequences: dict[tuple[str, str], random.Random] = {}
+        self._rolls: Counter[tuple[str, str, int]] = Counter()
         self.struck: dict[tuple[str, str], int] = {}
 
-    def strikes(self, provider: str, fault: str) -> bool:
-        """Roll for *fault* once; a count that strikes is one lower afterwards."""
+    def strikes(self, provider: str, fault: str, task_number: int = 0) -> bool:
+        """Roll for *fault* once, of a call (0) or of a task; a count that strikes is one lower afterwards."""
         scope, chance = self._chance(provider, fault)
         if isinstance(chance, float):
-            struck = chance > 0 and self._sequence(provider, fault).random() < chance
+            struck = chance > 0 and self._roll(provider, fault, task_number) < chance
         else:
             left = self._left.setdefault((scope, fault), chance)
             struck = left > 0
@@ -129,9 +130,9 @@ class Dice:
             self.struck[provider, fault] = self.struck.get((provider, fault), 0) + 1
         return struck
 
-    def first(self, provider: str, faults: tuple[str, ...]) -> str | None:
+    def first(self, provider: str, faults: tuple[str, ...], task_number: int = 0) -> str | None:
         """The first of *faults* that strikes; those after it are not rolled for."""
-        return next((fault for fault in faults if self.strikes(provider, fault)), None)
+        return next((fault for fault in faults if self.strikes(provider, fault, task_number)), None)
 
     def seconds(self, provider: str, setting: str) -> float:
         return float(self._chance(provider, setting)[1])
@@ -142,8 +143,7 @@ class Dice:
             return provider, getattr(own, fault)
         return "", getattr(self.faults, fault)
 
-    def _sequence(self, provider: str, fault: str) -> random.Random:
-        key = (provider, fault)
-        if key not in self._sequences:
-            self._sequences[key] = random.Random(f"{self._seed}/{provider}/{fault}")
-        return self._sequences[key]
+    def _roll(self, provider: str, fault: str, task_number: int) -> float:
+        self._rolls[provider, fault, task_number] += 1
+        name = f"{self._seed}/{provider}/{fault}/{task_number}/{self._rolls[provider, fault, task_number]}"
+        return random.Random(name).random()

@@ -15,7 +15,6 @@ import binascii
 import hashlib
 import hmac
 import json
-import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -131,7 +130,7 @@ class Freepik(Wire):
         return self._signed(body, secrets.token_bytes(32))
 
     def link(self, task: RemoteTask, file: File) -> str:
-        until = math.ceil(time.time() + file.expires_at - file.created_at)
+        until = int(time.time() + file.expires_at - file.created_at)
         return f"{task.origin}{file.path}?token=exp={until}~hmac={_link_mac(file, until)}"
 
     @staticmethod

@@ -69,6 +69,8 @@ class RemoteTask:
     provider: str
     order: Order = field(repr=False)
     origin: str
+    number: int
+    """The how-manyth of its provider, from 1."""
     accepted_at: datetime
     turnaround_seconds: float
     state: str

@@ -35,6 +35,8 @@ CUT_EXTENSION = "sandbox.cut"
 """ASGI extension of our server: call it to reset the connection."""
 
 _EARLY_PATIENCE_SECONDS = 15.0
+_LONGEST_ANSWER_SECONDS = 5.0
+"""A task starts when its answer has left; this long after acceptance at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Bench:
 
     def _fresh(self, faults: Faults) -> None:
         self.set_faults(faults)
-        self._turnarounds = random.Random(self.settings.seed)
+        self._accepted: Counter[str] = Counter()
 
     # --- Calls ------------------------------------------------------------------------------------------------------
 
@@ -131,13 +133,16 @@ class Bench:
         self, wire: Wire, order: Order, *, origin: str, id: str | None = None, triggered: bool = False
     ) -> RemoteTask:
         """Record a task. From here on it exists."""
+        number = self._accepted[wire.name] = self._accepted[wire.name] + 1
+        seconds = random.Random(f"{self.settings.seed}/{wire.name}/turnaround/{number}")
         task = RemoteTask(
             id=id or wire.new_id(),
             provider=wire.name,
             order=order,
             origin=origin,
+            number=number,
             accepted_at=datetime.now(UTC),
-            turnaround_seconds=self._turnarounds.uniform(*self.settings.turnaround_seconds),
+            turnaround_seconds=seconds.uniform(*self.settings.turnaround_seconds),
             state="",
             billed=order.billed and not triggered,
             triggered=triggered,
@@ -150,23 +155,28 @@ class Bench:
     async def _answer(self, wire: Wire, request: Request, task: RemoteTask) -> Response:
         """What the client hears of an accepted task; it tells the state at acceptance, however late it leaves."""
         name = wire.name
-        stuck = self.dice.strikes(name, "stuck")
+        stuck = self.dice.strikes(name, "stuck", task.number)
         answer = None if wire.synchronous else wire.accepted(request, task)
-        early = wire.rules is not None and task.callback_url is not None and self.dice.strikes(name, "early")
-        lost = self.dice.first(name, _LOST_ANSWERS)
+        early = (
+            wire.rules is not None and task.callback_url is not None and self.dice.strikes(name, "early", task.number)
+        )
+        lost = self.dice.first(name, _LOST_ANSWERS, task.number)
         late = self.dice.seconds(name, "late_answer_seconds")
-        unreadable = lost is None and self.dice.strikes(name, "unreadable")
+        unreadable = lost is None and self.dice.strikes(name, "unreadable", task.number)
         if early:
             task.turnaround_seconds = 0
+        at_once = asyncio.Event()
+        life = self.spawn(self._live(wire, task, stuck=stuck, start=at_once), task)
         if early or lost or late or answer is None:
-            life = self.spawn(self._live(wire, task, stuck=stuck), task)
-            if early:
-                await self._callbacks_tried(task, life)
-            if lost:
-                return await self._lost(lost, wire, request)
-            await self.until(asyncio.Event(), late)
+            at_once.set()
         else:
-            answer.background = BackgroundTask(self._begin, wire, task, stuck=stuck)
+            answer.background = BackgroundTask(_set, at_once)  # runs when the answer has left
+        if early:
+            await self._callbacks_tried(task, life)
+        if lost:
+            return await self._lost(lost, wire, request)
+        if late:
+            await self.until(asyncio.Event(), late)
         if answer is None:
             if not await self.until(task.ended, None):
                 return Cut()
@@ -201,13 +211,11 @@ class Bench:
 
     # --- The life of a task -----------------------------------------------------------------------------------------
 
-    async def _begin(self, wire: Wire, task: RemoteTask, *, stuck: bool) -> None:
-        self.spawn(self._live(wire, task, stuck=stuck), task)
-
-    async def _live(self, wire: Wire, task: RemoteTask, *, stuck: bool) -> None:
+    async def _live(self, wire: Wire, task: RemoteTask, *, stuck: bool, start: asyncio.Event) -> None:
+        await self.until(start, _LONGEST_ANSWER_SECONDS)
         due = time.monotonic() + task.turnaround_seconds
         tell = self.announcer.voice(wire, task)
-        fails = self.dice.strikes(wire.name, "fail")
+        fails = self.dice.strikes(wire.name, "fail", task.number)
         tell(wire.running[0])
         for state in wire.running[1:]:
             await asyncio.sleep(task.turnaround_seconds / (len(wire.running) + 1))
@@ -255,7 +263,7 @@ class Bench:
                     expires_at=now + lifetime,
                     gone_status=wire.gone_status,
                     admits=type(wire).link_admits,
-                    dead=self.dice.strikes(wire.name, "dead_links"),
+                    dead=self.dice.strikes(wire.name, "dead_links", task.number),
                 )
             )
         ]
@@ -283,6 +291,11 @@ class Bench:
         self._background[running] = task
         running.add_done_callback(lambda done: self._background.pop(done, None))
         return running
+
+    async def idle(self) -> None:
+        """Return when nothing runs in the background: no task, no callback, no retry."""
+        while self._background:
+            await asyncio.wait(list(self._background))
 
     async def halt(self, task: RemoteTask | None = None) -> None:
         """End the background work of *task*, or all of it."""
@@ -342,6 +355,10 @@ _BAD_GATEWAY = """<html>
 def _unreadable(background: Any = None) -> Response:
     cut_short = json.dumps({"data": {"status": "ok"}})[:-4].encode()
     return Response(cut_short, 200, media_type="application/json", background=background)
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
 
 
 async def _watch(request: Request, gone: asyncio.Event) -> None:
