@@ -1,0 +1,56 @@
+"""`submitter`: send images through a running receiver, from a shell. The only reader of the environment here."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from submitter.commands.connection import CommandFailed, Connection
+from submitter.commands.providers import providers
+from submitter.commands.send import send
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Send images to AI upscaling APIs through a running receiver.",
+)
+
+
+class _Environment(BaseSettings):
+    """`SUBMITTER_RECEIVER_URL` and `SUBMITTER_TOKEN`; a `.env` file in the working directory is read too."""
+
+    model_config = SettingsConfigDict(env_prefix="SUBMITTER_", env_file=".env", extra="ignore")
+
+    receiver_url: str = "http://127.0.0.1:8000"
+    token: SecretStr | None = None
+
+
+@cli.callback()
+def connect(
+    context: typer.Context,
+    receiver: Annotated[
+        str | None, typer.Option(help="Where the receiver is. Default: SUBMITTER_RECEIVER_URL, or this machine.")
+    ] = None,
+) -> None:
+    """Send images to AI upscaling APIs through a running receiver; SUBMITTER_TOKEN is its bearer token."""
+    environment = _Environment()
+    token = environment.token.get_secret_value() if environment.token else None
+    context.obj = Connection(receiver or environment.receiver_url, token)
+
+
+cli.command()(send)
+cli.command()(providers)
+
+
+def main() -> None:
+    """Entry point: what can't be done is said in a line or two, and is status 1."""
+    try:
+        cli()
+    except CommandFailed as exc:
+        print(f"submitter: {exc}", file=sys.stderr)
+        sys.exit(exc.status)

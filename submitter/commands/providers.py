@@ -1,0 +1,44 @@
+"""`submitter providers`: which APIs the receiver can use, and how they stand."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from submitter.commands.connection import Connection, run
+
+
+def providers(
+    context: typer.Context,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print them as JSON, with the schema of their options.")
+    ] = False,
+) -> None:
+    """List the receiver's providers: key, options, queue, pause, and what they cost today."""
+    connection: Connection = context.obj
+    found = run(_found(connection))
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    table = Table("provider", "key", "options", "queue", "paused", box=None, pad_edge=False)
+    for one in found:
+        options = ", ".join(name for name in one["options"].get("properties", {}) if name != "passthrough")
+        paused = one["paused"]["reason"] if one["paused"] else "no"
+        table.add_row(one["name"], "yes" if one["configured"] else "no", options, _queue(one["queue"]), paused)
+    Console().print(table)
+
+
+async def _found(connection: Connection) -> list[dict[str, Any]]:
+    async with connection.open() as remote:
+        return await remote.providers()
+
+
+def _queue(queue: dict[str, Any]) -> str:
+    if not queue["length"]:
+        return "empty"
+    seconds = queue["done_in_seconds"]
+    return f"{queue['length']}" + (f", done in {seconds:.0f} s" if seconds is not None else "")
