@@ -80,7 +80,7 @@ class JobsApi:
     reckoning: Reckoning
     tokens: Tokens
     blobs: Blobs
-    base_url: str
+    base_url: Callable[[], str]
     look: Callable[[], None]
     submit: Callable[[], None]
     told: Callable[[], None]
@@ -114,7 +114,7 @@ class JobsApi:
             )
         ask = await self._ask(request)
         job, images, new = await self.admissions.admit(ask, token_id=request.state.token_id, key=key)
-        headers = {"location": f"{self.base_url}/v1/jobs/{job.id}"}
+        headers = {"location": f"{self.base_url()}/v1/jobs/{job.id}"}
         return JSONResponse(self._job(job, images), 202 if new else 200, headers=headers)
 
     async def list(self, request: Request) -> Response:
@@ -233,7 +233,7 @@ class JobsApi:
                 remedy='send {"may_pay_twice": true} if that is meant',
             )
         again = await self.admissions.resubmit(job)
-        headers = {"location": f"{self.base_url}/v1/jobs/{again.id}"}
+        headers = {"location": f"{self.base_url()}/v1/jobs/{again.id}"}
         return JSONResponse(self._job(again, []), 202, headers=headers)
 
     async def look_now(self, request: Request) -> Response:
@@ -286,7 +286,7 @@ class JobsApi:
     # --- Parts ------------------------------------------------------------------------------------------------------
 
     def _job(self, job: Job, images: Sequence[KeptImage]) -> dict[str, Any]:
-        return job.to_json(images, base_url=self.base_url)
+        return job.to_json(images, base_url=self.base_url())
 
     async def _found(self, request: Request) -> tuple[Job, Sequence[KeptImage]]:
         found = await self.store.job(request.path_params["id"])

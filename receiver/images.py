@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from submitter.vocabulary import Image
 class Images:
     """The sentences about images."""
 
-    def __init__(self, database: Database, *, public_url: str, first_delay_seconds: float) -> None:
+    def __init__(self, database: Database, *, public_url: Callable[[], str], first_delay_seconds: float) -> None:
         self._database = database
         self._public_url = public_url
         self._first_delay = first_delay_seconds
@@ -103,7 +103,7 @@ class Images:
             name = "job.images_kept" if all(one.kept for one in all_of_it) else "job.images_lost"
             return await tell(
                 db,
-                [about_job(name, job, all_of_it, base_url=self._public_url)],
+                [about_job(name, job, all_of_it, base_url=self._public_url())],
                 now,
                 first_delay_seconds=self._first_delay,
             )

@@ -55,10 +55,12 @@ class Store:
     """
     The sentences about jobs; `evidence`, `claims` and `images` hold those about the rest of their way.
 
-    *public_url* goes into the image addresses of events; *first_delay_seconds* delays deliveries.
+    *public_url*, which may change, goes into the image addresses of events; *first_delay_seconds* delays deliveries.
     """
 
-    def __init__(self, database: Database, *, public_url: str = "", first_delay_seconds: float = 0.0) -> None:
+    def __init__(
+        self, database: Database, *, public_url: Callable[[], str] = str, first_delay_seconds: float = 0.0
+    ) -> None:
         self.database = database
         self.evidence = EvidenceLog(database)
         self.claims = Claims(database)
@@ -119,7 +121,7 @@ class Store:
         return Change(job, Verdict.IGNORED)
 
     def _happening(self, name: str, job: Job, images: Sequence[KeptImage]) -> Happening:
-        return about_job(name, job, images, base_url=self._public_url)
+        return about_job(name, job, images, base_url=self._public_url())
 
     # --- Jobs -----------------------------------------------------------------------------------------------------
 
