@@ -11,7 +11,7 @@ import itertools
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -87,9 +87,10 @@ class CuttableProtocol(H11Protocol):
         app = self.app
 
         def cut() -> None:
-            sock = transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            if transport.is_closing():
+                return
+            with suppress(OSError, ValueError):  # what the event loops raise for a socket that is gone
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
 
         async def cuttable(scope: Scope, receive: Receive, send: Send) -> None:
