@@ -29,6 +29,8 @@ from receiver.blobs import Blobs
 from receiver.callbacks import Callbacks
 from receiver.database import Database
 from receiver.deliveries import Deliveries
+from receiver.downstream import EventsApi
+from receiver.events import Events
 from receiver.guard import Guard
 from receiver.health import Health
 from receiver.intake import Intake, Wakes
@@ -46,6 +48,7 @@ from receiver.reckoning import Reckoning
 from receiver.secrets_file import generated
 from receiver.settings import ProviderSettings, Settings
 from receiver.store import Store
+from receiver.stream import Stream
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
 from submitter.client import Wire
@@ -104,7 +107,11 @@ class Receiver:
         stack.push_async_callback(self.database.close)
         self.outbound = await stack.enter_async_context(Outbound(Guard(settings.allow_networks)))
         wire = await stack.enter_async_context(Wire())
-        self.store = Store(self.database, public_url=self.base_url, first_delay_seconds=settings.retry_schedule[0])
+        self.store = Store(
+            self.database,
+            public_url=lambda: self.base_url,
+            first_delay_seconds=settings.retry_schedule[0],
+        )
         self.pauses = Pauses(self.database)
         await self.pauses.load()
         self.reckoning = Reckoning(self.database)
@@ -113,6 +120,8 @@ class Receiver:
         buckets = {name: self._bucket(name) for name in self.providers}
         looks = {name: Bucket(self._look_rates(name)) for name in self.providers}
         self.deliveries = Deliveries(self.database)
+        self.events = Events(self.database)
+        self.stream = Stream(self.events, self.stopping)
         self.notifier = Notifier(
             self.deliveries,
             self.outbound,
@@ -180,6 +189,7 @@ class Receiver:
             self.archive.loop,
             self.notifier.loop,
             self.notifier.renewals,
+            self.stream.loop,
             Loop("reckoning", self._reckon, idle_seconds=5.0),
         ]
         self.health = Health(self.database, self.loops, self.metrics, self.reckoning, self.providers)
@@ -207,7 +217,7 @@ class Receiver:
             reckoning=self.reckoning,
             tokens=self.tokens,
             blobs=blobs,
-            base_url=self.base_url,
+            base_url=lambda: self.base_url,
             look=self.poller.loop.wake,
             submit=self.submissions.loop.wake,
             told=self._told,
@@ -215,6 +225,7 @@ class Receiver:
         self.app.router.routes[:] = [
             Route("/callbacks/{provider}/{token}", callbacks, methods=["GET", "HEAD", "POST"]),
             *jobs.routes(bearer),
+            *EventsApi(self.events, self.stream, tuple(self.providers)).routes(bearer),
             *self.health.routes(),
         ]
 
@@ -269,7 +280,9 @@ class Receiver:
         return [Rate(max(round(one.count * max(factor, 1.0)), 1), one.seconds) for one in provider.poll_rates]
 
     def _told(self) -> None:
+        """Events were written: deliver them, and show them to who listens."""
         self.notifier.loop.wake()
+        self.stream.loop.wake()
 
     def _admitted(self) -> None:
         self.submissions.loop.wake()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -41,6 +42,9 @@ EVENT_TYPES = JOB_EVENTS + ENDPOINT_EVENTS + PROVIDER_EVENTS
 
 NOTIFIED = frozenset({"job.succeeded", "job.failed", "job.expired", "job.canceled", "job.unconfirmed", "job.overdue"})
 """What a job's own `notify_url` is told."""
+
+
+_BREAKS = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,7 @@ async def tell(
     for happening in happenings:
         position += 1
         event_id = new_id("evt")
-        body = json.dumps(
-            {"type": happening.type, "timestamp": iso(now), "data": happening.data},
-            separators=(",", ":"),
-            ensure_ascii=False,
-        )
+        body = one_line({"type": happening.type, "timestamp": iso(now), "data": happening.data})
         events.append((event_id, position, happening.type, happening.job_id, happening.provider, created, body))
         about = (event_id, happening.type, happening.job_id)
         for endpoint_id, types, providers in wanted:
@@ -113,6 +113,12 @@ async def tell(
             deliveries,
         )
     return len(deliveries)
+
+
+def one_line(told: dict[str, Any]) -> str:
+    """The body of an event: compact JSON with none of the line breaks of any reader, so that a stream can carry it."""
+    text = json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+    return text if text.isascii() else _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def notify_lane(url: str) -> str:

@@ -1,0 +1,70 @@
+"""What downstream tests share: a database with events in it, and a reader of server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+from receiver.database import Database
+from receiver.outbox import Happening, tell
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One event as a client of the stream sees it."""
+
+    position: int
+    type: str
+    body: dict[str, Any]
+    webhook_id: str
+
+
+async def read_frames(response: httpx.Response) -> AsyncIterator[Frame]:
+    """The events of a stream, comments left out."""
+    fields: dict[str, str] = {}
+    async for line in response.aiter_lines():
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+            continue
+        if "data" in fields:
+            yield Frame(int(fields["id"]), fields["event"], json.loads(fields["data"]), fields["webhook-id"])
+        fields = {}
+
+
+async def write_events(
+    database: Database, names: Sequence[str], *, data: dict[str, Any] | None = None, **more: Any
+) -> None:
+    """Tell *names* in one transaction, as the parts of the receiver do."""
+    async with database.write_raw() as db:
+        await tell(db, [Happening(name, data or {"n": n}, **more) for n, name in enumerate(names)], datetime.now(UTC))
+
+
+@contextlib.asynccontextmanager
+async def serving(app: ASGIApp, *, ends_within_seconds: float = 5) -> AsyncIterator[str]:
+    """*app* on a real port; gives its origin. Fails if it does not end in time."""
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=3)
+    server = _Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        async with asyncio.timeout(ends_within_seconds):
+            await task
+
+
+class _Server(uvicorn.Server):
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()

@@ -1,0 +1,237 @@
+"""The event stream and the pages of events, over a real database and, where sockets matter, a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from receiver.api import Bearer
+from receiver.database import Database
+from receiver.downstream import EventsApi
+from receiver.events import ALL, Events
+from receiver.problems import Problem, answer_problem
+from receiver.stream import Stream
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import live, submit, wait_for_state
+from tests.receiver.listening import Frame, read_frames, serving, write_events
+
+TOKEN = "a-token-for-tests"
+
+
+class Served:
+    """The events API alone, on a real port."""
+
+    def __init__(self, database: Database, *, heartbeat_seconds: float = 15.0) -> None:
+        self.database = database
+        self.stopping = asyncio.Event()
+        self.stream = Stream(Events(database), self.stopping, heartbeat_seconds=heartbeat_seconds)
+        api = EventsApi(Events(database), self.stream, ("freepik", "novita"))
+        self.app = Starlette(routes=api.routes(Bearer([TOKEN])), exception_handlers={Problem: answer_problem})
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[httpx.AsyncClient]:
+        following = asyncio.create_task(self.stream.loop.run())
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        try:
+            async with (
+                serving(self.app, ends_within_seconds=2) as origin,
+                httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False) as client,
+            ):
+                try:
+                    yield client
+                finally:
+                    self.stopping.set()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def tell(self, *names: str, **more: str) -> None:
+        await write_events(self.database, names, **more)
+        self.stream.loop.wake()
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    database = await Database.open(tmp_path / "receiver.db")
+    yield Served(database)
+    await database.close()
+
+
+def listen(
+    client: httpx.AsyncClient, after: int | None = None, **params: str
+) -> contextlib.AbstractAsyncContextManager:
+    headers = {"accept": "text/event-stream"} | ({} if after is None else {"last-event-id": str(after)})
+    return client.stream("GET", "/v1/events", headers=headers, params=params, timeout=5)
+
+
+async def take(response: httpx.Response, count: int) -> list[Frame]:
+    frames: list[Frame] = []
+    async with asyncio.timeout(5), contextlib.aclosing(read_frames(response)) as coming:
+        async for frame in coming:
+            frames.append(frame)
+            if len(frames) == count:
+                break
+    return frames
+
+
+async def test_a_client_that_names_no_position_sees_what_happens_from_then_on(served: Served) -> None:
+    async with served.running() as client:
+        await served.tell("job.queued")
+        async with listen(client) as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            assert response.headers["last-event-id"] == "1"
+            await served.tell("job.running", "job.succeeded", job_id="job_1", provider="freepik")
+            frames = await take(response, 2)
+    assert [(frame.position, frame.type) for frame in frames] == [(2, "job.running"), (3, "job.succeeded")]
+    assert set(frames[0].body) == {"type", "timestamp", "data"}
+    assert frames[0].webhook_id.startswith("evt_")
+
+
+@pytest.mark.parametrize("how", ["header", "query"])
+async def test_a_client_resumes_above_the_position_that_it_names(served: Served, how: str) -> None:
+    async with served.running() as client:
+        await served.tell(*["job.queued"] * 5)
+        at = {"after": 3} if how == "header" else {"last_event_id": "3"}
+        async with listen(client, **at) as response:
+            assert [frame.position for frame in await take(response, 2)] == [4, 5]
+
+
+async def test_the_stream_and_the_pages_filter_alike(served: Served) -> None:
+    async with served.running() as client:
+        await served.tell("job.queued", "job.running", job_id="job_1", provider="freepik")
+        await served.tell("job.queued", "job.running", job_id="job_2", provider="novita")
+        for params, wanted in (
+            ({"type": "job.running"}, [2, 4]),
+            ({"provider": "novita"}, [3, 4]),
+            ({"job": "job_1"}, [1, 2]),
+            ({"type": "job.queued,job.running", "provider": "freepik"}, [1, 2]),
+        ):
+            page = (await client.get("/v1/events", params=params)).json()
+            assert [item["position"] for item in page["items"]] == wanted
+            async with listen(client, 0, **params) as response:
+                assert [frame.position for frame in await take(response, len(wanted))] == wanted
+
+
+async def test_pages_lead_through_all_events_once_and_in_order(served: Served) -> None:
+    async with served.running() as client:
+        await served.tell(*["job.queued"] * 7)
+        seen, cursor = [], "0"
+        while cursor is not None:
+            page = (await client.get("/v1/events", params={"cursor": cursor, "limit": "3"})).json()
+            seen += page["items"]
+            cursor = page["next"]
+    assert [item["position"] for item in seen] == [1, 2, 3, 4, 5, 6, 7]
+    assert set(seen[0]) == {"position", "id", "type", "job_id", "provider", "created_at", "timestamp", "data"}
+
+
+@pytest.mark.parametrize("params", [{"type": "job.exploded"}, {"after": "x"}, {"limit": "0"}, {"provider": "nobody"}])
+async def test_a_filter_that_can_not_be_is_refused_in_words(served: Served, params: dict[str, str]) -> None:
+    async with served.running() as client:
+        for accept in ("application/json", "text/event-stream"):
+            if accept == "text/event-stream" and "limit" in params:
+                continue
+            answer = await client.get("/v1/events", params=params, headers={"accept": accept})
+            assert answer.status_code == 422
+            assert answer.json()["field"] in params
+
+
+async def test_silence_is_filled_with_heartbeats(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "receiver.db")
+    async with Served(database, heartbeat_seconds=0.05).running() as client, listen(client) as response:
+        lines = response.aiter_lines()
+        async with asyncio.timeout(5):
+            assert [line async for line in _until(lines, ": heartbeat")]
+        await response.aclose()
+    await database.close()
+
+
+async def _until(lines: AsyncIterator[str], wanted: str) -> AsyncIterator[str]:
+    async for line in lines:
+        if line == wanted:
+            yield line
+            return
+
+
+async def test_open_streams_end_at_once_when_the_receiver_stops(served: Served) -> None:
+    async with served.running() as client, listen(client) as response:
+        frames = read_frames(response)
+        await served.tell("job.queued")
+        assert (await anext(frames)).position == 1
+        served.stopping.set()
+        served.stream.loop.wake()
+        async with asyncio.timeout(2):
+            assert [frame async for frame in frames] == []
+
+
+async def test_a_client_that_went_away_is_forgotten(served: Served) -> None:
+    async with served.running() as client:
+        async with listen(client) as response:
+            await served.tell("job.queued")
+            await take(response, 1)
+            assert served.stream.clients == 1
+        async with asyncio.timeout(5):
+            while served.stream.clients:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_does_not_read_holds_one_batch_and_no_more(served: Served) -> None:
+    """The generator is pulled by the socket: what is not pulled is not read from the database either."""
+    for _ in range(20):
+        await write_events(served.database, ["job.queued"] * 100, data={"pad": "x" * 1000})
+    frames = served.stream.frames(0, ALL)
+    opening = await anext(frames)
+    batch = await anext(frames)
+    assert opening.startswith(b":")
+    assert batch.count(b"event: job.queued") == 100
+    assert len(served.stream._recent) <= 500
+    await frames.aclose()
+    assert served.stream.clients == 0
+
+
+async def test_text_that_some_readers_take_for_a_line_break_stays_inside_its_event(served: Served) -> None:
+    strange = "a\u2028b\u2029c\x85d\ne\rf\x1dg\ud800h"
+    async with served.running() as client:
+        await write_events(served.database, ["job.queued"], data={"text": strange})
+        async with listen(client, 0) as response:
+            (frame,) = await take(response, 1)
+    assert frame.body["data"]["text"] == strange
+
+
+async def test_a_client_cut_off_fifty_times_under_load_sees_every_event_once_in_order(served: Served) -> None:
+    total, seen, cuts = 3000, list[int](), 0
+    async with served.running() as client:
+
+        async def load() -> None:
+            for _ in range(total // 10):
+                await served.tell(*["job.running"] * 10)
+                await asyncio.sleep(0.002)
+
+        loading = asyncio.create_task(load())
+        while len(seen) < total:
+            async with listen(client, seen[-1] if seen else 0) as response:
+                last_round = cuts >= 50
+                async with contextlib.aclosing(read_frames(response)) as coming:
+                    async for frame in coming:
+                        seen.append(frame.position)
+                        if len(seen) == total or (not last_round and len(seen) >= total * (cuts + 1) // 52):
+                            break
+            cuts += 1
+        await loading
+    assert cuts > 50
+    assert seen == list(range(1, total + 1))
+
+
+async def test_the_story_of_a_job_comes_over_the_stream_of_a_real_receiver(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _), receiver.client() as client:
+        async with client.stream("GET", "/v1/events", headers={"accept": "text/event-stream"}) as response:
+            job = await submit(client, "freepik", picture_bytes(120, 90))
+            frames = await take(response, 4)
+        await wait_for_state(client, job["id"], "succeeded", kept=True)
+        assert [frame.type for frame in frames] == ["job.queued", "job.running", "job.succeeded", "job.images_kept"]
+        assert all(frame.body["data"]["id"] == job["id"] for frame in frames)
