@@ -1,30 +1,66 @@
 """
-uvicorn, as we run it: our own stop, no access log.
+uvicorn, as we run it: a socket of our own, our own stop, no access log.
 
 A signal sets `stopping` before uvicorn begins to wait for connections, so that open event streams end by themselves;
-what still hangs after a few seconds is cut. All of it fits into ten seconds.
+what still hangs after a few seconds is cut. All of it fits into ten seconds. A stop that was asked for is a success: the
+exit status is 0, where uvicorn would die of the signal again. Should something hang that can't be cut (a thread in a
+dead file system), the process is ended all the same: whatever must not be lost is on disk at every moment.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import FrameType
+from typing import Any
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+log = structlog.get_logger("receiver.server")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LAST_RESORT_SECONDS = 9.5
+
 
 class Server(uvicorn.Server):
-    """A uvicorn server that says that it is stopping before it waits."""
+    """A uvicorn server that says that it is stopping before it waits, and that does not die of the signal."""
 
     def __init__(self, config: uvicorn.Config, *, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_stop = on_stop
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._on_stop()
+        if not self.should_exit:
+            last_resort = threading.Timer(_LAST_RESORT_SECONDS, _end_now)
+            last_resort.daemon = True
+            last_resort.start()
         super().handle_exit(sig, frame)
+
+    def stop(self) -> None:
+        """End it as a signal would."""
+        self._on_stop()
+        self.should_exit = True
 
     @property
     def port(self) -> int:
@@ -39,20 +75,70 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.01)
 
 
-def server(
-    app: ASGIApp, *, host: str, port: int, on_stop: Callable[[], None], trusted_proxies: tuple[str, ...] = ()
-) -> Server:
+def server(app: ASGIApp, *, on_stop: Callable[[], None], trusted_proxies: tuple[str, ...] = ()) -> Server:
+    """The server around *app*, for `running`."""
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=list(trusted_proxies),
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=2,
         timeout_keep_alive=30,
         h11_max_incomplete_event_size=64 * 1024,
     )
     return Server(config, on_stop=on_stop)
+
+
+@contextlib.asynccontextmanager
+async def running(made: Server, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """
+    Have *made* answer on *listener* for as long as the block runs; leaving the block stops it and waits.
+
+    Gives the task that ends when a signal has stopped it.
+    """
+    serving = asyncio.create_task(made.serve(sockets=[listener]), name="server")
+    starting = asyncio.create_task(made.wait_started())
+    await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        starting.cancel()
+        await serving
+        raise SystemExit(3)
+    try:
+        yield serving
+    finally:
+        if not serving.done():
+            made.stop()
+        await serving
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError, whose text says what to change."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        raise OSError(f"can't listen on {host} port {port}: {exc.strerror}; try another --port") from exc
+
+
+def origin_of(host: str, listener: socket.socket) -> str:
+    """How the listener is reached from this machine."""
+    port = listener.getsockname()[1]
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "::1" if address.version == 6 else "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """Run *main* on the fastest event loop there is; returns what it returns."""
+    factory = uvicorn.Config(lambda scope: None, log_config=None).get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+def _end_now() -> None:
+    log.error("stop_took_too_long", seconds=_LAST_RESORT_SECONDS, effect="ended without waiting further")
+    os._exit(1)

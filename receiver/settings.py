@@ -8,18 +8,26 @@ Durations are seconds and may be fractional.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from submitter.provider import Rate
-from submitter.providers import PROVIDERS
+from submitter.provider import Provider, Rate
+from submitter.providers import PROVIDERS, build
+from submitter.signatures import parse_secret
+from submitter.vocabulary import Cost
 
 _ENV_FILE = ".env"
+PRICED = ("freepik", "novita", "pixelcut")
+"""Providers whose answers don't say what a job costs."""
 
 
 def _split(value: Any) -> Any:
@@ -51,7 +59,9 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Settings(BaseSettings):
     """The service's own settings, prefix `RECEIVER_`."""
 
-    model_config = SettingsConfigDict(env_prefix="RECEIVER_", env_file=_ENV_FILE, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="RECEIVER_", env_file=_ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     public_url: str | None = Field(
         None,
@@ -134,8 +144,6 @@ class Settings(BaseSettings):
     @field_validator("notify_secrets")
     @classmethod
     def _whsec(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        from submitter.signatures import parse_secret
-
         for secret in value:
             parse_secret(secret.get_secret_value())
         return value
@@ -157,7 +165,7 @@ class Settings(BaseSettings):
 class ProviderSettings(BaseSettings):
     """What every provider can be given, prefix `<NAME>_`."""
 
-    model_config = SettingsConfigDict(env_file=_ENV_FILE, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=_ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
 
     api_key: SecretStr | None = Field(None, description="Without it, jobs for this provider are refused.")
     base_url: str | None = Field(None, description="Where its API is; default: the documented address.")
@@ -198,9 +206,11 @@ class SettingsInvalid(Exception):
         self.problems = problems
 
 
-def load(**overrides: Any) -> tuple[Settings, dict[str, ProviderSettings]]:
+def load(
+    *, providers: Mapping[str, Mapping[str, Any]] | None = None, **overrides: Any
+) -> tuple[Settings, dict[str, ProviderSettings]]:
     """
-    Read the environment and `.env`. *overrides* are field names of `Settings`.
+    Read the environment and `.env`. *overrides* are field names of `Settings`, *providers* those of each provider's.
 
     Raises `SettingsInvalid` with every problem of every setting; a problem never quotes a value.
     """
@@ -214,12 +224,40 @@ def load(**overrides: Any) -> tuple[Settings, dict[str, ProviderSettings]]:
     for name in PROVIDERS:
         prefix = f"{name.upper()}_"
         try:
-            each[name] = ProviderSettings(_env_prefix=prefix)
+            each[name] = ProviderSettings(_env_prefix=prefix, **(providers or {}).get(name, {}))
+            provider_from(name, each[name])
         except ValidationError as exc:
             problems += _explain(exc, prefix)
+        except ValueError as exc:
+            problems.append(f"{prefix}*: {exc}")
     if problems or settings is None:
         raise SettingsInvalid(problems)
     return settings, each
+
+
+def provider_from(name: str, settings: ProviderSettings) -> Provider:
+    """
+    A provider as it is set up; without a key it can still read and verify what comes.
+
+    Raises ValueError for what can't work, without quoting secrets.
+    """
+    specific: dict[str, Any] = {}
+    if name == "freepik":
+        specific["webhook_secrets"] = [one.get_secret_value() for one in settings.webhook_secret]
+        specific["secret_encoding"] = settings.webhook_secret_encoding
+        if settings.api_key_header:
+            specific["api_key_header"] = settings.api_key_header
+    if settings.price is not None and name in PRICED:
+        amount, unit = settings.price.split()
+        specific["price"] = Cost(Decimal(amount), unit)
+    key = settings.api_key.get_secret_value() if settings.api_key else "not-configured"
+    return build(name, api_key=key, base_url=settings.base_url, **specific)
+
+
+def given() -> dict[str, str]:
+    """The names (in capitals) of everything that is set, and where: `environment` or `.env`. Never a value."""
+    names = {name.upper(): _ENV_FILE for name, value in dotenv_values(_ENV_FILE).items() if value is not None}
+    return {**names, **{name.upper(): "environment" for name in os.environ}}
 
 
 def _explain(exc: ValidationError, prefix: str) -> list[str]:

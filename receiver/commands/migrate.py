@@ -1,0 +1,22 @@
+"""`receiver migrate`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import typer
+
+from receiver.database import Database
+from receiver.settings import load
+
+
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    settings, _ = load()
+
+    async def run() -> None:
+        database = await Database.open(settings.database_path)
+        await database.close()
+
+    asyncio.run(run())
+    typer.echo(f"{settings.database_path} is at the newest schema")

@@ -1,0 +1,112 @@
+"""`receiver serve`: the service, one process with everything in it; with `--sandbox` its providers too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Annotated
+
+import structlog
+import typer
+
+from receiver import logs
+from receiver.app import Receiver
+from receiver.commands.sandbox_mark import SandboxMark
+from receiver.configuration import misspelt
+from receiver.server import listen, origin_of, run, running, server
+from receiver.settings import ProviderSettings, Settings, given, load
+from submitter.sandbox import Sandbox
+
+log = structlog.get_logger("receiver")
+
+_TURNAROUND_SECONDS = (1.0, 3.0)
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")]
+WithSandbox = Annotated[
+    bool, typer.Option("--sandbox", help="Stand-ins of all providers in this process: nothing is sent or billed.")
+]
+
+
+def serve(host: Host = "127.0.0.1", port: Port = 8000, sandbox: WithSandbox = False) -> None:
+    """Run the service: one process, everything in it."""
+    settings, each = load()
+    logs.set_up(settings.log_format)
+    raise typer.Exit(run(_serve(settings, each, host, port, with_sandbox=sandbox)))
+
+
+async def _serve(
+    settings: Settings, each: Mapping[str, ProviderSettings], host: str, port: int, *, with_sandbox: bool
+) -> int:
+    async with served(settings, each, host=host, port=port, with_sandbox=with_sandbox) as live:
+        live.announce()
+        await asyncio.wait({live.ended})
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A receiver that answers at `origin`; `ended` is done when a signal has stopped it."""
+
+    receiver: Receiver
+    origin: str
+    ended: asyncio.Task[None]
+    sandbox: str | None = None
+
+    def announce(self) -> None:
+        """Say where it is. A token that nobody set is shown too, but on a terminal only."""
+        if not sys.stderr.isatty():
+            log.info("serving", url=self.origin, public_url=self.receiver.public_url, sandbox=self.sandbox)
+            return
+        lines = [("receiver", self.origin), ("public URL", self.receiver.public_url or "none: jobs are polled")]
+        if self.sandbox:
+            lines.append(("sandbox", f"{self.sandbox}  (stands in for every provider; nothing is billed)"))
+        if not self.receiver.settings.api_tokens:
+            lines.append(("API token", self.receiver.api_tokens[0]))
+        for name, value in lines:
+            typer.secho(f"{name:>11}  ", nl=False, err=True, bold=True)
+            typer.echo(value, err=True)
+
+
+@contextlib.asynccontextmanager
+async def served(
+    settings: Settings, each: Mapping[str, ProviderSettings], *, host: str, port: int, with_sandbox: bool = False
+) -> AsyncIterator[Served]:
+    """A receiver on *host* and *port*, until the block is left or a signal comes."""
+    for warning in misspelt(given()):
+        log.warning("unknown_setting", detail=warning)
+    async with contextlib.AsyncExitStack() as stack:
+        listener = listen(host, port)
+        stack.callback(listener.close)
+        origin = origin_of(host, listener)
+        mark = SandboxMark(settings.data_dir)
+        sandbox: str | None = None
+        if with_sandbox:
+            mark.check(settings.database_path)
+            sandbox = await stack.enter_async_context(Sandbox(turnaround_seconds=_TURNAROUND_SECONDS).serve())
+            settings, each = in_sandbox(settings, sandbox, origin)
+            stack.enter_context(mark.put(sandbox=sandbox, receiver=origin))
+        elif mark.there:
+            log.warning("sandbox_data", effect="this data directory holds jobs of a sandbox, which no provider knows")
+        receiver = Receiver(settings, each)
+        made = server(receiver.app, on_stop=receiver.stopping.set, trusted_proxies=receiver.settings.trusted_proxies)
+        ended = await stack.enter_async_context(running(made, listener))
+        yield Served(receiver, origin, ended, sandbox)
+
+
+def in_sandbox(settings: Settings, sandbox: str, origin: str) -> tuple[Settings, dict[str, ProviderSettings]]:
+    """*settings* with the stand-ins at *sandbox* as the providers, reachable on this machine's own addresses."""
+    stand_ins = Sandbox().environment(sandbox)
+    providers = {}
+    for name, url in Sandbox.base_urls(sandbox).items():
+        providers[name] = {"base_url": url, "api_key": stand_ins[f"{name.upper()}_API_KEY"]}
+    for field in ("webhook_secret", "webhook_secret_encoding", "api_key_header"):
+        providers["freepik"][field] = stand_ins[f"FREEPIK_{field.upper()}"]
+    _, each = load(providers=providers)
+    here = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    changed = {"allow_networks": (*settings.allow_networks, *here), "public_url": settings.public_url or origin}
+    return settings.model_copy(update=changed), each

@@ -1,0 +1,142 @@
+"""
+Every setting in one list: its name, default and meaning; what is in force, masked, and where it came from.
+
+`receiver config` prints it, and so does the README's table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from receiver.settings import PRICED, ProviderSettings, Settings
+from submitter.providers import PROVIDERS
+
+MASK = "********"
+_GENERATED = {"RECEIVER_SECRET_KEYS", "RECEIVER_API_TOKENS", "RECEIVER_NOTIFY_SECRETS"}
+_ONLY = {"webhook_secret": ("freepik",), "webhook_secret_encoding": ("freepik",), "api_key_header": ("freepik",)}
+_DEFAULTS = {
+    "RECEIVER_DATA_DIR": "./data",
+    "RECEIVER_DATABASE_URL": "SQLite in the data directory",
+    "RECEIVER_SECRET_KEYS": "generated",
+    "RECEIVER_API_TOKENS": "generated",
+    "RECEIVER_NOTIFY_SECRETS": "generated",
+    "RECEIVER_POLL_INTERVAL": "each provider's own",
+    "RECEIVER_MAX_CALLBACK_BYTES": "1048576",
+    "<NAME>_RATE": "the documented limits",
+    "<NAME>_CONCURRENCY": "each provider's own",
+    "<NAME>_BASE_URL": "the documented address",
+    "FREEPIK_API_KEY_HEADER": "x-freepik-api-key",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A setting as it is documented."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A setting as it is now. `origin` is `environment`, `.env`, `default` or `generated`."""
+
+    name: str
+    value: str
+    origin: str
+    meaning: str
+
+
+def known() -> list[Known]:
+    """Every setting there is; what all providers can be given is listed once, as `<NAME>_…`."""
+    found = [_known(f"RECEIVER_{name.upper()}", info) for name, info in Settings.model_fields.items()]
+    for name, info in ProviderSettings.model_fields.items():
+        prefix = "FREEPIK" if _ONLY.get(name) else "<NAME>"
+        found.append(_known(f"{prefix}_{name.upper()}", info))
+    return found
+
+
+def in_force(settings: Settings, each: Mapping[str, ProviderSettings], given: Mapping[str, str]) -> list[InForce]:
+    """Every setting with its value, secrets masked; *given* says what was set and where."""
+    found = [_in_force(f"RECEIVER_{name.upper()}", getattr(settings, name), info, given) for name, info in _fields()]
+    for provider, its in each.items():
+        for name, info in ProviderSettings.model_fields.items():
+            if provider not in _applies_to(name):
+                continue
+            one = _in_force(f"{provider.upper()}_{name.upper()}", getattr(its, name), info, given)
+            if name == "base_url" and its.base_url is None:
+                one = replace(one, value=PROVIDERS[provider].default_base_url)
+            found.append(one)
+    return found
+
+
+def misspelt(given: Iterable[str]) -> list[str]:
+    """A warning for each name that looks like one of ours and is none."""
+    ours = {f"RECEIVER_{name.upper()}" for name in Settings.model_fields}
+    theirs = {f"{p.upper()}_{name.upper()}" for name in ProviderSettings.model_fields for p in _applies_to(name)}
+    warnings = []
+    for name in sorted(given):
+        if name in ours | theirs:
+            continue
+        if name.startswith("RECEIVER_"):
+            near = difflib.get_close_matches(name, ours, n=1, cutoff=0.6)
+        elif name.startswith(tuple(f"{provider.upper()}_" for provider in PROVIDERS)):
+            near = difflib.get_close_matches(name, theirs, n=1, cutoff=0.8)
+            if not near:
+                continue  # the name of a provider is nobody's own; other programs have settings too
+        else:
+            continue
+        warnings.append(f"{name} is no setting of ours" + (f"; is {near[0]} meant?" if near else ""))
+    return warnings
+
+
+def to_markdown() -> str:
+    """The table of all settings."""
+    rows = [f"| `{one.name}` | {_cell(one.default)} | {_cell(one.meaning)} |" for one in known()]
+    return "\n".join(["| name | default | meaning |", "|---|---|---|", *rows])
+
+
+def _fields() -> list[tuple[str, FieldInfo]]:
+    return list(Settings.model_fields.items())
+
+
+def _applies_to(field: str) -> tuple[str, ...]:
+    return PRICED if field == "price" else _ONLY.get(field, tuple(PROVIDERS))
+
+
+def _known(name: str, info: FieldInfo) -> Known:
+    default = _DEFAULTS.get(name) or _shown(info.get_default(call_default_factory=True))
+    return Known(name, default, info.description or "")
+
+
+def _in_force(name: str, value: Any, info: FieldInfo, given: Mapping[str, str]) -> InForce:
+    is_default = value == info.get_default(call_default_factory=True)
+    if name in _GENERATED and is_default:
+        return InForce(name, MASK, "generated", info.description or "")
+    origin = given.get(name, "default" if is_default else "command line")
+    return InForce(name, _shown(value), origin, info.description or "")
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, SecretStr):
+        return MASK
+    if isinstance(value, tuple) and type(value) is tuple:
+        return ",".join(_shown(one) for one in value)
+    if isinstance(value, float):
+        return format(value, "g")
+    if hasattr(value, "count") and hasattr(value, "seconds"):
+        return f"{value.count}/{value.seconds:g}"
+    return str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
