@@ -13,8 +13,6 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import Any
 
 import structlog
 from starlette.applications import Starlette
@@ -46,19 +44,18 @@ from receiver.poller import Poller
 from receiver.problems import Problem, answer_problem, busy
 from receiver.reckoning import Reckoning
 from receiver.secrets_file import generated
-from receiver.settings import ProviderSettings, Settings
+from receiver.settings import ProviderSettings, Settings, provider_from
 from receiver.store import Store
 from receiver.stream import Stream
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
 from submitter.client import Wire
-from submitter.provider import Provider, Rate
-from submitter.providers import PROVIDERS, build
-from submitter.vocabulary import Cost
+from submitter.provider import Rate
+from submitter.providers import PROVIDERS
 
 log = structlog.get_logger("receiver")
 
-_GRACE_SECONDS = 4.0
+_GRACE_SECONDS = 3.0
 
 
 class Receiver:
@@ -307,21 +304,6 @@ class Receiver:
             )
         if not self.configured:
             log.warning("no_provider_configured", remedy="set FREEPIK_API_KEY or another provider's key")
-
-
-def provider_from(name: str, settings: ProviderSettings) -> Provider:
-    """A provider as it is set up; without a key it can still read and verify what comes."""
-    specific: dict[str, Any] = {}
-    if name == "freepik":
-        specific["webhook_secrets"] = [one.get_secret_value() for one in settings.webhook_secret]
-        specific["secret_encoding"] = settings.webhook_secret_encoding
-        if settings.api_key_header:
-            specific["api_key_header"] = settings.api_key_header
-    if settings.price is not None and name in ("freepik", "novita", "pixelcut"):
-        amount, unit = settings.price.split()
-        specific["price"] = Cost(Decimal(amount), unit)
-    key = settings.api_key.get_secret_value() if settings.api_key else "not-configured"
-    return build(name, api_key=key, base_url=settings.base_url, **specific)
 
 
 async def _not_found(request: Request, exc: Exception) -> Response:

@@ -2,8 +2,8 @@
 uvicorn, as we run it: a socket of our own, our own stop, no access log.
 
 A signal sets `stopping` before uvicorn begins to wait for connections, so that open event streams end by themselves;
-what still hangs after a few seconds is cut. All of it fits into ten seconds. A stop that was asked for is a success: the
-exit status is 0, where uvicorn would die of the signal again. Should something hang that can't be cut (a thread in a
+what still hangs after a few seconds is cut. All of it fits into ten seconds. A stop that was asked for is a success, so
+the exit status is 0, where uvicorn would die of the signal again. Should something hang for good (a thread in a
 dead file system), the process is ended all the same: whatever must not be lost is on disk at every moment.
 """
 
