@@ -91,7 +91,7 @@ class LiveReceiver:
             )
         if ready:
             async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
-                await eventually(lambda: _is_ready(client, self.process), seconds=30)
+                await eventually(lambda: _is_ready(client, self.process, lambda: self.log), seconds=30)
 
     async def stop(self) -> int:
         """SIGTERM, and wait. Returns the exit status."""
@@ -179,9 +179,11 @@ async def eventually(
         await asyncio.sleep(0.02)
 
 
-async def _is_ready(client: httpx.AsyncClient, process: asyncio.subprocess.Process | None) -> bool:
+async def _is_ready(
+    client: httpx.AsyncClient, process: asyncio.subprocess.Process | None, log: Callable[[], str]
+) -> bool:
     if process is not None and process.returncode is not None:
-        raise AssertionError(f"the receiver ended with {process.returncode}")
+        raise AssertionError(f"the receiver ended with {process.returncode}: {log()[-2000:]}")
     try:
         return (await client.get("/readyz")).status_code == 200
     except httpx.TransportError:

@@ -42,7 +42,8 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, sandbox: WithSandbox = Fa
 async def _serve(
     settings: Settings, each: Mapping[str, ProviderSettings], host: str, port: int, *, with_sandbox: bool
 ) -> int:
-    async with served(settings, each, host=host, port=port, with_sandbox=with_sandbox) as live:
+    sandbox = Sandbox(turnaround_seconds=_TURNAROUND_SECONDS) if with_sandbox else None
+    async with served(settings, each, host=host, port=port, sandbox=sandbox) as live:
         live.announce()
         await asyncio.wait({live.ended})
     return 0
@@ -74,9 +75,14 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(
-    settings: Settings, each: Mapping[str, ProviderSettings], *, host: str, port: int, with_sandbox: bool = False
+    settings: Settings,
+    each: Mapping[str, ProviderSettings],
+    *,
+    host: str,
+    port: int,
+    sandbox: Sandbox | None = None,
 ) -> AsyncIterator[Served]:
-    """A receiver on *host* and *port*, until the block is left or a signal comes."""
+    """A receiver on *host* and *port*, with *sandbox* as its providers, until the block is left or a signal comes."""
     for warning in misspelt(given()):
         log.warning("unknown_setting", detail=warning)
     async with contextlib.AsyncExitStack() as stack:
@@ -84,18 +90,18 @@ async def served(
         stack.callback(listener.close)
         origin = origin_of(host, listener)
         mark = SandboxMark(settings.data_dir)
-        sandbox: str | None = None
-        if with_sandbox:
+        stand_ins: str | None = None
+        if sandbox is not None:
             mark.check(settings.database_path)
-            sandbox = await stack.enter_async_context(Sandbox(turnaround_seconds=_TURNAROUND_SECONDS).serve())
-            settings, each = in_sandbox(settings, sandbox, origin)
-            stack.enter_context(mark.put(sandbox=sandbox, receiver=origin))
+            stand_ins = await stack.enter_async_context(sandbox.serve())
+            settings, each = in_sandbox(settings, stand_ins, origin)
+            stack.enter_context(mark.put(sandbox=stand_ins, receiver=origin))
         elif mark.there:
             log.warning("sandbox_data", effect="this data directory holds jobs of a sandbox, which no provider knows")
         receiver = Receiver(settings, each)
         made = server(receiver.app, on_stop=receiver.stopping.set, trusted_proxies=receiver.settings.trusted_proxies)
         ended = await stack.enter_async_context(running(made, listener))
-        yield Served(receiver, origin, ended, sandbox)
+        yield Served(receiver, origin, ended, stand_ins)
 
 
 def in_sandbox(settings: Settings, sandbox: str, origin: str) -> tuple[Settings, dict[str, ProviderSettings]]:
