@@ -1,0 +1,70 @@
+"""Nothing that opens a door is ever printed: tokens, keys, secrets, signed links, prompts, payloads."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+
+from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Faults, Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import TOKEN, free_port, live, submit, wait_for_state
+
+PROMPT = "a very private prompt about a dog in space"
+
+
+async def test_no_secret_is_printed_whatever_happens_to_the_jobs(tmp_path: Path) -> None:
+    faults = Faults(duplicate=0.5, forge=0.5, busy=1, bad_gateway=1, dead_links=1, fail=1, hang=1, hang_seconds=1)
+    sandbox = Sandbox(seed=3, turnaround_seconds=(0.05, 0.2), faults=faults)
+    async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
+        notify = f"http://127.0.0.1:{free_port()}/hook?secret=in-the-notify-url"
+        jobs = [
+            await submit(
+                client,
+                provider,
+                picture_bytes(96, 96),
+                options={"prompt": PROMPT} if provider == "freepik" else {},
+                notify_url=notify,
+            )
+            for provider in ("freepik", "apixo", "novita", "upscayl", "pixelcut")
+            for _ in range(3)
+        ]
+        states = [
+            (await wait_for_state(client, job["id"], "succeeded", "failed", "unconfirmed", seconds=40))["state"]
+            for job in jobs
+        ]
+        assert len(set(states)) > 1, "the faults were meant to bring several outcomes"
+        callback_urls = [task.callback_url for task in sandbox.tasks if task.callback_url]
+        async with httpx.AsyncClient(trust_env=False) as stranger:
+            for url in callback_urls:
+                await stranger.post(url, content=b'{"payload-marker": "\xff')
+                await stranger.post(f"{url}x", content=b"{}")
+            await stranger.get(f"{receiver.url}/v1/jobs", headers={"authorization": "Bearer wrong-token-marker"})
+        await asyncio.sleep(0.5)
+        shown = [(await client.get(f"/v1/jobs/{job['id']}/evidence")).text for job in jobs]
+        links = [image["source_url"] for job in jobs for image in (await _job(client, job))["images"]]
+    printed = receiver.log
+    tokens = [url.rpartition("/")[2] for url in callback_urls]
+    assert tokens
+    assert links
+    secrets = [
+        *tokens,
+        *links,
+        *API_KEYS.values(),
+        FREEPIK_WEBHOOK_SECRET,
+        TOKEN,
+        receiver.notify_secret,
+        receiver.notify_secret.removeprefix("whsec_"),
+        PROMPT,
+        "in-the-notify-url",
+        "payload-marker",
+        "wrong-token-marker",
+    ]
+    assert [secret for secret in secrets if secret in printed] == []
+    assert "callback" in printed, "the log was read, and something was in it"
+    for token in tokens:
+        assert all(token not in text for text in shown), "the API redacts capability URLs in evidence"
+
+
+async def _job(client: httpx.AsyncClient, job: dict[str, object]) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = (await client.get(f"/v1/jobs/{job['id']}")).json()
+    return found
