@@ -209,9 +209,7 @@ class _Show:
             for problem in problems:
                 self.console.print(f"[red]{problem}[/red]", highlight=False)
             return False
-        self.console.print(
-            f"[green]{len(self.jobs)} of {len(self.jobs)} jobs succeeded; all notifications verified[/green]"
-        )
+        self.console.print(f"[green]all {len(self.jobs)} jobs succeeded, their notifications verified[/green]")
         return True
 
     def _told(self, job: dict[str, Any]) -> bool:

@@ -1,0 +1,57 @@
+"""`receiver demo`, as a new user runs it."""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.live import ROOT
+
+
+@pytest.mark.parametrize("options", [(), ("--faults",)], ids=["as it should be", "with faults"])
+async def test_the_demo_ends_with_five_kept_and_verified_results(options: tuple[str, ...], tmp_path: Path) -> None:
+    status, printed = await _demo(*options, directory=tmp_path)
+    assert status == 0, printed
+    assert "all 5 jobs succeeded" in re.sub(r"\s+", " ", printed)
+    results = sorted((tmp_path / "upscaled").iterdir())
+    assert [path.stem for path in results] == ["apixo", "freepik", "novita", "pixelcut", "upscayl"]
+    for path in results:
+        with Image.open(path) as image:
+            assert image.width >= 1280
+
+
+async def test_the_demo_takes_a_picture_of_ones_own(tmp_path: Path) -> None:
+    Image.new("RGB", (100, 80), "teal").save(tmp_path / "mine.png")
+    status, printed = await _demo("--image", "mine.png", "--out", "here", directory=tmp_path)
+    assert status == 0, printed
+    with Image.open(next((tmp_path / "here").glob("freepik.*"))) as image:
+        assert image.size == (200, 160)
+
+
+async def test_the_demo_says_what_is_wrong_with_a_file_that_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "mine.png").write_text("not a picture")
+    status, printed = await _demo("--image", "mine.png", directory=tmp_path)
+    assert status == 2
+    assert "mine.png" in printed
+    assert "Traceback" not in printed
+
+
+async def _demo(*options: str, directory: Path) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from receiver.cli import main; main()",
+        "demo",
+        *options,
+        cwd=directory,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(directory)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, output.decode()

@@ -1,0 +1,46 @@
+"""What the house promises about its own rooms."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT_READERS = {"receiver/settings.py", "submitter/cli.py"}
+
+
+def test_only_two_files_read_the_environment() -> None:
+    readers = set()
+    for path in [*(ROOT / "receiver").rglob("*.py"), *(ROOT / "submitter").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {
+                isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv"),
+                isinstance(node, ast.Name) and node.id in ("environ", "getenv", "BaseSettings"),
+                isinstance(node, ast.keyword) and node.arg == "envvar",
+            }
+            if any(names):
+                readers.add(path.relative_to(ROOT).as_posix())
+    assert readers <= ENVIRONMENT_READERS
+
+
+def test_a_provider_is_one_file_a_line_and_its_stand_in() -> None:
+    """Nothing else in the two packages knows a provider's wire: its paths and its words."""
+    wires = ("generateTask", "start-task", "async/upscale", "ai/image-upscaler", "/v1/upscale")
+    for path in [*(ROOT / "receiver").rglob("*.py"), *(ROOT / "submitter").rglob("*.py")]:
+        place = path.relative_to(ROOT).as_posix()
+        if place.startswith(("submitter/providers/", "submitter/sandbox/")):
+            continue
+        text = path.read_text()
+        assert [wire for wire in wires if wire in text] == [], place
+
+
+def test_the_top_level_holds_what_it_should() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {line.partition("/")[0] for line in listed.splitlines()}
+    assert {name for name in top if not name.startswith(".")} == {
+        "pyproject.toml",
+        "README.md",
+        "receiver",
+        "submitter",
+        "tests",
+        "deploy",
+    }
