@@ -26,7 +26,8 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
 import httpx
@@ -201,24 +202,32 @@ def json_body(callback: Callback, *, max_depth: int = 32) -> Any:
 
 
 def retry_after_seconds(response: httpx.Response, *, cap: float = 3600.0) -> float | None:
-    """`Retry-After` in seconds (or its date, against the answer's own `Date`), capped; None if absent or senseless."""
+    """
+    `Retry-After` in seconds, capped; None if absent or senseless.
+
+    A date counts from the answer's own `Date`, from our clock if it has none.
+    """
     from_header = response.headers.get("retry-after", "").strip()
     if not from_header:
         return None
     try:
         seconds = float(from_header)
     except ValueError:
-        from email.utils import parsedate_to_datetime
-
-        try:
-            until = parsedate_to_datetime(from_header)
-            since = parsedate_to_datetime(response.headers.get("date", ""))
-            seconds = (until - since).total_seconds()
-        except (TypeError, ValueError):
+        until, since = _date(from_header), _date(response.headers.get("date", ""))
+        if until is None:
             return None
+        seconds = (until - (since or datetime.now(UTC))).total_seconds()
     if not seconds >= 0:
         return None
     return min(seconds, cap)
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 def refusal(
