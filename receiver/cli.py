@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from receiver.commands import config, migrate, serve
+from receiver.commands import config, demo, jobs, migrate, serve
 from receiver.settings import SettingsInvalid
 
 cli = typer.Typer(
@@ -15,9 +15,11 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Receive, verify, keep and pass on what AI upscaling APIs answer.",
 )
+cli.command()(demo.demo)
 cli.command()(serve.serve)
 cli.command()(migrate.migrate)
 cli.command()(config.config)
+cli.add_typer(jobs.jobs, name="jobs")
 
 
 def main() -> None:

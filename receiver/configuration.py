@@ -86,7 +86,7 @@ def misspelt(given: Iterable[str]) -> list[str]:
         if name in ours | theirs:
             continue
         if name.startswith("RECEIVER_"):
-            near = difflib.get_close_matches(name, ours, n=1, cutoff=0.6)
+            near = difflib.get_close_matches(name, ours, n=1, cutoff=0.75)
         elif name.startswith(tuple(f"{provider.upper()}_" for provider in PROVIDERS)):
             near = difflib.get_close_matches(name, theirs, n=1, cutoff=0.8)
             if not near:

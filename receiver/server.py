@@ -115,8 +115,8 @@ async def running(made: Server, listener: socket.socket) -> AsyncIterator[asynci
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError, whose text says what to change."""
-    # With its protocol named, asyncio turns Nagle's algorithm off on what it accepts; `socket.create_server` names none,
-    # and every answer on a reused connection would come 40 ms late.
+    # With its protocol named, asyncio turns Nagle's algorithm off on what it accepts; `socket.create_server` names
+    # none, and every answer on a reused connection would come 40 ms late.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:

@@ -1,0 +1,203 @@
+"""`receiver jobs`: list, show, explain, watch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from receiver.commands.opening import open_database
+from receiver.explaining import Line, Timeline, explain
+from receiver.jobs import Job, KeptImage
+from receiver.store import Store
+from submitter.vocabulary import State
+
+jobs = typer.Typer(no_args_is_help=True, help="Look at jobs.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobId = Annotated[str, typer.Argument(help="The job's id, job_…")]
+
+_STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "expired": "red",
+    "canceled": "dim",
+    "unconfirmed": "yellow",
+    "running": "cyan",
+    "sending": "cyan",
+}
+
+
+@jobs.command(name="list")
+def list_jobs(
+    state: Annotated[list[State] | None, typer.Option(help="Only these states; may be repeated.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only this provider's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The newest jobs."""
+
+    async def run() -> None:
+        async with open_database() as database:
+            found = await Store(database).jobs(
+                states=[one.value for one in state or ()], provider=provider, limit=limit
+            )
+        if as_json:
+            _print_json({"items": [job.to_json(images) for job, images in found]})
+        else:
+            Console().print(_table(found, datetime.now(UTC)))
+
+    asyncio.run(run())
+
+
+@jobs.command()
+def show(job_id: JobId, as_json: AsJson = False) -> None:
+    """One job, all its fields."""
+
+    async def run() -> None:
+        async with open_database() as database:
+            found = await Store(database).job(job_id)
+        if found is None:
+            raise _no_such_job(job_id)
+        job, images = found
+        shown = job.to_json(images)
+        if as_json:
+            _print_json(shown)
+            return
+        table = Table.grid(padding=(0, 2))
+        for name, value in shown.items():
+            if value not in (None, {}, []):
+                table.add_row(Text(name, style="bold"), Text(value if isinstance(value, str) else json.dumps(value)))
+        Console().print(table)
+
+    asyncio.run(run())
+
+
+@jobs.command(name="explain")
+def explain_job(job_id: JobId, as_json: AsJson = False) -> None:
+    """One timeline: what came, what was made of it, who was told, and what happens next and when."""
+
+    async def run() -> None:
+        async with open_database() as database:
+            timeline = await explain(database, job_id, datetime.now(UTC))
+        if timeline is None:
+            raise _no_such_job(job_id)
+        if as_json:
+            _print_json(timeline.to_json())
+        else:
+            _print_timeline(timeline)
+
+    asyncio.run(run())
+
+
+@jobs.command()
+def watch(
+    job_ids: Annotated[
+        list[str] | None, typer.Argument(help="Watch these, until all have ended. Default: the newest.")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the database.")] = 1.0,
+) -> None:
+    """A live table, until interrupted or, with ids, until those jobs have ended."""
+
+    async def run() -> None:
+        async with open_database() as database:
+            store = Store(database)
+            with Live(console=Console(), auto_refresh=False, transient=False) as screen:
+                while True:
+                    found = await _watched(store, job_ids)
+                    screen.update(Group(_table(found, datetime.now(UTC)), _counts(found)), refresh=sys.stdout.isatty())
+                    if job_ids and all(job.state.terminal for job, _ in found):
+                        screen.refresh()
+                        return
+                    await asyncio.sleep(every)
+
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+async def _watched(store: Store, job_ids: Sequence[str] | None) -> list[tuple[Job, list[KeptImage]]]:
+    if not job_ids:
+        return await store.jobs(limit=20)
+    found = [(job_id, await store.job(job_id)) for job_id in job_ids]
+    for job_id, one in found:
+        if one is None:
+            raise _no_such_job(job_id)
+    return [one for _, one in found if one is not None]
+
+
+def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> Table:
+    table = Table(
+        "job", "provider", "state", "age", "by", "images", "note", box=None, pad_edge=False, header_style="bold"
+    )
+    for job, images in found:
+        note = job.error.message if job.error else job.trouble or ""
+        table.add_row(
+            job.id,
+            job.provider,
+            Text(job.state.value, style=_STYLES.get(job.state.value, "")),
+            _age(job, now),
+            job.settled_by.value if job.settled_by else "",
+            f"{sum(one.kept for one in images)}/{len(images)}" if images else "",
+            note[:60],
+        )
+    return table
+
+
+def _counts(found: Sequence[tuple[Job, Sequence[KeptImage]]]) -> Text:
+    counts: dict[str, int] = {}
+    for job, _ in found:
+        counts[job.state.value] = counts.get(job.state.value, 0) + 1
+    return Text("  ".join(f"{count} {state}" for state, count in sorted(counts.items())), style="dim")
+
+
+def _age(job: Job, now: datetime) -> str:
+    seconds = ((job.finished_at or now) - job.created_at).total_seconds()
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.0f} h"
+    )
+
+
+def _print_timeline(timeline: Timeline) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    job = timeline.job
+    console.print(Text(f"{job.id}  {job.provider}  {job.state.value}", style="bold"))
+    began = job.created_at
+    for line in timeline.past:
+        console.print(_line(line, began, "  "))
+    if not timeline.next:
+        console.print(Text("next: nothing; it is over", style="dim"))
+    for line in timeline.next:
+        console.print(_line(line, began, "→ ", style="cyan"))
+
+
+def _line(line: Line, began: datetime, mark: str, style: str = "") -> Text:
+    when = (
+        "at any time"
+        if line.at is None
+        else f"{line.at:%Y-%m-%d %H:%M:%S}Z {(line.at - began).total_seconds():+9.3f} s"
+    )
+    return Text.assemble((mark, style), (f"{when:<34}", "dim"), (f"{line.what:<12}", "bold"), (line.text, style))
+
+
+def _no_such_job(job_id: str) -> typer.Exit:
+    typer.echo(f"there is no job {job_id}", err=True)
+    return typer.Exit(1)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,26 @@
+"""The database of the settings in force, for commands that read it directly."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import typer
+
+from receiver.database import Database
+from receiver.settings import Settings, load
+
+
+@contextlib.asynccontextmanager
+async def open_database(settings: Settings | None = None) -> AsyncIterator[Database]:
+    """Open what is there; a database that is not there is a mistake, and not made."""
+    settings = settings or load()[0]
+    path = settings.database_path
+    if not path.exists():
+        typer.echo(f"there is no database at {path}; is RECEIVER_DATA_DIR right? `receiver serve` makes it", err=True)
+        raise typer.Exit(1)
+    database = await Database.open(path)
+    try:
+        yield database
+    finally:
+        await database.close()

@@ -1,0 +1,228 @@
+"""
+One job's whole way as a timeline: what came, what was made of it, who was told, and what happens next and when.
+
+Everything is read from the tables; nothing is guessed. Lines hold no URL with a token, no payload and no prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from receiver.database import Database
+from receiver.evidence import Evidence, EvidenceLog
+from receiver.jobs import Job, Source, Verdict, iso
+from receiver.presenting import redact
+from receiver.rows import from_us, moment
+from receiver.store import Store
+from submitter.vocabulary import State
+
+_MOST_EVIDENCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Something that happened, or will happen. `what` is one word; `at` None: nobody can say when."""
+
+    at: datetime | None
+    what: str
+    text: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"at": iso(self.at), "what": self.what, "text": self.text, **self.facts}
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The way so far, oldest first, and what comes next."""
+
+    job: Job
+    past: Sequence[Line]
+    next: Sequence[Line]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "job": self.job.to_json(()),
+            "timeline": [line.to_json() for line in self.past],
+            "next": [line.to_json() for line in self.next],
+        }
+
+
+async def explain(database: Database, job_id: str, now: datetime) -> Timeline | None:
+    """The timeline of a job, or None if there is no such job."""
+    found = await Store(database).job(job_id)
+    if found is None:
+        return None
+    job, _ = found
+    past = _own(job)
+    coming = []
+    after = 0
+    while page := await EvidenceLog(database).of(job_id, after=after, limit=100):
+        past += [_evidence(one) for one in page]
+        after = page[-1].id or 0
+        if len(page) < 100 or len(past) > _MOST_EVIDENCE:
+            break
+    async with database.read() as connection:
+        rows = await connection.exec_driver_sql(
+            "SELECT type, id, position, created_at FROM events WHERE job_id = ? ORDER BY position", (job_id,)
+        )
+        past += [
+            Line(moment(row[3]), "event", f"{row[0]} told", {"type": row[0], "event": row[1], "position": row[2]})
+            for row in rows
+        ]
+        rows = await connection.exec_driver_sql(
+            "SELECT n, state, tries, trouble, kept_at, next_at, bytes FROM images WHERE job_id = ? ORDER BY n",
+            (job_id,),
+        )
+        for row in rows:
+            (coming if row[1] == "wanted" else past).append(_image(row))
+        rows = await connection.exec_driver_sql(
+            "SELECT d.id, d.event_type, coalesce(d.endpoint_id, 'notify URL'), coalesce(e.url, d.url), a.started_at,"
+            " a.seconds, a.status, a.error FROM deliveries d JOIN attempts a ON a.delivery_id = d.id"
+            " LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.job_id = ? ORDER BY a.id",
+            (job_id,),
+        )
+        past += [_attempt(row) for row in rows]
+        rows = await connection.exec_driver_sql(
+            "SELECT d.id, d.event_type, coalesce(d.endpoint_id, 'notify URL'), coalesce(e.url, d.url), d.state,"
+            " d.tries, d.next_at, d.finished_at, d.last_error"
+            " FROM deliveries d LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.job_id = ?"
+            " AND d.state IN ('pending', 'given_up', 'dropped')",
+            (job_id,),
+        )
+        for row in rows:
+            (coming if row[4] == "pending" else past).append(_delivery(row))
+        paused = (
+            await connection.exec_driver_sql(
+                "SELECT paused_reason, probe_at FROM providers WHERE name = ? AND paused_at IS NOT NULL",
+                (job.provider,),
+            )
+        ).first()
+    past.sort(key=lambda line: line.at or now)
+    return Timeline(job, past, [*_next(job, paused, now), *coming])
+
+
+def _own(job: Job) -> list[Line]:
+    lines = [Line(job.created_at, "queued", f"recorded, to be sent to {job.provider}")]
+    if job.resubmit_of:
+        lines[0] = Line(job.created_at, "queued", f"recorded again, after {job.resubmit_of}")
+    if job.sent_at:
+        awaits = "with a callback URL" if job.awaits_callback else "without a callback URL"
+        lines.append(
+            Line(job.sent_at, "submit", f"the submit call left, {awaits} (try {job.tries})", {"try": job.tries})
+        )
+    if job.overdue_at:
+        lines.append(Line(job.overdue_at, "overdue", "noticed as overdue"))
+    if job.late_at:
+        lines.append(Line(job.late_at, "late", "a result came after the job had ended; it is kept"))
+    if job.finished_at:
+        by = f", settled by {_CHANNELS[job.settled_by]}" if job.settled_by else ""
+        why = f": {job.error.message}" if job.error else ""
+        lines.append(Line(job.finished_at, job.state.value, f"ended as {job.state}{by}{redact(why)}"))
+    return lines
+
+
+_CHANNELS = {Source.CALLBACK: "a callback", Source.POLL: "a look", Source.RESPONSE: "the answer to the submit call"}
+_VERDICTS = {
+    Verdict.RECEIVED: "not read yet",
+    Verdict.BELIEVED: "believed",
+    Verdict.HINT: "a hint: not trusted enough to change the job, so its look was made due",
+    Verdict.DUPLICATE: "known already",
+    Verdict.LATE: "too late: the job had ended",
+    Verdict.IGNORED: "ignored: it is about another task, or about none",
+    Verdict.UNREADABLE: "unreadable",
+    Verdict.REFUSED: "refused",
+}
+
+
+def _evidence(one: Evidence) -> Line:
+    verdict = _VERDICTS[one.verdict]
+    note = redact(one.note) if one.note else None
+    facts: dict[str, Any] = {
+        "evidence": one.id,
+        "verdict": one.verdict.value,
+        "trust": None if one.trust is None else one.trust.value,
+        "status": one.status,
+        "peer": one.peer,
+        "note": note,
+        "bytes": len(one.body),
+        "read_at": iso(one.read_at),
+    }
+    if one.source is Source.CALLBACK:
+        trust = f", trust {one.trust.value}" if one.trust else ""
+        peer = f" from {one.peer}" if one.peer else ""
+        why = f" ({note})" if note else ""
+        return Line(one.received_at, "callback", f"callback{peer}{trust}: {verdict}{why}", facts)
+    if one.source is Source.POLL:
+        why = f", {note}" if note else ""
+        return Line(one.received_at, "look", f"look{why}: answered {one.status}, {verdict}", facts)
+    return Line(one.received_at, "answer", f"the submit call was answered {one.status}: {verdict}", facts)
+
+
+def _image(row: Sequence[Any]) -> Line:
+    n, state, tries, trouble, kept_at, next_at, size = row
+    facts = {"n": n, "state": state, "tries": tries, "trouble": trouble}
+    if state == "kept":
+        return Line(from_us(kept_at), "image", f"image {n} kept, {size} bytes", facts)
+    if state == "lost":
+        return Line(from_us(kept_at), "image", f"image {n} lost: {trouble}", facts)
+    before = f", after {tries} tries ({trouble})" if tries else ""
+    return Line(from_us(next_at), "image", f"image {n} is fetched{before}", facts)
+
+
+def _attempt(row: Sequence[Any]) -> Line:
+    delivery, kind, to, url, started_at, seconds, status, error = row
+    came = error or f"answered {status}"
+    text = f"{kind} to {to} at {_host(url)}: {came}, after {seconds:.2f} s"
+    return Line(moment(started_at), "delivery", text, {"delivery": delivery, "status": status, "error": error})
+
+
+def _delivery(row: Sequence[Any]) -> Line:
+    delivery, kind, to, url, state, tries, next_at, finished_at, error = row
+    facts = {"delivery": delivery, "state": state, "tries": tries}
+    if state == "pending":
+        again = f", try {tries + 1}" if tries else ""
+        return Line(from_us(next_at), "delivery", f"{kind} is delivered to {to} at {_host(url)}{again}", facts)
+    return Line(from_us(finished_at), "delivery", f"{kind} to {to} was {state.replace('_', ' ')}: {error}", facts)
+
+
+def _next(job: Job, paused: Any, now: datetime) -> list[Line]:
+    """What the job itself waits for."""
+    match job.state:
+        case State.QUEUED if paused is not None:
+            return [Line(from_us(paused[1]), "probe", f"{job.provider} is paused ({paused[0]}); one job probes it")]
+        case State.QUEUED:
+            trouble = f" again ({redact(job.trouble)})" if job.trouble else ""
+            return [Line(max(job.retry_at or now, now), "submit", f"it is sent{trouble} when its turn comes")]
+        case State.SENDING:
+            return [Line(None, "answer", "its submit call is on its way; no answer makes it unconfirmed")]
+        case State.RUNNING | State.UNCONFIRMED:
+            return _waiting(job)
+        case _ if job.look_at is not None:
+            return [Line(job.look_at, "look", "a last look, for a late result")]
+        case _:
+            return []
+
+
+def _waiting(job: Job) -> list[Line]:
+    lines = []
+    if job.awaits_callback:
+        lines.append(Line(None, "callback", "its callback, at any time"))
+    if job.look_at is not None:
+        why = "to confirm what a callback said" if job.hinted_at else "if nothing came till then"
+        lines.append(Line(job.look_at, "look", f"look {job.looks + 1}, {why}"))
+    if job.state is State.UNCONFIRMED:
+        lines.append(
+            Line(None, "operator", "it may be running and billed: wait for a callback, or resubmit or abandon it")
+        )
+    elif job.deadline_at is not None:
+        lines.append(Line(job.deadline_at, "expired", "one last look, then it expires"))
+    return lines
+
+
+def _host(url: str | None) -> str:
+    return (urlsplit(url).hostname or "?") if url else "?"

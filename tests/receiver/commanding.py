@@ -1,0 +1,55 @@
+"""`receiver …` as a user runs it: a process of its own, its output and its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.live import ROOT
+
+PROGRAM = (sys.executable, "-c", "from receiver.cli import main; main()")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def bare_environment(**settings: str) -> dict[str, str]:
+    """This process's environment without any setting of the receiver, and with *settings*."""
+    prefixes = ("RECEIVER_", "FREEPIK_", "APIXO_", "NOVITA_", "UPSCAYL_", "PIXELCUT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **settings}
+
+
+async def receiver_command(
+    *arguments: str, environment: Mapping[str, str], directory: Path, seconds: float = 30
+) -> Done:
+    """Run `receiver` with *arguments* in *directory* and wait for its end."""
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM,
+        *arguments,
+        env=dict(environment),
+        cwd=directory,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(seconds):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Done(process.returncode, out.decode(), err.decode())

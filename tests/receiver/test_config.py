@@ -1,0 +1,111 @@
+"""`receiver config`: what is in force, where it came from, and the README's table."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from receiver.configuration import MASK, in_force, known, misspelt, to_markdown
+from receiver.settings import Settings, SettingsInvalid, given, load
+from submitter.signatures import new_secret
+from tests.live import ROOT
+from tests.receiver.commanding import bare_environment, receiver_command
+
+SECRET = "a-very-secret-value-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in given():
+        if name.startswith(("RECEIVER_", "FREEPIK_", "APIXO_", "NOVITA_", "UPSCAYL_", "PIXELCUT_")):
+            monkeypatch.delenv(name)
+
+
+def test_the_readme_lists_every_setting_with_its_default_and_meaning() -> None:
+    readme = (ROOT / "README.md").read_text()
+    if "| name | default | meaning |" not in readme:
+        pytest.skip("the README has no table of settings yet")
+    row = re.compile(r"^\| `([A-Z<>_]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
+    rows, wanted = row.findall(readme), row.findall(to_markdown())
+    assert len(wanted) == len(known())
+    assert rows == wanted, "paste what `receiver config --markdown` prints"
+
+
+def test_every_setting_has_a_meaning() -> None:
+    assert [one.name for one in known() if not one.meaning] == []
+
+
+async def test_it_says_where_each_value_came_from_and_masks_secrets(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"RECEIVER_KEEP_DAYS=7\nFREEPIK_API_KEY={SECRET}\nRECEIVER_CONFIRM=always\n")
+    environment = bare_environment(RECEIVER_CONFIRM="never", RECEIVER_API_TOKENS=f"{SECRET},{SECRET}2")
+    done = await receiver_command("config", "--json", environment=environment, directory=tmp_path)
+    assert done.status == 0
+    found = {one["name"]: (one["value"], one["origin"]) for one in done.json["items"]}
+    assert found["RECEIVER_KEEP_DAYS"] == ("7", ".env")
+    assert found["RECEIVER_CONFIRM"] == ("never", "environment")
+    assert found["RECEIVER_JOB_TIMEOUT"] == ("3600", "default")
+    assert found["RECEIVER_SECRET_KEYS"] == (MASK, "generated")
+    assert found["RECEIVER_API_TOKENS"] == (f"{MASK},{MASK}", "environment")
+    assert found["FREEPIK_API_KEY"] == (MASK, ".env")
+    assert found["FREEPIK_BASE_URL"] == ("https://api.freepik.com", "default")
+    readable = await receiver_command("config", environment=environment, directory=tmp_path)
+    assert "RECEIVER_KEEP_DAYS" in readable.out
+    assert SECRET not in done.out + done.err + readable.out + readable.err
+
+
+async def test_wrong_settings_stop_the_start_with_all_errors_at_once(tmp_path: Path) -> None:
+    environment = bare_environment(
+        RECEIVER_PUBLIC_URL="ftp://example.com",
+        RECEIVER_JOB_TIMEOUT="-1",
+        RECEIVER_NOTIFY_SECRETS=SECRET,
+        RECEIVER_DATABASE_URL="postgresql://localhost/x",
+        FREEPIK_RATE="often",
+        APIXO_CONCURRENCY="0",
+        NOVITA_API_KEY=f"two words {SECRET}",
+    )
+    done = await receiver_command("serve", "--port", "0", environment=environment, directory=tmp_path)
+    assert done.status == 2
+    told = [line.split(":")[0].strip() for line in done.err.splitlines()[1:]]
+    assert told == [
+        "RECEIVER_PUBLIC_URL",
+        "RECEIVER_DATABASE_URL",
+        "RECEIVER_NOTIFY_SECRETS",
+        "RECEIVER_JOB_TIMEOUT",
+        "FREEPIK_RATE",
+        "APIXO_CONCURRENCY",
+        "NOVITA_*",
+    ]
+    assert SECRET not in done.out + done.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_misspelt_names_are_noticed_and_names_of_others_are_not() -> None:
+    names = ["RECEIVER_PUBLICURL", "RECEIVER_ZZZ", "FREEPIK_APIKEY", "NOVITA_MODEL_CACHE", "RECEIVER_KEEP_DAYS", "PATH"]
+    assert misspelt(names) == [
+        "FREEPIK_APIKEY is no setting of ours; is FREEPIK_API_KEY meant?",
+        "RECEIVER_PUBLICURL is no setting of ours; is RECEIVER_PUBLIC_URL meant?",
+        "RECEIVER_ZZZ is no setting of ours",
+    ]
+
+
+def test_empty_values_are_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RECEIVER_PUBLIC_URL", "RECEIVER_API_TOKENS", "FREEPIK_API_KEY", "FREEPIK_RATE", "RECEIVER_CONFIRM"):
+        monkeypatch.setenv(name, "")
+    settings, each = load()
+    assert settings == Settings()
+    assert each["freepik"].api_key is None
+
+
+def test_a_good_notify_secret_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECEIVER_NOTIFY_SECRETS", f"{new_secret()},{new_secret()}")
+    assert len(load()[0].notify_secrets) == 2
+    monkeypatch.setenv("RECEIVER_NOTIFY_SECRETS", "whsec_short")
+    with pytest.raises(SettingsInvalid, match="RECEIVER_NOTIFY_SECRETS"):
+        load()
+
+
+def test_nothing_that_is_listed_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RECEIVER_SECRET_KEYS", "RECEIVER_API_TOKENS", "FREEPIK_WEBHOOK_SECRET", "UPSCAYL_API_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    assert SECRET not in repr(in_force(*load(), given()))

@@ -1,0 +1,164 @@
+"""`receiver serve`: how it starts, how it stops, and what it shows to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import sqlite3
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from submitter.sandbox import API_KEYS
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import LiveReceiver, eventually, free_port, live, submit, wait_for_state
+from tests.receiver.commanding import PROGRAM, bare_environment, receiver_command
+
+
+async def test_sigterm_ends_it_within_ten_seconds_with_streams_open_and_calls_hanging(tmp_path: Path) -> None:
+    called = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        called.set()
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0, limit=1 << 20)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    environment = {"FREEPIK_BASE_URL": url, "FREEPIK_API_KEY": API_KEYS["freepik"]}
+    receiver = LiveReceiver(tmp_path / "data", environment)
+    async with server:
+        await receiver.start()
+        async with receiver.client() as client:
+            job = await submit(client, "freepik", picture_bytes(160, 120))
+            await asyncio.wait_for(called.wait(), 10)
+            await wait_for_state(client, job["id"], "sending")
+            async with client.stream("GET", "/v1/events", headers={"accept": "text/event-stream"}) as stream:
+                assert stream.headers["content-type"].startswith("text/event-stream")
+                lines = stream.aiter_lines()
+                await anext(lines)
+                slow_writer = await _half_a_callback(receiver.port)
+                began = time.monotonic()
+                status = await receiver.stop()
+                took = time.monotonic() - began
+                slow_writer.close()
+        assert status == 0
+        assert took < 10
+        await receiver.start()
+        async with receiver.client() as client:
+            assert (await wait_for_state(client, job["id"], "unconfirmed"))["state"] == "unconfirmed"
+        await receiver.stop()
+
+
+async def _half_a_callback(port: int) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    await writer.drain()
+    return writer
+
+
+async def test_ctrl_c_is_a_clean_end_too(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _):
+        assert receiver.process is not None
+        os.kill(receiver.process.pid, 2)
+        assert await asyncio.wait_for(receiver.process.wait(), 10) == 0
+
+
+async def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _):
+        environment = bare_environment(RECEIVER_DATA_DIR=str(tmp_path / "other"))
+        done = await receiver_command(
+            "serve", "--port", str(receiver.port), environment=environment, directory=tmp_path
+        )
+        assert done.status == 1
+        assert f"port {receiver.port}: Address already in use; try another --port" in done.err
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_a_generated_token_is_shown_on_a_terminal_and_nowhere_else(tmp_path: Path, terminal: bool) -> None:
+    port = free_port()
+    ours, theirs = pty.openpty()
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            *PROGRAM,
+            "serve",
+            "--port",
+            str(port),
+            env=bare_environment(),
+            cwd=tmp_path,
+            stdout=file,
+            stderr=theirs if terminal else file,
+        )
+    os.close(theirs)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        await eventually(lambda: _answers(client), seconds=20)
+        token = json.loads((tmp_path / "data" / "secrets.json").read_text())["api_token"]
+        answer = await client.get("/v1/jobs", headers={"authorization": f"Bearer {token}"})
+        assert answer.status_code == 200
+    shown = await asyncio.to_thread(os.read, ours, 65536) if terminal else log.read_bytes()
+    process.terminate()
+    assert await process.wait() == 0
+    os.close(ours)
+    assert (token.encode() in shown) == terminal
+    assert token not in log.read_text()
+    if not terminal:
+        assert all(json.loads(line)["event"] for line in log.read_text().splitlines())
+
+
+async def test_serve_with_a_sandbox_needs_no_settings_and_settles_jobs_of_all_providers(tmp_path: Path) -> None:
+    async with sandboxed(tmp_path) as client:
+        jobs = [await submit(client, name, picture_bytes(160, 120)) for name in API_KEYS]
+        for job in jobs:
+            assert (await wait_for_state(client, job["id"], kept=True))["state"] == "succeeded"
+        mark = tmp_path / "data" / "sandbox.json"
+        assert mark.stat().st_mode & 0o777 == 0o600
+        assert json.loads(mark.read_text())["receiver"] == str(client.base_url).rstrip("/")
+    assert json.loads(mark.read_text()) == {}
+
+
+async def test_a_sandbox_never_touches_the_jobs_of_real_providers(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _), receiver.client() as client:
+        await submit(client, "freepik", picture_bytes(160, 120))
+    environment = bare_environment(RECEIVER_DATA_DIR=str(receiver.data_dir))
+    done = await receiver_command("serve", "--sandbox", "--port", "0", environment=environment, directory=tmp_path)
+    assert done.status == 2
+    assert "holds jobs of real providers" in done.err
+    assert not (receiver.data_dir / "sandbox.json").exists()
+    with contextlib.closing(sqlite3.connect(receiver.data_dir / "receiver.db")) as database:
+        assert database.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+
+
+@contextlib.asynccontextmanager
+async def sandboxed(directory: Path):  # type: ignore[no-untyped-def]
+    """A client of a `serve --sandbox` with nothing set."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "serve", "--sandbox", "--port", str(port), env=bare_environment(), cwd=directory, stderr=sys.stderr
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
+            await eventually(lambda: _answers(client), seconds=20)
+            token = json.loads((directory / "data" / "secrets.json").read_text())["api_token"]
+            client.headers["authorization"] = f"Bearer {token}"
+            yield client
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
+
+
+async def _answers(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/readyz")).status_code == 200
+    except httpx.TransportError:
+        return False
