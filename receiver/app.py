@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,7 +28,9 @@ from receiver.blobs import Blobs
 from receiver.callbacks import Callbacks
 from receiver.database import Database
 from receiver.deliveries import Deliveries
-from receiver.downstream import EventsApi
+from receiver.delivery_log import DeliveryLog
+from receiver.downstream import DeliveriesApi, EndpointsApi, EventsApi
+from receiver.endpoints import Endpoints
 from receiver.events import Events
 from receiver.guard import Guard
 from receiver.health import Health
@@ -38,7 +41,7 @@ from receiver.loops import Loop
 from receiver.metrics import Metrics
 from receiver.notifier import Notifier
 from receiver.outbound import Outbound
-from receiver.pacing import Bucket
+from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.poller import Poller
 from receiver.problems import Problem, answer_problem, busy
@@ -56,6 +59,7 @@ from submitter.providers import PROVIDERS
 log = structlog.get_logger("receiver")
 
 _GRACE_SECONDS = 3.0
+_LOOKS = 16
 
 
 class Receiver:
@@ -102,7 +106,9 @@ class Receiver:
         await asyncio.to_thread(blobs.prepare)
         self.database = await Database.open(settings.database_path)
         stack.push_async_callback(self.database.close)
-        self.outbound = await stack.enter_async_context(Outbound(Guard(settings.allow_networks)))
+        guard = Guard(settings.allow_networks)
+        self.outbound = await stack.enter_async_context(Outbound(guard))
+        tls = httpx.create_ssl_context(trust_env=False)
         wire = await stack.enter_async_context(Wire())
         self.store = Store(
             self.database,
@@ -114,14 +120,15 @@ class Receiver:
         self.reckoning = Reckoning(self.database)
         await self.reckoning.load()
         self.leases = Leases(self.store)
-        buckets = {name: self._bucket(name) for name in self.providers}
-        looks = {name: Bucket(self._look_rates(name)) for name in self.providers}
-        self.deliveries = Deliveries(self.database)
+        looks = {name: Pace(self._look_rates(name), concurrency=_LOOKS) for name in self.providers}
+        self.delivery_log = DeliveryLog(self.database)
         self.events = Events(self.database)
         self.stream = Stream(self.events, self.stopping)
+        self.endpoints = Endpoints(self.database)
         self.notifier = Notifier(
-            self.deliveries,
-            self.outbound,
+            Deliveries(self.database),
+            self.endpoints,
+            lambda: Outbound(guard, ssl_context=tls, max_connections=1000),
             self.metrics,
             owner=self.leases.owner,
             secrets=self.notify_secrets,
@@ -133,7 +140,6 @@ class Receiver:
             self.store,
             self.providers,
             blobs,
-            self.pauses,
             self.metrics,
             confirm=settings.confirm,
             timing_of=self.timing_of,
@@ -149,8 +155,7 @@ class Receiver:
             self.store,
             self.intake,
             {name: self.providers[name] for name in self.providers if name in self.configured},
-            buckets=buckets,
-            concurrency={name: self._each[name].concurrency or p.concurrency for name, p in self.providers.items()},
+            paces={name: self._pace(name) for name in self.providers},
             pauses=self.pauses,
             leases=self.leases,
             wire=wire,
@@ -164,10 +169,12 @@ class Receiver:
             self.store,
             self.intake,
             self.providers,
-            buckets=looks,
+            self.configured,
+            paces=looks,
             leases=self.leases,
             wire=wire,
             metrics=self.metrics,
+            concurrency=_LOOKS,
         )
         self.admissions = Admissions(
             self.store,
@@ -190,9 +197,9 @@ class Receiver:
             Loop("reckoning", self._reckon, idle_seconds=5.0),
         ]
         self.health = Health(self.database, self.loops, self.metrics, self.reckoning, self.providers)
-        self._mount(blobs, buckets)
+        self._mount(blobs)
 
-    def _mount(self, blobs: Blobs, buckets: Mapping[str, Bucket]) -> None:
+    def _mount(self, blobs: Blobs) -> None:
         callbacks = Callbacks(
             self.intake,
             self.store,
@@ -209,7 +216,7 @@ class Receiver:
             admissions=self.admissions,
             providers=self.providers,
             configured=self.configured,
-            buckets=buckets,
+            queue_seconds=self.submissions.done_in_seconds,
             pauses=self.pauses,
             reckoning=self.reckoning,
             tokens=self.tokens,
@@ -223,6 +230,14 @@ class Receiver:
             Route("/callbacks/{provider}/{token}", callbacks, methods=["GET", "HEAD", "POST"]),
             *jobs.routes(bearer),
             *EventsApi(self.events, self.stream, tuple(self.providers)).routes(bearer),
+            *EndpointsApi(
+                self.endpoints,
+                self.delivery_log,
+                self.outbound.guard,
+                base_url=lambda: self.base_url,
+                changed=self.notifier.loop.wake,
+            ).routes(bearer),
+            *DeliveriesApi(self.endpoints, self.delivery_log, changed=self.notifier.loop.wake).routes(bearer),
             *self.health.routes(),
         ]
 
@@ -263,9 +278,10 @@ class Receiver:
             pollable=self.providers[provider].pollable,
         )
 
-    def _bucket(self, name: str) -> Bucket:
-        rate = self._each[name].rate
-        return Bucket(self.providers[name].rates if rate is None else [rate])
+    def _pace(self, name: str) -> Pace:
+        provider, own = self.providers[name], self._each[name]
+        rates = provider.rates if own.rate is None else [own.rate]
+        return Pace(rates, concurrency=own.concurrency or provider.concurrency)
 
     def _look_rates(self, name: str) -> list[Rate]:
         """Documented limits of status calls; an operator's own rate moves them in proportion."""

@@ -1,10 +1,11 @@
 """
 Telling downstream systems: signed, at least once.
 
-Each lane (an endpoint, or the origin of notify URLs) has slots of its own, so one that hangs delays only itself. A
-slot is free again when the attempt is booked, so a death repeats at most as many deliveries as there are slots, each
-with its event's id. Headers and secrets are those of Standard Webhooks; redirects are not followed; only 2xx is
-delivered.
+Each lane (an endpoint, or the origin of notify URLs) has slots, connections and queues of its own, so one that hangs
+delays only itself. Within a lane first tries and later tries queue apart: later ones get one start in four, and never
+all slots. A slot is free again when its attempt is booked, so a death repeats at most as many deliveries as there are
+slots, each with its event's id. Headers and secrets are those of Standard Webhooks; redirects are not followed; only
+2xx is delivered.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver.deliveries import Deliveries, Delivery, Endpoint, Outcome
+from receiver.deliveries import Agenda, Deliveries, Delivery, Outcome
+from receiver.endpoints import Endpoint, Endpoints
 from receiver.groups import GroupCommit
 from receiver.guard import OutboundError, OutboundRefused
 from receiver.leases import LEASE
@@ -35,27 +37,69 @@ log = structlog.get_logger("receiver.notifier")
 _NOTIFY_CONCURRENCY = 10
 _NOTIFY_TIMEOUT_SECONDS = 15.0
 _ANSWER_BYTES = 1024
-_DISABLE_AFTER = timedelta(days=5)
-_LONGEST_RETRY_AFTER = 24 * 3600.0
+_LATER_ONE_IN = 4
+_MOST_IDLE_LANES = 200
 
 
 @dataclass(slots=True)
 class _Lane:
-    """Deliveries of one receiver that this process holds, and its slots."""
+    """What this process holds for one receiver of deliveries, and its means."""
 
+    outbound: Outbound
     crew: Crew
     bucket: Bucket
     endpoint: Endpoint | None
-    queue: deque[Delivery] = field(default_factory=deque)
+    first: deque[Delivery] = field(default_factory=deque)
+    later: deque[Delivery] = field(default_factory=deque)
+    later_busy: int = 0
+    starts: int = 0
+    more: bool = False
+
+    @property
+    def idle(self) -> bool:
+        return not (self.first or self.later or self.crew.busy)
+
+    def room(self, *, retry: bool) -> int:
+        """How many more to take in: nothing while half of what may wait here still waits."""
+        most = max(4 * self.crew.size, 64)
+        held = len(self.later if retry else self.first)
+        return most - held if held <= most // 2 else 0
+
+    def next(self) -> Delivery | None:
+        """The one to start now, if there is one and a slot for it."""
+        if not self.crew.free:
+            return None
+        later = bool(self.later) and self.later_busy < max(self.crew.size - self.crew.size // _LATER_ONE_IN, 1)
+        if self.first and later:
+            later = self.starts % _LATER_ONE_IN == 0
+        if later:
+            return self.later.popleft()
+        return self.first.popleft() if self.first else None
+
+    def held(self) -> list[str]:
+        """Ids of all that this process holds of it, in work or waiting."""
+        return [*self.crew.names(), *self.waiting()]
+
+    def waiting(self) -> list[str]:
+        return [delivery.id for delivery in (*self.first, *self.later)]
+
+    def drop(self) -> None:
+        self.first.clear()
+        self.later.clear()
 
 
 class Notifier:
-    """Delivers what is due. *secrets* sign deliveries to notify URLs; *schedule* is in seconds."""
+    """
+    Delivers what is due. *secrets* sign deliveries to notify URLs; *schedule* is in seconds.
+
+    *connect* makes the guarded client of a lane; *told* is called when a booking told something.
+    """
 
     def __init__(
         self,
         deliveries: Deliveries,
-        outbound: Outbound,
+        endpoints: Endpoints,
+        connect: Callable[[], Outbound],
         metrics: Metrics,
         *,
         owner: str,
@@ -65,7 +109,8 @@ class Notifier:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._deliveries = deliveries
-        self._outbound = outbound
+        self._endpoints = endpoints
+        self._connect = connect
         self._metrics = metrics
         self._owner = owner
         self._secrets = tuple(secrets)
@@ -73,90 +118,107 @@ class Notifier:
         self._told = told
         self._clock = clock
         self._lanes: dict[str, _Lane] = {}
-        self._endpoints: dict[str, Endpoint] = {}
-        self._booking: GroupCommit[Outcome] = GroupCommit(deliveries.book, batch=256)
+        self._booking: GroupCommit[Outcome] = GroupCommit(self._book, batch=256)
         self.loop = Loop("notifier", self.step)
         self.renewals = Loop("delivery-leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
 
     async def step(self) -> float:
         """Take what is due into the lanes and start as much as there are slots."""
         now = self._clock()
-        due = await self._deliveries.due_lanes(now)
-        if due:
-            self._endpoints = {one.id: one for one in await self._deliveries.endpoints()}
-        wanted = {}
-        for name in due:
-            lane = self._lane(name)
-            room = 2 * lane.crew.size - len(lane.queue) - lane.crew.busy
-            if room > 0 and len(lane.queue) < lane.crew.size:
-                wanted[name] = room
-        claimed = await self._deliveries.claim(wanted, now, owner=self._owner, lease=LEASE) if wanted else []
-        for delivery in claimed:
-            self._lanes[delivery.lane].queue.append(delivery)
+        agenda = await self._deliveries.agenda(now)
+        if not agenda.first and not agenda.later and not self._lanes:
+            return 3600.0
+        endpoints = {one.id: one for one in await self._endpoints.all()}
+        await self._refresh(agenda, endpoints)
+        await self._take_in(agenda, now)
         waits = [self._fill(lane) for lane in self._lanes.values()]
-        self._forget_idle_lanes(set(due))
-        if claimed:
-            return 0.0
-        next_at = await self._deliveries.next_at() if not due else None
-        if next_at is not None:
+        if (next_at := agenda.next_after(now)) is not None:
             waits.append((next_at - now).total_seconds())
-        return max(min(waits, default=3600.0), 0.02)
+        return max(min(waits, default=3600.0), 0.001)
 
     async def dismiss(self, *, grace_seconds: float) -> None:
         """Let attempts in flight end, hand everything else back."""
-        held = [delivery.id for lane in self._lanes.values() for delivery in lane.queue]
+        waiting = [one for lane in self._lanes.values() for one in lane.waiting()]
         for lane in self._lanes.values():
-            lane.queue.clear()
-        if held:
-            await self._deliveries.hand_back(held, owner=self._owner)
+            lane.drop()
+        if waiting:
+            await self._deliveries.hand_back(waiting, owner=self._owner)
         await asyncio.gather(*(lane.crew.dismiss(grace_seconds=grace_seconds) for lane in self._lanes.values()))
         await self._booking.drain()
+        await asyncio.gather(*(lane.outbound.aclose() for lane in self._lanes.values()))
 
-    def _lane(self, name: str) -> _Lane:
-        endpoint = self._endpoints.get(name)
-        lane = self._lanes.get(name)
-        if lane is None or (endpoint is not None and lane.endpoint != endpoint):
-            size = endpoint.concurrency if endpoint else _NOTIFY_CONCURRENCY
-            rate = parse_rate(endpoint.rate) if endpoint and endpoint.rate else None
-            if lane is None:
-                crew = Crew(size, on_free=lambda: self._freed(name))
-                lane = self._lanes[name] = _Lane(crew, Bucket([rate] if rate else []), endpoint)
-            else:
-                if rate is None or endpoint is None or lane.endpoint is None or lane.endpoint.rate != endpoint.rate:
-                    lane.bucket = Bucket([rate] if rate else [])
-                lane.crew.size, lane.endpoint = size, endpoint
-        return lane
+    # --- Lanes ------------------------------------------------------------------------------------------------------
+
+    async def _refresh(self, agenda: Agenda, endpoints: Mapping[str, Endpoint]) -> None:
+        """Make lanes for what waits, bring the settings of all up to date, forget some that have nothing to do."""
+        for name in {*agenda.first, *agenda.later} - set(self._lanes):
+            crew = Crew(_NOTIFY_CONCURRENCY, on_free=lambda name=name: self._freed(name))  # type: ignore[misc]
+            self._lanes[name] = _Lane(self._connect(), crew, Bucket([]), None)
+        for name, lane in self._lanes.items():
+            endpoint = endpoints.get(name)
+            if endpoint == lane.endpoint:
+                continue
+            if lane.endpoint is not None and (endpoint is None or not endpoint.enabled):
+                lane.drop()
+            rate = endpoint.rate if endpoint else None
+            if rate != (lane.endpoint.rate if lane.endpoint else None):
+                lane.bucket = Bucket([parse_rate(rate)] if rate else [])
+            lane.crew.size = endpoint.concurrency if endpoint else _NOTIFY_CONCURRENCY
+            lane.endpoint = endpoint
+        if len(self._lanes) > _MOST_IDLE_LANES:
+            for name in [n for n, one in self._lanes.items() if one.idle and n not in {*agenda.first, *agenda.later}]:
+                await self._lanes.pop(name).outbound.aclose()
+
+    async def _take_in(self, agenda: Agenda, now: datetime) -> None:
+        """Hold what is due, as far as the lanes have room; `more` where there may be more than that."""
+        wanted = {}
+        for lane in self._lanes.values():
+            lane.more = False
+        for retry, times in ((False, agenda.first), (True, agenda.later)):
+            for name, at in times.items():
+                if at <= now:
+                    self._lanes[name].more = True
+                    if room := self._lanes[name].room(retry=retry):
+                        wanted[name, retry] = room
+        if not wanted:
+            return
+        held = {one for lane in self._lanes.values() for one in lane.held()}
+        for delivery in await self._deliveries.claim(wanted, now, owner=self._owner, lease=LEASE):
+            lane = self._lanes[delivery.lane]
+            if delivery.id not in held:
+                (lane.later if delivery.retry else lane.first).append(delivery)
 
     def _fill(self, lane: _Lane) -> float:
-        while lane.queue and lane.crew.free:
+        """Start what may start; returns in how many seconds more may."""
+        while True:
             if lane.bucket.available() == 0:
-                return lane.bucket.seconds_to_next()
+                return max(lane.bucket.seconds_for(1), 0.001) if lane.first or lane.later else 3600.0
+            delivery = lane.next()
+            if delivery is None:
+                return 3600.0
             lane.bucket.take()
-            delivery = lane.queue.popleft()
-            lane.crew.start(self._work(delivery, lane.endpoint), name=f"deliver {delivery.id}")
-        return 3600.0
+            lane.starts += 1
+            lane.later_busy += delivery.retry
+            lane.crew.start(self._work(lane, delivery), name=delivery.id)
 
     def _freed(self, name: str) -> None:
         lane = self._lanes.get(name)
         if lane is not None:
             self._fill(lane)
-            if len(lane.queue) < lane.crew.size:
+            if lane.more and (lane.room(retry=False) or lane.room(retry=True)):
                 self.loop.wake()
 
-    def _forget_idle_lanes(self, due: set[str]) -> None:
-        if len(self._lanes) > 1000:
-            for name in [
-                n for n, lane in self._lanes.items() if n not in due and not lane.queue and not lane.crew.busy
-            ]:
-                del self._lanes[name]
+    # --- Attempts ---------------------------------------------------------------------------------------------------
 
-    async def _work(self, delivery: Delivery, endpoint: Endpoint | None) -> None:
+    async def _work(self, lane: _Lane, delivery: Delivery) -> None:
         try:
-            outcome = await self.attempt(delivery, endpoint)
+            outcome = await self.attempt(lane.outbound, delivery, lane.endpoint)
             await self._booking.add(outcome)
         except asyncio.CancelledError:
             await asyncio.shield(self._deliveries.hand_back([delivery.id], owner=self._owner))
             raise
+        finally:
+            lane.later_busy -= delivery.retry
         self._metrics.deliveries.labels(outcome.state if outcome.next_at is None else "again").inc()
         if outcome.state != "delivered":
             log.warning(
@@ -168,19 +230,17 @@ class Notifier:
                 error=outcome.error,
                 given_up=outcome.next_at is None,
             )
-        if endpoint is not None:
-            await self._note(endpoint, outcome)
 
-    async def attempt(self, delivery: Delivery, endpoint: Endpoint | None) -> Outcome:
+    async def attempt(self, outbound: Outbound, delivery: Delivery, endpoint: Endpoint | None) -> Outcome:
         """Sign and post once. Never raises for what the other side does."""
         started_at, clock = self._clock(), time.perf_counter()
         self._metrics.delivery_wait.observe(max((started_at - delivery.due_at).total_seconds(), 0))
         url = endpoint.url if endpoint else delivery.url
-        if url is None or (endpoint is None and delivery.endpoint_id is not None):
-            return Outcome(delivery, "dropped", started_at, 0.0, error="the endpoint is gone", fault="ours")
-        if endpoint is not None and not endpoint.enabled:
+        if url is None:
+            return Outcome(delivery, "dropped", started_at, 0.0, error="the endpoint was removed")
+        if endpoint is not None and not endpoint.enabled and not delivery.example:
             return Outcome(delivery, "given_up", started_at, 0.0, error="the endpoint is disabled", fault="theirs")
-        body = delivery.body.encode("utf-8")
+        body = delivery.body.encode()
         secrets = endpoint.signing(started_at) if endpoint else self._secrets
         headers = {
             "content-type": "application/json",
@@ -191,55 +251,40 @@ class Notifier:
         timeout = endpoint.timeout_seconds if endpoint else _NOTIFY_TIMEOUT_SECONDS
         status: int | None = None
         answer: bytes | None = None
-        error: str | None = None
-        fault: str | None = None
         wish: float | None = None
         try:
-            came = await self._outbound.post(
+            came = await outbound.post(
                 url, content=body, headers=headers, timeout_seconds=timeout, max_answer_bytes=_ANSWER_BYTES
             )
         except OutboundError as exc:
             error, fault = str(exc), "ours" if isinstance(exc, OutboundRefused) else "theirs"
         else:
             status, answer = came.status, came.body
-            if not 200 <= status < 300:
-                error, fault = f"answered {status}", "theirs"
-                wish = retry_after_seconds(came.headers)
+            if 200 <= status < 300:
+                seconds = time.perf_counter() - clock
+                return Outcome(delivery, "delivered", started_at, seconds, status=status, answer=answer)
+            error, fault = f"answered {status}", "theirs"
+            wish = retry_after_seconds(came.headers)
         seconds = time.perf_counter() - clock
-        if error is None:
-            return Outcome(delivery, "delivered", started_at, seconds, status=status, answer=answer)
-        next_at = None if status == 410 else self._next_at(delivery, wish)
+        gone = status == 410
+        next_at = None if gone else self._next_at(delivery, wish)
         state = "given_up" if next_at is None else "pending"
-        return Outcome(delivery, state, started_at, seconds, status, answer, error, next_at, fault)
+        return Outcome(delivery, state, started_at, seconds, status, answer, error, next_at, fault, gone)
 
     def _next_at(self, delivery: Delivery, wish: float | None) -> datetime | None:
+        """By the schedule, a little later at random, and not before the endpoint wishes. None: that was the last."""
         made = delivery.tries + 1
-        if made >= len(self._schedule):
+        if made >= len(self._schedule) or delivery.example:
             return None
         pause = self._schedule[made] * random.uniform(1.0, 1.1)
-        if wish is not None:
-            pause = max(pause, min(wish, _LONGEST_RETRY_AFTER))
-        return self._clock() + timedelta(seconds=pause)
+        return self._clock() + timedelta(seconds=max(pause, wish or 0.0))
 
-    async def _note(self, endpoint: Endpoint, outcome: Outcome) -> None:
-        now = self._clock()
-        if outcome.state == "delivered":
-            if endpoint.failing_since is not None:
-                await self._deliveries.endpoint_went(endpoint, well=True, now=now)
-            return
-        disable = None
-        if outcome.status == 410:
-            disable = "it answered 410 Gone"
-        elif endpoint.failing_since is not None and now - endpoint.failing_since > _DISABLE_AFTER:
-            disable = f"it has failed since {endpoint.failing_since:%Y-%m-%d %H:%M} UTC"
-        given_up = outcome.state == "given_up"
-        if endpoint.failing_since is None or given_up or disable:
-            await self._deliveries.endpoint_went(endpoint, well=False, now=now, given_up=given_up, disable=disable)
+    async def _book(self, outcomes: Sequence[Outcome]) -> None:
+        if await self._deliveries.book(outcomes, self._clock()):
             self._told()
 
     async def _renew(self) -> float:
-        held = [delivery.id for lane in self._lanes.values() for delivery in lane.queue]
-        held += [name.removeprefix("deliver ") for lane in self._lanes.values() for name in lane.crew.names()]
+        held = [one for lane in self._lanes.values() for one in lane.held()]
         if held:
             await self._deliveries.renew(held, self._clock(), owner=self._owner, lease=LEASE)
         return LEASE.total_seconds() / 4

@@ -69,6 +69,27 @@ def about_job(name: str, job: Job, images: Sequence[KeptImage], *, base_url: str
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What an enabled endpoint wants to hear. Empty: everything."""
+
+    endpoint_id: str
+    types: frozenset[str]
+    providers: frozenset[str]
+
+    def wants(self, event_type: str, provider: str | None, subject_id: Any) -> bool:
+        """Whether an event is for it. What is wrong with an endpoint is told to the others."""
+        if event_type in ENDPOINT_EVENTS and subject_id == self.endpoint_id:
+            return False
+        return (not self.types or event_type in self.types) and (not self.providers or provider in self.providers)
+
+
+async def subscribed(db: aiosqlite.Connection) -> list[Subscription]:
+    """The subscriptions of all enabled endpoints."""
+    rows = await db.execute_fetchall("SELECT id, event_types, providers FROM endpoints WHERE enabled = 1")
+    return [Subscription(row[0], frozenset(json.loads(row[1])), frozenset(json.loads(row[2]))) for row in rows]
+
+
 async def tell(
     db: aiosqlite.Connection, happenings: Sequence[Happening], now: datetime, *, first_delay_seconds: float = 0.0
 ) -> int:
@@ -78,10 +99,7 @@ async def tell(
     cursor = await db.execute("SELECT coalesce(max(position), 0) FROM events")
     row = await cursor.fetchone()
     position = int(row[0]) if row else 0
-    endpoints = await (
-        await db.execute("SELECT id, event_types, providers FROM endpoints WHERE enabled = 1")
-    ).fetchall()
-    wanted = [(str(e[0]), frozenset(json.loads(e[1])), frozenset(json.loads(e[2]))) for e in endpoints]
+    subscriptions = await subscribed(db)
     created, due = us(now), us(now + timedelta(seconds=first_delay_seconds))
     events: list[tuple[Any, ...]] = []
     deliveries: list[tuple[Any, ...]] = []
@@ -91,14 +109,9 @@ async def tell(
         body = one_line({"type": happening.type, "timestamp": iso(now), "data": happening.data})
         events.append((event_id, position, happening.type, happening.job_id, happening.provider, created, body))
         about = (event_id, happening.type, happening.job_id)
-        for endpoint_id, types, providers in wanted:
-            if types and happening.type not in types:
-                continue
-            if providers and happening.provider not in providers:
-                continue
-            if happening.type in ENDPOINT_EVENTS and happening.data.get("id") == endpoint_id:
-                continue
-            deliveries.append((new_id("dlv"), *about, endpoint_id, None, endpoint_id, due, created))
+        for one in subscriptions:
+            if one.wants(happening.type, happening.provider, happening.data.get("id")):
+                deliveries.append((new_id("dlv"), *about, one.endpoint_id, None, one.endpoint_id, due, created))
         if happening.notify_url and happening.type in NOTIFIED:
             lane = notify_lane(happening.notify_url)
             deliveries.append((new_id("dlv"), *about, None, happening.notify_url, lane, due, created))
@@ -107,12 +120,14 @@ async def tell(
         events,
     )
     if deliveries:
-        await db.executemany(
-            "INSERT INTO deliveries (id, event_id, event_type, job_id, endpoint_id, url, lane, next_at, created_at,"
-            " state, tries, retry) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0)",
-            deliveries,
-        )
+        await db.executemany(INSERT_DELIVERY, deliveries)
     return len(deliveries)
+
+
+INSERT_DELIVERY = (
+    "INSERT INTO deliveries (id, event_id, event_type, job_id, endpoint_id, url, lane, next_at, created_at,"
+    " state, tries, retry, example) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, 0)"
+)
 
 
 def one_line(told: dict[str, Any]) -> str:

@@ -61,6 +61,7 @@ jobs = sa.Table(
     ),
     sa.Index(
         "jobs_look",
+        "provider",
         "look_at",
         sqlite_where=sa.text("look_at IS NOT NULL"),
         postgresql_where=sa.text("look_at IS NOT NULL"),
@@ -183,6 +184,7 @@ deliveries = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Column("retry", sa.Integer, nullable=False),
+    sa.Column("example", sa.Integer, nullable=False),
     sa.Column("next_at", _Moment),
     sa.Column("lease_owner", sa.String(64)),
     sa.Column("lease_until", _Moment),

@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("retry", sa.Integer(), nullable=False),
+        sa.Column("example", sa.Integer(), nullable=False),
         sa.Column("next_at", sa.BigInteger(), nullable=True),
         sa.Column("lease_owner", sa.String(length=64), nullable=True),
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
@@ -197,7 +198,7 @@ def upgrade() -> None:
     op.create_index(
         "jobs_look",
         "jobs",
-        ["look_at"],
+        ["provider", "look_at"],
         unique=False,
         sqlite_where=sa.text("look_at IS NOT NULL"),
         postgresql_where=sa.text("look_at IS NOT NULL"),

@@ -1,0 +1,138 @@
+"""What the API may be asked to do with endpoints and deliveries: models that check it and describe it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from receiver.outbox import EVENT_TYPES
+from receiver.problems import Problem
+from receiver.settings import parse_rate
+from submitter.providers import PROVIDERS
+from submitter.signatures import parse_secret
+
+Model = TypeVar("Model", bound=BaseModel)
+
+LONGEST_TIMEOUT_SECONDS = 60.0
+LONGEST_OVERLAP_SECONDS = 7 * 86400.0
+_DAY_SECONDS = 86400.0
+
+
+def _good_rate(value: str) -> str:
+    rate = parse_rate(value)
+    if rate.count > 100_000 or rate.seconds > 86400:
+        raise ValueError("at most 100000 in at most 86400 seconds")
+    return value.strip()
+
+
+def _good_secret(value: str) -> str:
+    parse_secret(value)
+    return value.strip()
+
+
+def _good_type(value: str) -> str:
+    if value not in EVENT_TYPES:
+        raise ValueError(f"use {', '.join(EVENT_TYPES)}")
+    return value
+
+
+def _good_provider(value: str) -> str:
+    if value not in PROVIDERS:
+        raise ValueError(f"use {', '.join(PROVIDERS)}")
+    return value
+
+
+EventType = Annotated[str, AfterValidator(_good_type), Field(json_schema_extra={"enum": list(EVENT_TYPES)})]
+ProviderName = Annotated[str, AfterValidator(_good_provider), Field(json_schema_extra={"enum": list(PROVIDERS)})]
+WebhookSecret = Annotated[str, AfterValidator(_good_secret), Field(max_length=200, pattern=r"^whsec_")]
+RateText = Annotated[str, AfterValidator(_good_rate), Field(max_length=40, examples=["20/60"])]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class EndpointChange(_Asked):
+    """What of an endpoint is to change."""
+
+    url: str = Field("", min_length=1, max_length=2000, description="https, or http inside RECEIVER_ALLOW_NETWORKS.")
+    event_types: list[EventType] = Field([], max_length=100, description="Empty: all events.")
+    providers: list[ProviderName] = Field([], max_length=20, description="Empty: events about any provider, or none.")
+    description: str = Field("", max_length=500)
+    enabled: bool = True
+    timeout_seconds: float = Field(15.0, ge=0.1, le=LONGEST_TIMEOUT_SECONDS, description="For one try, all of it.")
+    concurrency: int = Field(10, ge=1, le=100, description="Tries at once.")
+    rate: RateText | None = Field(None, description="Tries in a time, as `count/seconds`. Null: no limit.")
+
+    def settings(self, *, only_given: bool = False) -> dict[str, Any]:
+        """What an endpoint is made of, by its own names."""
+        values = self.model_dump(exclude={"secret"}, exclude_unset=only_given)
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+class NewEndpoint(EndpointChange):
+    """An endpoint to be made."""
+
+    url: str = Field(min_length=1, max_length=2000, description="https, or http inside RECEIVER_ALLOW_NETWORKS.")
+    secret: WebhookSecret | None = Field(None, description="One of your own; otherwise one is made.")
+
+
+class Rotation(_Asked):
+    """A change of an endpoint's secret."""
+
+    overlap_seconds: float = Field(
+        _DAY_SECONDS, ge=0, le=LONGEST_OVERLAP_SECONDS, description="How long the old secret signs beside the new one."
+    )
+    secret: WebhookSecret | None = Field(None, description="One of your own; otherwise one is made.")
+
+
+class Trial(_Asked):
+    """An example event to be sent."""
+
+    event_type: EventType = "job.succeeded"
+
+
+class BulkReplay(_Asked):
+    """Which deliveries to send again. Nothing named: all failures."""
+
+    endpoint_id: str | None = Field(None, max_length=64)
+    since: Annotated[AwareDatetime, Field(strict=False)] | None = Field(
+        None,
+        description="Everything since that moment, what was never queued for want of an enabled endpoint included.",
+    )
+    state: Literal["given_up", "delivered", "all"] | None = Field(
+        None, description="Default: `given_up`; with `since`: `all`."
+    )
+    dry_run: bool = Field(False, description="Only count.")
+
+    def states(self) -> tuple[str, ...]:
+        """As the delivery log takes them."""
+        if self.state is None:
+            return ()
+        return ("given_up", "delivered") if self.state == "all" else (self.state,)
+
+
+def validated(model: type[Model], document: dict[str, Any]) -> Model:
+    """*document* as a *model*, or `Problem` 422 with the field and what it takes."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        path = ".".join(str(part)[:60] for part in error["loc"])
+        if error["type"] == "extra_forbidden":
+            known = ", ".join(model.model_fields)
+            raise Problem(
+                422, "unknown_field", f"there is no field {path!r}", field=path, remedy=f"the fields are {known}"
+            ) from exc
+        detail = error["msg"].removeprefix("Value error, ")
+        raise Problem(
+            422, "invalid_field", f"{path}: {detail}", field=path, remedy="send what the detail asks"
+        ) from exc
+
+
+def moment_of(text: str) -> datetime:
+    """A moment as people write it: RFC 3339, or a date; without a zone it is UTC."""
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
