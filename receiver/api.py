@@ -7,9 +7,9 @@ import hashlib
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import wraps
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
@@ -20,8 +20,7 @@ from starlette.routing import Route
 from receiver.admissions import MAX_INPUT_BYTES, Admissions, Ask, ask_from_json, parse_document
 from receiver.blobs import Blobs
 from receiver.intake import Intake
-from receiver.jobs import Job, KeptImage
-from receiver.pacing import Bucket
+from receiver.jobs import Job, KeptImage, iso
 from receiver.pauses import Pauses
 from receiver.presenting import evidence_to_json
 from receiver.problems import Problem
@@ -34,6 +33,12 @@ from submitter.vocabulary import State
 _MAX_JSON_BYTES = 96 * 1024 * 1024
 _MAX_SMALL_JSON_BYTES = 64 * 1024
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+class QueueSeconds(Protocol):
+    """In how many seconds a provider's queue is sent, if that can be known."""
+
+    def __call__(self, name: str, length: int, *, call_seconds: float | None) -> float | None: ...
 
 
 class Bearer:
@@ -75,7 +80,7 @@ class JobsApi:
     admissions: Admissions
     providers: Mapping[str, Provider]
     configured: frozenset[str]
-    buckets: Mapping[str, Bucket]
+    queue_seconds: QueueSeconds
     pauses: Pauses
     reckoning: Reckoning
     tokens: Tokens
@@ -253,7 +258,11 @@ class JobsApi:
         for name, provider in self.providers.items():
             pause = self.pauses.of(name)
             length = queued.get(name, 0)
-            seconds = None if pause is not None and length else round(self.buckets[name].seconds_for(length), 3)
+            health = await self.reckoning.health(name)
+            # A call to a synchronous provider lasts as long as its task.
+            took = None if provider.pollable else health.turnaround_seconds
+            seconds = self.queue_seconds(name, length, call_seconds=took)
+            done_at = None if seconds is None else iso(self.clock() + timedelta(seconds=seconds))
             items.append(
                 {
                     "name": name,
@@ -267,8 +276,12 @@ class JobsApi:
                     },
                     "options": provider.Options.model_json_schema(),
                     "paused": None if pause is None else pause.to_json(),
-                    "queue": {"length": length, "done_in_seconds": seconds},
-                    "health": (await self.reckoning.health(name)).to_json(),
+                    "queue": {
+                        "length": length,
+                        "done_in_seconds": None if seconds is None else round(seconds, 3),
+                        "done_at": done_at,
+                    },
+                    "health": health.to_json(),
                     "spend": spend.get(name, []),
                 }
             )

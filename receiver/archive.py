@@ -19,6 +19,7 @@ import structlog
 from receiver.blobs import Blobs
 from receiver.guard import OutboundError
 from receiver.jobs import KeptImage
+from receiver.leases import LEASE
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
 from receiver.outbound import DownloadFailed, Outbound
@@ -28,7 +29,6 @@ from submitter.images import inspect
 
 log = structlog.get_logger("receiver.archive")
 
-_LEASE = timedelta(seconds=10)
 _PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
 _MAX_IMAGE_BYTES = 512 * 1024 * 1024
 _DOWNLOAD_SECONDS = 300.0
@@ -61,13 +61,13 @@ class Archive:
         now = self._clock()
         if self.crew.free == 0:
             return 3600.0
-        claimed = await self._store.images.claim(now, lease=_LEASE, limit=self.crew.free)
+        next_at = await self._store.images.next_at()
+        if next_at is None or next_at > now:
+            return 3600.0 if next_at is None else (next_at - now).total_seconds()
+        claimed = await self._store.images.claim(now, lease=LEASE, limit=self.crew.free)
         for image, give_up_at in claimed:
             self.crew.start(self._work(image, give_up_at or now), name=f"image {image.job_id}/{image.n}")
-        if claimed:
-            return 0.0
-        next_at = await self._store.images.next_at()
-        return 3600.0 if next_at is None else max((next_at - now).total_seconds(), 0.05)
+        return 0.0 if claimed else 0.5
 
     async def _work(self, image: KeptImage, give_up_at: datetime) -> None:
         renewing = asyncio.create_task(self._renew(image))
@@ -78,8 +78,8 @@ class Archive:
             await self._failed(image, give_up_at, trouble=str(exc), permanent=dead)
         except TaskRefused as exc:
             await self._failed(image, give_up_at, trouble=f"what was downloaded is {exc}", permanent=False)
-        except FileNotFoundError:
-            await self._failed(image, give_up_at, trouble="the file is gone", permanent=True)
+        except OSError as exc:
+            await self._failed(image, give_up_at, trouble=f"our disk: {exc.strerror}", permanent=False)
         else:
             await self._store.images.kept(kept, self._clock())
             self._metrics.images.labels("kept").inc()
@@ -125,5 +125,5 @@ class Archive:
 
     async def _renew(self, image: KeptImage) -> None:
         while True:
-            await asyncio.sleep(_LEASE.total_seconds() / 3)
-            await self._store.images.renew(image, self._clock(), lease=_LEASE)
+            await asyncio.sleep(LEASE.total_seconds() / 4)
+            await self._store.images.renew(image, self._clock(), lease=LEASE)

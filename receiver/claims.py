@@ -3,21 +3,30 @@ Who may work on which job: claims under leases, for sending and for looking.
 
 A claim is a lease with an owner token; a holder that dies lets it lapse. `begin_sending` is a compare-and-set on that
 token, so that a job whose holder was given up for dead is not sent by two.
+
+A claim also moves the job's due moment (`retry_at` or `look_at`) to the lease's end, and a renewal moves it on. So what
+is held is not among what is due, a search for due jobs never walks over held ones, and a dead holder's job falls due by
+itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import func, select
-
-from receiver import tables
 from receiver.database import Database
 from receiver.jobs import Job
 from receiver.rows import JOB_COLUMNS, all_rows, job_from_tuple, moment, us
 
 _JOBS = ", ".join(JOB_COLUMNS)
+_FREE = "(lease_until IS NULL OR lease_until <= ?)"
+QUEUED = f"SELECT {_JOBS} FROM jobs WHERE state = 'queued' AND provider = ? AND retry_at <= ? AND {_FREE}" + (
+    " ORDER BY retry_at LIMIT ?"
+)
+DUE = f"SELECT {_JOBS} FROM jobs WHERE provider = ? AND look_at <= ? AND {_FREE} ORDER BY look_at LIMIT ?"
+_FIRST_QUEUED = "SELECT min(retry_at) FROM jobs WHERE state = 'queued' AND provider = ?"
+_FIRST_DUE = "SELECT min(look_at) FROM jobs WHERE provider = ? AND look_at IS NOT NULL"
 
 
 class Claims:
@@ -28,32 +37,23 @@ class Claims:
 
     # --- Submitting -------------------------------------------------------------------------------------------------
 
+    async def first_queued(self, providers: Sequence[str]) -> dict[str, datetime]:
+        """When the first queued job of each of *providers* may be sent; those without one are left out."""
+        return await self._firsts(_FIRST_QUEUED, providers)
+
     async def claim_queued(
         self, provider: str, now: datetime, *, owner: str, lease: timedelta, limit: int
     ) -> list[Job]:
         """Take up to *limit* queued jobs of *provider* whose time has come, longest waiting first."""
         async with self._database.write_raw() as db:
-            rows = await all_rows(
-                db,
-                f"SELECT {_JOBS} FROM jobs WHERE state = 'queued' AND provider = ? AND retry_at <= ?"
-                " AND (lease_until IS NULL OR lease_until < ?) ORDER BY retry_at LIMIT ?",
-                (provider, us(now), us(now), limit),
-            )
+            rows = await all_rows(db, QUEUED, (provider, us(now), us(now), limit))
             found = [job_from_tuple(row) for row in rows]
+            until = us(now + lease)
             await db.executemany(
-                "UPDATE jobs SET lease_owner = ?, lease_until = ? WHERE id = ?",
-                [(owner, us(now + lease), job.id) for job in found],
+                "UPDATE jobs SET lease_owner = ?, lease_until = ?, retry_at = ? WHERE id = ?",
+                [(owner, until, until, job.id) for job in found],
             )
         return found
-
-    async def next_queued_at(self, provider: str) -> datetime | None:
-        """When the next queued job of *provider* may be sent."""
-        table = tables.jobs.c
-        async with self._database.read() as connection:
-            value = await connection.scalar(
-                select(func.min(table.retry_at)).where(table.state == "queued", table.provider == provider)
-            )
-        return None if value is None else moment(value)
 
     async def begin_sending(
         self, job: Job, now: datetime, *, owner: str, lease: timedelta, deadline_at: datetime, awaits_callback: bool
@@ -68,56 +68,59 @@ class Claims:
             )
             return cursor.rowcount == 1
 
-    async def renew(self, job_ids: Sequence[str], now: datetime, *, owner: str, lease: timedelta) -> None:
-        async with self._database.write_raw() as db:
-            await db.executemany(
-                "UPDATE jobs SET lease_until = ? WHERE id = ? AND lease_owner = ?",
-                [(us(now + lease), job_id, owner) for job_id in job_ids],
-            )
-
-    async def hand_back(self, job_ids: Sequence[str], *, owner: str) -> None:
-        """Drop the leases on jobs that were not sent or not looked at."""
-        async with self._database.write_raw() as db:
-            await db.executemany(
-                "UPDATE jobs SET lease_owner = NULL, lease_until = NULL WHERE id = ? AND lease_owner = ?",
-                [(job_id, owner) for job_id in job_ids],
-            )
-
     async def lapsed_sending(self, now: datetime, *, limit: int = 200) -> list[str]:
-        """Jobs whose holder died while sending."""
-        table = tables.jobs.c
+        """Jobs whose holder died while sending, unless their answer is there and waits to be read."""
         async with self._database.read() as connection:
-            rows = await connection.execute(
-                select(table.id).where(table.state == "sending", table.lease_until < us(now)).limit(limit)
+            rows = await connection.exec_driver_sql(
+                f"SELECT id FROM jobs WHERE state = 'sending' AND {_FREE} AND NOT EXISTS (SELECT 1 FROM evidence"
+                " WHERE job_id = jobs.id AND source = 'response' AND read_at IS NULL) LIMIT ?",
+                (us(now), limit),
             )
             return [row[0] for row in rows]
 
+    # --- Leases -----------------------------------------------------------------------------------------------------
+
+    async def renew(self, job_ids: Sequence[str], now: datetime, *, owner: str, lease: timedelta) -> None:
+        """Hold on; a due moment that was moved to the lease's end goes with it."""
+        until = us(now + lease)
+        async with self._database.write_raw() as db:
+            await db.executemany(
+                "UPDATE jobs SET retry_at = CASE WHEN retry_at = lease_until THEN ? ELSE retry_at END,"
+                " look_at = CASE WHEN look_at = lease_until THEN ? ELSE look_at END, lease_until = ?"
+                " WHERE id = ? AND lease_owner = ?",
+                [(until, until, until, job_id, owner) for job_id in job_ids],
+            )
+
+    async def hand_back(self, job_ids: Sequence[str], due_at: datetime, *, owner: str) -> None:
+        """Let go of jobs that were not sent or not looked at; they fall due at *due_at*."""
+        due = us(due_at)
+        async with self._database.write_raw() as db:
+            await db.executemany(
+                "UPDATE jobs SET retry_at = CASE WHEN retry_at = lease_until THEN ? ELSE retry_at END,"
+                " look_at = CASE WHEN look_at = lease_until THEN ? ELSE look_at END,"
+                " lease_owner = NULL, lease_until = NULL WHERE id = ? AND lease_owner = ?",
+                [(due, due, job_id, owner) for job_id in job_ids],
+            )
+
     # --- Looking ----------------------------------------------------------------------------------------------------
 
-    async def claim_due(
-        self, now: datetime, *, owner: str, lease: timedelta, limit: int, skip: Sequence[str] = ()
-    ) -> list[Job]:
-        """Take up to *limit* jobs whose look is due, earliest first, none of the providers in *skip*."""
-        without = f" AND provider NOT IN ({', '.join('?' for _ in skip)})" if skip else ""
+    async def first_due(self, providers: Sequence[str]) -> dict[str, datetime]:
+        """When the first look of each of *providers* is due; those without one are left out."""
+        return await self._firsts(_FIRST_DUE, providers)
+
+    async def claim_due(self, limits: Mapping[str, int], now: datetime, *, owner: str, lease: timedelta) -> list[Job]:
+        """Take jobs whose look is due, earliest first, of each provider in *limits* at most so many."""
+        found: list[Job] = []
         async with self._database.write_raw() as db:
-            rows = await all_rows(
-                db,
-                f"SELECT {_JOBS} FROM jobs WHERE look_at <= ?"
-                f" AND (lease_until IS NULL OR lease_until < ?){without} ORDER BY look_at LIMIT ?",
-                (us(now), us(now), *skip, limit),
-            )
-            found = [job_from_tuple(row) for row in rows]
+            for provider, limit in limits.items():
+                rows = await all_rows(db, DUE, (provider, us(now), us(now), limit))
+                found += [job_from_tuple(row) for row in rows]
+            until = us(now + lease)
             await db.executemany(
-                "UPDATE jobs SET lease_owner = ?, lease_until = ? WHERE id = ?",
-                [(owner, us(now + lease), job.id) for job in found],
+                "UPDATE jobs SET lease_owner = ?, lease_until = ?, look_at = ? WHERE id = ?",
+                [(owner, until, until, job.id) for job in found],
             )
         return found
-
-    async def next_look_at(self) -> datetime | None:
-        table = tables.jobs.c
-        async with self._database.read() as connection:
-            value = await connection.scalar(select(func.min(table.look_at)).where(table.look_at.is_not(None)))
-        return None if value is None else moment(value)
 
     async def look_now(self, job_id: str, now: datetime) -> bool:
         """Make a job's look due now, if it can be looked at."""
@@ -128,3 +131,11 @@ class Claims:
                 (us(now), job_id),
             )
             return cursor.rowcount == 1
+
+    async def _firsts(self, sentence: str, providers: Sequence[str]) -> dict[str, datetime]:
+        if not providers:
+            return {}
+        async with self._database.read() as connection:
+            columns = ", ".join(f"({sentence})" for _ in providers)
+            row: Any = (await connection.exec_driver_sql(f"SELECT {columns}", tuple(providers))).one()
+        return {name: moment(value) for name, value in zip(providers, row, strict=True) if value is not None}

@@ -21,6 +21,7 @@ from receiver.metrics import Metrics
 from receiver.reckoning import Reckoning
 from receiver.rows import us
 from submitter.provider import Provider
+from submitter.providers import PROVIDERS
 
 _DEAD_LOOP_SECONDS = 30.0
 _MOST_UNREAD = 50_000
@@ -28,7 +29,8 @@ _MOST_UNREAD = 50_000
 _QUEUES = {
     "unread": "SELECT count(*), min(received_at) FROM evidence WHERE read_at IS NULL",
     "queued": "SELECT count(*), min(created_at) FROM jobs WHERE state = 'queued'",
-    "due_looks": "SELECT count(*), min(look_at) FROM jobs WHERE look_at <= :now",
+    "due_looks": "SELECT count(*), min(look_at) FROM jobs WHERE look_at <= :now"
+    f" AND provider IN ({', '.join(repr(name) for name in PROVIDERS)})",
     "deliveries": "SELECT count(*), min(created_at) FROM deliveries WHERE state = 'pending'",
     "images": "SELECT count(*), min(next_at) FROM images WHERE state = 'wanted'",
 }

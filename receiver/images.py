@@ -27,7 +27,11 @@ class Images:
         self._first_delay = first_delay_seconds
 
     async def claim(self, now: datetime, *, lease: timedelta, limit: int) -> list[tuple[KeptImage, datetime | None]]:
-        """Take wanted images whose try is due, the one whose link dies first at the front; with when to give up."""
+        """
+        Take wanted images whose try is due, the one whose link dies first at the front; with when to give up.
+
+        What is held is due again at its lease's end, so that it is not among what is due, and a dead holder's is.
+        """
         async with self._database.write_raw() as db:
             rows = await all_rows(
                 db,
@@ -38,16 +42,16 @@ class Images:
             )
             found = [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows]
             await db.executemany(
-                "UPDATE images SET lease_until = ? WHERE job_id = ? AND n = ?",
-                [(us(now + lease), row["job_id"], row["n"]) for row in found],
+                "UPDATE images SET lease_until = ?, next_at = ? WHERE job_id = ? AND n = ?",
+                [(us(now + lease), us(now + lease), row["job_id"], row["n"]) for row in found],
             )
         return [(image_from_row(row), from_us(row["give_up_at"])) for row in found]
 
     async def renew(self, image: KeptImage, now: datetime, *, lease: timedelta) -> None:
         async with self._database.write_raw() as db:
             await db.execute(
-                "UPDATE images SET lease_until = ? WHERE job_id = ? AND n = ? AND state = 'wanted'",
-                (us(now + lease), image.job_id, image.n),
+                "UPDATE images SET lease_until = ?, next_at = ? WHERE job_id = ? AND n = ? AND state = 'wanted'",
+                (us(now + lease), us(now + lease), image.job_id, image.n),
             )
 
     async def next_at(self) -> datetime | None:

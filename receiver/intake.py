@@ -27,7 +27,6 @@ from receiver.jobs import Source, Verdict
 from receiver.lifecycle import News, Timing
 from receiver.loops import Loop
 from receiver.metrics import Metrics
-from receiver.pauses import Pauses
 from receiver.store import Item, Settled, Store
 from submitter.errors import (
     AccountRefused,
@@ -65,7 +64,6 @@ class Intake:
         store: Store,
         providers: Mapping[str, Provider],
         blobs: Blobs,
-        pauses: Pauses,
         metrics: Metrics,
         *,
         confirm: str,
@@ -76,7 +74,6 @@ class Intake:
         self._store = store
         self._providers = providers
         self._blobs = blobs
-        self._pauses = pauses
         self._metrics = metrics
         self._confirm = confirm
         self._timing_of = timing_of
@@ -229,15 +226,10 @@ class Intake:
     ) -> News:
         try:
             report = provider.submitted(response)
-        except AccountRefused as exc:
-            await self._pauses.pause(provider.name, reason=f"{exc.code}: {exc}", now=now)
-            return outcome_of(exc, tries=0, now=now)
         except ProviderError as exc:
-            await self._pauses.answered(provider.name, now)
             tries = await self._tries(evidence.job_id)
-            return outcome_of(exc, tries=tries, now=now)
-        await self._pauses.answered(provider.name, now)
-        return News(report, Source.RESPONSE)
+            return replace(outcome_of(exc, tries=tries, now=now), asked_at=evidence.asked_at)
+        return News(report, Source.RESPONSE, asked_at=evidence.asked_at)
 
     def _from_look(self, provider: Provider, evidence: Evidence, response: httpx.Response, now: datetime) -> News:
         try:

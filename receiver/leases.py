@@ -1,5 +1,5 @@
 """
-Who holds what. A lease is 10 s and renewed while its work lives, so a dead holder's work is free within 10 s.
+Who holds what. A lease is renewed while its work lives; a dead holder's work is free again within ten seconds.
 
 Each process has one owner token. Renewals of everything held go out together.
 """
@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from receiver.loops import Loop
 from receiver.store import Store
 
-LEASE = timedelta(seconds=10)
+LEASE = timedelta(seconds=8)
+"""With the second that a loop may sleep before it looks, and one to spare, ten."""
 
 
 class Leases:

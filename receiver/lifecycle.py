@@ -86,7 +86,13 @@ def advance(job: Job, news: News, now: datetime, timing: Timing, *, jitter: floa
     """What *news* makes of *job*. Never raises; the version is counted up by the store, not here."""
     report = news.report
     if report is not None and _names_another_task(job, report, news):
-        return Change(job, Verdict.IGNORED)
+        ignored = Change(job, Verdict.IGNORED)
+        # The look was made all the same, and the next one must not be due at once.
+        if news.source is not Source.POLL:
+            return ignored
+        return _looked(ignored, replace(news, report=None), now, timing, jitter)
+    if report is not None and _is_of_an_earlier_try(job, report, news):
+        return Change(job, Verdict.LATE)
     if report is not None and not news.believed:
         return _hint(job, report, now, timing)
     if report is None:
@@ -345,6 +351,17 @@ def _expire(change: Change, now: datetime) -> Change:
 
 
 # --- Small parts ----------------------------------------------------------------------------------------------------
+
+
+def _is_of_an_earlier_try(job: Job, report: Report, news: News) -> bool:
+    """A "no" to an earlier submit call, read again, says nothing about the one that is under way."""
+    return (
+        news.source is Source.RESPONSE
+        and report.state in (State.QUEUED, State.FAILED, State.UNCONFIRMED)
+        and news.asked_at is not None
+        and job.sent_at is not None
+        and news.asked_at < job.sent_at
+    )
 
 
 def _names_another_task(job: Job, report: Report, news: News) -> bool:

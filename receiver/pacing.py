@@ -1,11 +1,18 @@
-"""Token buckets: how fast a provider may be asked. In memory, per process."""
+"""How fast a provider may be asked. In memory, per process."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
 from submitter.provider import Rate
+
+_PATIENCE_SECONDS = 5.0
+_IDLE_SECONDS = 10.0
+_TROUBLES = 3
+_LONGEST_HOLD_SECONDS = 600.0
+_LONGEST_BACKOFF_SECONDS = 30.0
 
 
 class Bucket:
@@ -16,6 +23,10 @@ class Bucket:
         self._clock = clock
         self._held = [float(rate.count) for rate in rates]
         self._filled_at = clock()
+
+    @property
+    def limited(self) -> bool:
+        return bool(self._rates)
 
     def available(self) -> int | None:
         """Whole tokens that can be taken now; None: no limit."""
@@ -33,11 +44,7 @@ class Bucket:
 
     def seconds_to_next(self) -> float:
         """Until one token is there."""
-        self._fill()
-        return max(
-            (max(1 - held, 0) * rate.seconds / rate.count for held, rate in zip(self._held, self._rates, strict=True)),
-            default=0.0,
-        )
+        return self.seconds_for(1)
 
     def seconds_for(self, count: int) -> float:
         """Until *count* calls are through, if nobody else takes any."""
@@ -57,3 +64,96 @@ class Bucket:
             min(held + passed * rate.count / rate.seconds, float(rate.count))
             for held, rate in zip(self._held, self._rates, strict=True)
         ]
+
+
+class Pace:
+    """
+    How many calls to one provider may leave now: by its rates, by *concurrency*, and by what its last answers say.
+
+    The window opens slowly: one call until one was answered, then twice as many with every answer. So a bad key or an
+    empty account is found out by one call and not by a whole queue. A call that takes longer than a few seconds is no
+    such refusal and stops holding others back. "Not now" halves the window; said three times in a row, or *for all*,
+    it holds the provider back as long as it wishes.
+    """
+
+    def __init__(self, rates: Sequence[Rate], *, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.bucket = Bucket(rates, clock=clock)
+        self.concurrency = concurrency
+        self._clock = clock
+        self._left_at: dict[str, float] = {}
+        self._window = 1
+        self._proven_at: float | None = None
+        self._held_until: float | None = None
+        self._troubles = 0
+        self._call_seconds: float | None = None
+
+    def allowed(self) -> int:
+        """How many calls may leave now."""
+        now = self._clock()
+        if self._held_until is not None and now < self._held_until:
+            return 0
+        if not self._left_at and (self._proven_at is None or now - self._proven_at > _IDLE_SECONDS):
+            self._window = 1
+        young = sum(now - left_at < _PATIENCE_SECONDS for left_at in self._left_at.values())
+        free = min(self.concurrency - len(self._left_at), self._window - young)
+        tokens = self.bucket.available()
+        return max(free if tokens is None else min(free, tokens), 0)
+
+    def seconds_to_next(self) -> float:
+        """When to ask again, where `allowed` was 0 and no call ends before."""
+        now = self._clock()
+        waits = [self.bucket.seconds_to_next()]
+        if self._held_until is not None:
+            waits.append(self._held_until - now)
+        if self._left_at and self._window <= len(self._left_at) < self.concurrency:
+            waits.append(min(self._left_at.values()) + _PATIENCE_SECONDS - now)
+        return max(*waits, 0.0)
+
+    def leaving(self, call: str) -> None:
+        """A call leaves; `ended` takes the same name."""
+        self.bucket.take()
+        self._left_at[call] = self._clock()
+
+    def ended(self, call: str, *, made: bool = True) -> None:
+        """The call is over; *made* is false if nothing was sent after all."""
+        left_at = self._left_at.pop(call, None)
+        if not made:
+            self.bucket.give_back()
+        elif left_at is not None:
+            took = self._clock() - left_at
+            self._call_seconds = took if self._call_seconds is None else 0.8 * self._call_seconds + 0.2 * took
+
+    def answered(self) -> None:
+        """The provider took a call of ours, with our key."""
+        self._troubles = 0
+        self._proven_at = self._clock()
+        self._window = min(self._window * 2, self.concurrency)
+
+    def refused(self) -> None:
+        """The provider did not take our key: from here on, one at a time."""
+        self._window = 1
+
+    def not_now(self, retry_after_seconds: float | None, *, for_all: bool = False) -> None:
+        """Too many calls, trouble on the other side, or no way there."""
+        self._troubles += 1
+        self._window = max(self._window // 2, 1)
+        if self._troubles >= _TROUBLES or for_all:
+            excess = max(self._troubles - (1 if for_all else _TROUBLES), 0)
+            pause = retry_after_seconds
+            if pause is None:
+                pause = min(2.0**excess, _LONGEST_BACKOFF_SECONDS)
+            self._held_until = max(self._held_until or 0.0, self._clock() + min(pause, _LONGEST_HOLD_SECONDS))
+            self._window = 1
+
+    def seconds_for(self, count: int, *, call_seconds: float | None = None) -> float | None:
+        """
+        Until *count* calls have ended, by the rates and by how long calls take; None where neither is known.
+
+        *call_seconds* is what is known of that from elsewhere, before a call was made here.
+        """
+        if count == 0:
+            return 0.0
+        each = self._call_seconds if self._call_seconds is not None else call_seconds
+        if each is None:
+            return self.bucket.seconds_for(count) if self.bucket.limited else None
+        return max(self.bucket.seconds_for(count), math.ceil(count / self.concurrency) * each)

@@ -1,15 +1,15 @@
 """
 Providers that refuse our key or our credit are paused: their jobs wait in the queue instead of failing one by one.
 
-One probe job with a growing delay, or an operator, resumes a provider. Until a provider has answered once since this
-process started or it was resumed, one submit call at a time is let through, so that a bad key costs one request and not
-as many as there are slots; a first call that takes longer than a few seconds is not a refusal and holds nobody back.
+One probe job with a growing delay, or an operator, resumes a provider. What counts is when a call was sent: calls that
+were under way when the pause began can neither lengthen nor end it. The table `providers` holds the pauses, so that
+they outlive a restart and hold for every process on the same database; each is told once.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -19,120 +19,140 @@ from receiver import tables
 from receiver.database import Database
 from receiver.jobs import iso
 from receiver.outbox import Happening, tell
-from receiver.rows import from_us, us
+from receiver.rows import moment, us
 
 log = structlog.get_logger("receiver.pauses")
 
 _FIRST_PROBE = timedelta(seconds=30)
 _LAST_PROBE = timedelta(hours=1)
-_PATIENCE_SECONDS = 5.0
+_FRESH = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
+    """`probes` were refused since it began."""
+
     reason: str
     since: datetime
     probe_at: datetime
     probes: int
+
+    @property
+    def delay(self) -> timedelta:
+        doubled: int = 2 ** min(self.probes, 20)
+        return min(_FIRST_PROBE * doubled, _LAST_PROBE)
 
     def to_json(self) -> dict[str, str | None]:
         return {"reason": self.reason, "since": iso(self.since)}
 
 
 class Pauses:
-    """Who is paused, kept in the table `providers`; and who has proved its key since we started."""
+    """Who is paused, and which job probes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lock = asyncio.Lock()
         self._paused: dict[str, Pause] = {}
-        self._proven: set[str] = set()
-        self._first_left_at: dict[str, float] = {}
+        self._probing: dict[str, str] = {}
+        self._loaded_at: datetime | None = None
 
     async def load(self) -> None:
-        table = tables.providers.c
-        async with self._database.read() as connection:
-            rows = await connection.execute(select(tables.providers).where(table.paused_at.is_not(None)))
+        """Read the table. A probe that waits for its turn here keeps it."""
+        async with self._lock:
+            table = tables.providers.c
+            async with self._database.read() as connection:
+                rows = await connection.execute(select(tables.providers).where(table.paused_at.is_not(None)))
+                found = {
+                    row["name"]: Pause(
+                        row["paused_reason"] or "",
+                        moment(row["paused_at"]),
+                        moment(row["probe_at"]),
+                        row["probes"],
+                    )
+                    for row in rows.mappings()
+                }
+            known = self._paused
             self._paused = {
-                row["name"]: Pause(
-                    row["paused_reason"] or "",
-                    _some(from_us(row["paused_at"])),
-                    _some(from_us(row["probe_at"])),
-                    row["probes"],
-                )
-                for row in rows.mappings()
+                name: known[name] if name in known and known[name].since == pause.since else pause
+                for name, pause in found.items()
             }
+
+    async def refresh(self, now: datetime) -> None:
+        """Learn what other processes wrote, once a second."""
+        if self._loaded_at is None or not _FRESH > now - self._loaded_at >= timedelta(0):
+            self._loaded_at = now
+            await self.load()
 
     def of(self, provider: str) -> Pause | None:
         return self._paused.get(provider)
 
-    def allowed(self, provider: str, now: datetime, *, in_flight: int) -> int | None:
-        """How many more submit calls may leave now; None: as many as there are slots."""
-        paused = self._paused.get(provider)
-        if paused is not None:
-            return 1 if now >= paused.probe_at and in_flight == 0 else 0
-        if provider in self._proven:
-            return None
-        if in_flight == 0:
-            return 1
-        first = self._first_left_at.get(provider)
-        return None if first is not None and time.monotonic() - first > _PATIENCE_SECONDS else 0
+    def may_probe(self, provider: str, now: datetime) -> bool:
+        """Whether one job of a paused provider may leave, to find out."""
+        pause = self._paused.get(provider)
+        return pause is not None and provider not in self._probing and now >= pause.probe_at
 
-    def leaving(self, provider: str) -> None:
-        """A submit call leaves."""
-        self._first_left_at.setdefault(provider, time.monotonic())
+    def probe_leaves(self, provider: str, job_id: str, now: datetime) -> None:
+        """*job_id* is the probe until `probe_ended`; whatever comes of it, the next one waits its delay."""
+        pause = self._paused[provider]
+        self._paused[provider] = replace(pause, probe_at=now + pause.delay)
+        self._probing[provider] = job_id
 
-    async def answered(self, provider: str, now: datetime) -> None:
-        """The provider took our key."""
-        self._proven.add(provider)
-        if provider in self._paused:
-            await self.resume(provider, now)
+    def probe_ended(self, provider: str, job_id: str) -> None:
+        if self._probing.get(provider) == job_id:
+            del self._probing[provider]
 
-    async def pause(self, provider: str, *, reason: str, now: datetime) -> None:
-        """Pause, or push a pause's next probe further away."""
-        before = self._paused.get(provider)
-        probes = 0 if before is None else before.probes + 1
-        pause = Pause(
-            reason[:300],
-            now if before is None else before.since,
-            now + min(_FIRST_PROBE * 2**probes, _LAST_PROBE),
-            probes,
-        )
-        self._paused[provider] = pause
-        self._forget_proof(provider)
-        async with self._database.write_raw() as db:
-            await db.execute(
-                "INSERT INTO providers (name, paused_reason, paused_at, probe_at, probes) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET paused_reason = excluded.paused_reason,"
-                " paused_at = excluded.paused_at, probe_at = excluded.probe_at, probes = excluded.probes",
-                (provider, pause.reason, us(pause.since), us(pause.probe_at), probes),
-            )
+    async def answered(self, provider: str, now: datetime, *, sent_at: datetime) -> bool:
+        """The provider took our key for a call sent at *sent_at*. True if that ended a pause."""
+        pause = self._paused.get(provider)
+        return pause is not None and sent_at > pause.since and await self.resume(provider, now)
+
+    async def refused(self, provider: str, now: datetime, *, sent_at: datetime, reason: str) -> bool:
+        """The provider refused our key for a call sent at *sent_at*. True if that began a pause."""
+        async with self._lock:
+            before = self._paused.get(provider)
+            if before is not None and sent_at <= before.since:
+                return False
             if before is None:
-                await tell(db, [_happening("provider.paused", provider, pause)], now)
+                pause = Pause(reason[:300], now, now + _FIRST_PROBE, 0)
+            else:
+                pause = replace(before, reason=reason[:300], probes=before.probes + 1)
+                pause = replace(pause, probe_at=now + pause.delay)
+            self._paused[provider] = pause
+            async with self._database.write_raw() as db:
+                cursor = await db.execute("SELECT paused_at FROM providers WHERE name = ?", (provider,))
+                row = await cursor.fetchone()
+                await db.execute(
+                    "INSERT INTO providers (name, paused_reason, paused_at, probe_at, probes) VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT (name) DO UPDATE SET paused_reason = excluded.paused_reason,"
+                    " paused_at = coalesce(providers.paused_at, excluded.paused_at), probe_at = excluded.probe_at,"
+                    " probes = excluded.probes",
+                    (provider, pause.reason, us(pause.since), us(pause.probe_at), pause.probes),
+                )
+                since = None if row is None else row[0]
+                if since is None:
+                    await tell(db, [_happening("provider.paused", provider, pause)], now)
+                else:
+                    self._paused[provider] = replace(pause, since=moment(since))
         log.warning("provider_paused", provider=provider, reason=pause.reason, probe_at=iso(pause.probe_at))
+        return since is None
 
     async def resume(self, provider: str, now: datetime) -> bool:
         """End a pause; False if there was none."""
-        if self._paused.pop(provider, None) is None:
-            return False
-        async with self._database.write_raw() as db:
-            await db.execute(
-                "UPDATE providers SET paused_reason = NULL, paused_at = NULL, probe_at = NULL, probes = 0"
-                " WHERE name = ?",
-                (provider,),
-            )
-            await tell(db, [_happening("provider.resumed", provider, None)], now)
-        log.info("provider_resumed", provider=provider)
-        return True
-
-    def _forget_proof(self, provider: str) -> None:
-        self._proven.discard(provider)
-        self._first_left_at.pop(provider, None)
+        async with self._lock:
+            self._paused.pop(provider, None)
+            async with self._database.write_raw() as db:
+                cursor = await db.execute(
+                    "UPDATE providers SET paused_reason = NULL, paused_at = NULL, probe_at = NULL, probes = 0"
+                    " WHERE name = ? AND paused_at IS NOT NULL",
+                    (provider,),
+                )
+                ended = cursor.rowcount == 1
+                if ended:
+                    await tell(db, [_happening("provider.resumed", provider, None)], now)
+        if ended:
+            log.info("provider_resumed", provider=provider)
+        return ended
 
 
 def _happening(kind: str, provider: str, pause: Pause | None) -> Happening:
     return Happening(kind, {"name": provider, "paused": None if pause is None else pause.to_json()}, provider=provider)
-
-
-def _some(value: datetime | None) -> datetime:
-    assert value is not None
-    return value

@@ -22,10 +22,10 @@ from receiver.leases import LEASE, Leases
 from receiver.lifecycle import News
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
-from receiver.pacing import Bucket
+from receiver.pacing import Pace
 from receiver.store import Item, Store
 from submitter.client import Wire, converse
-from submitter.errors import ProviderError
+from submitter.errors import AnswerLost, NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider
 
 log = structlog.get_logger("receiver.poller")
@@ -34,15 +34,20 @@ _LOOK_TIMEOUT_SECONDS = 30.0
 
 
 class Poller:
-    """Makes due looks, *concurrency* at once over all providers, each provider within its documented pace."""
+    """
+    Makes due looks, *concurrency* at once over all providers, each provider within its documented pace.
+
+    A job whose provider can't be asked (*configured* are those with a key) falls due all the same: its deadline holds.
+    """
 
     def __init__(
         self,
         store: Store,
         intake: Intake,
         providers: Mapping[str, Provider],
+        configured: frozenset[str],
         *,
-        buckets: Mapping[str, Bucket],
+        paces: Mapping[str, Pace],
         leases: Leases,
         wire: Wire,
         metrics: Metrics,
@@ -52,7 +57,8 @@ class Poller:
         self._store = store
         self._intake = intake
         self._providers = providers
-        self._buckets = buckets
+        self._configured = configured
+        self._paces = paces
         self._leases = leases
         self._wire = wire
         self._metrics = metrics
@@ -64,37 +70,49 @@ class Poller:
         now = self._clock()
         if self.crew.free == 0:
             return 3600.0
-        slow = [name for name, bucket in self._buckets.items() if bucket.available() == 0]
-        jobs = await self._store.claims.claim_due(
-            now, owner=self._leases.owner, lease=LEASE, limit=self.crew.free, skip=slow
-        )
+        firsts = await self._store.claims.first_due(list(self._providers))
+        due = sorted((name for name, first in firsts.items() if first <= now), key=firsts.__getitem__)
+        waits = [(first - now).total_seconds() for first in firsts.values() if first > now]
+        limits: dict[str, int] = {}
+        for name in due:
+            share = min(-(-self.crew.free // len(due)), self.crew.free - sum(limits.values()))
+            limit = min(share, self._paces[name].allowed()) if name in self._configured else share
+            if limit > 0:
+                limits[name] = limit
+            elif share > 0:
+                waits.append(max(self._paces[name].seconds_to_next(), 0.05))
+        if not limits:
+            return max(min(waits, default=3600.0), 0.0)
+        jobs = await self._store.claims.claim_due(limits, now, owner=self._leases.owner, lease=LEASE)
         for job in jobs:
-            if job.provider in self._buckets:
-                self._buckets[job.provider].take()
+            self._paces[job.provider].leaving(job.id)
             self.crew.start(self._work(job), name=f"look {job.id}")
-        if jobs:
-            return 0.0
-        next_at = await self._store.claims.next_look_at()
-        pauses = [self._buckets[name].seconds_to_next() for name in slow]
-        if next_at is not None:
-            pauses.append((next_at - now).total_seconds())
-        return max(min(pauses, default=3600.0), 0.05)
+        # Due and yet not to be had: another look at the same job is under way.
+        return 0.0 if jobs else 0.5
 
     async def _work(self, job: Job) -> None:
+        asked = False
         with self._leases.holding(job.id):
             try:
-                await self._look(job)
+                asked = await self._look(job)
             except asyncio.CancelledError:
-                await asyncio.shield(self._store.claims.hand_back([job.id], owner=self._leases.owner))
+                await asyncio.shield(self._store.claims.hand_back([job.id], self._clock(), owner=self._leases.owner))
                 raise
+            finally:
+                self._paces[job.provider].ended(job.id, made=asked)
 
-    async def _look(self, job: Job) -> None:
-        provider = self._providers.get(job.provider)
+    async def _look(self, job: Job) -> bool:
+        """Returns whether the provider was asked."""
+        provider, pace = self._providers[job.provider], self._paces[job.provider]
         remote_id = job.remote_id or job.claimed_id
         asked_at = self._clock()
-        if provider is None or remote_id is None or not provider.pollable:
+        if remote_id is None or not provider.pollable:
             await self._nothing_new(job, asked_at, trouble=job.trouble)
-            return
+            return False
+        if job.provider not in self._configured:
+            trouble = f"look: there is no API key; set {job.provider.upper()}_API_KEY"
+            await self._nothing_new(job, asked_at, trouble=trouble)
+            return False
         answered = False
 
         async def send(request: httpx.Request) -> httpx.Response:
@@ -115,11 +133,17 @@ class Poller:
             report = await converse(provider.poll(remote_id), send)
         except ProviderError as exc:
             self._metrics.looks.labels(job.provider, type(exc).__name__).inc()
+            if isinstance(exc, ProviderBusy | NotSent | AnswerLost):
+                pace.not_now(exc.retry_after_seconds, for_all=isinstance(exc, ProviderBusy))
+            else:
+                pace.answered()
             if not answered:
                 log.warning("look_unanswered", job=job.id, provider=job.provider, code=exc.code)
                 await self._nothing_new(job, asked_at, trouble=f"look: {exc.code}: {exc}"[:500])
         else:
+            pace.answered()
             self._metrics.looks.labels(job.provider, report.state.value).inc()
+        return True
 
     async def _nothing_new(self, job: Job, asked_at: datetime, *, trouble: str | None) -> None:
         news = News(None, Source.POLL, trouble=trouble, asked_at=asked_at)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import aiosqlite
@@ -118,7 +118,11 @@ class Store:
         holder = holders.setdefault((job.provider, taken), job.id)
         if holder == job.id:
             return change
-        return Change(job, Verdict.IGNORED)
+        if news.source is not Source.POLL:
+            return Change(job, Verdict.IGNORED)
+        # A look by a claimed id found somebody else's task: the look is booked, the claim dropped.
+        looked = advance(job, replace(news, report=None, forget_claim=True), now, timing)
+        return replace(looked, verdict=Verdict.IGNORED)
 
     def _happening(self, name: str, job: Job, images: Sequence[KeptImage]) -> Happening:
         return about_job(name, job, images, base_url=self._public_url())

@@ -12,12 +12,14 @@ it `unconfirmed`; the holder's late answer, should it live, is still a legal row
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import structlog
+from pydantic import ValidationError
 
 from receiver.blobs import Blobs
 from receiver.intake import Intake, outcome_of
@@ -26,25 +28,29 @@ from receiver.leases import LEASE, Leases
 from receiver.lifecycle import News
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
-from receiver.pacing import Bucket
+from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.store import Item, Store
 from receiver.tokens import Tokens
 from submitter.client import Wire, converse
-from submitter.errors import ProviderError, TaskRefused
+from submitter.errors import AccountRefused, AnswerLost, NotSent, ProviderBusy, ProviderError, TaskRefused
 from submitter.images import inspect
 from submitter.provider import Provider
 from submitter.vocabulary import Failure, Report, State, Task
 
 log = structlog.get_logger("receiver.submissions")
 
+_RECORD_AGAIN_SECONDS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+_AFTER_ERROR = timedelta(seconds=30)
+
 
 @dataclass(slots=True)
 class _Sending:
-    """How far one submit call got: it left; its answer is recorded."""
+    """How far one submit call got: when it left; whether its answer came, and is recorded."""
 
-    begun: bool = False
+    begun_at: datetime | None = None
     answered: bool = False
+    recorded: bool = False
 
 
 class _LostHold(Exception):
@@ -52,7 +58,7 @@ class _LostHold(Exception):
 
 
 class Submissions:
-    """Sends queued jobs, each provider at its own pace and concurrency."""
+    """Sends queued jobs, each provider at its own pace. *providers* are those that have a key."""
 
     def __init__(
         self,
@@ -60,8 +66,7 @@ class Submissions:
         intake: Intake,
         providers: Mapping[str, Provider],
         *,
-        buckets: Mapping[str, Bucket],
-        concurrency: Mapping[str, int],
+        paces: Mapping[str, Pace],
         pauses: Pauses,
         leases: Leases,
         wire: Wire,
@@ -75,7 +80,7 @@ class Submissions:
         self._store = store
         self._intake = intake
         self._providers = providers
-        self._buckets = buckets
+        self._paces = paces
         self._pauses = pauses
         self._leases = leases
         self._wire = wire
@@ -86,72 +91,81 @@ class Submissions:
         self._job_timeout = job_timeout
         self._clock = clock
         self.loop = Loop("submissions", self.step)
-        self.crews = {name: Crew(size, on_free=self.loop.wake) for name, size in concurrency.items()}
+        self.crews = {name: Crew(paces[name].concurrency, on_free=self.loop.wake) for name in providers}
 
     async def step(self) -> float:
         """Send what may be sent now; give up on what a dead holder was sending."""
         now = self._clock()
         await self._sweep(now)
-        pause = 3600.0
-        for name in self._providers:
-            pause = min(pause, await self._send_some(name, now))
-        return pause
+        await self._pauses.refresh(now)
+        firsts = await self._store.claims.first_queued(list(self._providers))
+        pauses = [await self._send_some(name, first, now) for name, first in firsts.items()]
+        return min(pauses, default=3600.0)
 
-    async def _send_some(self, name: str, now: datetime) -> float:
-        crew, bucket = self.crews[name], self._buckets[name]
-        allowed = self._pauses.allowed(name, now, in_flight=crew.busy)
-        limit = crew.free if allowed is None else min(crew.free, allowed)
-        tokens = bucket.available()
-        if tokens is not None:
-            limit = min(limit, tokens)
-        if limit > 0:
-            jobs = await self._store.claims.claim_queued(name, now, owner=self._leases.owner, lease=LEASE, limit=limit)
-            for job in jobs:
-                bucket.take()
-                self._pauses.leaving(name)
-                crew.start(self._work(job), name=f"submit {job.id}")
-            if len(jobs) == limit:
-                return 0.05
-        next_at = await self._store.claims.next_queued_at(name)
-        if next_at is None:
-            return 3600.0
-        wait = max((next_at - now).total_seconds(), 0.0)
-        return max(wait, bucket.seconds_to_next() if tokens == 0 else 0.0, 0.05)
+    def done_in_seconds(self, name: str, length: int, *, call_seconds: float | None) -> float | None:
+        """Until *length* queued jobs of a provider are sent; None where that can't be known."""
+        if name not in self._providers or (length and self._pauses.of(name) is not None):
+            return None
+        return self._paces[name].seconds_for(length, call_seconds=call_seconds)
+
+    async def _send_some(self, name: str, first: datetime, now: datetime) -> float:
+        """Start what may leave; returns in how many seconds to look again."""
+        if first > now:
+            return (first - now).total_seconds()
+        pace, crew = self._paces[name], self.crews[name]
+        pause = self._pauses.of(name)
+        limit = min(pace.allowed(), crew.free)
+        if pause is not None:
+            limit = 1 if self._pauses.may_probe(name, now) and crew.free else 0
+        if limit == 0:
+            wait = pace.seconds_to_next() if pause is None else (pause.probe_at - now).total_seconds()
+            return max(wait, 1.0 if crew.free == 0 else 0.05)
+        jobs = await self._store.claims.claim_queued(name, now, owner=self._leases.owner, lease=LEASE, limit=limit)
+        for job in jobs:
+            pace.leaving(job.id)
+            if pause is not None:
+                self._pauses.probe_leaves(name, job.id, now)
+            crew.start(self._work(job), name=f"submit {job.id}")
+        return 0.0 if len(jobs) == limit else 0.05
 
     async def _work(self, job: Job) -> None:
-        provider = self._providers[job.provider]
         sending = _Sending()
+        pace = self._paces[job.provider]
         with self._leases.holding(job.id):
             try:
-                await self._send(provider, job, sending)
+                await self._send(job, sending)
             except _LostHold:
-                self._buckets[job.provider].give_back()
+                pass
             except TaskRefused as exc:
                 error = Failure(exc.code, str(exc), permanent=True)
                 await self._settle(job, News(Report(None, State.FAILED, error=error), Source.RESPONSE))
             except ProviderError as exc:
-                self._metrics.submits.labels(provider.name, type(exc).__name__).inc()
-                log.warning("submit_unsuccessful", job=job.id, provider=provider.name, code=exc.code)
-                if not sending.answered:
-                    tries = job.tries + 1
-                    await self._settle(job, outcome_of(exc, tries=tries, now=self._clock()))
+                await self._unsuccessful(job, sending, exc)
             except asyncio.CancelledError:
                 await asyncio.shield(self._let_go(job, sending))
                 raise
             except Exception:
-                await self._let_go(job, sending)
+                await self._let_go(job, sending, pause=_AFTER_ERROR)
                 raise
             else:
-                self._metrics.submits.labels(provider.name, "accepted").inc()
+                self._metrics.submits.labels(job.provider, "accepted").inc()
+                await self._answered(job, sending)
+            finally:
+                pace.ended(job.id, made=sending.begun_at is not None)
+                self._pauses.probe_ended(job.provider, job.id)
 
-    async def _send(self, provider: Provider, job: Job, sending: _Sending) -> None:
-        options = provider.Options.model_validate(job.options)
+    async def _send(self, job: Job, sending: _Sending) -> None:
+        provider = self._providers[job.provider]
+        try:
+            options = provider.Options.model_validate(job.options)
+        except ValidationError as exc:
+            raise TaskRefused("its options are not valid any more", field="options", code="invalid_options") from exc
         picture = await asyncio.to_thread(inspect, self._blobs.input_path(job.input_name), url=self._input_url(job))
         callback_url = self._callback_url(provider, job)
 
         async def send(request: httpx.Request) -> httpx.Response:
             asked_at = self._clock()
-            begun = sending.begun or await self._store.claims.begin_sending(
+            begun = sending.begun_at is not None or await self._store.claims.begin_sending(
                 job,
                 asked_at,
                 owner=self._leases.owner,
@@ -161,16 +175,51 @@ class Submissions:
             )
             if not begun:
                 raise _LostHold
-            sending.begun = True
+            sending.begun_at = asked_at
             response = await self._wire.send(request, timeout_seconds=provider.submit_timeout_seconds)
-            await self._intake.record_answer(
-                response, source=Source.RESPONSE, provider=provider.name, job_id=job.id, asked_at=asked_at
-            )
             sending.answered = True
+            await _whatever_happens(self._record(job, sending, response, asked_at))
             return response
 
         task = Task(picture, options.to_send(), options.passthrough)
         await converse(provider.submit(task, callback_url), send)
+
+    async def _record(self, job: Job, sending: _Sending, response: httpx.Response, asked_at: datetime) -> None:
+        """The answer to a paid call is worth some patience with our own disk."""
+        for pause in (*_RECORD_AGAIN_SECONDS, None):
+            try:
+                await self._intake.record_answer(
+                    response, source=Source.RESPONSE, provider=job.provider, job_id=job.id, asked_at=asked_at
+                )
+                sending.recorded = True
+                return
+            except Exception as exc:
+                log.error("answer_not_recorded", job=job.id, error=type(exc).__name__, again_in_seconds=pause)
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+
+    async def _unsuccessful(self, job: Job, sending: _Sending, exc: ProviderError) -> None:
+        """The reader settles what was recorded; what never came is settled here."""
+        now = self._clock()
+        self._metrics.submits.labels(job.provider, type(exc).__name__).inc()
+        log.warning("submit_unsuccessful", job=job.id, provider=job.provider, code=exc.code)
+        pace = self._paces[job.provider]
+        if isinstance(exc, AccountRefused):
+            pace.refused()
+            sent_at = sending.begun_at or now
+            await self._pauses.refused(job.provider, now, sent_at=sent_at, reason=f"{exc.code}: {exc}")
+        elif isinstance(exc, ProviderBusy | NotSent):
+            pace.not_now(exc.retry_after_seconds)
+        elif not isinstance(exc, AnswerLost):
+            await self._answered(job, sending)
+        if not sending.recorded:
+            await self._settle(job, outcome_of(exc, tries=job.tries + 1, now=now))
+
+    async def _answered(self, job: Job, sending: _Sending) -> None:
+        now = self._clock()
+        self._paces[job.provider].answered()
+        await self._pauses.answered(job.provider, now, sent_at=sending.begun_at or now)
 
     def _callback_url(self, provider: Provider, job: Job) -> str | None:
         public_url = self._public_url()
@@ -187,12 +236,13 @@ class Submissions:
     async def _settle(self, job: Job, news: News) -> None:
         await self._intake.settle([Item(job.id, news)])
 
-    async def _let_go(self, job: Job, sending: _Sending) -> None:
-        """We stop. What was not sent goes back to the queue; what was may be running; what was answered is evidence."""
-        if not sending.begun:
-            await self._store.claims.hand_back([job.id], owner=self._leases.owner)
-        elif not sending.answered:
-            error = Failure("interrupted", "the receiver stopped before the provider answered", permanent=False)
+    async def _let_go(self, job: Job, sending: _Sending, *, pause: timedelta = timedelta(0)) -> None:
+        """We stop. What was not sent goes back to the queue; what was may be running; what was recorded is evidence."""
+        if sending.begun_at is None:
+            await self._store.claims.hand_back([job.id], self._clock() + pause, owner=self._leases.owner)
+        elif not sending.recorded:
+            said = "its answer could not be recorded" if sending.answered else "the receiver stopped before an answer"
+            error = Failure("interrupted", f"{said}; the task may be running and billed", permanent=False)
             report = Report(None, State.UNCONFIRMED, error=error)
             await self._settle(job, News(report, None, trouble="submit: interrupted"))
 
@@ -202,3 +252,13 @@ class Submissions:
         news = News(Report(None, State.UNCONFIRMED, error=error), None, trouble="submit: holder died")
         if lapsed:
             await self._intake.settle([Item(job_id, news) for job_id in lapsed], now)
+
+
+async def _whatever_happens(work: Coroutine[Any, Any, None]) -> None:
+    """Finish *work* even if we are cancelled meanwhile, and then be cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
