@@ -219,6 +219,8 @@ class Notifier:
             raise
         finally:
             lane.later_busy -= delivery.retry
+        if outcome.gone and not delivery.example:
+            lane.drop()
         self._metrics.deliveries.labels(outcome.state if outcome.next_at is None else "again").inc()
         if outcome.state != "delivered":
             log.warning(

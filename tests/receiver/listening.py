@@ -52,7 +52,7 @@ async def write_events(
 @contextlib.asynccontextmanager
 async def serving(app: ASGIApp, *, ends_within_seconds: float = 5) -> AsyncIterator[str]:
     """*app* on a real port; gives its origin. Fails if it does not end in time."""
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=3)
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
     server = _Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:

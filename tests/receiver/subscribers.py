@@ -1,0 +1,158 @@
+"""A subscriber of the tests: a real server that answers as it is told and remembers what came."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.api import Bearer
+from receiver.database import Database
+from receiver.deliveries import Deliveries
+from receiver.delivery_log import DeliveryLog, Shown, Wanted
+from receiver.downstream import DeliveriesApi, EndpointsApi
+from receiver.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.guard import Guard
+from receiver.ids import new_id
+from receiver.metrics import Metrics
+from receiver.notifier import Notifier
+from receiver.outbound import Outbound
+from receiver.problems import Problem, answer_problem
+from receiver.settings import Settings
+from submitter.signatures import new_secret
+from tests.receiver.listening import serving, write_events
+
+TOKEN = "a-token-for-tests"
+_TLS = httpx.create_ssl_context(trust_env=False)
+LOOPBACK = Settings(allow_networks="127.0.0.0/8").allow_networks  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it came."""
+
+    path: str
+    at: float
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+
+@dataclass
+class Subscriber:
+    """Answers each path by what `answers` holds for it: statuses one after the other, the last for ever."""
+
+    answers: dict[str, list[int | float | Response]] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
+    origin: str = ""
+
+    def at(self, path: str) -> list[Seen]:
+        return [one for one in self.seen if one.path == path]
+
+    async def answer(self, request: Request) -> Response:
+        path = request.url.path
+        self.seen.append(Seen(path, time.monotonic(), dict(request.headers), await request.body()))
+        script = self.answers.get(path, [200])
+        answer = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(answer, float):
+            await asyncio.sleep(answer)
+            return Response("late")
+        return answer if isinstance(answer, Response) else Response(f"answer {answer}", answer)
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        app = Starlette(routes=[Route("/{rest:path}", self.answer, methods=["POST"])])
+        async with serving(app) as origin:
+            self.origin = origin
+            yield origin
+
+
+class House:
+    """Database, notifier and API of endpoints and deliveries, without the rest of the receiver."""
+
+    def __init__(self, database: Database, *, schedule: tuple[float, ...] = (0, 0.15, 0.3, 0.6)) -> None:
+        self.database = database
+        self.endpoints = Endpoints(database)
+        self.log = DeliveryLog(database)
+        self.metrics = Metrics()
+        self.guard = Guard(LOOPBACK)
+        self.notify_secret = new_secret()
+        self.later = 0.0
+        self.notifier = Notifier(
+            Deliveries(database),
+            self.endpoints,
+            lambda: Outbound(self.guard, ssl_context=_TLS),
+            self.metrics,
+            owner="test",
+            secrets=[self.notify_secret],
+            schedule=schedule,
+            told=self.wake,
+        )
+        wake: Callable[[], None] = self.wake
+        bearer = Bearer([TOKEN])
+        self.app = Starlette(
+            routes=[
+                *EndpointsApi(self.endpoints, self.log, self.guard, base_url=str, changed=wake).routes(bearer),
+                *DeliveriesApi(self.endpoints, self.log, changed=wake).routes(bearer),
+            ],
+            exception_handlers={Problem: answer_problem},
+        )
+
+    def wake(self) -> None:
+        self.notifier.loop.wake()
+
+    def client(self) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app)
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        return httpx.AsyncClient(transport=transport, base_url="http://receiver.test", headers=headers)
+
+    async def endpoint(self, url: str, **more: object) -> Endpoint:
+        made = Endpoint(new_id("ep"), url, datetime.now(UTC), (SigningSecret(new_secret()),), **more)  # type: ignore[arg-type]
+        await self.endpoints.add(made)
+        return made
+
+    async def tell(self, *names: str, **more: str) -> None:
+        await write_events(self.database, names, **more)
+        self.wake()
+
+    async def deliveries(self, **wanted: object) -> list[Shown]:
+        """Oldest first."""
+        return (await self.log.page(Wanted(**wanted), limit=5000))[::-1]  # type: ignore[arg-type]
+
+    async def settled(self, *, seconds: float = 10) -> list[Shown]:
+        """All deliveries, once none is pending."""
+        async with asyncio.timeout(seconds):
+            while await self.deliveries(states=("pending",)):
+                await asyncio.sleep(0.01)
+        return await self.deliveries()
+
+
+@contextlib.asynccontextmanager
+async def house(tmp_path: Path, **more: tuple[float, ...]) -> AsyncIterator[House]:
+    """A house whose notifier runs."""
+    database = await Database.open(tmp_path / "receiver.db")
+    made = House(database, **more)
+    loops = [made.notifier.loop, made.notifier.renewals]
+    running = [asyncio.create_task(loop.run()) for loop in loops]
+    try:
+        yield made
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await made.notifier.dismiss(grace_seconds=0)
+        await database.close()
+        assert not any(loop.failures for loop in loops)

@@ -1,0 +1,265 @@
+"""Deliveries to real servers: signed, by the schedule, each lane for itself, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import standardwebhooks
+import svix.webhooks
+from starlette.responses import Response
+
+from receiver.endpoints import DISABLE_AFTER
+from receiver.events import Events
+from submitter.signatures import verify
+from tests.receiver.subscribers import House, Seen, Subscriber, house
+
+
+def check_with_both(secret: str, seen: Seen) -> None:
+    """The official packages of both find the signature good; raises if one does not."""
+    assert standardwebhooks.Webhook(secret).verify(seen.body, dict(seen.headers)) == json.loads(seen.body)
+    svix.webhooks.Webhook(secret).verify(seen.body, dict(seen.headers))
+    verify(seen.headers, seen.body, secret)
+
+
+def refused_by_both(secret: str, seen: Seen) -> bool:
+    try:
+        standardwebhooks.Webhook(secret).verify(seen.body, dict(seen.headers))
+    except standardwebhooks.WebhookVerificationError:
+        with pytest.raises(svix.webhooks.WebhookVerificationError):
+            svix.webhooks.Webhook(secret).verify(seen.body, dict(seen.headers))
+        return True
+    return False
+
+
+async def test_deliveries_verify_with_the_official_packages_before_during_and_after_a_rotation(tmp_path: Path) -> None:
+    subscriber = Subscriber()
+    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+        answer = await client.post("/v1/endpoints", json={"url": f"{origin}/hook"})
+        old = answer.json()["secret"]
+        await made.tell("job.succeeded")
+        await made.settled()
+        check_with_both(old, subscriber.seen[-1])
+
+        path = f"/v1/endpoints/{answer.json()['id']}/rotate-secret"
+        new = (await client.post(path, json={"overlap_seconds": 60})).json()["secret"]
+        await made.tell("job.succeeded")
+        await made.settled()
+        check_with_both(old, subscriber.seen[-1])
+        check_with_both(new, subscriber.seen[-1])
+
+        newest = (await client.post(path, json={"overlap_seconds": 0})).json()["secret"]
+        await made.tell("job.succeeded")
+        await made.settled()
+        check_with_both(newest, subscriber.seen[-1])
+        assert refused_by_both(old, subscriber.seen[-1])
+        assert refused_by_both(new, subscriber.seen[-1])
+
+
+async def test_an_old_secret_stops_signing_when_its_time_is_over(tmp_path: Path) -> None:
+    async with house(tmp_path) as made:
+        endpoint = await made.endpoint("http://127.0.0.1:1/")
+        now = datetime.now(UTC)
+        rotated = endpoint.rotated("whsec_new", now, overlap=timedelta(hours=24))
+        assert rotated.signing(now + timedelta(hours=23)) == ["whsec_new", endpoint.secrets[0].secret]
+        assert rotated.signing(now + timedelta(hours=25)) == ["whsec_new"]
+        again = rotated.rotated("whsec_newer", now, overlap=timedelta(days=7))
+        assert again.signing(now + timedelta(hours=25)) == ["whsec_newer", "whsec_new"]
+
+
+async def test_two_failures_a_timeout_and_a_success_are_four_attempts_by_the_schedule(tmp_path: Path) -> None:
+    schedule = (0, 0.2, 0.4, 0.6)
+    subscriber = Subscriber({"/hook": [500, 500, 5.0, 200]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=schedule) as made:
+        await made.endpoint(f"{origin}/hook", timeout_seconds=0.3)
+        await made.tell("job.succeeded")
+        (delivery,) = await made.settled()
+        found = await made.log.one(delivery.id)
+    assert found is not None
+    shown, attempts = found
+    assert (shown.state, shown.tries) == ("delivered", 4)
+    assert [attempt.status for attempt in attempts] == [500, 500, None, 200]
+    assert [attempt.answer for attempt in attempts] == [b"answer 500", b"answer 500", None, b"answer 200"]
+    assert "within 0.3 s" in (attempts[2].error or "")
+    assert {seen.id for seen in subscriber.seen} == {delivery.event_id}
+    ends = [attempt.started_at + timedelta(seconds=attempt.seconds) for attempt in attempts]
+    for n, pause in enumerate(schedule[1:]):
+        waited = (attempts[n + 1].started_at - ends[n]).total_seconds()
+        assert pause - 0.001 <= waited <= pause * 1.1 + 0.15
+
+
+async def test_retry_after_is_waited_for_where_it_is_longer_than_the_schedule(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/hook": [Response("", 503, headers={"retry-after": "1"}), 200]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 0.05)) as made:
+        await made.endpoint(f"{origin}/hook")
+        await made.tell("job.succeeded")
+        (delivery,) = await made.settled()
+    assert delivery.state == "delivered"
+    assert subscriber.seen[1].at - subscriber.seen[0].at >= 1.0
+
+
+async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_told(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/gone": [410]})
+    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+        gone = await made.endpoint(f"{origin}/gone", concurrency=1)
+        await made.endpoint(f"{origin}/other", event_types=("endpoint.disabled",))
+        await made.tell("job.succeeded", "job.failed", "job.failed")
+        deliveries = await made.settled()
+        shown = (await client.get(f"/v1/endpoints/{gone.id}")).json()
+        lost = (await client.get("/v1/deliveries", params={"undelivered": "true", "endpoint": gone.id})).json()["items"]
+    assert (shown["enabled"], shown["disabled_reason"]) == (False, "it answered 410 Gone")
+    assert len(subscriber.at("/gone")) == 1
+    assert [one["state"] for one in lost] == ["given_up"] * 3
+    assert {one["fault"] for one in lost} == {"theirs"}
+    (told,) = subscriber.at("/other")
+    assert json.loads(told.body)["data"]["id"] == gone.id
+    assert len(deliveries) == 4
+
+
+async def test_failing_is_told_once_a_period_and_again_in_the_next(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/bad": [500, 500, 500, 200, 500]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made:
+        await made.endpoint(f"{origin}/bad", event_types=("job.failed",))
+        told = []
+        for _ in range(5):
+            await made.tell("job.failed")
+            await made.settled()
+            found, _ = await Events(made.database).after(0, limit=100)
+            told.append(sum(event.type == "endpoint.failing" for event in found))
+    assert told == [1, 1, 1, 1, 2]
+
+
+async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/bad": [500]})
+    async with subscriber.serve() as origin, house(tmp_path) as made:
+        since = datetime.now(UTC) - DISABLE_AFTER - timedelta(minutes=1)
+        endpoint = await made.endpoint(f"{origin}/bad", failing_since=since, told_failing_at=since)
+        await made.tell("job.failed")
+        await made.settled()
+        found = await made.endpoints.one(endpoint.id)
+        events, _ = await Events(made.database).after(0, limit=10)
+    assert found is not None
+    assert not found.enabled
+    assert "failed since" in (found.disabled_reason or "")
+    assert [event.type for event in events] == ["job.failed", "endpoint.disabled"]
+
+
+async def test_a_notify_url_is_told_the_end_and_signed_with_the_notify_secret(tmp_path: Path) -> None:
+    subscriber = Subscriber()
+    async with subscriber.serve() as origin, house(tmp_path) as made:
+        await made.tell("job.queued", "job.running", "job.succeeded", notify_url=f"{origin}/mine?job=1")
+        await made.settled()
+    (seen,) = subscriber.seen
+    assert json.loads(seen.body)["type"] == "job.succeeded"
+    check_with_both(made.notify_secret, seen)
+
+
+async def test_redirects_are_not_followed(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/hook": [Response("", 307, headers={"location": "/elsewhere"})]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made:
+        await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
+        await made.tell("job.failed")
+        (delivery,) = await made.settled()
+    assert (delivery.state, delivery.last_status, delivery.last_error) == ("given_up", 307, "answered 307")
+    assert subscriber.at("/elsewhere") == []
+
+
+async def test_what_the_guard_refuses_is_our_trouble_and_listed_apart(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/bad": [500]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
+        await made.endpoint("https://10.0.0.1/hook", event_types=("job.failed",))
+        await made.endpoint(f"{origin}/bad", event_types=("job.failed",))
+        await made.tell("job.failed")
+        await made.settled()
+        for fault, error in (("ours", "must not be reached"), ("theirs", "answered 500")):
+            (item,) = (await client.get("/v1/deliveries", params={"fault": fault})).json()["items"]
+            assert error in item["last_error"]
+
+
+@pytest.mark.parametrize("hanging", [0, 1])
+async def test_healthy_deliveries_wait_for_no_slot_whether_or_not_one_endpoint_hangs(
+    tmp_path: Path, hanging: int
+) -> None:
+    subscriber = Subscriber({"/hangs": [30.0]})
+    async with subscriber.serve() as origin, house(tmp_path) as made:
+        for n in range(9):
+            await made.endpoint(f"{origin}/{n}", event_types=("job.succeeded",))
+        if hanging:
+            await made.endpoint(f"{origin}/hangs", timeout_seconds=20)
+            await made.tell(*["job.failed"] * 40)
+            async with asyncio.timeout(5):
+                while len(subscriber.at("/hangs")) < 10:
+                    await asyncio.sleep(0.01)
+        for _ in range(25):
+            await made.tell("job.succeeded")
+            await asyncio.sleep(0.03)
+        async with asyncio.timeout(10):
+            while len(subscriber.seen) < 9 * 25 + 10 * hanging:
+                await asyncio.sleep(0.01)
+        waits = await _waits(made, "job.succeeded", skip=f"{origin}/hangs")
+    assert len(waits) == 9 * 25
+    assert sorted(waits)[int(len(waits) * 0.99)] < 0.1
+
+
+async def _waits(made: House, event_type: str, *, skip: str) -> list[float]:
+    """Seconds from due to attempt, of the first tries."""
+    waits: list[float] = []
+    for shown in await made.deliveries(event_types=(event_type,)):
+        found = await made.log.one(shown.id)
+        if shown.url != skip and found is not None and found[1]:
+            waits.append((found[1][0].started_at - shown.created_at).total_seconds())
+    return waits
+
+
+async def test_first_tries_are_not_held_up_by_later_ones_that_hang(tmp_path: Path) -> None:
+    """Sixty old failures are due again and each hangs; a new event is still tried at once."""
+    subscriber = Subscriber({"/hook": [500]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 0.3)) as made:
+        await made.endpoint(f"{origin}/hook", concurrency=4, timeout_seconds=20)
+        await made.tell(*["job.failed"] * 60)
+        async with asyncio.timeout(10):
+            while len(subscriber.seen) < 60:
+                await asyncio.sleep(0.01)
+            subscriber.answers["/hook"] = [30.0]
+            while len(subscriber.seen) < 63:
+                await asyncio.sleep(0.01)
+        started = asyncio.get_running_loop().time()
+        await made.tell("job.succeeded")
+        async with asyncio.timeout(2):
+            while b"job.succeeded" not in subscriber.seen[-1].body:
+                await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - started < 0.5
+
+
+async def test_concurrency_and_rate_of_an_endpoint_hold(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/narrow": [0.05], "/paced": [200]})
+    async with subscriber.serve() as origin, house(tmp_path) as made:
+        await made.endpoint(f"{origin}/narrow", concurrency=2)
+        await made.endpoint(f"{origin}/paced", rate="5/0.5")
+        await made.tell(*["job.succeeded"] * 12)
+        await made.settled()
+    starts = [seen.at for seen in subscriber.at("/narrow")]
+    assert all(later - earlier >= 0.045 for earlier, later in zip(starts, starts[2:], strict=False))
+    paced = [seen.at for seen in subscriber.at("/paced")]
+    assert len(paced) == 12
+    assert paced[11] - paced[0] >= 0.6
+
+
+async def test_a_removed_endpoint_hears_nothing_more(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/slow": [0.2]})
+    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+        endpoint = await made.endpoint(f"{origin}/slow", concurrency=1)
+        await made.tell(*["job.succeeded"] * 10)
+        async with asyncio.timeout(5):
+            while not subscriber.seen:
+                await asyncio.sleep(0.005)
+        assert (await client.delete(f"/v1/endpoints/{endpoint.id}")).status_code == 204
+        deliveries = await made.settled()
+        count = len(subscriber.seen)
+        await made.tell("job.succeeded")
+        await asyncio.sleep(0.3)
+    assert len(subscriber.seen) == count <= 2
+    assert {one.state for one in deliveries} <= {"dropped", "delivered"}
