@@ -52,8 +52,8 @@ class EvidenceLog:
 
     async def record(self, batch: Sequence[Evidence]) -> None:
         """Make *batch* durable in one commit."""
-        async with self._database.write_raw() as db:
-            await db.executemany(_INSERT, [_evidence_values(item) for item in batch])
+        rows = [_evidence_values(item) for item in batch]
+        await self._database.batch(lambda db: db.executemany(_INSERT, rows))
 
     async def unread(self, *, limit: int, after: int = 0) -> list[Evidence]:
         """Evidence that nobody has read, oldest first."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import aiosqlite
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -119,10 +119,10 @@ _INSERT_IMAGE = (
 )
 
 
-async def insert_images(db: aiosqlite.Connection, images: Sequence[tuple[KeptImage, datetime]]) -> None:
+def insert_images(db: sqlite3.Connection, images: Sequence[tuple[KeptImage, datetime]]) -> None:
     """Write results as wanted, each with the moment at which it was learned. One that is known stays as it is."""
     if images:
-        await db.executemany(_INSERT_IMAGE, [_image_values(image, now) for image, now in images])
+        db.executemany(_INSERT_IMAGE, [_image_values(image, now) for image, now in images])
 
 
 async def images_of(connection: AsyncConnection, job_ids: Sequence[str]) -> list[KeptImage]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 import aiosqlite
 
+from receiver.database import on_its_thread
 from receiver.ids import new_id
 from receiver.jobs import Job, KeptImage, iso
 from receiver.rows import us
@@ -86,7 +88,11 @@ class Subscription:
 
 async def subscribed(db: aiosqlite.Connection) -> list[Subscription]:
     """The subscriptions of all enabled endpoints."""
-    rows = await db.execute_fetchall("SELECT id, event_types, providers FROM endpoints WHERE enabled = 1")
+    return await on_its_thread(db, _subscriptions)
+
+
+def _subscriptions(db: sqlite3.Connection) -> list[Subscription]:
+    rows = db.execute("SELECT id, event_types, providers FROM endpoints WHERE enabled = 1")
     return [Subscription(row[0], frozenset(json.loads(row[1])), frozenset(json.loads(row[2]))) for row in rows]
 
 
@@ -94,12 +100,17 @@ async def tell(
     db: aiosqlite.Connection, happenings: Sequence[Happening], now: datetime, *, first_delay_seconds: float = 0.0
 ) -> int:
     """Write events and their deliveries. Returns how many deliveries were queued."""
+    return await on_its_thread(db, tell_in, happenings, now, first_delay_seconds)
+
+
+def tell_in(
+    db: sqlite3.Connection, happenings: Sequence[Happening], now: datetime, first_delay_seconds: float = 0.0
+) -> int:
+    """`tell`, for who is on the driver's thread already."""
     if not happenings:
         return 0
-    cursor = await db.execute("SELECT coalesce(max(position), 0) FROM events")
-    row = await cursor.fetchone()
-    position = int(row[0]) if row else 0
-    subscriptions = await subscribed(db)
+    position = int(db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+    subscriptions = _subscriptions(db)
     created, due = us(now), us(now + timedelta(seconds=first_delay_seconds))
     events: list[tuple[Any, ...]] = []
     deliveries: list[tuple[Any, ...]] = []
@@ -115,12 +126,12 @@ async def tell(
         if happening.notify_url and happening.type in NOTIFIED:
             lane = notify_lane(happening.notify_url)
             deliveries.append((new_id("dlv"), *about, None, happening.notify_url, lane, due, created))
-    await db.executemany(
+    db.executemany(
         "INSERT INTO events (id, position, type, job_id, provider, created_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
         events,
     )
     if deliveries:
-        await db.executemany(INSERT_DELIVERY, deliveries)
+        db.executemany(INSERT_DELIVERY, deliveries)
     return len(deliveries)
 
 

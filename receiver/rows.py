@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -10,6 +11,7 @@ from typing import Any
 
 import aiosqlite
 
+from receiver.database import on_its_thread
 from receiver.jobs import Job, KeptImage, Source
 from receiver.tables import images, jobs
 from submitter.vocabulary import Cost, Failure, State
@@ -170,13 +172,19 @@ _CHUNK = 500
 
 
 async def jobs_by_id(db: aiosqlite.Connection, ids: set[str]) -> dict[str, Job]:
+    return await on_its_thread(db, jobs_in, ids)
+
+
+def jobs_in(db: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Job]:
+    """`jobs_by_id`, for who is on the driver's thread already."""
     found: dict[str, Job] = {}
     for chunk in chunks(sorted(ids)):
-        marks = ", ".join("?" for _ in chunk)
-        for row in await all_rows(db, f"SELECT {', '.join(JOB_COLUMNS)} FROM jobs WHERE id IN ({marks})", tuple(chunk)):
-            job = job_from_tuple(row)
-            found[job.id] = job
+        for row in db.execute(_JOBS_BY_ID.format(", ".join("?" * len(chunk))), chunk):
+            found[row[0]] = job_from_tuple(row)
     return found
+
+
+_JOBS_BY_ID = f"SELECT {', '.join(JOB_COLUMNS)} FROM jobs WHERE id IN ({{}})"
 
 
 async def all_rows(db: aiosqlite.Connection, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:

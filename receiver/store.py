@@ -9,23 +9,23 @@ process that dies anywhere in between reads it again at its next start.
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-import aiosqlite
 from sqlalchemy import desc, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from receiver import tables
 from receiver.claims import Claims
-from receiver.database import Database
+from receiver.database import Database, on_its_thread
 from receiver.evidence import EvidenceLog
 from receiver.images import Images, images_of, insert_images, new_image
 from receiver.jobs import Job, KeptImage, Source, Verdict
 from receiver.lifecycle import Change, News, Timing, advance
-from receiver.outbox import Happening, about_job, tell
-from receiver.rows import JOB_COLUMNS, MUTABLE, all_rows, chunks, job_from_row, job_values, jobs_by_id, one_row, us
+from receiver.outbox import Happening, about_job, tell, tell_in
+from receiver.rows import JOB_COLUMNS, MUTABLE, chunks, job_from_row, job_values, jobs_by_id, jobs_in, one_row, us
 from submitter.vocabulary import Report, State
 
 
@@ -77,37 +77,39 @@ class Store:
         Changes, events, deliveries, images and the verdicts on the evidence are committed together. A task id that
         another job holds is never taken over: such news is recorded and ignored.
         """
+        return await self.database.batch(lambda db: self._settle(db, items, now, timing_of))
+
+    def _settle(self, db: sqlite3.Connection, items: Sequence[Item], now: datetime, timing_of: TimingOf) -> Settled:
         settled = Settled([])
-        async with self.database.write_raw() as db:
-            read = await jobs_by_id(db, {item.job_id for item in items})
-            current = dict(read)
-            holders = await _holders(db, items, current)
-            happenings: list[Happening] = []
-            images: list[tuple[KeptImage, datetime]] = []
-            verdicts: list[tuple[str, int, int | None]] = []
-            released: set[str] = set()
-            for item in items:
-                job = current.get(item.job_id)
-                if job is None:
-                    settled.changes.append(None)
-                    verdicts.append((Verdict.IGNORED.value, us(now), item.evidence_id))
-                    continue
-                change = self._one(job, item.news, now, timing_of(job.provider), holders)
-                settled.changes.append(change)
-                verdicts.append((change.verdict.value, us(now), item.evidence_id))
-                current[job.id] = change.job
-                if item.news.source in (Source.POLL, Source.RESPONSE) or change.job.state is not job.state:
-                    released.add(job.id)
-                kept = [new_image(change.job.id, n, image, now) for n, image in enumerate(change.images)]
-                images += [(image, now) for image in kept]
-                happenings += [self._happening(name, change.job, kept) for name in change.events]
-            await _update_jobs(db, read, current, released)
-            await db.executemany(
-                "UPDATE evidence SET verdict = ?, read_at = ? WHERE id = ?", [v for v in verdicts if v[2] is not None]
-            )
-            await insert_images(db, images)
-            settled.deliveries = await tell(db, happenings, now, first_delay_seconds=self._first_delay)
-            settled.events, settled.images = len(happenings), len(images)
+        read = jobs_in(db, {item.job_id for item in items})
+        current = dict(read)
+        holders = _holders(db, items, current)
+        happenings: list[Happening] = []
+        images: list[tuple[KeptImage, datetime]] = []
+        verdicts: list[tuple[str, int, int | None]] = []
+        released: set[str] = set()
+        for item in items:
+            job = current.get(item.job_id)
+            if job is None:
+                settled.changes.append(None)
+                verdicts.append((Verdict.IGNORED.value, us(now), item.evidence_id))
+                continue
+            change = self._one(job, item.news, now, timing_of(job.provider), holders)
+            settled.changes.append(change)
+            verdicts.append((change.verdict.value, us(now), item.evidence_id))
+            current[job.id] = change.job
+            if item.news.source in (Source.POLL, Source.RESPONSE) or change.job.state is not job.state:
+                released.add(job.id)
+            kept = [new_image(change.job.id, n, image, now) for n, image in enumerate(change.images)]
+            images += [(image, now) for image in kept]
+            happenings += [self._happening(name, change.job, kept) for name in change.events]
+        _update_jobs(db, read, current, released)
+        db.executemany(
+            "UPDATE evidence SET verdict = ?, read_at = ? WHERE id = ?", [v for v in verdicts if v[2] is not None]
+        )
+        insert_images(db, images)
+        settled.deliveries = tell_in(db, happenings, now, self._first_delay)
+        settled.events, settled.images = len(happenings), len(images)
         return settled
 
     def _one(self, job: Job, news: News, now: datetime, timing: Timing, holders: dict[tuple[str, str], str]) -> Change:
@@ -219,7 +221,7 @@ class Store:
             if job is None or job.state.terminal or (job.state is not State.QUEUED and not abandon):
                 return False
             change = advance(job, News(Report(None, State.CANCELED), None), now, Timing(1, 1, 1))
-            await _update_jobs(db, {job_id: job}, {job_id: change.job}, {job_id})
+            await on_its_thread(db, _update_jobs, {job_id: job}, {job_id: change.job}, {job_id})
             happenings = [self._happening(name, change.job, ()) for name in change.events]
             await tell(db, happenings, now, first_delay_seconds=self._first_delay)
         return True
@@ -249,9 +251,7 @@ _UPDATE_JOB = (
 )
 
 
-async def _update_jobs(
-    db: aiosqlite.Connection, read: dict[str, Job], current: dict[str, Job], released: set[str]
-) -> None:
+def _update_jobs(db: sqlite3.Connection, read: dict[str, Job], current: dict[str, Job], released: set[str]) -> None:
     rows = []
     for job_id, job in current.items():
         before = read[job_id]
@@ -262,12 +262,12 @@ async def _update_jobs(
         rows.append((*(values[name] for name in MUTABLE), before.version + 1, free, free, job_id, before.version))
     if not rows:
         return
-    cursor = await db.executemany(_UPDATE_JOB, rows)
+    cursor = db.executemany(_UPDATE_JOB, rows)
     if cursor.rowcount != len(rows):
         raise RuntimeError("a job changed inside an immediate transaction")
 
 
-async def _holders(db: aiosqlite.Connection, items: Sequence[Item], jobs: dict[str, Job]) -> dict[tuple[str, str], str]:
+def _holders(db: sqlite3.Connection, items: Sequence[Item], jobs: dict[str, Job]) -> dict[tuple[str, str], str]:
     """Which job holds each task id that a job without one is about to learn."""
     learned = {
         (job.provider, item.news.report.remote_id)
@@ -284,8 +284,7 @@ async def _holders(db: aiosqlite.Connection, items: Sequence[Item], jobs: dict[s
             by_provider.setdefault(provider, []).append(remote_id)
         for provider, remote_ids in by_provider.items():
             marks = ", ".join("?" for _ in remote_ids)
-            rows = await all_rows(
-                db,
+            rows = db.execute(
                 f"SELECT remote_id, id FROM jobs WHERE provider = ? AND remote_id IN ({marks})",
                 (provider, *remote_ids),
             )
