@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from receiver.commands import config, demo, jobs, migrate, serve
+from receiver.commands import config, demo, doctor, jobs, migrate, serve, trigger
 from receiver.settings import SettingsInvalid
 
 cli = typer.Typer(
@@ -19,6 +19,8 @@ cli.command()(demo.demo)
 cli.command()(serve.serve)
 cli.command()(migrate.migrate)
 cli.command()(config.config)
+cli.command()(trigger.trigger)
+cli.command()(doctor.doctor)
 cli.add_typer(jobs.jobs, name="jobs")
 
 

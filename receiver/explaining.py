@@ -59,7 +59,8 @@ async def explain(database: Database, job_id: str, now: datetime) -> Timeline | 
         return None
     job, _ = found
     past = _own(job)
-    coming = []
+    coming: list[Line] = []
+    rows: Any
     after = 0
     while page := await EvidenceLog(database).of(job_id, after=after, limit=100):
         past += [_evidence(one) for one in page]

@@ -12,6 +12,10 @@ from submitter.signatures import new_secret
 _NAME = "secrets.json"
 
 
+def secrets_path(data_dir: Path) -> Path:
+    return data_dir / _NAME
+
+
 def generated(data_dir: Path) -> dict[str, str]:
     """
     The secrets of this data directory: `secret_key`, `api_token`, `notify_secret`. Makes them on the first call.
@@ -20,7 +24,7 @@ def generated(data_dir: Path) -> dict[str, str]:
     comes second reads what the first one wrote.
     """
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = data_dir / _NAME
+    path = secrets_path(data_dir)
     if not path.exists():
         fresh = {
             "secret_key": secrets.token_urlsafe(32),

@@ -140,6 +140,7 @@ def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> T
     table = Table(
         "job", "provider", "state", "age", "by", "images", "note", box=None, pad_edge=False, header_style="bold"
     )
+    table.columns[0].no_wrap = True
     for job, images in found:
         note = job.error.message if job.error else job.trouble or ""
         table.add_row(

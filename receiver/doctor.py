@@ -1,0 +1,350 @@
+"""
+What is wrong with an installation, and what to do about it.
+
+Each check is a function that gives findings; none changes anything, none costs money. The public URL is tried from the
+outside in: through name, certificate and proxy, with a callback URL that was minted this moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sqlite3
+import ssl
+import stat
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import httpx
+from pydantic import SecretStr
+
+from receiver.clocks import Clocks
+from receiver.configuration import misspelt
+from receiver.database import newest_schema
+from receiver.guard import Guard, OutboundError
+from receiver.secrets_file import generated, secrets_path
+from receiver.settings import ProviderSettings, Settings, provider_from
+from receiver.tokens import Tokens
+from submitter.client import Wire, converse
+from submitter.errors import AccountRefused, NotSent, ProviderBusy, ProviderError
+from submitter.provider import Provider
+
+_UNKNOWN_TASK = "00000000-0000-4000-8000-000000000000"
+_LEAST_DISK_BYTES = 1 << 30
+_SHORT_SECRET = 24
+_CERTIFICATE_DAYS = 14
+_MOST_SKEW_SECONDS = 60
+
+
+class Grade(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do about it."""
+
+    check: str
+    grade: Grade
+    found: str
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return {"check": self.check, "grade": self.grade.value, "found": self.found, "remedy": self.remedy}
+
+
+def ok(check: str, found: str) -> Finding:
+    return Finding(check, Grade.OK, found)
+
+
+def warn(check: str, found: str, remedy: str) -> Finding:
+    return Finding(check, Grade.WARN, found, remedy)
+
+
+def fail(check: str, found: str, remedy: str) -> Finding:
+    return Finding(check, Grade.FAIL, found, remedy)
+
+
+async def examine(
+    settings: Settings, each: Mapping[str, ProviderSettings], given: Mapping[str, str], *, public_url: str | None = None
+) -> AsyncIterator[Finding]:
+    """All checks, one finding after the other. *public_url* in place of the one that is set."""
+    clocks = Clocks()
+    for finding in settings_findings(given):
+        yield finding
+    for finding in secrets_findings(settings):
+        yield finding
+    for finding in await asyncio.to_thread(disk_findings, settings):
+        yield finding
+    for finding in await asyncio.to_thread(database_findings, settings.database_path):
+        yield finding
+    async for finding in public_url_findings(settings, public_url or settings.public_url, clocks):
+        yield finding
+    async for finding in provider_findings(each, clocks):
+        yield finding
+    skew = clocks.worst()
+    if skew is None:
+        yield warn("clock", "nobody answered with a date to compare with", "check the clock yourself: `timedatectl`")
+    elif abs(skew.seconds) > _MOST_SKEW_SECONDS:
+        late = "behind" if skew.seconds > 0 else "ahead"
+        yield fail(
+            "clock",
+            f"this machine's clock is {abs(skew.seconds):.0f} s {late} of {skew.host}",
+            "synchronise it (`timedatectl set-ntp true`): signatures older than 5 minutes are refused",
+        )
+    else:
+        yield ok("clock", f"within {max(abs(skew.seconds), 1):.0f} s of {skew.host}")
+    async for finding in endpoint_findings(settings):
+        yield finding
+
+
+def settings_findings(given: Mapping[str, str]) -> list[Finding]:
+    found = [warn("settings", wrong, "correct or remove it: it has no effect") for wrong in misspelt(given)]
+    return found or [ok("settings", "all of them can be used")]
+
+
+def secrets_findings(settings: Settings) -> list[Finding]:
+    """Who can read them, how long they are, and whether they outlive the data directory."""
+    found: list[Finding] = []
+    path = secrets_path(settings.data_dir)
+    given: dict[str, Sequence[SecretStr]] = {
+        "RECEIVER_SECRET_KEYS": settings.secret_keys,
+        "RECEIVER_API_TOKENS": settings.api_tokens,
+        "RECEIVER_NOTIFY_SECRETS": settings.notify_secrets,
+    }
+    for name, values in given.items():
+        if any(len(one.get_secret_value()) < _SHORT_SECRET for one in values):
+            remedy = 'use a long one: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+            found.append(warn("secrets", f"{name} has a value of fewer than {_SHORT_SECRET} characters", remedy))
+    if path.exists():
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            found.append(fail("secrets", f"{path} can be read by others (mode {mode:04o})", f"chmod 600 {path}"))
+        missing = [name for name, values in given.items() if not values]
+        if missing:
+            found.append(ok("secrets", f"{', '.join(missing)} generated, kept in {path}"))
+    return found or [ok("secrets", "all set" if all(given.values()) else "generated at the first start")]
+
+
+def disk_findings(settings: Settings) -> list[Finding]:
+    directory = settings.data_dir
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    if free < _LEAST_DISK_BYTES:
+        remedy = "free some, or move RECEIVER_DATA_DIR to a larger disk; a full disk is answered with 503"
+        return [fail("disk", f"{free / 1e6:.0f} MB free at {directory}", remedy)]
+    return [ok("disk", f"{free / 1e9:.1f} GB free at {directory}")]
+
+
+def database_findings(path: Path) -> list[Finding]:
+    """Whole, at the newest schema, and in WAL mode. Opened for reading only."""
+    if not path.exists():
+        return [ok("database", f"{path} is made at the first start")]
+    restore = "stop the receiver and restore a backup (see deploy/)"
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    with contextlib.closing(connection):
+        try:
+            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if said != "ok":
+                return [fail("database", f"{path} is damaged: {said}", restore)]
+            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            revision = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.DatabaseError as exc:
+            return [fail("database", f"{path} can't be read: {exc}", restore)]
+    if revision is None or revision[0] != newest_schema():
+        return [fail("database", "its schema is not this version's", "run `receiver migrate`, or start the receiver")]
+    if mode != "wal":
+        return [fail("database", f"journal mode is {mode}, not wal", "keep it on a local disk and start the receiver")]
+    return [ok("database", f"{path} is whole and at the newest schema")]
+
+
+# --- Outside in -----------------------------------------------------------------------------------------------------
+
+
+async def public_url_findings(settings: Settings, public_url: str | None, clocks: Clocks) -> AsyncIterator[Finding]:
+    if public_url is None:
+        yield warn(
+            "public URL",
+            "not set: providers get no callback URL and every job is polled",
+            "set RECEIVER_PUBLIC_URL, or try `receiver tunnel`",
+        )
+        return
+    url = httpx.URL(public_url)
+    if url.scheme == "https":
+        certificate = await _certificate(url)
+        yield certificate
+        if certificate.grade is Grade.FAIL:
+            return
+    else:
+        yield warn("TLS", f"{url.host} is spoken to without TLS", "put a proxy with TLS in front (see deploy/)")
+    if not settings.secret_keys and not secrets_path(settings.data_dir).exists():
+        yield fail("public URL", "no receiver has run with this data directory yet", "start `receiver serve`")
+        return
+    yield await reach(public_url, tokens_of(settings), clocks)
+
+
+def tokens_of(settings: Settings) -> Tokens:
+    keys = [one.get_secret_value() for one in settings.secret_keys]
+    return Tokens(keys or [generated(settings.data_dir)["secret_key"]])
+
+
+async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None) -> Finding:
+    """GET a callback URL that was minted now: it must come back to us, unchanged."""
+    check = "public URL"
+    url = httpx.URL(f"{public_url}/callbacks/freepik/{tokens.callback('job_doctor', 'freepik')}")
+    headers = {"accept-encoding": "identity", "user-agent": "receiver-doctor"}
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=15) as client:
+            answer = await client.get(url, headers=headers)
+    except httpx.TransportError as exc:
+        why = type(exc).__name__ if not str(exc) else str(exc)
+        remedy = "start `receiver serve`, and check the name, the port and the proxy in front"
+        return fail(check, f"a callback URL gets no answer: {why}", remedy)
+    if clocks is not None:
+        clocks.note(answer)
+    if answer.is_redirect:
+        to = answer.next_request.url if answer.next_request else url
+        where = f"{to.scheme}://{to.netloc.decode('ascii')}"
+        remedy = f"set RECEIVER_PUBLIC_URL to where it leads ({where}): a redirected POST loses its body"
+        return fail(check, f"a callback URL is redirected ({answer.status_code}) to {where}", remedy)
+    if answer.status_code == 404:
+        remedy = (
+            "let the proxy pass /callbacks/ here with its path, and give all processes the same RECEIVER_SECRET_KEYS"
+        )
+        return fail(check, "somebody else answers there: a callback URL gets 404", remedy)
+    if answer.status_code in (401, 403):
+        remedy = "let /callbacks/ pass without a login: the token in the path is the login"
+        return fail(check, f"something in front refuses callbacks ({answer.status_code})", remedy)
+    if answer.status_code != 200:
+        return fail(check, f"a callback URL answers {answer.status_code}", "look at the proxy's and the receiver's log")
+    if answer.content != b"ok\n":
+        return fail(
+            check,
+            "what is in front rewrites answers, and probably bodies too, which breaks signatures",
+            "turn off its content rewriting, compression and interstitial pages for /callbacks/",
+        )
+    return ok(check, f"{public_url} leads here")
+
+
+async def _certificate(url: httpx.URL) -> Finding:
+    check, port = "TLS", url.port or 443
+    context = ssl.create_default_context()
+    try:
+        async with asyncio.timeout(15):
+            _, writer = await asyncio.open_connection(url.host, port, ssl=context, server_hostname=url.host)
+    except ssl.SSLCertVerificationError as exc:
+        remedy = "give the proxy a certificate of a public authority for this very name (Caddy does it by itself)"
+        return fail(check, f"{url.host}: the certificate is not good: {exc.verify_message}", remedy)
+    except (OSError, TimeoutError) as exc:
+        why = str(exc) or type(exc).__name__
+        return fail(
+            check, f"no TLS connection to {url.host}:{port}: {why}", "check the name, the port and the firewall"
+        )
+    certificate = writer.get_extra_info("peercert") or {}
+    writer.close()
+    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
+    days = (ends - datetime.now(UTC)).days
+    if days < _CERTIFICATE_DAYS:
+        return warn(check, f"the certificate of {url.host} ends in {days} days", "renew it, and see why that failed")
+    return ok(check, f"the certificate of {url.host} is good for {days} days")
+
+
+# --- Providers and endpoints ----------------------------------------------------------------------------------------
+
+
+async def provider_findings(each: Mapping[str, ProviderSettings], clocks: Clocks) -> AsyncIterator[Finding]:
+    configured = {name: its for name, its in each.items() if its.api_key is not None}
+    if not configured:
+        yield fail("providers", "none has a key", "set FREEPIK_API_KEY or another provider's; or `serve --sandbox`")
+    if "freepik" in configured and not configured["freepik"].webhook_secret:
+        yield warn(
+            "freepik secret",
+            "FREEPIK_WEBHOOK_SECRET is not set: its callbacks are hints, each confirmed by a status call",
+            "copy it from the developer dashboard, where the API key is",
+        )
+    async with Wire() as wire:
+        for name, its in configured.items():
+            yield await _key(provider_from(name, its), wire, clocks)
+
+
+async def _key(provider: Provider, wire: Wire, clocks: Clocks) -> Finding:
+    """Ask for something free: a task that does not exist, or the balance."""
+    check, name = f"{provider.name} key", provider.name.upper()
+
+    async def send(request: httpx.Request) -> httpx.Response:
+        response = await wire.send(request, timeout_seconds=20)
+        clocks.note(response)
+        return response
+
+    try:
+        if provider.pollable:
+            await converse(provider.poll(_UNKNOWN_TASK), send)
+        else:
+            headers = {"X-API-KEY": provider.api_key, "Accept": "application/json"}
+            answer = await send(httpx.Request("GET", f"{provider.base_url}/v1/credits", headers=headers))
+            if answer.status_code in (401, 403):
+                raise AccountRefused(f"answered {answer.status_code}", code=f"http_{answer.status_code}")
+            if not answer.is_success:
+                return warn(check, f"can't tell: its balance call answers {answer.status_code}", "send one job")
+    except AccountRefused as exc:
+        return fail(check, f"refused ({exc.code})", f"set {name}_API_KEY to a key that is active and has credit")
+    except (NotSent, ProviderBusy) as exc:
+        return fail(check, f"no use asking now: {exc}", f"check {name}_BASE_URL and the way out of this network")
+    except ProviderError as exc:
+        if exc.code in ("timeout", "reset", "answer_cut") or exc.code.startswith("http_5"):
+            return warn(check, f"can't tell: {exc}", "try again later")
+    return ok(check, "accepted")
+
+
+async def endpoint_findings(settings: Settings) -> AsyncIterator[Finding]:
+    """Whether the enabled endpoints can be connected to, the way deliveries are; nothing is posted."""
+    if not settings.database_path.exists():
+        return
+    guard = Guard(settings.allow_networks)
+    for number, url in await asyncio.to_thread(_endpoints, settings.database_path):
+        check = f"endpoint {number}"
+        try:
+            target = guard.check_url(url)
+            port, encrypted = target.port or (443 if target.scheme == "https" else 80), target.scheme == "https"
+            addresses = await guard.resolve(target.host, port, encrypted=encrypted)
+            async with asyncio.timeout(10):
+                _, writer = await asyncio.open_connection(
+                    str(addresses[0]),
+                    port,
+                    ssl=ssl.create_default_context() if encrypted else None,
+                    server_hostname=target.host if encrypted else None,
+                )
+            writer.close()
+        except OutboundError as exc:
+            yield fail(check, str(exc), "change its URL, or open its network with RECEIVER_ALLOW_NETWORKS")
+        except ssl.SSLError as exc:
+            yield fail(check, f"its TLS is not good: {exc.reason}", "renew its certificate")
+        except (OSError, TimeoutError):
+            yield fail(check, f"{target.host}:{port} takes no connection", "start it, or disable the endpoint")
+        else:
+            yield ok(check, f"{target.host} takes connections")
+
+
+def _endpoints(path: Path) -> list[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        try:
+            return connection.execute("SELECT id, url FROM endpoints WHERE enabled = 1 ORDER BY id").fetchall()
+        except sqlite3.DatabaseError:
+            return []
+
+
+def to_json(findings: Sequence[Finding]) -> str:
+    """All of it, for scripts."""
+    return json.dumps({"healthy": healthy(findings), "items": [one.to_json() for one in findings]}, indent=2)
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    return all(one.grade is not Grade.FAIL for one in findings)

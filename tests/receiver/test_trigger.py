@@ -1,0 +1,87 @@
+"""`receiver trigger`: every provider and every state, into a receiver that runs beside its sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+
+from tests.live import eventually, free_port
+from tests.receiver.commanding import PROGRAM, Done, bare_environment, receiver_command
+
+# provider, the state's name as a person writes it: the verdict on the evidence, the job's state afterwards
+STATES = {
+    ("freepik", "created"): ("believed", "running"),
+    ("freepik", "in_progress"): ("believed", "running"),
+    ("freepik", "completed"): ("believed", "succeeded"),
+    ("freepik", "failed"): ("believed", "failed"),
+    ("apixo", "success"): ("hint", "succeeded"),
+    ("apixo", "failed"): ("hint", "failed"),
+    ("novita", "succeed"): ("hint", "succeeded"),
+    ("novita", "TASK_STATUS_FAILED"): ("hint", "failed"),
+}
+
+
+@contextlib.asynccontextmanager
+async def sandboxed(directory: Path) -> AsyncIterator[None]:
+    port = free_port()
+    environment = bare_environment(RECEIVER_POLL_INTERVAL="0.3")
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, "serve", "--sandbox", "--port", str(port), env=environment, cwd=directory, stderr=sys.stderr
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+
+            async def ready() -> bool:
+                with contextlib.suppress(httpx.TransportError):
+                    return (await client.get("/readyz")).status_code == 200
+                return False
+
+            await eventually(ready, seconds=20)
+            yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def trigger(directory: Path, *arguments: str) -> Done:
+    return await receiver_command("trigger", *arguments, environment=bare_environment(), directory=directory)
+
+
+async def test_every_state_of_every_provider_that_calls_back_is_shown_with_what_became_of_it(tmp_path: Path) -> None:
+    async with sandboxed(tmp_path):
+        for (provider, state), (verdict, became) in STATES.items():
+            done = await trigger(tmp_path, provider, state, "--json")
+            assert done.status == 0, done.err
+            told = done.json
+            assert told["sent"]["state"].casefold().endswith(state.casefold()), told
+            assert (told["answered"], told["verdict"], told["job"]["is"]) == (200, verdict, became), told
+        token = json.loads((tmp_path / "data" / "secrets.json").read_text())["api_token"]
+        again = await trigger(tmp_path, "novita", "succeed", "--job", told["job"]["id"])
+        assert again.status == 0, again.err
+        assert "evidence: late" in again.out or "evidence: hint" in again.out or "evidence: duplicate" in again.out
+        assert f"{told['job']['id']}: failed → failed" in again.out
+        assert "/callbacks/" not in again.out
+        assert token not in again.out
+        wrong = await trigger(tmp_path, "apixo", "pending")
+        assert (wrong.status, wrong.err.strip()) == (1, "state must be one of success, failed")
+        mixed = await trigger(tmp_path, "apixo", "failed", "--job", told["job"]["id"])
+        assert (mixed.status, mixed.err.strip()) == (1, f"{told['job']['id']} is a job of novita")
+
+
+async def test_providers_without_callbacks_and_a_missing_sandbox_are_told(tmp_path: Path) -> None:
+    for arguments, said in {
+        ("upscayl", "processed"): "upscayl sends no callbacks: its jobs are polled",
+        ("pixelcut", "done"): "pixelcut sends no callbacks: it answers the submit call with the result",
+        ("nobody", "done"): "there is no provider 'nobody'",
+        ("freepik", "completed"): "no `receiver serve --sandbox` runs with the data directory data",
+    }.items():
+        done = await trigger(tmp_path, *arguments)
+        assert done.status == 1
+        assert said in done.err
+    assert not (tmp_path / "data").exists()
