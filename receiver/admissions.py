@@ -8,13 +8,10 @@ complete and synced before the job row exists; a death in between leaves a part 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 
+from receiver.asks import Ask
 from receiver.blobs import Blobs
 from receiver.guard import AddressForbidden, Guard, OutboundError
 from receiver.ids import new_id
@@ -38,22 +36,6 @@ MAX_INPUT_BYTES = 100 * 1024 * 1024
 _MAX_METADATA_BYTES = 16 * 1024
 _FETCH_SECONDS = 30.0
 _FIELDS = ("provider", "image", "options", "metadata", "notify_url")
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A parsed request for a job. Exactly one of `url`, `part` is set; `part` is a complete file of ours."""
-
-    document: Mapping[str, Any]
-    url: str | None
-    part: Path | None
-    part_sha256: str | None
-
-    def digest(self) -> str:
-        """What decides whether two asks are the same: the JSON without the picture, and the picture's own digest."""
-        rest = {name: value for name, value in self.document.items() if name != "image"}
-        canonical = json.dumps([rest, self.url, self.part_sha256], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 class Admissions:
@@ -105,7 +87,7 @@ class Admissions:
         notify_url = await self._notify_url(ask.document.get("notify_url"))
         part = ask.part or await self._fetch(ask.url or "")
         try:
-            self._check(provider, options, part, ask.url)
+            await asyncio.to_thread(self._check, provider, options, part, ask.url)
             job_id = new_id("job")
             now = self._clock()
             job = Job(
@@ -131,8 +113,10 @@ class Admissions:
             raise _reused(exc.job_id) from exc
         if not new:
             await self._blobs.drop_input(job.input_name)
+            found = await self._store.job(recorded.id)
+            return (*found, False) if found is not None else (recorded, [], False)
         self._admitted()
-        return recorded, [], new
+        return recorded, [], True
 
     async def _known(self, idempotency: tuple[str, str, str]) -> tuple[Job, list[KeptImage]] | None:
         token_id, key, digest = idempotency
@@ -267,43 +251,6 @@ async def check_target(guard: Guard, url: str, *, field: str, code: str) -> None
     except OutboundError as exc:
         if exc.permanent:
             raise Problem(422, code, str(exc), field=field, remedy="use a public https URL") from exc
-
-
-def parse_document(data: bytes) -> dict[str, Any]:
-    """The JSON object of a request."""
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as exc:
-        raise Problem(400, "invalid_json", "the body is not JSON", remedy="send a JSON object") from exc
-    if not isinstance(document, dict):
-        raise Problem(400, "invalid_json", "the body is not a JSON object", remedy="send a JSON object")
-    return document
-
-
-def ask_from_json(document: Mapping[str, Any], blobs: Blobs) -> Ask:
-    """An ask whose image is `{"url"}` or `{"base64"}`. Writes the decoded image to a part file."""
-    image = document.get("image")
-    if not isinstance(image, dict) or len(image) != 1 or next(iter(image)) not in ("url", "base64"):
-        raise Problem(
-            422,
-            "invalid_image",
-            'image must be {"url": …} or {"base64": …}',
-            field="image",
-            remedy="give exactly one of the two, or send multipart with the file",
-        )
-    ((kind, value),) = image.items()
-    if not isinstance(value, str) or not value:
-        raise Problem(422, "invalid_image", f"image.{kind} must be text", field=f"image.{kind}")
-    if kind == "url":
-        return Ask(document, value, None, None)
-    encoded = re.sub(r"^data:[^,]{0,100};base64,", "", value, count=1)
-    try:
-        data = base64.b64decode(re.sub(r"\s+", "", encoded), validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise Problem(422, "invalid_image", "image.base64 is not base64", field="image.base64") from exc
-    part = blobs.new_part()
-    part.write_bytes(data)
-    return Ask(document, None, part, hashlib.sha256(data).hexdigest())
 
 
 def _metadata(value: Any) -> dict[str, Any]:

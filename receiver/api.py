@@ -17,7 +17,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.admissions import MAX_INPUT_BYTES, Admissions, Ask, ask_from_json, parse_document
+from receiver.admissions import MAX_INPUT_BYTES, Admissions
+from receiver.asks import Ask, ask_from_json, parse_document
 from receiver.blobs import Blobs
 from receiver.intake import Intake
 from receiver.jobs import Job, KeptImage, iso
@@ -313,9 +314,7 @@ class JobsApi:
             return await self._ask_from_form(request)
         if content_type in ("application/json", ""):
             body = await read_body(request, limit=_MAX_JSON_BYTES)
-            document = await asyncio.to_thread(parse_document, body)
-            del body
-            return await asyncio.to_thread(ask_from_json, document, self.blobs)
+            return await asyncio.to_thread(ask_from_json, body, self.blobs)
         raise Problem(
             415,
             "unsupported_media_type",
