@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from receiver.outbox import EVENT_TYPES
 from receiver.problems import Problem
@@ -48,6 +48,15 @@ EventType = Annotated[str, AfterValidator(_good_type), Field(json_schema_extra={
 ProviderName = Annotated[str, AfterValidator(_good_provider), Field(json_schema_extra={"enum": list(PROVIDERS)})]
 WebhookSecret = Annotated[str, AfterValidator(_good_secret), Field(max_length=200, pattern=r"^whsec_")]
 RateText = Annotated[str, AfterValidator(_good_rate), Field(max_length=40, examples=["20/60"])]
+
+
+def _text_only(value: Any) -> Any:
+    if not isinstance(value, str) or value.isdigit():
+        raise ValueError("write it as RFC 3339 with a zone, for example 2026-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_text_only, json_schema_input_type=str)]
 
 
 class _Asked(BaseModel):
@@ -98,7 +107,7 @@ class BulkReplay(_Asked):
     """Which deliveries to send again. Nothing named: all failures."""
 
     endpoint_id: str | None = Field(None, max_length=64)
-    since: Annotated[AwareDatetime, Field(strict=False)] | None = Field(
+    since: Moment | None = Field(
         None,
         description="Everything since that moment, what was never queued for want of an enabled endpoint included.",
     )

@@ -1,0 +1,173 @@
+"""`/v1/deliveries`: the lists, the log of attempts, and replays."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from receiver.events import Events
+from tests.receiver.subscribers import Subscriber, house
+
+
+async def test_what_was_not_delivered_is_one_list_and_every_filter_chooses(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/bad": [500], "/slow": [500]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
+        good = await made.endpoint(f"{origin}/good", event_types=("job.succeeded", "job.failed"))
+        bad = await made.endpoint(f"{origin}/bad", event_types=("job.succeeded", "job.failed"))
+        await made.tell("job.succeeded", "job.failed", job_id="job_1")
+        await made.tell("job.succeeded", job_id="job_2")
+        await made.settled()
+
+        async def count(**params: str) -> int:
+            return len((await client.get("/v1/deliveries", params=params)).json()["items"])
+
+        assert await count() == 6
+        assert await count(undelivered="true") == await count(state="given_up") == 3
+        assert await count(state="delivered,given_up") == 6
+        assert await count(endpoint=good.id) == await count(endpoint_id=bad.id) == 3
+        assert await count(job="job_1") == 4
+        assert await count(type="job.failed") == 2
+        assert await count(fault="theirs") == 3
+        assert await count(fault="ours") == 0
+        events, _ = await Events(made.database).after(0, limit=1)
+        assert await count(event=events[0].id) == 2
+        for name, value in (("state", "lost"), ("fault", "nobody"), ("type", "x"), ("undelivered", "maybe")):
+            answer = await client.get("/v1/deliveries", params={name: value})
+            assert (answer.status_code, answer.json()["field"]) == (422, name)
+
+        seen, cursor = [], None
+        while True:
+            page = await client.get("/v1/deliveries", params={"limit": "4"} | ({"cursor": cursor} if cursor else {}))
+            seen += [item["id"] for item in page.json()["items"]]
+            if (cursor := page.json()["next"]) is None:
+                break
+        assert len(seen) == len(set(seen)) == 6
+        assert seen == sorted(seen, reverse=True)
+
+
+async def test_one_delivery_is_replayed_with_its_event_id_and_its_earlier_attempts_stay(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/hook": [500, 500, 200]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 0.01)) as made, made.client() as client:
+        await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
+        await made.tell("job.failed")
+        (lost,) = await made.settled()
+        assert lost.state == "given_up"
+        answer = await client.post(f"/v1/deliveries/{lost.id}/replay")
+        assert (answer.status_code, answer.json()["state"]) == (202, "pending")
+        await made.settled()
+        shown = (await client.get(f"/v1/deliveries/{lost.id}")).json()
+    assert (shown["state"], shown["tries"]) == ("delivered", 1)
+    assert [attempt["status"] for attempt in shown["attempts"]] == [500, 500, 200]
+    assert {seen.id for seen in subscriber.seen} == {lost.event_id}
+
+
+async def test_a_delivered_one_may_be_replayed_too(tmp_path: Path) -> None:
+    subscriber = Subscriber()
+    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+        await made.endpoint(f"{origin}/hook")
+        await made.tell("job.failed")
+        (delivery,) = await made.settled()
+        await client.post(f"/v1/deliveries/{delivery.id}/replay")
+        await made.settled()
+    assert [seen.id for seen in subscriber.seen] == [delivery.event_id] * 2
+
+
+async def test_all_failures_of_an_endpoint_are_replayed_and_a_dry_run_only_counts(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/a": [500], "/b": [500]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
+        a = await made.endpoint(f"{origin}/a", event_types=("job.failed",))
+        await made.endpoint(f"{origin}/b", event_types=("job.failed",))
+        await made.tell(*["job.failed"] * 7)
+        await made.settled()
+        subscriber.answers = {}
+        counted = await client.post("/v1/deliveries/replay", json={"endpoint_id": a.id, "dry_run": True})
+        assert (counted.status_code, counted.json()["replayed"], counted.json()["dry_run"]) == (200, 7, True)
+        assert len(await made.deliveries(states=("given_up",))) == 14
+
+        replayed = await client.post("/v1/deliveries/replay", json={"endpoint_id": a.id})
+        assert (replayed.status_code, replayed.json()["replayed"]) == (202, 7)
+        await made.settled()
+        assert len(await made.deliveries(endpoint_id=a.id, states=("delivered",))) == 7
+        assert len(await made.deliveries(states=("given_up",))) == 7
+
+
+async def test_everything_since_a_moment_is_replayed_with_what_was_missed_while_disabled(tmp_path: Path) -> None:
+    subscriber = Subscriber()
+    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+        endpoint = await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
+        path = f"/v1/endpoints/{endpoint.id}"
+        await made.tell("job.failed")
+        await made.settled()
+        await client.patch(path, json={"enabled": False})
+        await made.tell("job.failed", "job.failed", "job.succeeded")
+        await client.patch(path, json={"enabled": True})
+        asked = {"endpoint_id": endpoint.id, "since": (datetime.now(UTC) - timedelta(minutes=1)).isoformat()}
+        counted = (await client.post("/v1/deliveries/replay", json={**asked, "dry_run": True})).json()
+        assert (counted["again"], counted["never_queued"], counted["replayed"]) == (1, 2, 3)
+        assert (await client.post("/v1/deliveries/replay", json=asked)).json()["replayed"] == 3
+        await made.settled()
+        late = {**asked, "since": (datetime.now(UTC) + timedelta(minutes=1)).isoformat()}
+        assert (await client.post("/v1/deliveries/replay", json=late)).json()["replayed"] == 0
+        events, _ = await Events(made.database).after(0, limit=10)
+    failed = [event.id for event in events if event.type == "job.failed"]
+    assert sorted(seen.id for seen in subscriber.seen) == sorted([failed[0], *failed])
+
+
+async def test_pending_deliveries_of_an_endpoint_that_is_switched_off_are_listed_and_replayable(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/hook": [500]})
+    async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 60)) as made, made.client() as client:
+        endpoint = await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
+        await made.tell("job.failed")
+        while not (waiting := [one for one in await made.deliveries() if one.tries]):
+            pass
+        refused = await client.patch(f"/v1/endpoints/{endpoint.id}", json={"enabled": False})
+        assert refused.status_code == 200
+        (lost,) = await made.deliveries()
+        assert (lost.id, lost.state, lost.fault) == (waiting[0].id, "given_up", "theirs")
+        answer = await client.post(f"/v1/deliveries/{lost.id}/replay")
+        assert (answer.status_code, answer.json()["code"]) == (409, "endpoint_disabled")
+        bulk = await client.post("/v1/deliveries/replay", json={"endpoint_id": endpoint.id})
+        assert (bulk.status_code, bulk.json()["code"]) == (409, "endpoint_disabled")
+        subscriber.answers = {}
+        await client.patch(f"/v1/endpoints/{endpoint.id}", json={"enabled": True})
+        await client.post("/v1/deliveries/replay", json={})
+        assert [one.state for one in await made.settled()] == ["delivered"]
+
+
+async def test_a_delivery_whose_endpoint_was_removed_can_not_be_replayed(tmp_path: Path) -> None:
+    async with house(tmp_path, schedule=(60,)) as made, made.client() as client:
+        endpoint = await made.endpoint("http://127.0.0.1:9/")
+        await made.tell("job.failed")
+        await client.delete(f"/v1/endpoints/{endpoint.id}")
+        (dropped,) = await made.settled()
+        answer = await client.post(f"/v1/deliveries/{dropped.id}/replay")
+        assert (answer.status_code, answer.json()["code"]) == (409, "endpoint_gone")
+        assert (await client.post("/v1/deliveries/replay", json={})).json()["replayed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({"endpoint_id": "ep_none"}, "endpoint_id"),
+        ({"since": "yesterday"}, "since"),
+        ({"since": "2026-01-01T00:00:00"}, "since"),
+        ({"since": 5}, "since"),
+        ({"state": "pending"}, "state"),
+        ({"dry_run": "yes"}, "dry_run"),
+        ({"all": True}, "all"),
+    ],
+)
+async def test_a_replay_that_can_not_be_is_refused_with_its_field(
+    tmp_path: Path, document: dict[str, object], field: str
+) -> None:
+    async with house(tmp_path) as made, made.client() as client:
+        answer = await client.post("/v1/deliveries/replay", json=document)
+        assert (answer.status_code, answer.json()["field"]) == (422, field)
+
+
+async def test_a_delivery_that_is_not_there_is_404(tmp_path: Path) -> None:
+    async with house(tmp_path) as made, made.client() as client:
+        for answer in (await client.get("/v1/deliveries/dlv_x"), await client.post("/v1/deliveries/dlv_x/replay")):
+            assert (answer.status_code, answer.json()["code"]) == (404, "no_such_delivery")
