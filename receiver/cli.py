@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from receiver.commands import config, demo, doctor, jobs, migrate, serve, trigger
+from receiver.commands import config, deliveries, demo, doctor, endpoints, jobs, migrate, serve, trigger, tunnel
 from receiver.settings import SettingsInvalid
 
 cli = typer.Typer(
@@ -19,9 +19,13 @@ cli.command()(demo.demo)
 cli.command()(serve.serve)
 cli.command()(migrate.migrate)
 cli.command()(config.config)
+cli.command()(tunnel.tunnel)
 cli.command()(trigger.trigger)
 cli.command()(doctor.doctor)
 cli.add_typer(jobs.jobs, name="jobs")
+cli.add_typer(endpoints.endpoints, name="endpoints")
+cli.add_typer(deliveries.deliveries, name="deliveries")
+cli.command()(deliveries.replay)
 
 
 def main() -> None:

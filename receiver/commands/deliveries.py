@@ -1,0 +1,153 @@
+"""`receiver deliveries`: list, show. `receiver replay`: once more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from receiver.asked import moment_of
+from receiver.commands.opening import open_database
+from receiver.delivery_log import DeliveryLog, ReplayRefused, Shown, Wanted
+from receiver.endpoints import Endpoints
+
+deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_STYLES = {"delivered": "green", "given_up": "red", "dropped": "dim", "pending": "cyan"}
+
+
+@deliveries.command(name="list")
+def list_deliveries(
+    state: Annotated[
+        list[Literal["pending", "delivered", "given_up", "dropped"]] | None,
+        typer.Option(help="Only these; may be repeated."),
+    ] = None,
+    undelivered: Annotated[bool, typer.Option("--undelivered", help="Only what was tried and not delivered.")] = False,
+    fault: Annotated[Literal["ours", "theirs"] | None, typer.Option(help="Only where the trouble was there.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only for this endpoint.")] = None,
+    job: Annotated[str | None, typer.Option(help="Only about this job.")] = None,
+    event: Annotated[list[str] | None, typer.Option(help="Only events of this type; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The newest deliveries."""
+
+    async def run() -> None:
+        wanted = Wanted(
+            states=tuple(state or ()),
+            endpoint_id=endpoint,
+            job_id=job,
+            event_types=tuple(event or ()),
+            fault=fault,
+            undelivered=undelivered,
+        )
+        async with open_database() as database:
+            found = await DeliveryLog(database).page(wanted, limit=limit)
+        if as_json:
+            _print_json({"items": [one.to_json() for one in found]})
+        else:
+            Console().print(_table(found))
+
+    asyncio.run(run())
+
+
+@deliveries.command()
+def show(delivery_id: Annotated[str, typer.Argument(help="The delivery's id, dlv_…")], as_json: AsJson = False) -> None:
+    """One delivery with all its attempts."""
+
+    async def run() -> None:
+        async with open_database() as database:
+            found = await DeliveryLog(database).one(delivery_id)
+        if found is None:
+            raise _failed(f"there is no delivery {delivery_id}")
+        shown, attempts = found
+        if as_json:
+            _print_json({**shown.to_json(), "attempts": [one.to_json() for one in attempts]})
+            return
+        console = Console(soft_wrap=True, highlight=False)
+        for name, value in shown.to_json().items():
+            if value is not None:
+                console.print(Text.assemble((f"{name:<13}", "bold"), str(value)))
+        for one in attempts:
+            came = one.error or f"answered {one.status}"
+            said = (one.answer or b"").decode("utf-8", "replace")[:200]
+            console.print(Text(f"  {one.started_at:%Y-%m-%d %H:%M:%S.%f}Z {one.seconds:8.3f} s  {came}  {said!r}"))
+
+    asyncio.run(run())
+
+
+def replay(
+    delivery_id: Annotated[str | None, typer.Argument(help="One delivery, dlv_…")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="All failures of this endpoint.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Everything since this moment (RFC 3339, UTC if no zone is given).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Deliver again, with the same event ids: one delivery, an endpoint's failures, or everything since a moment."""
+    if (delivery_id is None) == (endpoint is None and since is None):
+        raise _failed("say what: a delivery's id, or --endpoint, --since or both", status=2)
+    try:
+        moment = moment_of(since) if since else None
+    except ValueError as exc:
+        raise _failed("--since takes a moment such as 2026-01-31T12:00:00Z or 2026-01-31", status=2) from exc
+
+    async def run() -> dict[str, Any]:
+        now = datetime.now(UTC)
+        async with open_database() as database:
+            log = DeliveryLog(database)
+            if delivery_id is None:
+                if endpoint is not None and (found := await Endpoints(database).one(endpoint)) is None:
+                    raise _failed(f"there is no endpoint {endpoint}")
+                if endpoint is not None and found is not None and not found.enabled:
+                    raise _failed(f"{endpoint} is disabled; `receiver endpoints enable {endpoint}` first")
+                return (await log.replay_many(now, endpoint_id=endpoint, since=moment, dry_run=dry_run)).to_json()
+            try:
+                if not await log.replay(delivery_id, now, dry_run=dry_run):
+                    raise _failed(f"there is no delivery {delivery_id}")
+            except ReplayRefused as exc:
+                raise _failed(f"{exc}; {exc.remedy}") from exc
+            return {"replayed": 1, "again": 1, "never_queued": 0}
+
+    counted = asyncio.run(run())
+    if as_json:
+        _print_json({**counted, "dry_run": dry_run})
+        return
+    verb = "would be delivered" if dry_run else "are due"
+    missed = f", {counted['never_queued']} of them never queued before" if counted["never_queued"] else ""
+    typer.echo(f"{counted['replayed']} {verb} (again){missed}")
+
+
+def _table(found: list[Shown]) -> Table:
+    table = Table(
+        "delivery", "event", "state", "tries", "status", "to", "note", box=None, pad_edge=False, header_style="bold"
+    )
+    table.columns[0].no_wrap = True
+    for one in found:
+        table.add_row(
+            one.id,
+            one.event_type,
+            Text(one.state, style=_STYLES.get(one.state, "")),
+            str(one.tries),
+            str(one.last_status or ""),
+            Text((one.url or "")[:48]),
+            Text(f"{one.fault}: {one.last_error}"[:60] if one.fault else ""),
+        )
+    return table
+
+
+def _print_json(shown: dict[str, Any]) -> None:
+    typer.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+
+
+def _failed(message: str, *, status: int = 1) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(status)

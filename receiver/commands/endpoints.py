@@ -1,0 +1,223 @@
+"""`receiver endpoints`: list, add, show, test, rotate-secret, enable, disable, remove."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from receiver.admissions import check_target
+from receiver.asked import LONGEST_OVERLAP_SECONDS, NewEndpoint, Trial, validated
+from receiver.commands.opening import open_database
+from receiver.database import Database
+from receiver.delivery_log import DeliveryLog
+from receiver.downstream import BY_OPERATOR
+from receiver.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.examples import example_data
+from receiver.guard import Guard
+from receiver.ids import new_id
+from receiver.problems import Problem
+from receiver.settings import load
+from submitter.signatures import new_secret
+
+endpoints = typer.Typer(no_args_is_help=True, help="Subscribers' URLs: who is told of events.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, ep_…")]
+
+
+@endpoints.command(name="list")
+def list_endpoints(as_json: AsJson = False) -> None:
+    """All endpoints."""
+
+    async def run() -> None:
+        async with open_database() as database:
+            found = await Endpoints(database).all()
+        if as_json:
+            _print_json({"items": [one.to_json() for one in found]})
+            return
+        table = Table("endpoint", "state", "url", "events", "providers", box=None, pad_edge=False, header_style="bold")
+        for one in found:
+            state = "failing" if one.failing_since and one.enabled else "enabled" if one.enabled else "disabled"
+            events, providers = ", ".join(one.event_types) or "all", ", ".join(one.providers) or "all"
+            table.add_row(one.id, state, Text(one.url), events, providers)
+        Console().print(table)
+
+    asyncio.run(run())
+
+
+@endpoints.command()
+def add(
+    url: Annotated[str, typer.Argument(help="https, or http inside RECEIVER_ALLOW_NETWORKS.")],
+    event: Annotated[list[str] | None, typer.Option(help="Only this event; may be repeated. Default: all.")] = None,
+    provider: Annotated[list[str] | None, typer.Option(help="Only about this provider; may be repeated.")] = None,
+    description: Annotated[str, typer.Option(help="For people.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds for one try.")] = 15.0,
+    concurrency: Annotated[int, typer.Option(help="Tries at once.")] = 10,
+    rate: Annotated[str | None, typer.Option(help="Tries in a time, as count/seconds.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an endpoint. Its secret is shown now and never again."""
+
+    async def run() -> None:
+        document = {
+            "url": url,
+            "event_types": event or [],
+            "providers": provider or [],
+            "description": description,
+            "timeout_seconds": timeout,
+            "concurrency": concurrency,
+            "rate": rate,
+        }
+        try:
+            asked = validated(NewEndpoint, document)
+            await check_target(Guard(load()[0].allow_networks), url, field="url", code="invalid_url")
+        except Problem as exc:
+            raise _failed(f"{exc.detail}; {exc.remedy}") from exc
+        secret = new_secret()
+        made = Endpoint(
+            new_id("ep"), created_at=datetime.now(UTC), secrets=(SigningSecret(secret),), **asked.settings()
+        )
+        async with open_database() as database:
+            await Endpoints(database).add(made)
+        _print_endpoint(made, as_json, secret=secret)
+
+    asyncio.run(run())
+
+
+@endpoints.command()
+def show(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
+    """One endpoint, all but its secret."""
+
+    async def run() -> None:
+        async with open_database() as database:
+            _print_endpoint(await _found(database, endpoint_id), as_json)
+
+    asyncio.run(run())
+
+
+@endpoints.command()
+def test(
+    endpoint_id: EndpointId,
+    event: Annotated[str, typer.Option(help="Which event the example is of.")] = "job.succeeded",
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the running receiver to deliver it.")] = 20.0,
+    as_json: AsJson = False,
+) -> None:
+    """Send an example event. Exit status 1: it was not delivered."""
+
+    async def run() -> None:
+        now = datetime.now(UTC)
+        try:
+            validated(Trial, {"event_type": event})
+        except Problem as exc:
+            raise _failed(exc.detail) from exc
+        async with open_database() as database:
+            endpoint, log = await _found(database, endpoint_id), DeliveryLog(database)
+            data = example_data(event, endpoint, now, base_url=load()[0].public_url or "")
+            delivery_id = await log.send_example(endpoint.id, event, data, now)
+            until = now + timedelta(seconds=wait)
+            while (found := await log.one(delivery_id)) and found[0].state == "pending":
+                if datetime.now(UTC) > until:
+                    raise _failed(f"{delivery_id} still waits; is `receiver serve` running?")
+                await asyncio.sleep(0.1)
+        assert found is not None
+        shown, attempts = found
+        if as_json:
+            _print_json({**shown.to_json(), "attempts": [one.to_json() for one in attempts]})
+        else:
+            took = f" in {attempts[-1].seconds:.3f} s" if attempts else ""
+            typer.echo(f"{shown.id} {shown.state}: {shown.last_error or shown.last_status}{took}")
+        if shown.state != "delivered":
+            raise typer.Exit(1)
+
+    asyncio.run(run())
+
+
+@endpoints.command(name="rotate-secret")
+def rotate_secret(
+    endpoint_id: EndpointId,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=LONGEST_OVERLAP_SECONDS, help="Seconds that the old secret still signs.")
+    ] = 86400.0,
+    as_json: AsJson = False,
+) -> None:
+    """Give it a new secret, shown now and never again; the old one signs beside it for a while."""
+    secret, now = new_secret(), datetime.now(UTC)
+    changed = _change(endpoint_id, lambda one: one.rotated(secret, now, overlap=timedelta(seconds=overlap)))
+    _print_endpoint(changed, as_json, secret=secret)
+
+
+@endpoints.command()
+def enable(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
+    """Send to it again from now on; `receiver replay --endpoint` brings what it missed."""
+    _print_endpoint(_change(endpoint_id, lambda one: one.switched(on=True)), as_json)
+
+
+@endpoints.command()
+def disable(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
+    """Send nothing to it; what waits for it is given up, listed and replayable."""
+    _print_endpoint(_change(endpoint_id, lambda one: one.switched(on=False, reason=BY_OPERATOR)), as_json)
+
+
+@endpoints.command()
+def remove(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
+    """Forget it; what waits for it is dropped."""
+
+    async def run() -> None:
+        async with open_database() as database:
+            if not await Endpoints(database).remove(endpoint_id, datetime.now(UTC)):
+                raise _failed(f"there is no endpoint {endpoint_id}")
+        if as_json:
+            _print_json({"id": endpoint_id, "removed": True})
+        else:
+            typer.echo(f"{endpoint_id} removed")
+
+    asyncio.run(run())
+
+
+def _change(endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
+    async def run() -> Endpoint:
+        async with open_database() as database:
+            changed = await Endpoints(database).change(endpoint_id, change, datetime.now(UTC))
+        if changed is None:
+            raise _failed(f"there is no endpoint {endpoint_id}")
+        return changed
+
+    return asyncio.run(run())
+
+
+async def _found(database: Database, endpoint_id: str) -> Endpoint:
+    found = await Endpoints(database).one(endpoint_id)
+    if found is None:
+        raise _failed(f"there is no endpoint {endpoint_id}")
+    return found
+
+
+def _print_endpoint(endpoint: Endpoint, as_json: bool, *, secret: str | None = None) -> None:
+    shown = endpoint.to_json() | ({"secret": secret} if secret else {})
+    if as_json:
+        _print_json(shown)
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in shown.items():
+        if value not in (None, "", []):
+            table.add_row(Text(name, style="bold"), Text(value if isinstance(value, str) else json.dumps(value)))
+    Console(soft_wrap=True).print(table)
+    if secret:
+        typer.echo("The secret is not shown again.", err=True)
+
+
+def _print_json(shown: dict[str, Any]) -> None:
+    typer.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+
+
+def _failed(message: str) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(1)
