@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import aiosqlite
@@ -23,8 +24,17 @@ from receiver.outbox import ENDPOINT_EVENTS, INSERT_DELIVERY, one_line, subscrib
 from receiver.presenting import redact
 from receiver.rows import from_us, moment, us
 
-STATES = ("pending", "delivered", "given_up", "dropped")
 _CHUNK = 500
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery is."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given_up"
+    DROPPED = "dropped"
+    """Its endpoint was removed before it could be delivered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from receiver.admissions import check_target
 from receiver.api import Bearer, cursor_of, limit_of, small_json
 from receiver.asked import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial, validated
-from receiver.delivery_log import STATES, DeliveryLog, ReplayRefused, Wanted
+from receiver.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Wanted
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.events import Choice, Events
 from receiver.examples import example_data
@@ -71,7 +71,7 @@ class EventsApi:
             if not (given.isascii() and given.isdigit() and len(given) < 19):
                 raise Problem(
                     422, "invalid_cursor", "Last-Event-ID must be the `id` of an event", field="Last-Event-ID"
-                )
+                remedy="send the `id` of the last event that was seen, or leave it out")
             return int(given)
         for name in ("last_event_id", "after", "cursor"):
             if request.query_params.get(name):
@@ -137,7 +137,7 @@ class EndpointsApi:
         """`PUT`: what is not named goes back to its default. The secret stays."""
         asked = validated(NewEndpoint, await small_json(request))
         if asked.secret is not None:
-            raise Problem(422, "invalid_field", "a secret changes by rotation only", field="secret")
+            raise Problem(422, "invalid_field", "a secret changes by rotation only", field="secret", remedy="POST /v1/endpoints/{id}/rotate-secret")
         await self._check_url(asked.url)
         return await self._changed(request, asked.settings())
 
@@ -213,7 +213,7 @@ class DeliveriesApi:
         """`?state=&endpoint=&job=&event=&type=&fault=&undelivered=true&cursor=&limit=`, newest first."""
         limit = limit_of(request)
         wanted = Wanted(
-            states=tuple(chosen_of(request, "state", STATES)),
+            states=tuple(chosen_of(request, "state", tuple(DeliveryState))),
             endpoint_id=text_of(request, "endpoint") or text_of(request, "endpoint_id"),
             job_id=text_of(request, "job") or text_of(request, "job_id"),
             event_id=text_of(request, "event") or text_of(request, "event_id"),
@@ -244,7 +244,7 @@ class DeliveriesApi:
         if asked.endpoint_id is not None:
             endpoint = await self.endpoints.one(asked.endpoint_id)
             if endpoint is None:
-                raise Problem(422, "no_such_endpoint", "there is no such endpoint", field="endpoint_id")
+                raise Problem(422, "no_such_endpoint", "there is no such endpoint", field="endpoint_id", remedy="GET /v1/endpoints lists them")
             if not endpoint.enabled:
                 raise Problem(
                     409,
@@ -276,18 +276,18 @@ async def _delivery_answer(log: DeliveryLog, delivery_id: str, base_url: str = "
 
 
 def _no_such_endpoint() -> Problem:
-    return Problem(404, "no_such_endpoint", "there is no such endpoint", field="id")
+    return Problem(404, "no_such_endpoint", "there is no such endpoint", field="id", remedy="GET /v1/endpoints lists them")
 
 
 def _no_such_delivery() -> Problem:
-    return Problem(404, "no_such_delivery", "there is no such delivery", field="id")
+    return Problem(404, "no_such_delivery", "there is no such delivery", field="id", remedy="GET /v1/deliveries lists them")
 
 
 def text_of(request: Request, name: str) -> str | None:
     """One plain value of a filter or cursor."""
     value = request.query_params.get(name)
     if value and not re.fullmatch(r"[\x21-\x7e]{1,255}", value):
-        raise Problem(422, "invalid_filter", f"{name} is not an id", field=name)
+        raise Problem(422, "invalid_filter", f"{name} is not an id", field=name, remedy="send an id as the lists show it, or leave the filter out")
     return value or None
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from receiver.asked import moment_of
 from receiver.commands.opening import open_database
-from receiver.delivery_log import DeliveryLog, ReplayRefused, Shown, Wanted
+from receiver.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Shown, Wanted
 from receiver.endpoints import Endpoints
 
 deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")
@@ -26,7 +26,7 @@ _STYLES = {"delivered": "green", "given_up": "red", "dropped": "dim", "pending":
 @deliveries.command(name="list")
 def list_deliveries(
     state: Annotated[
-        list[Literal["pending", "delivered", "given_up", "dropped"]] | None,
+        list[DeliveryState] | None,
         typer.Option(help="Only these; may be repeated."),
     ] = None,
     undelivered: Annotated[bool, typer.Option("--undelivered", help="Only what was tried and not delivered.")] = False,
@@ -41,7 +41,7 @@ def list_deliveries(
 
     async def run() -> None:
         wanted = Wanted(
-            states=tuple(state or ()),
+            states=tuple(one.value for one in state or ()),
             endpoint_id=endpoint,
             job_id=job,
             event_types=tuple(event or ()),
