@@ -8,12 +8,13 @@ A piece is durable before anybody is told that we have it; what it means is writ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from receiver import tables
 from receiver.database import Database
@@ -52,46 +53,24 @@ class EvidenceLog:
 
     async def record(self, batch: Sequence[Evidence]) -> None:
         """Make *batch* durable in one commit."""
-        rows = [_evidence_values(item) for item in batch]
+        rows = [_values(item) for item in batch]
         await self._database.batch(lambda db: db.executemany(_INSERT, rows))
 
-    async def unread(self, *, limit: int, after: int = 0) -> list[Evidence]:
+    async def unread(self, *, limit: int) -> list[Evidence]:
         """Evidence that nobody has read, oldest first."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(
-                select(tables.evidence)
-                .where(tables.evidence.c.read_at.is_(None), tables.evidence.c.id > after)
-                .order_by(tables.evidence.c.id)
-                .limit(limit)
-            )
-            return [_evidence_from_row(row) for row in rows.mappings()]
+        rows = await self._database.glance(lambda db: db.execute(_UNREAD, (limit,)).fetchall())
+        return [_from_row(row) for row in rows]
 
-    async def earlier_deliveries(self, evidence: Sequence[Evidence]) -> set[int]:
-        """Those of *evidence* (by id) whose delivery id their job has seen before."""
-        keyed = [item for item in evidence if item.delivery_id and item.job_id and item.id]
+    async def repeats(self, evidence: Sequence[Evidence]) -> set[int]:
+        """
+        Those of *evidence* (by id) that are replays: their job has the same delivery, id and body, from earlier.
+
+        A repeated id with another body is not the same delivery: it was signed anew, and is news.
+        """
+        keyed = [item for item in evidence if item.delivery_id and item.job_id]
         if not keyed:
             return set()
-        first: dict[tuple[str, str], int] = {}
-        table = tables.evidence.c
-        async with self._database.read() as connection:
-            for chunk in chunks(sorted({item.job_id for item in keyed if item.job_id})):
-                rows = await connection.execute(
-                    select(table.job_id, table.delivery_id, func.min(table.id))
-                    .where(table.job_id.in_(chunk), table.delivery_id.is_not(None), table.verdict != Verdict.REFUSED)
-                    .group_by(table.job_id, table.delivery_id)
-                )
-                first.update({(row[0], row[1]): row[2] for row in rows})
-        return {
-            item.id for item in keyed if item.id and first.get((item.job_id or "", item.delivery_id or "")) != item.id
-        }
-
-    async def close(self, verdicts: Iterable[tuple[int, Verdict, str | None]], now: datetime) -> None:
-        """Mark evidence as read that is about no job's state."""
-        async with self._database.write_raw() as db:
-            await db.executemany(
-                "UPDATE evidence SET verdict = ?, note = coalesce(?, note), read_at = ? WHERE id = ?",
-                [(verdict.value, note, us(now), number) for number, verdict, note in verdicts],
-            )
+        return await self._database.glance(lambda db: _repeats(db, keyed))
 
     async def of(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[Evidence]:
         async with self._database.read() as connection:
@@ -101,16 +80,18 @@ class EvidenceLog:
                 .order_by(tables.evidence.c.id)
                 .limit(limit)
             )
-            return [_evidence_from_row(row) for row in rows.mappings()]
+            return [_from_row(row) for row in rows]
 
 
+_COLUMNS = tuple(column.name for column in tables.evidence.columns)
+_UNREAD = f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE read_at IS NULL ORDER BY id LIMIT ?"
 _INSERT = (
     "INSERT INTO evidence (job_id, provider, source, verdict, trust, received_at, read_at, asked_at, status, headers,"
     " body, body_name, peer, delivery_id, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
-def _evidence_values(item: Evidence) -> tuple[Any, ...]:
+def _values(item: Evidence) -> tuple[Any, ...]:
     return (
         item.job_id,
         item.provider,
@@ -130,22 +111,44 @@ def _evidence_values(item: Evidence) -> tuple[Any, ...]:
     )
 
 
-def _evidence_from_row(row: Any) -> Evidence:
+def _from_row(row: Any) -> Evidence:
     return Evidence(
-        id=row["id"],
-        source=Source(row["source"]),
-        provider=row["provider"],
-        job_id=row["job_id"],
-        received_at=moment(row["received_at"]),
-        headers=tuple((name, value) for name, value in json.loads(row["headers"])),
-        body=bytes(row["body"]),
-        verdict=Verdict(row["verdict"]),
-        trust=None if row["trust"] is None else Trust(row["trust"]),
-        read_at=from_us(row["read_at"]),
-        asked_at=from_us(row["asked_at"]),
-        status=row["status"],
-        body_name=row["body_name"],
-        peer=row["peer"],
-        delivery_id=row["delivery_id"],
-        note=row["note"],
+        id=row[0],
+        job_id=row[1],
+        provider=row[2],
+        source=Source(row[3]),
+        verdict=Verdict(row[4]),
+        trust=None if row[5] is None else Trust(row[5]),
+        received_at=moment(row[6]),
+        read_at=from_us(row[7]),
+        asked_at=from_us(row[8]),
+        status=row[9],
+        headers=tuple((name, value) for name, value in json.loads(row[10])),
+        body=bytes(row[11]),
+        body_name=row[12],
+        peer=row[13],
+        delivery_id=row[14],
+        note=row[15],
     )
+
+
+def _repeats(db: sqlite3.Connection, keyed: Sequence[Evidence]) -> set[int]:
+    seen: dict[tuple[str, str], list[int]] = {}
+    for chunk in chunks(sorted({item.job_id for item in keyed if item.job_id})):
+        for number, *key in db.execute(_DELIVERIES.format(", ".join("?" * len(chunk))), chunk):
+            seen.setdefault((key[0], key[1]), []).append(number)
+    found = set()
+    for item in keyed:
+        assert item.id is not None
+        for number in seen.get((item.job_id or "", item.delivery_id or ""), ()):
+            if number < item.id and db.execute(_BODY, (number,)).fetchone() == (item.body,):
+                found.add(item.id)
+                break
+    return found
+
+
+_DELIVERIES = (
+    "SELECT id, job_id, delivery_id FROM evidence WHERE job_id IN ({}) AND delivery_id IS NOT NULL"
+    f" AND verdict != '{Verdict.REFUSED.value}' ORDER BY id"
+)
+_BODY = "SELECT body FROM evidence WHERE id = ?"

@@ -30,6 +30,11 @@ class GroupCommit(Generic[Item]):
         self._waiting: list[tuple[Item, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits, or is being committed."""
+        return self._task is not None and not self._task.done()
+
     async def add(self, item: Item) -> None:
         """Return when *item* is committed; raise what the commit raised, or `Overloaded`."""
         if len(self._waiting) >= self._limit:

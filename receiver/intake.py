@@ -2,17 +2,20 @@
 The one door: callbacks, answers to looks and answers to submit calls are recorded, read and settled here.
 
 Theory. `record` returns when the evidence is on disk; only then may anybody be told that we have it. Reading comes
-afterwards: the reader takes whatever has no `read_at`, oldest first, turns each piece into news with its provider's
-own reader, and hands the batch to `store.settle`, which writes the new states and the verdicts in one transaction. A
-death before the recording: the sender was not answered and comes again, or we look. A death between recording and
-settling: the evidence is still unread, and the next start reads it. A death after settling: done.
+afterwards: the reader takes whatever has no `read_at`, oldest first, turns each piece into news, and hands the batch to
+`store.settle`, which writes the new states and the verdicts in one transaction. A death before the recording: the
+sender was not answered and comes again, or we look. A death between recording and settling: the evidence is still
+unread, and the next start reads it. A death after settling: done.
 
-Answers that bring no report (429, a refused key, ...) are read into our own words by `outcome_of`: the class of the
-provider's error decides.
+Answers come first: while callbacks wait for the disk, the reader takes only a share of the time, a larger one once it
+is seconds behind. What is recorded can wait; a provider that waits for its 200 may give up.
 """
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,25 +27,22 @@ from receiver.blobs import Blobs
 from receiver.evidence import Evidence
 from receiver.groups import GroupCommit
 from receiver.jobs import Source, Verdict
-from receiver.lifecycle import News, Timing
+from receiver.lifecycle import Change, Timing
 from receiver.loops import Loop
 from receiver.metrics import Metrics
-from receiver.store import Item, Settled, Store
-from submitter.errors import (
-    AccountRefused,
-    AnswerLost,
-    CallbackUnreadable,
-    ProviderBusy,
-    ProviderError,
-    ProviderRefused,
-    TaskNotFound,
-)
+from receiver.reading import Reading
+from receiver.store import Closed, Item, Settled, Store
 from submitter.provider import Provider
-from submitter.vocabulary import Callback, Failure, Image, Report, State, Trust
+from submitter.vocabulary import Image, State, Trust
 
 log = structlog.get_logger("receiver.intake")
 
 _MAX_BODY_IN_ROW = 256 * 1024
+_BATCH = 100
+"""Evidence settled in one transaction: what a callback may have to wait behind."""
+_BEHIND = timedelta(seconds=5)
+_SOON = timedelta(seconds=1)
+"""No loop sleeps longer than this; only what is due earlier is worth waking one for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,14 @@ class Intake:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
-        self._providers = providers
         self._blobs = blobs
         self._metrics = metrics
-        self._confirm = confirm
         self._timing_of = timing_of
         self._wakes = wakes
         self._clock = clock
+        self._reading = Reading(store, providers, blobs, confirm=confirm)
         self._recording: GroupCommit[Evidence] = GroupCommit(store.evidence.record, batch=512)
+        self._one_reader = asyncio.Lock()
         self.loop = Loop("reader", self.read_some)
 
     async def record(self, evidence: Evidence) -> None:
@@ -118,140 +118,103 @@ class Intake:
             )
         )
 
-    async def read_some(self, *, limit: int = 400) -> float:
+    async def read_some(self, *, limit: int = _BATCH) -> float:
         """Read and settle the oldest unread evidence. Returns 0 when there may be more."""
-        unread = await self._store.evidence.unread(limit=limit)
-        if not unread:
-            return 3600.0
-        await self.read(unread)
+        async with self._one_reader:
+            began = time.monotonic()
+            unread = await self._store.evidence.unread(limit=limit)
+            if not unread:
+                return 3600.0
+            await self.read(unread)
+        if self._recording.busy:
+            behind = self._clock() - unread[0].received_at > _BEHIND
+            await asyncio.sleep((1 if behind else 3) * (time.monotonic() - began))
         return 0.0 if len(unread) == limit else 0.001
 
     async def read(self, unread: Sequence[Evidence]) -> Settled:
         """Read *unread* with the providers' readers and settle it."""
         now = self._clock()
-        seen_before = await self._store.evidence.earlier_deliveries(unread)
+        repeats = await self._store.evidence.repeats(unread)
         items: list[Item] = []
-        closed: list[tuple[int, Verdict, str | None]] = []
+        closed: list[Closed] = []
         for evidence in unread:
             assert evidence.id is not None
-            if evidence.id in seen_before:
+            if evidence.id in repeats:
                 closed.append((evidence.id, Verdict.DUPLICATE, None))
                 continue
-            try:
-                news = await self._news_from(evidence, now)
-            except CallbackUnreadable as exc:
-                log.warning("callback_unreadable", provider=evidence.provider, job=evidence.job_id, reason=str(exc))
-                closed.append((evidence.id, Verdict.UNREADABLE, str(exc)))
-                continue
-            if news is None or evidence.job_id is None:
-                closed.append((evidence.id, Verdict.IGNORED, None))
-                continue
-            items.append(Item(evidence.job_id, news, evidence.id))
-        if closed:
-            await self._store.evidence.close(closed, now)
-        settled = await self.settle(items, now) if items else Settled([])
+            read = await self._reading.read(evidence, now)
+            if read.news is None or evidence.job_id is None:
+                closed.append((evidence.id, read.verdict or Verdict.IGNORED, read.note))
+            else:
+                items.append(Item(evidence.job_id, read.news, evidence.id, read.verdict))
+        settled = await self._settle_all(items, closed, now)
         for evidence in unread:
             if evidence.source is Source.CALLBACK:
-                self._metrics.settle_seconds.observe(max((self._clock() - evidence.received_at).total_seconds(), 0))
+                self._metrics.settle_seconds.observe(max((now - evidence.received_at).total_seconds(), 0))
         return settled
 
-    async def settle(self, items: Sequence[Item], now: datetime | None = None) -> Settled:
+    async def settle(
+        self, items: Sequence[Item], now: datetime | None = None, closed: Sequence[Closed] = ()
+    ) -> Settled:
         """Settle *items* and wake whoever has work from it. Images that came as bytes are kept first."""
         now = now or self._clock()
         items = [await self._keep_data(item) for item in items]
-        settled = await self._store.settle(items, now, self._timing_of)
+        settled = await self._store.settle(items, now, self._timing_of, closed)
         for item, change in zip(items, settled.changes, strict=True):
             if change is None:
                 log.warning("evidence_without_job", job=item.job_id)
-                continue
-            for name in change.events:
-                self._metrics.job_events.labels(change.job.provider, name).inc()
-                if change.job.settled_by and change.job.finished_at and name in ("job.succeeded", "job.failed"):
-                    self._metrics.settled.labels(change.job.provider, change.job.settled_by.value).inc()
-                log.info(
-                    name.replace(".", "_"),
-                    job=change.job.id,
-                    provider=change.job.provider,
-                    state=change.job.state.value,
-                    settled_by=change.job.settled_by and change.job.settled_by.value,
-                    error=change.job.error and change.job.error.code,
-                )
+            elif change.events:
+                self._tell(change)
         if settled.events:
             self._wakes.told()
         if settled.deliveries:
             self._wakes.deliver()
         if settled.images:
             self._wakes.archive()
-        self._wakes.look()
-        self._wakes.submit()
+        jobs = [change.job for change in settled.changes if change is not None]
+        if any(job.look_at is not None and job.look_at <= now + _SOON for job in jobs):
+            self._wakes.look()
+        if any(job.state is State.QUEUED for job in jobs):
+            self._wakes.submit()
         return settled
 
-    # --- From evidence to news --------------------------------------------------------------------------------------
+    async def _settle_all(self, items: Sequence[Item], closed: Sequence[Closed], now: datetime) -> Settled:
+        """
+        Settle a batch; should one piece of it break our own code, settle the others without it.
 
-    async def _news_from(self, evidence: Evidence, now: datetime) -> News | None:
-        provider = self._providers.get(evidence.provider)
-        if provider is None:
-            raise CallbackUnreadable("this provider is not set up here any more")
-        if evidence.source is Source.CALLBACK:
-            return self._from_callback(provider, evidence)
-        response = httpx.Response(
-            evidence.status or 0,
-            headers=[(name, value) for name, value in evidence.headers if name not in _DECODED],
-            content=evidence.body if evidence.body_name is None else await self._blobs.read_body(evidence.body_name),
-        )
-        if evidence.source is Source.RESPONSE:
-            return await self._from_submit(provider, evidence, response, now)
-        return self._from_look(provider, evidence, response, now)
-
-    def _from_callback(self, provider: Provider, evidence: Evidence) -> News | None:
-        callback = Callback(
-            headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in evidence.headers),
-            body=evidence.body,
-            received_at=evidence.received_at,
-            peer=evidence.peer,
-        )
-        report = provider.read(callback)
-        if report is None:
-            return None
-        believed = {
-            "always": not report.state.terminal and evidence.trust is Trust.SIGNED_BODY,
-            "never": True,
-        }.get(self._confirm, evidence.trust is Trust.SIGNED_BODY)
-        if not provider.pollable:
-            believed = evidence.trust is Trust.SIGNED_BODY or self._confirm == "never"
-        return News(report, Source.CALLBACK, believed=believed)
-
-    async def _from_submit(
-        self, provider: Provider, evidence: Evidence, response: httpx.Response, now: datetime
-    ) -> News:
+        Trouble with the database is no piece's fault: it is raised, and everything stays unread.
+        """
         try:
-            report = provider.submitted(response)
-        except ProviderError as exc:
-            tries = await self._tries(evidence.job_id)
-            return replace(outcome_of(exc, tries=tries, now=now), asked_at=evidence.asked_at)
-        return News(report, Source.RESPONSE, asked_at=evidence.asked_at)
+            return await self.settle(items, now, closed)
+        except (sqlite3.OperationalError, OSError):
+            raise
+        except Exception as exc:
+            if not items:
+                raise
+            log.error("settling_failed", pieces=len(items), error=type(exc).__name__, detail=str(exc)[:300])
+            if len(items) == 1:
+                note = f"settling it failed: {type(exc).__name__}"
+                number = items[0].evidence_id
+                broken = [] if number is None else [(number, Verdict.UNREADABLE, note)]
+                return await self.settle([], now, [*closed, *broken])
+        for item in items:
+            await self._settle_all([item], (), now)
+        return await self.settle([], now, closed)
 
-    def _from_look(self, provider: Provider, evidence: Evidence, response: httpx.Response, now: datetime) -> News:
-        try:
-            report = provider.polled(response)
-        except ProviderError as exc:
-            log.warning("look_failed", provider=provider.name, job=evidence.job_id, code=exc.code)
-            retry_at = None
-            if exc.retry_after_seconds is not None:
-                retry_at = now + timedelta(seconds=exc.retry_after_seconds)
-            return News(
-                None,
-                Source.POLL,
-                retry_at=retry_at,
-                trouble=f"look: {exc.code}: {exc}"[:500],
-                forget_claim=isinstance(exc, TaskNotFound),
-                asked_at=evidence.asked_at,
+    def _tell(self, change: Change) -> None:
+        job = change.job
+        for name in change.events:
+            self._metrics.job_events.labels(job.provider, name).inc()
+            if job.settled_by and name in ("job.succeeded", "job.failed"):
+                self._metrics.settled.labels(job.provider, job.settled_by.value).inc()
+            log.info(
+                name.replace(".", "_"),
+                job=job.id,
+                provider=job.provider,
+                state=job.state.value,
+                settled_by=job.settled_by and job.settled_by.value,
+                error=job.error and job.error.code,
             )
-        return News(report, Source.POLL, asked_at=evidence.asked_at)
-
-    async def _tries(self, job_id: str | None) -> int:
-        found = await self._store.job(job_id) if job_id else None
-        return found[0].tries if found else 0
 
     async def _keep_data(self, item: Item) -> Item:
         """Write images that came as bytes to disk; from here on they are rows like all others, already kept."""
@@ -262,29 +225,3 @@ class Intake:
         for n, image in enumerate(report.images):
             kept.append(image if image.data is None else await self._blobs.keep_data(item.job_id, n, image))
         return replace(item, news=replace(item.news, report=replace(report, images=tuple(kept))))
-
-
-_DECODED = frozenset({"content-encoding", "content-length", "transfer-encoding"})
-"""Stored bodies are decoded already."""
-
-
-def outcome_of(exc: ProviderError, *, tries: int, now: datetime) -> News:
-    """
-    What an unsuccessful submit call makes of its job.
-
-    Refused: failed. Busy or not sent: queued again, later. Key or credit: queued again. Lost: unconfirmed.
-    """
-    trouble = f"submit: {exc.code}: {exc}"[:500]
-    error = Failure(exc.code, str(exc), exc.permanent)
-    if isinstance(exc, AnswerLost):
-        return News(Report(None, State.UNCONFIRMED, error=error), Source.RESPONSE, trouble=trouble)
-    if isinstance(exc, ProviderRefused | TaskNotFound):
-        return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
-    if isinstance(exc, ProviderBusy) and exc.tries is not None and tries >= exc.tries:
-        return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
-    if isinstance(exc, AccountRefused):
-        return News(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now, trouble=trouble)
-    pause = exc.retry_after_seconds
-    if pause is None:
-        pause = min(2.0 ** min(max(tries - 1, 0), 6), 60.0)
-    return News(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now + timedelta(seconds=pause), trouble=trouble)

@@ -49,6 +49,10 @@ class News:
     """The claimed task id proved to be nobody's."""
     asked_at: datetime | None = None
     """When the look that brought this left: a hint that came after it is still open."""
+    received_at: datetime | None = None
+    """When the callback that brought this came; it may be read a good while later."""
+    again: bool = False
+    """Old evidence, read again: no look was made, and no silence broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +92,19 @@ def advance(job: Job, news: News, now: datetime, timing: Timing, *, jitter: floa
     if report is not None and _names_another_task(job, report, news):
         ignored = Change(job, Verdict.IGNORED)
         # The look was made all the same, and the next one must not be due at once.
-        if news.source is not Source.POLL:
+        if news.source is not Source.POLL or news.again:
             return ignored
         return _looked(ignored, replace(news, report=None), now, timing, jitter)
     if report is not None and _is_of_an_earlier_try(job, report, news):
         return Change(job, Verdict.LATE)
     if report is not None and not news.believed:
-        return _hint(job, report, now, timing)
+        return _hint(job, report, news, now, timing)
     if report is None:
         change = Change(replace(job, trouble=news.trouble), Verdict.BELIEVED)
     else:
         row = _ROWS[job.state].get(report.state, _ignore)
         change = row(job, report, news, now, timing)
-    if news.source is Source.POLL:
+    if news.source is Source.POLL and not news.again:
         change = _looked(change, news, now, timing, jitter)
     return change
 
@@ -120,13 +124,15 @@ def _ignore(job: Job, report: Report, news: News, now: datetime, timing: Timing)
 
 def _start(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
     """The provider has it."""
+    known = _known(job, report)
     started = replace(
-        _known(job, report),
+        known,
+        hinted_at=_still_meant(job, known),
         state=State.RUNNING,
         error=None,
         trouble=None,
-        look_at=_first_look(job, now, timing),
     )
+    started = replace(started, look_at=_first_look(started, now, timing))
     return Change(started, Verdict.BELIEVED, ("job.running",))
 
 
@@ -145,6 +151,7 @@ def _note(job: Job, report: Report, news: News, now: datetime, timing: Timing) -
         and job.awaits_callback
         and job.hinted_at is None
         and timing.pollable
+        and not news.again
     ):
         noted = replace(noted, look_at=_not_after_deadline(job, now + timedelta(seconds=timing.silence)))
     if noted == job:
@@ -155,6 +162,7 @@ def _note(job: Job, report: Report, news: News, now: datetime, timing: Timing) -
 def _note_id(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
     """We ended the job; should its result still come, this id is what can confirm it."""
     noted = _known(job, report)
+    noted = replace(noted, hinted_at=_still_meant(job, noted))
     if noted.remote_id is not None and noted.hinted_at is not None and noted.look_at is None and timing.pollable:
         noted = replace(noted, look_at=now)
     return Change(noted, Verdict.LATE)
@@ -201,6 +209,8 @@ def _again(job: Job, report: Report, news: News, now: datetime, timing: Timing) 
         sent_at=None,
         deadline_at=None,
         look_at=None,
+        hinted_at=None,
+        claimed_id=None,
         error=None,
         trouble=news.trouble,
     )
@@ -279,8 +289,13 @@ _ROWS: dict[State, dict[State, Row]] = {
 # --- Hints and looks ------------------------------------------------------------------------------------------------
 
 
-def _hint(job: Job, report: Report, now: datetime, timing: Timing) -> Change:
-    """Somebody who knows the job's URL says something. Only a look can tell whether it is so."""
+def _hint(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+    """
+    Somebody who knows the job's URL says something. Only a look can tell whether it is so.
+
+    Hints join: the look they make due is at most one in an interval. The newest moment counts, because a look that
+    left before it may have come too early for what it tells.
+    """
     if job.state in (State.SUCCEEDED, State.FAILED):
         return Change(job, Verdict.LATE)
     if not report.state.terminal and job.state is not State.UNCONFIRMED:
@@ -292,39 +307,43 @@ def _hint(job: Job, report: Report, now: datetime, timing: Timing) -> Change:
     if timing.pollable and (job.remote_id or claimed) and job.state not in (State.QUEUED, State.SENDING):
         due = now if job.looked_at is None else max(now, job.looked_at + timedelta(seconds=timing.interval))
         look_at = due if job.look_at is None else min(due, job.look_at)
-    if job.hinted_at is not None and claimed == job.claimed_id and look_at == job.look_at:
-        return Change(job, Verdict.HINT)
-    hinted = replace(job, hinted_at=job.hinted_at or now, claimed_id=claimed, look_at=look_at)
-    return Change(hinted, Verdict.HINT)
+    came_at = news.received_at or now
+    hinted_at = came_at if job.hinted_at is None else max(job.hinted_at, came_at)
+    return Change(replace(job, hinted_at=hinted_at, claimed_id=claimed, look_at=look_at), Verdict.HINT)
 
 
 def _looked(change: Change, news: News, now: datetime, timing: Timing, jitter: float) -> Change:
-    """A look was made: book it and say when the next one is due."""
+    """A look was made: book it and say when the next one is due. A hint that came after it left wants another one."""
+    hinted_at = change.job.hinted_at
+    newer_hint = hinted_at is not None and news.asked_at is not None and hinted_at > news.asked_at
+    soon = now + timedelta(seconds=timing.interval)
     job = replace(
         change.job,
         looked_at=now,
         looks=change.job.looks + 1,
-        claimed_id=None if news.forget_claim else change.job.claimed_id,
+        claimed_id=None if news.forget_claim and not newer_hint else change.job.claimed_id,
     )
     if job.state in (State.SUCCEEDED, State.FAILED) or job.late_at is not None:
         return replace(change, job=replace(job, look_at=None))
-    if job.state.terminal:
-        given_up = news.report is not None or (job.hinted_at is not None and now - job.hinted_at > timedelta(hours=1))
-        if given_up:
-            return replace(change, job=replace(job, hinted_at=None, look_at=None))
-        return replace(change, job=replace(job, look_at=news.retry_at or now + timing.after(job.looks, jitter=jitter)))
-    past_deadline = job.deadline_at is not None and now >= job.deadline_at
-    if job.state is State.RUNNING and past_deadline:
-        return _expire(replace(change, job=job), now)
     answered = news.report is not None
-    newer_hint = job.hinted_at is not None and news.asked_at is not None and job.hinted_at > news.asked_at
+    if job.state.terminal:
+        nothing_to_ask = not (job.remote_id or job.claimed_id)
+        too_long = hinted_at is not None and now - hinted_at > timedelta(hours=1)
+        if nothing_to_ask or (not newer_hint and (answered or too_long)):
+            return replace(change, job=replace(job, hinted_at=None, look_at=None))
+        pause = soon if newer_hint else news.retry_at or now + timing.after(job.looks, jitter=jitter)
+        return replace(change, job=replace(job, look_at=pause))
+    past_deadline = job.deadline_at is not None and now >= job.deadline_at
+    was_the_last = job.deadline_at is not None and (news.asked_at or now) >= job.deadline_at
+    if job.state is State.RUNNING and was_the_last:
+        return _expire(replace(change, job=job), now, look_at=soon if newer_hint else None)
     still_hinted = job.hinted_at if newer_hint or not answered else None
     pause = now + timing.after(max(job.looks - 1, 0), jitter=jitter)
     look_at: datetime | None = max(pause, news.retry_at) if news.retry_at else pause
     if job.state is State.UNCONFIRMED and not (job.remote_id or job.claimed_id):
         look_at, still_hinted = None if past_deadline else job.deadline_at, None
     if newer_hint and look_at is not None:
-        look_at = min(look_at, now + timedelta(seconds=timing.interval))
+        look_at = min(look_at, soon)
     if job.state is State.RUNNING and look_at is not None:
         look_at = _not_after_deadline(job, look_at)
     job = replace(job, look_at=look_at, hinted_at=still_hinted)
@@ -342,10 +361,17 @@ def _is_overdue(job: Job, now: datetime) -> bool:
     return now >= job.sent_at + (job.deadline_at - job.sent_at) / 2
 
 
-def _expire(change: Change, now: datetime) -> Change:
+def _expire(change: Change, now: datetime, *, look_at: datetime | None) -> Change:
+    """Its time is over. With *look_at* a hint is still open: what it tells may become a late result."""
     error = Failure("expired", "no result came before the job's deadline; the last look found none", permanent=False)
     expired = replace(
-        change.job, state=State.EXPIRED, error=error, look_at=None, hinted_at=None, finished_at=now, settled_by=None
+        change.job,
+        state=State.EXPIRED,
+        error=error,
+        look_at=look_at,
+        hinted_at=change.job.hinted_at if look_at is not None else None,
+        finished_at=now,
+        settled_by=None,
     )
     return replace(change, job=expired, events=(*change.events, "job.expired"))
 
@@ -365,12 +391,14 @@ def _is_of_an_earlier_try(job: Job, report: Report, news: News) -> bool:
 
 
 def _names_another_task(job: Job, report: Report, news: News) -> bool:
-    return (
-        news.source is not None
-        and report.remote_id is not None
-        and job.remote_id is not None
-        and report.remote_id != job.remote_id
-    )
+    """A look by a claimed id must bring that very task."""
+    ours = job.remote_id or (job.claimed_id if news.source is Source.POLL else None)
+    return news.source is not None and ours is not None and report.remote_id not in (None, ours)
+
+
+def _still_meant(job: Job, known: Job) -> datetime | None:
+    """The open hint, unless the task that it claimed is not the one that the job turned out to be."""
+    return job.hinted_at if job.claimed_id in (None, known.remote_id) else None
 
 
 def _known(job: Job, report: Report) -> Job:

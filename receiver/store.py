@@ -26,7 +26,7 @@ from receiver.jobs import Job, KeptImage, Source, Verdict
 from receiver.lifecycle import Change, News, Timing, advance
 from receiver.outbox import Happening, about_job, tell, tell_in
 from receiver.rows import JOB_COLUMNS, MUTABLE, chunks, job_from_row, job_values, jobs_by_id, jobs_in, one_row, us
-from submitter.vocabulary import Report, State
+from submitter.vocabulary import Failure, Report, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,12 @@ class Item:
     job_id: str
     news: News
     evidence_id: int | None = None
+    verdict: Verdict | None = None
+    """What to write behind the evidence instead of what `advance` says."""
+
+
+Closed = tuple[int, Verdict, str | None]
+"""Evidence (by id) that is no news, with its verdict and a note."""
 
 
 @dataclass(slots=True)
@@ -70,16 +76,25 @@ class Store:
 
     # --- Settling -------------------------------------------------------------------------------------------------
 
-    async def settle(self, items: Sequence[Item], now: datetime, timing_of: TimingOf) -> Settled:
+    async def settle(
+        self, items: Sequence[Item], now: datetime, timing_of: TimingOf, closed: Sequence[Closed] = ()
+    ) -> Settled:
         """
         Advance the jobs that *items* are about, in their order, in one transaction.
 
         Changes, events, deliveries, images and the verdicts on the evidence are committed together. A task id that
         another job holds is never taken over: such news is recorded and ignored.
         """
-        return await self.database.batch(lambda db: self._settle(db, items, now, timing_of))
+        return await self.database.batch(lambda db: self._settle(db, items, now, timing_of, closed))
 
-    def _settle(self, db: sqlite3.Connection, items: Sequence[Item], now: datetime, timing_of: TimingOf) -> Settled:
+    def _settle(
+        self,
+        db: sqlite3.Connection,
+        items: Sequence[Item],
+        now: datetime,
+        timing_of: TimingOf,
+        closed: Sequence[Closed],
+    ) -> Settled:
         settled = Settled([])
         read = jobs_in(db, {item.job_id for item in items})
         current = dict(read)
@@ -88,17 +103,21 @@ class Store:
         images: list[tuple[KeptImage, datetime]] = []
         verdicts: list[tuple[str, int, int | None]] = []
         released: set[str] = set()
+        timings: dict[str, Timing] = {}
         for item in items:
             job = current.get(item.job_id)
             if job is None:
                 settled.changes.append(None)
                 verdicts.append((Verdict.IGNORED.value, us(now), item.evidence_id))
                 continue
-            change = self._one(job, item.news, now, timing_of(job.provider), holders)
+            if job.provider not in timings:
+                timings[job.provider] = timing_of(job.provider)
+            change = self._one(job, item.news, now, timings[job.provider], holders)
             settled.changes.append(change)
-            verdicts.append((change.verdict.value, us(now), item.evidence_id))
+            verdicts.append(((item.verdict or change.verdict).value, us(now), item.evidence_id))
             current[job.id] = change.job
-            if item.news.source in (Source.POLL, Source.RESPONSE) or change.job.state is not job.state:
+            ends_work = item.news.source in (Source.POLL, Source.RESPONSE) and not item.news.again
+            if ends_work or change.job.state is not job.state:
                 released.add(job.id)
             kept = [new_image(change.job.id, n, image, now) for n, image in enumerate(change.images)]
             images += [(image, now) for image in kept]
@@ -107,6 +126,10 @@ class Store:
         db.executemany(
             "UPDATE evidence SET verdict = ?, read_at = ? WHERE id = ?", [v for v in verdicts if v[2] is not None]
         )
+        db.executemany(
+            "UPDATE evidence SET verdict = ?, note = coalesce(?, note), read_at = ? WHERE id = ?",
+            [(verdict.value, note, us(now), number) for number, verdict, note in closed],
+        )
         insert_images(db, images)
         settled.deliveries = tell_in(db, happenings, now, self._first_delay)
         settled.events, settled.images = len(happenings), len(images)
@@ -114,17 +137,24 @@ class Store:
 
     def _one(self, job: Job, news: News, now: datetime, timing: Timing, holders: dict[tuple[str, str], str]) -> Change:
         change = advance(job, news, now, timing, jitter=random.uniform(-1, 1))
-        taken = change.job.remote_id
-        if taken is None or taken == job.remote_id:
-            return change
-        holder = holders.setdefault((job.provider, taken), job.id)
-        if holder == job.id:
-            return change
-        if news.source is not Source.POLL:
+        learned, claimed = change.job.remote_id, change.job.claimed_id
+        if learned is not None and learned != job.remote_id:
+            held = holders.setdefault((job.provider, learned), job.id) != job.id
+            return self._taken(job, news, now, timing) if held else change
+        if claimed is not None and holders.get((job.provider, claimed), job.id) != job.id:
             return Change(job, Verdict.IGNORED)
-        # A look by a claimed id found somebody else's task: the look is booked, the claim dropped.
-        looked = advance(job, replace(news, report=None, forget_claim=True), now, timing)
-        return replace(looked, verdict=Verdict.IGNORED)
+        return change
+
+    def _taken(self, job: Job, news: News, now: datetime, timing: Timing) -> Change:
+        """The news names a task that another job holds: it is not taken over, but the call that brought it was made."""
+        if news.source is Source.POLL:
+            news = replace(news, report=None, forget_claim=True)
+        elif news.source is Source.RESPONSE:
+            error = Failure("task_id_taken", "the provider answered with the task id of another job", permanent=False)
+            news = replace(news, report=Report(None, State.UNCONFIRMED, error=error), trouble=f"submit: {error.code}")
+        else:
+            return Change(job, Verdict.IGNORED)
+        return replace(advance(job, news, now, timing), verdict=Verdict.IGNORED)
 
     def _happening(self, name: str, job: Job, images: Sequence[KeptImage]) -> Happening:
         return about_job(name, job, images, base_url=self._public_url())

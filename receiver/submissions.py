@@ -22,7 +22,7 @@ import structlog
 from pydantic import ValidationError
 
 from receiver.blobs import Blobs
-from receiver.intake import Intake, outcome_of
+from receiver.intake import Intake
 from receiver.jobs import Job, Source
 from receiver.leases import LEASE, Leases
 from receiver.lifecycle import News
@@ -30,6 +30,7 @@ from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
 from receiver.pacing import Pace
 from receiver.pauses import Pauses
+from receiver.reading import outcome_of
 from receiver.store import Item, Store
 from receiver.tokens import Tokens
 from submitter.client import Wire, converse

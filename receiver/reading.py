@@ -1,0 +1,184 @@
+"""
+From evidence to news: what a callback, or the answer to a look or a submit call, says of its job.
+
+The provider's own readers do the work, on the stored bytes, so that everything can be read again after a crash or a
+fix. Whatever they raise, a piece of evidence never stands in the way of the others: what can't be read is marked, and
+its job is resolved by a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import httpx
+import structlog
+
+from receiver.blobs import Blobs
+from receiver.evidence import Evidence
+from receiver.jobs import Source, Verdict
+from receiver.lifecycle import News
+from receiver.store import Store
+from submitter.errors import (
+    AccountRefused,
+    AnswerLost,
+    CallbackUnreadable,
+    ProviderBusy,
+    ProviderError,
+    ProviderRefused,
+    TaskNotFound,
+)
+from submitter.provider import Provider
+from submitter.vocabulary import Callback, Failure, Report, State, Trust
+
+log = structlog.get_logger("receiver.reading")
+
+_DECODED = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+"""Stored bodies are decoded already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a piece of evidence came to. Without `news` it is closed with `verdict`; with it, `verdict` overrides."""
+
+    news: News | None
+    verdict: Verdict | None = None
+    note: str | None = None
+
+
+class Reading:
+    """Reads evidence with the providers' readers. *confirm* says which callbacks are hints (`RECEIVER_CONFIRM`)."""
+
+    def __init__(self, store: Store, providers: Mapping[str, Provider], blobs: Blobs, *, confirm: str) -> None:
+        self._store = store
+        self._providers = providers
+        self._blobs = blobs
+        self._confirm = confirm
+
+    async def read(self, evidence: Evidence, now: datetime, *, again: bool = False) -> Read:
+        """
+        What *evidence* says. Never raises.
+
+        Read *again* (long after), an answer counts for what it says of the task, not for what was to be done then.
+        """
+        try:
+            return await self._read(evidence, now, again)
+        except CallbackUnreadable as exc:
+            log.warning("callback_unreadable", provider=evidence.provider, job=evidence.job_id, reason=str(exc))
+            return Read(None, Verdict.UNREADABLE, str(exc))
+        except Exception as exc:  # noqa: BLE001 (a bug in a reader must not stop the reading of all the others)
+            log.error("reader_failed", provider=evidence.provider, evidence=evidence.id, error=type(exc).__name__)
+            note = f"the reader failed: {type(exc).__name__}"
+            return Read(None if again else _without_an_answer(evidence, note), Verdict.UNREADABLE, note)
+
+    async def _read(self, evidence: Evidence, now: datetime, again: bool) -> Read:
+        provider = self._providers.get(evidence.provider)
+        if provider is None or evidence.job_id is None:
+            return Read(None, Verdict.IGNORED, "this provider is not known here")
+        if evidence.source is Source.CALLBACK:
+            return self._callback(provider, evidence, again)
+        body = evidence.body if evidence.body_name is None else await self._blobs.read_body(evidence.body_name)
+        headers = [(name, value) for name, value in evidence.headers if name not in _DECODED]
+        response = httpx.Response(evidence.status or 0, headers=headers, content=body)
+        if evidence.source is Source.RESPONSE:
+            return await self._answer_to_submit(provider, evidence, response, now, again)
+        return self._answer_to_look(provider, evidence, response, now, again)
+
+    def _callback(self, provider: Provider, evidence: Evidence, again: bool) -> Read:
+        report = provider.read(as_callback(evidence))
+        if report is None:
+            return Read(None, Verdict.IGNORED, "it is not about a task")
+        signed = evidence.trust is Trust.SIGNED_BODY
+        if self._confirm == "never":
+            believed = True
+        elif self._confirm == "always" and provider.pollable:
+            believed = signed and not report.state.terminal
+        else:
+            believed = signed
+        return Read(
+            News(report, Source.CALLBACK, believed=believed, received_at=evidence.received_at, again=again), None
+        )
+
+    async def _answer_to_submit(
+        self, provider: Provider, evidence: Evidence, response: httpx.Response, now: datetime, again: bool
+    ) -> Read:
+        try:
+            report = provider.submitted(response)
+        except ProviderError as exc:
+            unreadable = _unreadable(exc)
+            if again:
+                return Read(None, unreadable or Verdict.IGNORED)
+            found = await self._store.job(evidence.job_id) if evidence.job_id else None
+            news = outcome_of(exc, tries=found[0].tries if found else 0, now=now)
+            return Read(replace(news, asked_at=evidence.asked_at), unreadable)
+        return Read(News(report, Source.RESPONSE, asked_at=evidence.asked_at, again=again))
+
+    def _answer_to_look(
+        self, provider: Provider, evidence: Evidence, response: httpx.Response, now: datetime, again: bool
+    ) -> Read:
+        try:
+            report = provider.polled(response)
+        except ProviderError as exc:
+            unreadable = _unreadable(exc)
+            if again:
+                return Read(None, unreadable or Verdict.IGNORED)
+            log.warning("look_failed", provider=provider.name, job=evidence.job_id, code=exc.code)
+            pause = exc.retry_after_seconds
+            news = News(
+                None,
+                Source.POLL,
+                retry_at=None if pause is None else now + timedelta(seconds=pause),
+                trouble=f"look: {exc.code}: {exc}"[:500],
+                forget_claim=isinstance(exc, TaskNotFound),
+                asked_at=evidence.asked_at,
+            )
+            return Read(news, unreadable)
+        return Read(News(report, Source.POLL, asked_at=evidence.asked_at, again=again))
+
+
+def as_callback(evidence: Evidence) -> Callback:
+    """The callback as it came, from its evidence."""
+    return Callback(
+        headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in evidence.headers),
+        body=evidence.body,
+        received_at=evidence.received_at,
+        peer=evidence.peer,
+    )
+
+
+def outcome_of(exc: ProviderError, *, tries: int, now: datetime) -> News:
+    """
+    What an unsuccessful submit call makes of its job.
+
+    Refused: failed. Busy or not sent: queued again, later. Key or credit: queued again. Lost: unconfirmed.
+    """
+    trouble = f"submit: {exc.code}: {exc}"[:500]
+    error = Failure(exc.code, str(exc), exc.permanent)
+    if isinstance(exc, AnswerLost):
+        return News(Report(None, State.UNCONFIRMED, error=error), Source.RESPONSE, trouble=trouble)
+    if isinstance(exc, ProviderRefused | TaskNotFound):
+        return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
+    if isinstance(exc, ProviderBusy) and exc.tries is not None and tries >= exc.tries:
+        return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
+    if isinstance(exc, AccountRefused):
+        return News(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now, trouble=trouble)
+    pause = exc.retry_after_seconds
+    if pause is None:
+        pause = min(2.0 ** min(max(tries - 1, 0), 6), 60.0)
+    return News(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now + timedelta(seconds=pause), trouble=trouble)
+
+
+def _unreadable(exc: ProviderError) -> Verdict | None:
+    return Verdict.UNREADABLE if isinstance(exc, AnswerLost) and exc.code == "unreadable_answer" else None
+
+
+def _without_an_answer(evidence: Evidence, note: str) -> News | None:
+    """What follows when an answer came that our reader broke on."""
+    if evidence.source is Source.POLL:
+        return News(None, Source.POLL, trouble=f"look: {note}", asked_at=evidence.asked_at)
+    if evidence.source is Source.RESPONSE:
+        error = Failure("unreadable_answer", note, permanent=False)
+        report = Report(None, State.UNCONFIRMED, error=error)
+        return News(report, Source.RESPONSE, trouble=f"submit: {note}", asked_at=evidence.asked_at)
+    return None
