@@ -188,7 +188,13 @@ class Admissions:
         if options is None:
             options = {}
         if not isinstance(options, dict):
-            raise Problem(422, "invalid_options", "options must be an object", field="options")
+            raise Problem(
+                422,
+                "invalid_options",
+                "options must be an object",
+                field="options",
+                remedy="send an object of option names and values; GET /v1/providers lists them",
+            )
         try:
             return provider, provider.Options.model_validate(options)
         except ValidationError as exc:
@@ -217,7 +223,13 @@ class Admissions:
         if value is None:
             return None
         if not isinstance(value, str):
-            raise Problem(422, "invalid_notify_url", "notify_url must be a URL", field="notify_url")
+            raise Problem(
+                422,
+                "invalid_notify_url",
+                "notify_url must be a URL",
+                field="notify_url",
+                remedy="send an https URL, or leave it out",
+            )
         await check_target(self._outbound.guard, value, field="notify_url", code="invalid_notify_url")
         return value
 
@@ -257,9 +269,21 @@ def _metadata(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Problem(422, "invalid_metadata", "metadata must be an object", field="metadata")
+        raise Problem(
+            422,
+            "invalid_metadata",
+            "metadata must be an object",
+            field="metadata",
+            remedy="send a small JSON object, or leave it out",
+        )
     if len(json.dumps(value)) > _MAX_METADATA_BYTES:
-        raise Problem(422, "invalid_metadata", f"metadata is larger than {_MAX_METADATA_BYTES} bytes", field="metadata")
+        raise Problem(
+            422,
+            "invalid_metadata",
+            f"metadata is larger than {_MAX_METADATA_BYTES} bytes",
+            field="metadata",
+            remedy="send a small JSON object, or leave it out",
+        )
     return value
 
 
@@ -274,7 +298,7 @@ def _bad_option(exc: ValidationError, provider: Provider) -> Problem:
         remedy = f"use one of {', '.join(fields)}; unknown fields can go into options.passthrough"
         return Problem(422, "unknown_option", detail, field=field, remedy=remedy)
     described = fields[name].description if name in fields else None
-    return Problem(422, "invalid_option", f"{field}: {error['msg']}", field=field, remedy=described)
+    return Problem(422, "invalid_option", f"{field}: {error['msg']}", field=field, remedy=described or "change the value" or "change the value")
 
 
 def _remedy(exc: TaskRefused) -> str:

@@ -117,6 +117,7 @@ class JobsApi:
                 "invalid_idempotency_key",
                 "Idempotency-Key must be 1 to 255 printable ASCII characters",
                 field="Idempotency-Key",
+                remedy="use a UUID, for example",
             )
         ask = await self._ask(request)
         job, images, new = await self.admissions.admit(ask, token_id=request.state.token_id, key=key)
@@ -163,7 +164,13 @@ class JobsApi:
         n = request.path_params["n"]
         image = next((one for one in images if one.n == n), None)
         if image is None:
-            raise Problem(404, "no_such_image", f"the job has {len(images)} images", field="n")
+            raise Problem(
+                404,
+                "no_such_image",
+                f"the job has {len(images)} images",
+                field="n",
+                remedy="count from 0; a job without images has none yet, or failed",
+            )
         if not image.kept:
             raise Problem(
                 404,
@@ -183,7 +190,9 @@ class JobsApi:
             claim = None
         found = await self.store.job(claim.job_id) if claim else None
         if found is None or found[0].state.terminal:
-            raise Problem(404, "no_such_input", "there is no such input")
+            raise Problem(
+                404, "no_such_input", "there is no such input", remedy="inputs are served as long as their job is open"
+            )
         job = found[0]
         path = self.blobs.input_path(job.input_name)
         content_type = await asyncio.to_thread(self.blobs.content_type, path)
@@ -195,9 +204,16 @@ class JobsApi:
         asked = await small_json(request)
         abandon = asked.get("abandon", False)
         if not isinstance(abandon, bool):
-            raise Problem(422, "invalid_field", "abandon must be true or false", field="abandon")
+            raise Problem(
+                422, "invalid_field", "abandon must be true or false", field="abandon", remedy="send true or false"
+            )
         if job.state.terminal:
-            raise Problem(409, "already_ended", f"the job is {job.state} already")
+            raise Problem(
+                409,
+                "already_ended",
+                f"the job is {job.state} already",
+                remedy="POST /v1/jobs/{id}/resubmit makes a new job of it",
+            )
         if job.state is not State.QUEUED and not abandon:
             raise Problem(
                 409,
@@ -213,7 +229,12 @@ class JobsApi:
             found = await self.store.job(job_id)
             assert found is not None
             if found[0].state.terminal:
-                raise Problem(409, "already_ended", f"the job is {found[0].state} already")
+                raise Problem(
+                    409,
+                    "already_ended",
+                    f"the job is {found[0].state} already",
+                    remedy="POST /v1/jobs/{id}/resubmit makes a new job of it",
+                )
             raise Problem(
                 409,
                 "already_sent",
@@ -246,9 +267,14 @@ class JobsApi:
         """`POST /v1/jobs/{id}/look`: an operator's look, now."""
         job, _ = await self._found(request)
         if not self.providers[job.provider].pollable:
-            raise Problem(409, "not_pollable", f"{job.provider} has no status call")
+            raise Problem(409, "not_pollable", f"{job.provider} has no status call", remedy="wait for its answer")
         if not await self.store.claims.look_now(job.id, self.clock()):
-            raise Problem(409, "nothing_to_look_at", "the job has no task id, or has ended")
+            raise Problem(
+                409,
+                "nothing_to_look_at",
+                "the job has no task id, or has ended",
+                remedy="GET the job: its state says what it waits for",
+            )
         self.look()
         return JSONResponse(self._job(*await self._found(request)), 202)
 
@@ -291,7 +317,13 @@ class JobsApi:
     async def resume(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self.providers:
-            raise Problem(404, "unknown_provider", "there is no such provider", field="name")
+            raise Problem(
+                404,
+                "unknown_provider",
+                "there is no such provider",
+                field="name",
+                remedy="GET /v1/providers lists them",
+            )
         resumed = await self.pauses.resume(name, self.clock())
         self.told()
         self.submit()
@@ -305,7 +337,7 @@ class JobsApi:
     async def _found(self, request: Request) -> tuple[Job, Sequence[KeptImage]]:
         found = await self.store.job(request.path_params["id"])
         if found is None:
-            raise Problem(404, "no_such_job", "there is no such job", field="id")
+            raise Problem(404, "no_such_job", "there is no such job", field="id", remedy="GET /v1/jobs lists them")
         return found
 
     async def _ask(self, request: Request) -> Ask:
@@ -320,6 +352,7 @@ class JobsApi:
             "unsupported_media_type",
             "send application/json or multipart/form-data",
             field="content-type",
+            remedy="set Content-Type to one of them",
         )
 
     async def _ask_from_form(self, request: Request) -> Ask:
@@ -339,17 +372,27 @@ class JobsApi:
                         "missing_part",
                         "multipart needs two parts: `job` (JSON) and `image` (the file)",
                         field="job" if described is None else "image",
+                        remedy="send both parts",
                     )
                 document = parse_document(described.encode())
                 if "image" in document:
                     raise Problem(
-                        422, "invalid_image", "`job` must not name an image when a file is sent", field="image"
+                        422,
+                        "invalid_image",
+                        "`job` must not name an image when a file is sent",
+                        field="image",
+                        remedy="leave image out of `job`, or send JSON without a file",
                     )
                 return await self._saved(document, picture)
         except MultiPartException as exc:
-            raise Problem(400, "invalid_multipart", f"the multipart body can't be read: {exc.message}") from exc
+            raise Problem(
+                400,
+                "invalid_multipart",
+                f"the multipart body can't be read: {exc.message}",
+                remedy="send multipart/form-data with the parts `job` and `image`",
+            ) from exc
         except ClientDisconnect as exc:
-            raise Problem(400, "disconnected", "the body was cut") from exc
+            raise Problem(400, "disconnected", "the body was cut", remedy="send the request again, whole") from exc
 
     async def _saved(self, document: dict[str, Any], picture: UploadFile) -> Ask:
         part = self.blobs.new_part()
@@ -390,9 +433,9 @@ async def read_body(request: Request, *, limit: int) -> bytes:
             if size <= limit:
                 parts.append(part)
     except ClientDisconnect as exc:
-        raise Problem(400, "disconnected", "the body was cut") from exc
+        raise Problem(400, "disconnected", "the body was cut", remedy="send the request again, whole") from exc
     if size > limit:
-        raise Problem(413, "too_large", f"the body may have at most {limit} bytes")
+        raise Problem(413, "too_large", f"the body may have at most {limit} bytes", remedy="send less")
     return b"".join(parts)
 
 
@@ -416,7 +459,9 @@ def limit_of(request: Request, *, most: int = 200) -> int:
     """`?limit=`, 1 to *most*, 50 if not given."""
     given = request.query_params.get("limit", "50")
     if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= most):
-        raise Problem(422, "invalid_limit", f"limit must be 1 to {most}", field="limit")
+        raise Problem(
+            422, "invalid_limit", f"limit must be 1 to {most}", field="limit", remedy="change limit, or leave it out"
+        )
     return int(given)
 
 
@@ -424,5 +469,11 @@ def cursor_of(request: Request, name: str = "cursor") -> int:
     """A numeric cursor, 0 if not given."""
     given = request.query_params.get(name) or "0"
     if not (given.isascii() and given.isdigit() and len(given) < 19):
-        raise Problem(422, "invalid_cursor", f"{name} must be what `next` said", field=name)
+        raise Problem(
+            422,
+            "invalid_cursor",
+            f"{name} must be what `next` said",
+            field=name,
+            remedy="send what `next` said, or leave it out",
+        )
     return int(given)

@@ -323,12 +323,18 @@ class Receiver:
 
 
 async def _not_found(request: Request, exc: Exception) -> Response:
-    return Problem(404, "not_found", "there is nothing here").to_response()
+    return Problem(404, "not_found", "there is nothing here", remedy="/openapi.json lists what there is").to_response()
 
 
 async def _not_allowed(request: Request, exc: Exception) -> Response:
     headers = dict(getattr(exc, "headers", None) or {})
-    return Problem(405, "method_not_allowed", "this method is not for this path", headers=headers).to_response()
+    return Problem(
+        405,
+        "method_not_allowed",
+        "this method is not for this path",
+        headers=headers,
+        remedy="/openapi.json lists what there is",
+    ).to_response()
 
 
 async def _own_trouble(request: Request, exc: Exception) -> Response:

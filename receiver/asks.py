@@ -78,7 +78,9 @@ def ask_from_json(body: bytes, blobs: Blobs) -> Ask:
         )
     ((kind, value),) = image.items()
     if not isinstance(value, str) or not value:
-        raise Problem(422, "invalid_image", f"image.{kind} must be text", field=f"image.{kind}")
+        raise Problem(
+            422, "invalid_image", f"image.{kind} must be text", field=f"image.{kind}", remedy="send it as a JSON string"
+        )
     if kind == "url":
         return Ask(document, value, None, None)
     pieces = _decoded(memoryview(value.encode()), ignored=_WHITE) if cut is None else _decoded(cut.text, ignored=_CUT)
@@ -118,7 +120,13 @@ def _kept(pieces: Iterator[bytes], blobs: Blobs) -> tuple[Path, str]:
                 target.write(data)
     except (binascii.Error, ValueError) as exc:
         part.unlink(missing_ok=True)
-        raise Problem(422, "invalid_image", "image.base64 is not base64", field="image.base64") from exc
+        raise Problem(
+            422,
+            "invalid_image",
+            "image.base64 is not base64",
+            field="image.base64",
+            remedy="send standard base64, with or without a data: prefix",
+        ) from exc
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -70,8 +70,12 @@ class EventsApi:
         if given:
             if not (given.isascii() and given.isdigit() and len(given) < 19):
                 raise Problem(
-                    422, "invalid_cursor", "Last-Event-ID must be the `id` of an event", field="Last-Event-ID"
-                remedy="send the `id` of the last event that was seen, or leave it out")
+                    422,
+                    "invalid_cursor",
+                    "Last-Event-ID must be the `id` of an event",
+                    field="Last-Event-ID",
+                    remedy="send the `id` of the last event that was seen, or leave it out",
+                )
             return int(given)
         for name in ("last_event_id", "after", "cursor"):
             if request.query_params.get(name):
@@ -137,7 +141,13 @@ class EndpointsApi:
         """`PUT`: what is not named goes back to its default. The secret stays."""
         asked = validated(NewEndpoint, await small_json(request))
         if asked.secret is not None:
-            raise Problem(422, "invalid_field", "a secret changes by rotation only", field="secret", remedy="POST /v1/endpoints/{id}/rotate-secret")
+            raise Problem(
+                422,
+                "invalid_field",
+                "a secret changes by rotation only",
+                field="secret",
+                remedy="POST /v1/endpoints/{id}/rotate-secret",
+            )
         await self._check_url(asked.url)
         return await self._changed(request, asked.settings())
 
@@ -244,7 +254,13 @@ class DeliveriesApi:
         if asked.endpoint_id is not None:
             endpoint = await self.endpoints.one(asked.endpoint_id)
             if endpoint is None:
-                raise Problem(422, "no_such_endpoint", "there is no such endpoint", field="endpoint_id", remedy="GET /v1/endpoints lists them")
+                raise Problem(
+                    422,
+                    "no_such_endpoint",
+                    "there is no such endpoint",
+                    field="endpoint_id",
+                    remedy="GET /v1/endpoints lists them",
+                )
             if not endpoint.enabled:
                 raise Problem(
                     409,
@@ -276,18 +292,28 @@ async def _delivery_answer(log: DeliveryLog, delivery_id: str, base_url: str = "
 
 
 def _no_such_endpoint() -> Problem:
-    return Problem(404, "no_such_endpoint", "there is no such endpoint", field="id", remedy="GET /v1/endpoints lists them")
+    return Problem(
+        404, "no_such_endpoint", "there is no such endpoint", field="id", remedy="GET /v1/endpoints lists them"
+    )
 
 
 def _no_such_delivery() -> Problem:
-    return Problem(404, "no_such_delivery", "there is no such delivery", field="id", remedy="GET /v1/deliveries lists them")
+    return Problem(
+        404, "no_such_delivery", "there is no such delivery", field="id", remedy="GET /v1/deliveries lists them"
+    )
 
 
 def text_of(request: Request, name: str) -> str | None:
     """One plain value of a filter or cursor."""
     value = request.query_params.get(name)
     if value and not re.fullmatch(r"[\x21-\x7e]{1,255}", value):
-        raise Problem(422, "invalid_filter", f"{name} is not an id", field=name, remedy="send an id as the lists show it, or leave the filter out")
+        raise Problem(
+            422,
+            "invalid_filter",
+            f"{name} is not an id",
+            field=name,
+            remedy="send an id as the lists show it, or leave the filter out",
+        )
     return value or None
 
 

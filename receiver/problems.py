@@ -33,8 +33,8 @@ class Problem(Exception):
         code: str,
         detail: str,
         *,
+        remedy: str,
         field: str | None = None,
-        remedy: str | None = None,
         headers: dict[str, str] | None = None,
         **more: Any,
     ) -> None:
@@ -57,9 +57,7 @@ class Problem(Exception):
         }
         if self.field is not None:
             body["field"] = self.field
-        if self.remedy is not None:
-            body["remedy"] = self.remedy
-        return {**body, **self.more}
+        return {**body, "remedy": self.remedy, **self.more}
 
     def to_response(self) -> Response:
         return Response(
