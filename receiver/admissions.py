@@ -298,7 +298,9 @@ def _bad_option(exc: ValidationError, provider: Provider) -> Problem:
         remedy = f"use one of {', '.join(fields)}; unknown fields can go into options.passthrough"
         return Problem(422, "unknown_option", detail, field=field, remedy=remedy)
     described = fields[name].description if name in fields else None
-    return Problem(422, "invalid_option", f"{field}: {error['msg']}", field=field, remedy=described or "change the value" or "change the value")
+    return Problem(
+        422, "invalid_option", f"{field}: {error['msg']}", field=field, remedy=described or "change the value"
+    )
 
 
 def _remedy(exc: TaskRefused) -> str:
