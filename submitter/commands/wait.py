@@ -1,0 +1,57 @@
+"""`submitter wait`: until jobs have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from submitter.commands.connection import CommandFailed, Connection, run
+from submitter.errors import SubmitterError
+from submitter.remote import Job, Receiver
+
+
+def wait(
+    context: typer.Context,
+    jobs: Annotated[list[str], typer.Argument(help="The jobs' ids, job_…")],
+    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Save the results in this directory.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the jobs as JSON, one in each line.")] = False,
+) -> None:
+    """
+    Wait until jobs have ended, and print their states. Exit status 0: all succeeded; 1: not all; 124: timeout.
+    """
+    connection: Connection = context.obj
+    run(_wait(connection, jobs, timeout, out, as_json))
+
+
+async def _wait(
+    connection: Connection, jobs: list[str], timeout: float | None, out: Path | None, as_json: bool
+) -> None:
+    if not connection.token:
+        raise CommandFailed("there is no token; set SUBMITTER_TOKEN to one of RECEIVER_API_TOKENS", status=2)
+    try:
+        async with Receiver(connection.url, connection.token) as receiver, asyncio.timeout(timeout):
+            ended = await asyncio.gather(*(_one(receiver, job, out, as_json) for job in jobs))
+    except TimeoutError as exc:
+        raise CommandFailed(f"not ended within {timeout:g} s", status=124) from exc
+    except SubmitterError as exc:
+        raise CommandFailed(str(exc)) from exc
+    if not all(job.succeeded for job in ended):
+        raise CommandFailed(f"{sum(not job.succeeded for job in ended)} of {len(ended)} did not succeed")
+
+
+async def _one(receiver: Receiver, job_id: str, out: Path | None, as_json: bool) -> Job:
+    job = await receiver.wait(job_id)
+    saved = [str(path) for path in await receiver.save(job, out)] if out is not None and job.succeeded else []
+    if as_json:
+        error = job.error and {"code": job.error.code, "message": job.error.message}
+        shown = {"id": job.id, "provider": job.provider, "state": job.state.value, "error": error, "saved": saved}
+        typer.echo(json.dumps(shown, ensure_ascii=False))
+    else:
+        reason = f": {job.error.message}" if job.error else ""
+        typer.echo(f"{job.id} {job.state.value}{reason}" + "".join(f"\n{path}" for path in saved))
+    return job
