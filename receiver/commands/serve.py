@@ -42,11 +42,16 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, sandbox: WithSandbox = Fa
 async def _serve(
     settings: Settings, each: Mapping[str, ProviderSettings], host: str, port: int, *, with_sandbox: bool
 ) -> int:
-    sandbox = Sandbox(turnaround_seconds=_TURNAROUND_SECONDS) if with_sandbox else None
+    sandbox = new_sandbox() if with_sandbox else None
     async with served(settings, each, host=host, port=port, sandbox=sandbox) as live:
         live.announce()
         await asyncio.wait({live.ended})
     return 0
+
+
+def new_sandbox() -> Sandbox:
+    """Stand-ins whose tasks take long enough to be watched."""
+    return Sandbox(turnaround_seconds=_TURNAROUND_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

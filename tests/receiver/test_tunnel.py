@@ -1,0 +1,225 @@
+"""`receiver tunnel`: real `ssh -R` to a real server, a stand-in for cloudflared, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import httpx
+import psutil
+import pytest
+
+from receiver.tunnel import by_cloudflared, by_ssh
+from submitter.sandbox import Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import TOKEN, eventually, free_port, provider_environment, submit, wait_for_state
+from tests.receiver.commanding import PROGRAM, bare_environment, receiver_command
+
+# What cloudflared prints, with another name at each start; it writes down its process id and stays.
+CLOUDFLARED = """#!/bin/sh
+printf x >> "$STANDIN/starts"
+echo $$ > "$STANDIN/pid"
+echo "$@" > "$STANDIN/arguments"
+n=$(wc -c < "$STANDIN/starts" | tr -d ' ')
+cat >&2 <<END
+2026-08-01T10:00:00Z INF Thank you for trying Cloudflare Tunnel. (https://developers.cloudflare.com/cloudflare-one/)
+2026-08-01T10:00:00Z INF Requesting new quick Tunnel on trycloudflare.com...
+2026-08-01T10:00:02Z INF +--------------------------------------------------------------------------------------------+
+2026-08-01T10:00:02Z INF |  Your quick Tunnel has been created! Visit it at (it may take some time to be reachable):  |
+2026-08-01T10:00:02Z INF |  https://some-quick-words-$n.trycloudflare.com                                              |
+2026-08-01T10:00:02Z INF +--------------------------------------------------------------------------------------------+
+2026-08-01T10:00:03Z INF Registered tunnel connection connIndex=0 protocol=quic
+END
+trap '' TERM
+while :; do sleep 1; done
+"""
+
+
+@dataclass
+class Tunnelled:
+    """A `receiver tunnel` of its own process."""
+
+    process: asyncio.subprocess.Process
+    log_path: Path
+    client: httpx.AsyncClient
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        logged = [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
+        return [line for line in logged if line["event"] == event]
+
+    async def told(self, event: str, times: int = 1) -> dict[str, Any]:
+        await eventually(lambda: len(self.lines(event)) >= times, seconds=20, what=self.log_path.read_text)
+        return self.lines(event)[times - 1]
+
+
+@contextlib.asynccontextmanager
+async def tunnelled(tmp_path: Path, sandbox: Sandbox, *arguments: str, **environment: str) -> AsyncIterator[Tunnelled]:
+    port = free_port()
+    log_path = tmp_path / "log"
+    async with sandbox.serve() as origin:
+        settings = {
+            **provider_environment(Sandbox.base_urls(origin)),
+            "RECEIVER_API_TOKENS": TOKEN,
+            "RECEIVER_ALLOW_NETWORKS": "127.0.0.0/8",
+            **environment,
+        }
+        with log_path.open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *PROGRAM,
+                "tunnel",
+                "--port",
+                str(port),
+                *arguments,
+                env=bare_environment(**settings),
+                cwd=tmp_path,
+                stderr=log,
+            )
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        try:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30
+            ) as client:
+                yield Tunnelled(process, log_path, client)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await asyncio.wait_for(process.wait(), 10)
+
+
+def is_alive(pid: int) -> bool:
+    """A dead process that nobody has collected is dead."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `cloudflared` is the stand-in."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    program = directory / "cloudflared"
+    program.write_text(CLOUDFLARED)
+    program.chmod(0o755)
+    return {"PATH": f"{directory}:{os.environ['PATH']}", "STANDIN": str(directory)}
+
+
+def pid_of(stand_in: dict[str, str]) -> int:
+    return int((Path(stand_in["STANDIN"]) / "pid").read_text())
+
+
+async def test_new_jobs_follow_the_changed_name_of_a_quick_tunnel(tmp_path: Path, stand_in: dict[str, str]) -> None:
+    sandbox = Sandbox(seed=1, turnaround_seconds=(60, 60))
+    async with tunnelled(tmp_path, sandbox, "--patience", "0.1", **stand_in) as live:
+        first = await live.told("tunnel_unreachable")
+        assert first["public_url"] == "https://some-quick-words-1.trycloudflare.com"
+        assert first["remedy"]
+        job = await submit(live.client, "freepik", picture_bytes(160, 120))
+        await wait_for_state(live.client, job["id"], "running")
+        os.kill(pid_of(stand_in), signal.SIGKILL)
+        second = await live.told("tunnel_unreachable", 2)
+        assert second["public_url"] == "https://some-quick-words-2.trycloudflare.com"
+        later = await submit(live.client, "freepik", picture_bytes(160, 120))
+        await wait_for_state(live.client, later["id"], "running")
+        urls = [task.callback_url or "" for task in sandbox.accepted("freepik")]
+        assert urls[0].startswith("https://some-quick-words-1.trycloudflare.com/callbacks/freepik/")
+        assert urls[1].startswith("https://some-quick-words-2.trycloudflare.com/callbacks/freepik/")
+        arguments = (Path(stand_in["STANDIN"]) / "arguments").read_text().split()
+        assert arguments == ["tunnel", "--no-autoupdate", "--url", str(live.client.base_url).rstrip("/")]
+        assert not any(url.rpartition("/")[2] in live.log_path.read_text() for url in urls)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+async def test_no_child_outlives_its_parent(tmp_path: Path, stand_in: dict[str, str], number: signal.Signals) -> None:
+    async with tunnelled(tmp_path, Sandbox(seed=1), "--patience", "0.1", **stand_in) as live:
+        await live.told("tunnel_unreachable")
+        child = pid_of(stand_in)
+        assert is_alive(child)
+        live.process.send_signal(number)
+        status = await asyncio.wait_for(live.process.wait(), 10)
+        assert status == (-signal.SIGKILL if number is signal.SIGKILL else 0)
+        await eventually(lambda: not is_alive(child), seconds=5)
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh client here")
+async def test_callbacks_come_through_ssh_and_after_a_cut_by_the_new_port(tmp_path: Path) -> None:
+    connections: list[asyncssh.SSHServerConnection] = []
+
+    class Host(asyncssh.SSHServer):
+        def connection_made(self, connection: asyncssh.SSHServerConnection) -> None:
+            connections.append(connection)
+
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+        def server_requested(self, listen_host: str, listen_port: int) -> bool:
+            return True
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    host = await asyncssh.create_server(Host, "127.0.0.1", 0, server_host_keys=[key])
+    options = {
+        "Port": str(host.get_port()),
+        "UserKnownHostsFile": str(tmp_path / "known"),
+        "StrictHostKeyChecking": "accept-new",
+    }
+    arguments = [part for name, value in options.items() for part in ("--ssh-option", f"{name}={value}")]
+    sandbox = Sandbox(seed=1, turnaround_seconds=(0.1, 0.2))
+    async with host, tunnelled(tmp_path, sandbox, "--ssh", "somebody@127.0.0.1", *arguments) as live:
+        urls = []
+        for life in (1, 2):
+            url = (await live.told("tunnel_open", life))["public_url"]
+            urls.append(url)
+            job = await submit(live.client, "freepik", picture_bytes(160, 120))
+            done = await wait_for_state(live.client, job["id"])
+            assert (done["state"], done["settled_by"]) == ("succeeded", "callback")
+            assert (sandbox.accepted("freepik")[-1].callback_url or "").startswith(f"{url}/callbacks/")
+            if life == 1:
+                connections[-1].abort()
+                assert (await live.told("tunnel_ended"))["program"] == "ssh"
+        assert urls[0] != urls[1]
+
+
+async def test_without_any_way_the_three_ways_are_told(tmp_path: Path) -> None:
+    environment = bare_environment(PATH=str(tmp_path), LD_LIBRARY_PATH=os.environ.get("LD_LIBRARY_PATH", ""))
+    done = await receiver_command("tunnel", environment=environment, directory=tmp_path)
+    assert done.status == 2
+    for way in ("cloudflared", "--ssh", "--public-url"):
+        assert way in done.err
+
+
+async def test_a_public_url_of_ones_own_is_used_and_checked_from_the_outside(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    sandbox = Sandbox(seed=1, turnaround_seconds=(60, 60))
+    async with tunnelled(tmp_path, sandbox, "--public-url", f"{url}/below") as live:
+        told = await live.told("tunnel_unreachable")
+        assert told["public_url"] == f"{url}/below"
+        job = await submit(live.client, "freepik", picture_bytes(160, 120))
+        await wait_for_state(live.client, job["id"], "running")
+        assert (sandbox.accepted("freepik")[0].callback_url or "").startswith(f"{url}/below/callbacks/")
+
+
+def test_urls_are_read_from_what_the_programs_print() -> None:
+    cloudflared, ssh = by_cloudflared(8000), by_ssh("me@host.example", 8000)
+    lines = {
+        "INF |  https://gentle-river-foo.trycloudflare.com  |": "https://gentle-river-foo.trycloudflare.com",
+        'ERR failed to request quick Tunnel: Post "https://api.trycloudflare.com/tunnel": dial tcp': None,
+        "see https://www.cloudflare.com/website-terms/": None,
+    }
+    assert {line: cloudflared.url_in(line) for line in lines} == lines
+    assert ssh.url_in("Allocated port 40123 for remote forward to 127.0.0.1:8000") == "http://host.example:40123"
+    assert ssh.url_in("Warning: remote port forwarding failed for listen port 1") is None
+    assert by_ssh("h", 8000, remote_port=9000).fixed_url == "http://h:9000"
+    behind = by_ssh("h", 8000, remote_port=9000, public_url="https://hooks.example.com")
+    assert behind.fixed_url == "https://hooks.example.com"
+    assert "127.0.0.1:9000:127.0.0.1:8000" in behind.program
