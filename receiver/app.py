@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver import openapi
 from receiver.admissions import Admissions
 from receiver.api import Bearer, JobsApi
 from receiver.archive import Archive
@@ -239,6 +240,7 @@ class Receiver:
             ).routes(bearer),
             *DeliveriesApi(self.endpoints, self.delivery_log, changed=self.notifier.loop.wake).routes(bearer),
             *self.health.routes(),
+            *openapi.routes(PROVIDERS),
         ]
 
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:

@@ -66,7 +66,9 @@ class _Asked(BaseModel):
 class EndpointChange(_Asked):
     """What of an endpoint is to change."""
 
-    url: str = Field("", min_length=1, max_length=2000, description="https, or http inside RECEIVER_ALLOW_NETWORKS.")
+    url: str = Field(
+        default_factory=str, min_length=1, max_length=2000, description="https, or http inside RECEIVER_ALLOW_NETWORKS."
+    )
     event_types: list[EventType] = Field([], max_length=100, description="Empty: all events.")
     providers: list[ProviderName] = Field([], max_length=20, description="Empty: events about any provider, or none.")
     description: str = Field("", max_length=500)

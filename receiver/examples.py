@@ -27,6 +27,8 @@ def example_data(event_type: str, endpoint: Endpoint, now: datetime, *, base_url
     """The `data` of an example of *event_type*."""
     if event_type.startswith("endpoint."):
         return endpoint.to_json()
+    if event_type == "provider.callbacks_degraded":
+        return {"name": "freepik", "lost_callbacks": 0.25, "jobs": 20}
     if event_type.startswith("provider."):
         since = {"reason": "insufficient_credits: this is an example", "since": iso(now)}
         return {"name": "freepik", "paused": since if event_type == "provider.paused" else None}
