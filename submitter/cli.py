@@ -9,9 +9,11 @@ import typer
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from submitter.commands.batch import batch
 from submitter.commands.connection import CommandFailed, Connection
 from submitter.commands.providers import providers
 from submitter.commands.send import send
+from submitter.commands.wait import wait
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -44,6 +46,8 @@ def connect(
 
 
 cli.command()(send)
+cli.command()(batch)
+cli.command()(wait)
 cli.command()(providers)
 
 

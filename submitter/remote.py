@@ -133,6 +133,12 @@ class Receiver:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
 
+    async def providers(self) -> list[dict[str, Any]]:
+        """The providers as the receiver shows them: capabilities, options as JSON Schema, queue, pause, spend."""
+        answer = await self._patiently(lambda: self._client.get("/v1/providers"))
+        items: list[dict[str, Any]] = answer.json()["items"]
+        return items
+
     async def image(self, job: Job | str, n: int = 0) -> bytes:
         """The receiver's copy of a result. `RequestRefused` with `image_not_kept` while it is not there."""
         answer = await self._patiently(lambda: self._client.get(f"/v1/jobs/{_id(job)}/images/{n}"))

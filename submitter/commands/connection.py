@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+from submitter.errors import SubmitterError
+from submitter.remote import Job, Receiver, RequestRefused
 
 T = TypeVar("T")
-Job = dict[str, Any]
 
 
 class CommandFailed(Exception):
@@ -30,78 +32,41 @@ class Connection:
     url: str
     token: str | None = field(repr=False)
 
-    def open(self) -> Remote:
+    def open(self) -> Receiver:
         """A client; `CommandFailed` without a token."""
         if not self.token:
             raise CommandFailed(
                 "there is no token; set SUBMITTER_TOKEN to one of the receiver's RECEIVER_API_TOKENS", status=2
             )
-        return Remote(self.url, self.token)
-
-
-class Remote:
-    """The calls that the commands make."""
-
-    def __init__(self, url: str, token: str) -> None:
-        self._client = httpx.AsyncClient(
-            base_url=url.rstrip("/"), headers={"authorization": f"Bearer {token}"}, timeout=60, trust_env=False
-        )
-
-    async def __aenter__(self) -> Remote:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
-
-    async def submit(
-        self, image: Path | str, *, provider: str, options: Mapping[str, Any], idempotency_key: str | None = None
-    ) -> Job:
-        headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
-        document: dict[str, Any] = {"provider": provider, "options": dict(options)}
-        if isinstance(image, str):
-            body = {**document, "image": {"url": image}}
-            return await self._call("POST", "/v1/jobs", json=body, headers=headers)
-        with image.open("rb") as file:
-            return await self._call(
-                "POST",
-                "/v1/jobs",
-                data={"job": json.dumps(document)},
-                files={"image": (image.name, file)},
-                headers=headers,
-            )
-
-    async def job(self, job_id: str) -> Job:
-        return await self._call("GET", f"/v1/jobs/{job_id}")
-
-    async def image(self, job_id: str, n: int) -> bytes | None:
-        """Our copy of an image; None while it is not there."""
-        answer = await self._client.get(f"/v1/jobs/{job_id}/images/{n}")
-        return answer.content if answer.status_code == 200 else None
-
-    async def providers(self) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = (await self._call("GET", "/v1/providers"))["items"]
-        return items
-
-    async def _call(self, method: str, path: str, **sent: Any) -> dict[str, Any]:
-        try:
-            answer = await self._client.request(method, path, **sent)
-        except httpx.TransportError as exc:
-            raise CommandFailed(
-                f"no answer from the receiver at {self._client.base_url} ({type(exc).__name__}); is it running?"
-            ) from exc
-        try:
-            body: dict[str, Any] = answer.json()
-        except ValueError as exc:
-            raise CommandFailed(f"the receiver answered {answer.status_code} with something else than JSON") from exc
-        if not answer.is_success:
-            remedy = f"; {body['remedy']}" if body.get("remedy") else ""
-            raise CommandFailed(f"{body.get('detail', answer.status_code)} ({body.get('code')}){remedy}")
-        return body
+        return Receiver(self.url, self.token)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work to its end. Ctrl-C ends it with status 130."""
+    """Run a command's work to its end. What the receiver refuses ends the command; Ctrl-C does with status 130."""
     try:
         return asyncio.run(work)
+    except SubmitterError as exc:
+        unauthorized = isinstance(exc, RequestRefused) and exc.status == 401
+        raise CommandFailed(str(exc), status=2 if unauthorized else 1) from exc
     except KeyboardInterrupt as exc:
         raise CommandFailed("interrupted", status=130) from exc
+
+
+def as_text(shown: Any) -> str:
+    """*shown* as JSON for programs."""
+    return json.dumps(shown, ensure_ascii=False, indent=2, default=_plain)
+
+
+def job_to_json(job: Job, saved: Sequence[Path] = ()) -> dict[str, Any]:
+    """A job, with the files that its results were saved in."""
+    return {**dataclasses.asdict(job), "saved": [str(path) for path in saved]}
+
+
+def reason(job: Job) -> str:
+    """Why a job did not succeed, as a sentence."""
+    said = f": {job.error.message} ({job.error.code})" if job.error else ""
+    return f"{job.id} is {job.state.value}{said}"
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -16,12 +16,16 @@ def parse_options(given: Iterable[str]) -> dict[str, Any]:
         name, sign, text = one.partition("=")
         if not sign or not name.strip():
             raise CommandFailed(f"--option {one!r}: write it as name=value", status=2)
-        try:
-            value = json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
-            value = text
-        options[name.strip()] = value
+        options[name.strip()] = parse_value(text)
     return options
+
+
+def parse_value(text: str) -> Any:
+    """JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _no_constant(name: str) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from submitter.commands.connection import Connection, run
+from submitter.commands.connection import Connection, as_text, run
 
 
 def providers(
@@ -22,7 +21,7 @@ def providers(
     connection: Connection = context.obj
     found = run(_found(connection))
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        typer.echo(as_text(found))
         return
     table = Table("provider", "key", "options", "queue", "paused", box=None, pad_edge=False)
     for one in found:
@@ -33,8 +32,8 @@ def providers(
 
 
 async def _found(connection: Connection) -> list[dict[str, Any]]:
-    async with connection.open() as remote:
-        return await remote.providers()
+    async with connection.open() as receiver:
+        return await receiver.providers()
 
 
 def _queue(queue: dict[str, Any]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from submitter.commands.connection import CommandFailed, Job, Remote
+from submitter.remote import Job, JobImage, Receiver
 
 _EXTENSIONS = {
     "image/jpeg": "jpg",
@@ -25,34 +24,31 @@ def stem_of(image: Path | str) -> str:
     return "".join(char if char.isalnum() or char in "-_. " else "_" for char in name).strip(". ") or "image"
 
 
-def result_name(stem: str, image: dict[str, Any], n: int, count: int) -> str:
+def result_name(stem: str, image: JobImage, n: int, count: int) -> str:
     """`cat.png`; `cat-1.png`, `cat-2.png` where a task has several results."""
-    extension = _EXTENSIONS.get(image.get("content_type") or "", "bin")
+    extension = _EXTENSIONS.get(image.content_type or "", "bin")
     return f"{stem}.{extension}" if count == 1 else f"{stem}-{n + 1}.{extension}"
 
 
-async def save(remote: Remote, job: Job, out: Path, stem: str, *, patience_seconds: float = 300.0) -> list[Path]:
-    """Write the images of a succeeded *job* into *out*, each whole or not at all, once the receiver has kept them."""
+async def save(receiver: Receiver, job: Job, out: Path, stem: str, *, patience_seconds: float = 300.0) -> list[Path]:
+    """
+    Write the images of a succeeded *job* into *out*, each whole or not at all, once the receiver has kept them.
+
+    Raises `TimeoutError` if it does not keep them in time.
+    """
+    pause = 0.1
+    async with asyncio.timeout(patience_seconds):
+        while not all(image.kept for image in job.images):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 3.0)
+            job = await receiver.job(job)
     await asyncio.to_thread(out.mkdir, parents=True, exist_ok=True)
     paths: list[Path] = []
-    count = len(job["images"])
-    for n in range(count):
-        data = await _kept(remote, job, n, patience_seconds)
-        image = (await remote.job(job["id"]))["images"][n]
-        path = out / result_name(stem, image, n, count)
-        await asyncio.to_thread(_write, path, data)
+    for n, image in enumerate(job.images):
+        path = out / result_name(stem, image, n, len(job.images))
+        await asyncio.to_thread(_write, path, await receiver.image(job, n))
         paths.append(path)
     return paths
-
-
-async def _kept(remote: Remote, job: Job, n: int, patience_seconds: float) -> bytes:
-    waited, pause = 0.0, 0.2
-    while (data := await remote.image(job["id"], n)) is None:
-        if waited >= patience_seconds:
-            raise CommandFailed(f"{job['id']}: image {n} was not kept within {patience_seconds:g} s")
-        await asyncio.sleep(pause)
-        waited, pause = waited + pause, min(pause * 1.5, 3.0)
-    return data
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from submitter.commands.connection import CommandFailed, Connection, Job, Remote, run
+from submitter.commands.connection import CommandFailed, Connection, as_text, job_to_json, reason, run
 from submitter.commands.options import parse_options
 from submitter.commands.results import save, stem_of
-
-TERMINAL = ("succeeded", "failed", "expired", "canceled")
+from submitter.remote import Job, Receiver
 
 
 def send(
@@ -30,7 +27,17 @@ def send(
 ) -> None:
     """Send one image. Exit status 1: refused, failed, or not kept."""
     connection: Connection = context.obj
-    run(_send(connection, _source(image), provider, parse_options(option or ()), wait or out is not None, out, as_json))
+    options = parse_options(option or ())
+    job, saved = run(_send(connection, _source(image), provider, options, wait or out is not None, out))
+    if as_json:
+        typer.echo(as_text(job_to_json(job, saved)))
+    else:
+        cost = f", {job.cost.amount:f} {job.cost.unit}" if job.cost else ""
+        typer.echo(f"{job.id} {job.state.value}{cost}")
+        for path in saved:
+            typer.echo(str(path))
+    if (wait or out is not None) and not job.succeeded:
+        raise CommandFailed(reason(job))
 
 
 def _source(image: str) -> Path | str:
@@ -43,52 +50,24 @@ def _source(image: str) -> Path | str:
 
 
 async def _send(
-    connection: Connection,
-    image: Path | str,
-    provider: str,
-    options: dict[str, Any],
-    wait: bool,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    console = Console(stderr=True)
+    connection: Connection, image: Path | str, provider: str, options: dict[str, Any], wait: bool, out: Path | None
+) -> tuple[Job, list[Path]]:
     saved: list[Path] = []
-    async with connection.open() as remote:
-        with console.status(f"sending to {provider}") as status:
-            job = await remote.submit(image, provider=provider, options=options)
-            status.update(f"{job['id']} {job['state']}")
+    async with connection.open() as receiver:
+        with Console(stderr=True).status(f"sending to the receiver, for {provider}") as status:
+            job = await receiver.submit(provider, image, options=options)
             if wait:
-                job = await _ended(remote, job, lambda now: status.update(f"{now['id']} {now['state']}"))
-            if out is not None and job["state"] == "succeeded":
-                status.update(f"{job['id']} saving")
-                saved = await save(remote, job, out, stem_of(image))
-                job = await remote.job(job["id"])
-    if as_json:
-        typer.echo(json.dumps({**job, "saved": [str(path) for path in saved]}, ensure_ascii=False, indent=2))
-    else:
-        _tell(job, saved)
-    if wait and job["state"] != "succeeded":
-        raise CommandFailed(_reason(job))
+                status.update(f"{job.id} is with {provider}")
+                job = await receiver.wait(job)
+            if out is not None and job.succeeded:
+                status.update(f"{job.id} is done, saving")
+                saved = await _saved(job, out, stem_of(image), receiver)
+                job = await receiver.job(job)
+    return job, saved
 
 
-async def _ended(remote: Remote, job: Job, told: Any) -> Job:
-    pause = 0.2
-    while job["state"] not in (*TERMINAL, "unconfirmed"):
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.3, 3.0)
-        job = await remote.job(job["id"])
-        told(job)
-    return job
-
-
-def _tell(job: Job, saved: list[Path]) -> None:
-    cost = f", {job['cost']['amount']} {job['cost']['unit']}" if job["cost"] else ""
-    typer.echo(f"{job['id']} {job['state']}{cost}")
-    for path in saved:
-        typer.echo(str(path))
-
-
-def _reason(job: Job) -> str:
-    if job["error"] is None:
-        return f"{job['id']} is {job['state']}"
-    return f"{job['id']} is {job['state']}: {job['error']['message']} ({job['error']['code']})"
+async def _saved(job: Job, out: Path, stem: str, receiver: Receiver) -> list[Path]:
+    try:
+        return await save(receiver, job, out, stem)
+    except TimeoutError as exc:
+        raise CommandFailed(f"{job.id} succeeded, but the receiver has not kept its images in time") from exc

@@ -1,0 +1,228 @@
+"""`submitter batch`: many images, resumable, none of them sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from submitter.commands.connection import CommandFailed, Connection, as_text, run
+from submitter.commands.journal import Journal
+from submitter.commands.options import parse_options
+from submitter.commands.results import save
+from submitter.commands.sources import Item, items_of
+from submitter.commands.summary import Ended, Summary
+from submitter.errors import SubmitterError
+from submitter.remote import Job, NoReceiver, Receiver, RequestRefused
+from submitter.vocabulary import State
+
+_JOURNAL = ".submitter-batch.jsonl"
+_UPLOADS = 4
+_LOOKS = 8
+_PATIENCE_SECONDS = 60.0
+
+
+def batch(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="A directory, a quoted glob, or a CSV with a column `image`.")],
+    provider: Annotated[str, typer.Option(help="Which API: see `submitter providers`.")],
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="A provider option as name=value; may be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where results and the journal of the batch are kept.")] = Path("upscaled"),
+    again: Annotated[
+        bool, typer.Option("--again", help="Send those anew that failed before. It may cost again.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """
+    Send many images and save their results. Interrupted, the same command goes on where it was, and sends none twice.
+
+    Other columns of a CSV are options of their rows, `name` is what a result is called. Exit status 1: some failed.
+    """
+    connection: Connection = context.obj
+    items = items_of(source, parse_options(option or ()))
+    with Journal(out / _JOURNAL) as journal:
+        summary = run(_batch(connection, items, provider, out, journal, again=again))
+    if as_json:
+        typer.echo(as_text(summary.to_json()))
+    else:
+        summary.show(Console())
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+async def _batch(
+    connection: Connection, items: list[Item], provider: str, out: Path, journal: Journal, *, again: bool
+) -> Summary:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[states]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    async with connection.open() as receiver:
+        with bar:
+            return await Batch(receiver, items, provider, out, journal, bar, again=again).run()
+
+
+class Batch:
+    """One run: send what is not sent, watch what was, save what is done."""
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        items: list[Item],
+        provider: str,
+        out: Path,
+        journal: Journal,
+        bar: Progress,
+        *,
+        again: bool,
+    ) -> None:
+        self._receiver = receiver
+        self._items = items
+        self._provider = provider
+        self._out = out
+        self._journal = journal
+        self._bar = bar
+        self._again = again
+        self._task = bar.add_task(provider, total=len(items), states="")
+        self._states: dict[str, str] = {}
+        self._unsent = len(items)
+        self._open: dict[str, Item] = {}
+        self._ended: dict[str, Ended] = {}
+        self._saving: set[asyncio.Task[None]] = set()
+        self._uploads = asyncio.Semaphore(_UPLOADS)
+
+    async def run(self) -> Summary:
+        began = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_all())
+                group.create_task(self._watch())
+        except* (CommandFailed, SubmitterError) as failed:
+            raise _first(failed) from None
+        order = [self._ended[item.name] for item in self._items]
+        return Summary(self._provider, order, time.monotonic() - began)
+
+    async def _send_all(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for item in self._items:
+                await self._uploads.acquire()
+                group.create_task(self._send(item))
+
+    async def _send(self, item: Item) -> None:
+        """Send *item*, or learn that it was sent before."""
+        try:
+            job = await self._sent(item)
+        except (CommandFailed, RequestRefused) as exc:
+            if isinstance(exc, RequestRefused) and (exc.status == 401 or exc.status >= 500):
+                raise
+            self._end(item, Ended(item, state="refused", reason=str(exc)))
+        else:
+            self._open[job] = item
+        finally:
+            self._unsent -= 1
+            self._uploads.release()
+
+    async def _sent(self, item: Item) -> str:
+        journal, name = self._journal, item.name
+        entry = journal.entry(name)
+        if self._again and entry.state in ("failed", "expired", "canceled", "unsaved"):
+            entry.again += 1
+        key = await asyncio.to_thread(item.key, journal.batch, self._provider, entry.again)
+        if entry.key == key and entry.job is not None:
+            return entry.job
+        await asyncio.to_thread(journal.intends, name, key)
+        job = await _patiently(
+            lambda: self._receiver.submit(self._provider, item.image, options=item.options, idempotency_key=key)
+        )
+        journal.sent(name, job.id)
+        return job.id
+
+    async def _watch(self) -> None:
+        """Look at all open jobs in turn until none is left; what stays unconfirmed alone is left as it is."""
+        looks = asyncio.Semaphore(_LOOKS)
+
+        async def look(job_id: str) -> Job:
+            async with looks:
+                return await _patiently(lambda: self._receiver.job(job_id))
+
+        pause = 0.2
+        while self._unsent or self._open or self._saving:
+            jobs = await asyncio.gather(*(look(job_id) for job_id in list(self._open)))
+            for job in jobs:
+                self._note(job)
+            waiting = self._unsent or self._saving or any(job.state is not State.UNCONFIRMED for job in jobs)
+            if jobs and not waiting:
+                for job in jobs:
+                    item = self._open.pop(job.id)
+                    self._end(item, Ended.of(item, job))
+                continue
+            self._show()
+            pause = min(max(pause * 1.2, len(self._open) / 40), 5.0)
+            await asyncio.sleep(pause)
+        self._show()
+
+    def _note(self, job: Job) -> None:
+        self._states[job.id] = job.state.value
+        if job.state.terminal:
+            item = self._open.pop(job.id)
+            task = asyncio.create_task(self._finish(item, job))
+            self._saving.add(task)
+            task.add_done_callback(self._saving.discard)
+
+    async def _finish(self, item: Item, job: Job) -> None:
+        saved: tuple[str, ...] = ()
+        if job.succeeded:
+            entry = self._journal.entry(item.name)
+            saved = entry.saved
+            if not saved or not all([await asyncio.to_thread((self._out / name).is_file) for name in saved]):
+                try:
+                    saved = tuple(path.name for path in await save(self._receiver, job, self._out, item.name))
+                except (SubmitterError, OSError) as exc:
+                    self._end(item, Ended(item, job=job, state="unsaved", reason=str(exc) or "not kept in time"))
+                    return
+        self._journal.ended(item.name, job.state.value, saved)
+        self._end(item, Ended.of(item, job, saved=tuple(str(self._out / name) for name in saved)))
+
+    def _end(self, item: Item, ended: Ended) -> None:
+        self._ended[item.name] = ended
+        self._show()
+
+    def _show(self) -> None:
+        done = Counter(ended.state for ended in self._ended.values())
+        under_way = Counter(self._states[job_id] for job_id in self._open if job_id in self._states)
+        words = [f"{count} {state}" for state, count in (done + under_way).items()]
+        self._bar.update(self._task, completed=len(self._ended), states=", ".join(words))
+
+
+async def _patiently(call: Callable[[], Awaitable[Job]]) -> Job:
+    """Make *call* again while the receiver is away or busy, for a minute: it may be starting again."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return await call()
+        except NoReceiver:
+            if time.monotonic() > until:
+                raise
+        except RequestRefused as exc:
+            if exc.status < 500 or time.monotonic() > until:
+                raise
+        await asyncio.sleep(0.5)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

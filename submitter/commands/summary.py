@@ -1,0 +1,94 @@
+"""What a batch came to: a table for people, one object for programs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from submitter.commands.sources import Item
+from submitter.remote import Job
+from submitter.vocabulary import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one item ended. `state` is the job's, or `refused` (no job) or `unsaved` (paid for, not fetched yet)."""
+
+    item: Item
+    state: str
+    job: Job | None = None
+    reason: str | None = None
+    saved: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, item: Item, job: Job, *, saved: tuple[str, ...] = ()) -> Ended:
+        reason = None if job.error is None else f"{job.error.message} ({job.error.code})"
+        return cls(item, job.state.value, job, reason, saved)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "image": str(self.item.image),
+            "name": self.item.name,
+            "job": self.job and self.job.id,
+            "state": self.state,
+            "reason": self.reason,
+            "saved": list(self.saved),
+            "cost": _cost(self.job.cost) if self.job and self.job.cost else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A whole run, its items in their order."""
+
+    provider: str
+    items: Sequence[Ended]
+    seconds: float
+
+    @property
+    def failed(self) -> list[Ended]:
+        return [one for one in self.items if one.state != "succeeded"]
+
+    def cost(self) -> dict[str, Decimal]:
+        """By unit, of the jobs whose providers said what they take."""
+        sums: dict[str, Decimal] = defaultdict(Decimal)
+        for one in self.items:
+            if one.job and one.job.cost:
+                sums[one.job.cost.unit] += one.job.cost.amount
+        return dict(sums)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "provider": self.provider,
+            "succeeded": len(self.items) - len(self.failed),
+            "failed": len(self.failed),
+            "cost": [_cost(Cost(amount, unit)) for unit, amount in self.cost().items()],
+            "seconds": round(self.seconds, 3),
+            "items": [one.to_json() for one in self.items],
+        }
+
+    def show(self, console: Console) -> None:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_row("succeeded", str(len(self.items) - len(self.failed)))
+        table.add_row("failed", str(len(self.failed)))
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for one in self.failed:
+            reasons[f"{one.state}: {one.reason or 'no reason was given'}"].append(one.item.name)
+        for reason, names in reasons.items():
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            table.add_row("", escape(f"{len(names)} {reason}: {', '.join(names[:3])}{more}"), style="red")
+        cost = ", ".join(f"{amount:f} {unit}" for unit, amount in self.cost().items())
+        table.add_row("cost", cost or "not said")
+        table.add_row("time", f"{self.seconds:.1f} s")
+        console.print(table)
+
+
+def _cost(cost: Cost) -> dict[str, str]:
+    return {"amount": format(cost.amount, "f"), "unit": cost.unit}

@@ -1,0 +1,103 @@
+"""`submitter batch`: interrupted, it goes on; nothing is sent twice."""
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+
+from submitter.commands.journal import Journal
+from submitter.commands.sources import items_of
+from submitter.sandbox import Faults, Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import eventually, live
+from tests.submitter.commanding import pictures, started, submitter
+
+
+async def test_200_images_interrupted_twice_end_as_200_results_and_200_tasks(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 200, picture_bytes(96, 64))
+    sandbox = Sandbox(seed=5, turnaround_seconds=(0.1, 0.4))
+    command = ("batch", str(tmp_path / "in"), "--provider", "freepik", "--out", str(tmp_path / "out"), "--json")
+    async with live(tmp_path, sandbox=sandbox) as (receiver, _):
+        for number, at in ((signal.SIGINT, 40), (signal.SIGKILL, 110)):
+            running = await started(receiver, *command)
+            await eventually(lambda at=at: len(sandbox.accepted()) >= at, seconds=60)
+            running.send_signal(number)
+            await running.communicate()
+            assert running.returncode != 0
+            assert len(sandbox.accepted()) < 200
+        done = await submitter(receiver, *command)
+        assert done.status == 0, done.err
+        assert done.json["succeeded"] == 200
+        assert len(sandbox.accepted()) == 200
+        results = sorted(path.name for path in (tmp_path / "out").glob("photo-*"))
+        assert results == [f"photo-{n:03}.jpg" for n in range(200)]
+        once_more = await submitter(receiver, *command)
+        assert once_more.json["succeeded"] == 200
+        assert len(sandbox.accepted()) == 200
+
+
+async def test_failures_are_told_with_their_reasons_and_sent_anew_only_when_asked(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 5, picture_bytes(96, 64))
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
+    sandbox = Sandbox(seed=5, turnaround_seconds=(0.05, 0.1), faults=Faults(fail=2))
+    command = ("batch", str(tmp_path / "in"), "--provider", "apixo", "--out", str(tmp_path / "out"))
+    async with live(tmp_path, sandbox=sandbox) as (receiver, _):
+        first = await submitter(receiver, *command, "--json")
+        assert first.status == 1
+        states = Counter(one["state"] for one in first.json["items"])
+        assert states == {"succeeded": 3, "failed": 2, "refused": 1}
+        assert first.json["cost"] == [{"amount": "0.05", "unit": "USD"}]
+        shown = await submitter(receiver, *command)
+        assert shown.status == 1
+        assert "3" in shown.out and "not_an_image" in shown.out and "0.05 USD" in shown.out
+        assert len(sandbox.accepted()) == 5
+        again = await submitter(receiver, *command, "--again", "--json")
+        assert again.json["succeeded"] == 5
+        assert len(sandbox.accepted()) == 7
+
+
+def test_a_csv_names_images_results_and_options_of_each_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture_bytes(32, 32))
+    (tmp_path / "list.csv").write_text(
+        "image,name,scale,prompt\na.jpg,first,4,\nhttps://example.com/b%20c.png?x=1,,2,a cat\na.jpg,,,\n"
+    )
+    found = items_of(str(tmp_path / "list.csv"), {"scale": 8, "model": "m"})
+    assert [(one.name, dict(one.options)) for one in found] == [
+        ("first", {"scale": 4, "model": "m"}),
+        ("b c", {"scale": 2, "prompt": "a cat", "model": "m"}),
+        ("a", {"scale": 8, "model": "m"}),
+    ]
+
+
+def test_images_of_the_same_stem_get_results_of_different_names(tmp_path: Path) -> None:
+    for name in ("cat.jpg", "cat.png", "dog.jpg", "notes.txt", ".hidden.jpg"):
+        (tmp_path / name).write_bytes(b"text" if name == "notes.txt" else picture_bytes(16, 16))
+    assert [one.name for one in items_of(str(tmp_path), {})] == ["cat", "cat_2", "dog"]
+    assert [one.name for one in items_of(str(tmp_path / "*.jpg"), {})] == ["cat", "dog"]
+
+
+def test_the_key_of_an_image_changes_with_its_bytes_and_options_and_with_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture_bytes(16, 16))
+    (item,) = items_of(str(tmp_path), {"scale": 2})
+    (same,) = items_of(str(tmp_path), {"scale": 2})
+    (other,) = items_of(str(tmp_path), {"scale": 4})
+    assert item.key("b", "freepik", 0) == same.key("b", "freepik", 0)
+    keys = {item.key("b", "freepik", 0), other.key("b", "freepik", 0), item.key("b", "freepik", 1)}
+    (tmp_path / "a.jpg").write_bytes(picture_bytes(16, 17))
+    assert len({*keys, item.key("b", "freepik", 0), item.key("c", "freepik", 0)}) == 5
+
+
+def test_a_line_of_the_journal_that_was_cut_by_a_death_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal(path) as journal:
+        batch = journal.batch
+        journal.intends("a", "key-a")
+        journal.sent("a", "job_1")
+        journal.intends("b", "key-b")
+    path.write_bytes(path.read_bytes() + json.dumps({"name": "b", "job": "job_2"}).encode())
+    with Journal(path) as journal:
+        assert journal.batch == batch
+        assert (journal.entry("a").job, journal.entry("b").key, journal.entry("b").job) == ("job_1", "key-b", None)
+        journal.sent("b", "job_3")
+    with Journal(path) as journal:
+        assert journal.entry("b").job == "job_3"
