@@ -5,6 +5,9 @@ The answer says whose fault it is. 404: not a token of ours, found out without a
 the signature does not hold. 408: the body came too slowly. 503 with Retry-After: our own trouble, come again. 200: it
 is on disk. Nothing else is waited for, and nothing is read beyond what verifying needs: what it means is found out
 afterwards, from the stored bytes.
+
+What is refused is kept too, for the day when it turns out that our secret was wrong, but within bounds of number and
+size, for each source and in all: an attacker can fill neither the disk nor the log of what others sent.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
 from receiver.evidence import Evidence
@@ -32,11 +36,16 @@ from submitter.vocabulary import Callback
 log = structlog.get_logger("receiver.callbacks")
 
 _BODY_SECONDS = 10.0
+_RECORD_SECONDS = 4.0
+"""The shortest time that a provider is documented to wait is five; a 503 in time is better than no answer."""
 _DRAIN_BYTES = 64 * 1024 * 1024
 _GRACE = timedelta(hours=24)
 _KEPT_REFUSALS = Rate(20, 60)
 _KEPT_REFUSALS_IN_ALL = Rate(200, 60)
+_KEPT_REFUSED_BYTES = Rate(4 * 1024 * 1024, 86_400)
+_KEPT_REFUSED_BYTES_IN_ALL = Rate(64 * 1024 * 1024, 86_400)
 _SOURCES = 1024
+_MAX_PEER_CHARS = 64
 
 
 class _TooLarge(Exception):
@@ -71,6 +80,8 @@ class Callbacks:
         self._token_lifetime = token_lifetime + _GRACE
         self._clock = clock
         self._refusals = _KeptRefusals()
+        self._counters: dict[tuple[str, str], Counter] = {}
+        self._ack_seconds = {name: metrics.ack_seconds.labels(name) for name in providers}
         for name, provider in providers.items():
             if provider.callback_timeout_seconds is not None:
                 metrics.ack_limit.labels(name).set(provider.callback_timeout_seconds)
@@ -82,7 +93,7 @@ class Callbacks:
         provider = self._providers.get(params["provider"])
         claim = await self._claim(provider, params["token"], received_at)
         if provider is None or claim is None:
-            self._metrics.callbacks.labels("unknown" if provider is None else provider.name, "bad_token").inc()
+            self._counter("unknown" if provider is None else provider.name, "bad_token").inc()
             await _answer(send, 404, b"unknown callback URL\n")
             return
         if scope["method"] in ("GET", "HEAD"):
@@ -105,7 +116,7 @@ class Callbacks:
             headers=tuple((name.lower(), value) for name, value in scope["headers"]),
             body=body,
             received_at=received_at,
-            peer=client[0] if client else None,
+            peer=client[0][:_MAX_PEER_CHARS] if client else None,
         )
         try:
             provider.verify(callback, received_at)
@@ -114,18 +125,19 @@ class Callbacks:
             await _answer(send, 401, b"the signature does not hold\n")
             return
         try:
-            await self._intake.record(_evidence(provider, claim, callback))
-        except Overloaded:
+            async with asyncio.timeout(_RECORD_SECONDS):
+                await self._intake.record(_evidence(provider, claim, callback))
+        except (Overloaded, TimeoutError):
             self._count(provider.name, "overloaded", claim)
             await _answer(send, 503, b"come again\n", retry_after=2)
             return
         except Exception as exc:  # noqa: BLE001 (our own trouble, whatever it is, is 503 and never a loss)
             log.error("callback_not_recorded", provider=provider.name, job=claim.job_id, error=type(exc).__name__)
-            self._metrics.callbacks.labels(provider.name, "not_recorded").inc()
+            self._counter(provider.name, "not_recorded").inc()
             await _answer(send, 503, b"come again\n", retry_after=5)
             return
         await _answer(send, 200, b"ok\n")
-        self._metrics.ack_seconds.labels(provider.name).observe(time.perf_counter() - began)
+        self._ack_seconds[provider.name].observe(time.perf_counter() - began)
         self._count(provider.name, "recorded", claim)
 
     async def _claim(self, provider: Provider | None, token: str, now: datetime) -> Claim | None:
@@ -143,39 +155,52 @@ class Callbacks:
 
     async def _refused(self, provider: Provider, claim: Claim, callback: Callback, exc: CallbackRefused) -> None:
         log.warning("callback_refused", provider=provider.name, job=claim.job_id, reason=exc.reason, detail=str(exc))
-        self._metrics.callbacks.labels(provider.name, "refused").inc()
-        if not self._refusals.may_keep(callback.peer or ""):
+        self._counter(provider.name, "refused").inc()
+        refused = _evidence(provider, claim, callback, verdict=Verdict.REFUSED, note=f"{exc.reason}: {exc}")
+        if not self._refusals.may_keep(callback.peer or "", size_of(refused)):
             self._metrics.refusals_dropped.inc()
             return
         try:
-            await self._intake.record(
-                _evidence(provider, claim, callback, verdict=Verdict.REFUSED, note=f"{exc.reason}: {exc}")
-            )
+            async with asyncio.timeout(_RECORD_SECONDS):
+                await self._intake.record(refused)
         except Exception as failed:  # noqa: BLE001 (a refusal that can't be kept is still a refusal)
             log.error("refusal_not_kept", provider=provider.name, job=claim.job_id, error=type(failed).__name__)
 
     def _count(self, provider: str, verdict: str, claim: Claim) -> None:
-        self._metrics.callbacks.labels(provider, verdict).inc()
+        self._counter(provider, verdict).inc()
         log.info("callback", provider=provider, job=claim.job_id, verdict=verdict)
+
+    def _counter(self, provider: str, verdict: str) -> Counter:
+        found = self._counters.get((provider, verdict))
+        if found is None:
+            found = self._counters[provider, verdict] = self._metrics.callbacks.labels(provider, verdict)
+        return found
 
 
 class _KeptRefusals:
-    """How many refused callbacks are kept: so many for each source, so many in all."""
+    """How many refused callbacks are kept, and how much of them: so many for each source, so many in all."""
 
     def __init__(self) -> None:
-        self._all = Bucket([_KEPT_REFUSALS_IN_ALL])
-        self._each: dict[str, Bucket] = {}
+        self._all = (Bucket([_KEPT_REFUSALS_IN_ALL]), Bucket([_KEPT_REFUSED_BYTES_IN_ALL]))
+        self._each: dict[str, tuple[Bucket, Bucket]] = {}
 
-    def may_keep(self, source: str) -> bool:
+    def may_keep(self, source: str, size: int) -> bool:
         if source not in self._each:
             if len(self._each) >= _SOURCES:
                 self._each.pop(next(iter(self._each)))
-            self._each[source] = Bucket([_KEPT_REFUSALS])
-        if self._all.available() == 0 or self._each[source].available() == 0:
+            self._each[source] = (Bucket([_KEPT_REFUSALS]), Bucket([_KEPT_REFUSED_BYTES]))
+        buckets = (*self._all, *self._each[source])
+        wanted = (1, size, 1, size)
+        if any((bucket.available() or 0) < count for bucket, count in zip(buckets, wanted, strict=True)):
             return False
-        self._all.take()
-        self._each[source].take()
+        for bucket, count in zip(buckets, wanted, strict=True):
+            bucket.take(count)
         return True
+
+
+def size_of(evidence: Evidence) -> int:
+    """About how many bytes it takes on disk."""
+    return len(evidence.body) + sum(len(name) + len(value) + 8 for name, value in evidence.headers) + 512
 
 
 def _evidence(

@@ -131,6 +131,12 @@ images = sa.Table(
     sa.Column("trouble", sa.Text),
     sa.Column("kept_at", _Moment),
     sa.Index(
+        "images_dying",
+        "give_up_at",
+        sqlite_where=sa.text("state = 'wanted'"),
+        postgresql_where=sa.text("state = 'wanted'"),
+    ),
+    sa.Index(
         "images_wanted",
         "next_at",
         sqlite_where=sa.text("state = 'wanted'"),

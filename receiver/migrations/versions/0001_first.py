@@ -148,6 +148,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "n"),
     )
     op.create_index(
+        "images_dying",
+        "images",
+        ["give_up_at"],
+        unique=False,
+        sqlite_where=sa.text("state = 'wanted'"),
+        postgresql_where=sa.text("state = 'wanted'"),
+    )
+    op.create_index(
         "images_wanted",
         "images",
         ["next_at"],
