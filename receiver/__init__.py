@@ -1,0 +1,1 @@
+"""The service: receives, verifies, records, settles, polls, keeps and tells. `receiver serve` runs it."""
