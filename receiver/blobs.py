@@ -8,8 +8,8 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from submitter.images import Picture, inspect, magic_type
-from submitter.vocabulary import Image
+from submitter.images import inspect, magic_type
+from submitter.vocabulary import Image, Picture
 
 
 @dataclass(frozen=True, slots=True)

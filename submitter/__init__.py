@@ -9,10 +9,10 @@ Speak to AI upscaling APIs: one vocabulary over five wires, usable in a script w
 """
 
 from submitter.client import Submitter
-from submitter.images import Picture, inspect
+from submitter.images import inspect
 from submitter.providers import PROVIDERS, build
 from submitter.signatures import verify
-from submitter.vocabulary import Callback, Cost, Failure, Image, Report, State, Task, Trust
+from submitter.vocabulary import Callback, Cost, Failure, Image, Picture, Report, State, Task, Trust
 
 __all__ = [
     "PROVIDERS",

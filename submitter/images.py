@@ -23,6 +23,7 @@ import httpx
 from PIL import Image as pillow
 
 from submitter.errors import TaskRefused
+from submitter.vocabulary import Picture
 
 USER_AGENT = "upscale-receiver/0.1"
 CHUNK_BYTES = 3 * 128 * 1024
@@ -32,22 +33,6 @@ MAX_PIXELS = 178_956_970
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "AVIF")
 _CONTENT_TYPES = {"MPO": "image/jpeg"}
 _EXTENSIONS = {"image/jpeg": "jpg", "image/svg+xml": "svg"}
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """
-    An input image, sniffed. `path` is our local copy (None where only a URL is known); `url` is a public address of
-    the same bytes (None where there is none). Width and height are in pixels, `size` in bytes.
-    """
-
-    path: Path | None
-    url: str | None
-    content_type: str
-    width: int
-    height: int
-    size: int
-    sha256: str
 
 
 def inspect(path: Path, *, url: str | None = None) -> Picture:

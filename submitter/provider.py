@@ -42,8 +42,7 @@ from submitter.errors import (
     ProviderRefused,
     TaskRefused,
 )
-from submitter.images import Picture
-from submitter.vocabulary import Callback, Exchange, Report, Task, Trust
+from submitter.vocabulary import Callback, Exchange, Picture, Report, Task, Trust
 
 
 class ProviderOptions(BaseModel):

@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
-
-if TYPE_CHECKING:
-    from submitter.images import Picture
 
 T = TypeVar("T")
 
@@ -118,6 +116,22 @@ class Callback:
         """The first value of header *name* (lower case), or None."""
         wanted = name.encode("ascii")
         return next((value for key, value in self.headers if key == wanted), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """
+    An input image, sniffed. `path` is our local copy (None where only a URL is known); `url` is a public address of
+    the same bytes (None where there is none). Width and height are in pixels, `size` in bytes.
+    """
+
+    path: Path | None
+    url: str | None
+    content_type: str
+    width: int
+    height: int
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ from submitter.errors import (
     TaskNotFound,
     TaskRefused,
 )
-from submitter.images import Picture, json_request, plain_request
+from submitter.images import json_request, plain_request
 from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, json_body, refusal, retry_after_seconds
-from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Report, State, Task, Trust
+from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
 
 PRICE = Cost(Decimal("0.01"), "USD")
 _STATES = {

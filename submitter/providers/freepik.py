@@ -27,10 +27,10 @@ from pydantic import Field
 from submitter import answers
 from submitter.answers import Unreadable
 from submitter.errors import ProviderError, TaskNotFound, TaskRefused
-from submitter.images import Picture, json_request, plain_request
+from submitter.images import json_request, plain_request
 from submitter.provider import Provider, ProviderOptions, Rate, Rhythm, json_answer, json_body, refusal
 from submitter.signatures import Encoding, parse_key, verify_callback
-from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Report, State, Task, Trust
+from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
 
 MAX_OUTPUT_PIXELS = 25_300_000
 _VERSIONS = re.compile(rb"v[0-9]{1,4}")

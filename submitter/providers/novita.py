@@ -26,9 +26,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from submitter import answers
 from submitter.answers import Unreadable
 from submitter.errors import AccountRefused, ProviderError, TaskNotFound, TaskRefused
-from submitter.images import Picture, json_request, plain_request
+from submitter.images import json_request, plain_request
 from submitter.provider import Provider, ProviderOptions, Rate, Rhythm, json_answer, json_body, refusal, whole_number
-from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Report, State, Task, Trust
+from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
 
 MAX_SIDE = 2048
 MAX_BYTES = 30 * 1024 * 1024

@@ -19,9 +19,9 @@ from pydantic import BeforeValidator, Field
 
 from submitter import answers
 from submitter.errors import AnswerLost, ProviderBusy, ProviderError, ProviderRefused, TaskRefused
-from submitter.images import Picture, json_request, magic_type, multipart_request
+from submitter.images import json_request, magic_type, multipart_request
 from submitter.provider import Provider, ProviderOptions, Rate, json_answer, refusal, retry_after_seconds, whole_number
-from submitter.vocabulary import Cost, Exchange, Image, Report, State, Task
+from submitter.vocabulary import Cost, Exchange, Image, Picture, Report, State, Task
 
 MIN_SIDE = 64
 MAX_SIDE = 6000

@@ -23,9 +23,9 @@ from pydantic import Field
 from submitter import answers
 from submitter.answers import Unreadable
 from submitter.errors import AccountRefused, ProviderBusy, ProviderError, ProviderRefused, TaskNotFound, TaskRefused
-from submitter.images import Picture, json_request, multipart_request
+from submitter.images import json_request, multipart_request
 from submitter.provider import Provider, ProviderOptions, Rate, Rhythm, json_answer, refusal, retry_after_seconds
-from submitter.vocabulary import Exchange, Failure, Image, Report, State, Task
+from submitter.vocabulary import Exchange, Failure, Image, Picture, Report, State, Task
 
 MAX_BYTES = 100 * 1024 * 1024
 _STATES = {

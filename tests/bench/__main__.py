@@ -1,4 +1,4 @@
-"""`python -m tests.bench ingest|deliver|poll [options]`: runs `main(argv)` of that module and prints what it measured."""
+"""`python -m tests.bench ingest|deliver|poll [options]`: run `main(argv)` of that module, which prints what it measured."""
 
 import importlib
 import sys

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from submitter.images import Picture, inspect
+from submitter.images import inspect
+from submitter.vocabulary import Picture
 
 
 def small_picture(

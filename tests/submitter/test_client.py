@@ -15,9 +15,9 @@ import pytest
 
 from submitter.client import Submitter, Wire, converse
 from submitter.errors import AnswerLost, NotSent, ProviderBusy, TaskRefused
-from submitter.images import Picture, json_request, plain_request
+from submitter.images import json_request, plain_request
 from submitter.providers import build
-from submitter.vocabulary import Cost, Exchange, State
+from submitter.vocabulary import Cost, Exchange, Picture, State
 from tests.submitter.pictures import big_picture, small_picture
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

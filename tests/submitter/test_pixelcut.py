@@ -17,9 +17,8 @@ from submitter.errors import (
     ProviderRefused,
     TaskRefused,
 )
-from submitter.images import Picture
 from submitter.providers import build
-from submitter.vocabulary import Image, State, Task
+from submitter.vocabulary import Image, Picture, State, Task
 from tests.submitter.answering import NOW, answer, finish, first_request, sample
 from tests.submitter.pictures import big_picture, small_picture
 from tests.submitter.test_upscayl import form

@@ -22,9 +22,8 @@ from submitter.errors import (
     TaskNotFound,
     TaskRefused,
 )
-from submitter.images import Picture
 from submitter.providers import build
-from submitter.vocabulary import Cost, State, Task
+from submitter.vocabulary import Cost, Picture, State, Task
 from tests.submitter.answering import answer, callback, finish, first_request, sample
 from tests.submitter.pictures import small_picture
 
