@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from receiver.commands import config, deliveries, demo, doctor, endpoints, jobs, migrate, serve, trigger, tunnel
+from receiver.commands import backup, config, deliveries, demo, doctor, endpoints, jobs, migrate, serve, trigger, tunnel
 from receiver.settings import SettingsInvalid
 
 cli = typer.Typer(
@@ -18,6 +18,8 @@ cli = typer.Typer(
 cli.command()(demo.demo)
 cli.command()(serve.serve)
 cli.command()(migrate.migrate)
+cli.command()(backup.backup)
+cli.command()(backup.restore)
 cli.command()(config.config)
 cli.command()(tunnel.tunnel)
 cli.command()(trigger.trigger)

@@ -1,0 +1,104 @@
+"""`receiver backup` and `receiver restore`: everything in one directory, consistent, while the receiver runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from receiver.secrets_file import secrets_path
+from receiver.settings import Settings, load
+
+_FILES = ("images", "inputs", "answers")
+
+
+def backup(directory: Annotated[Path, typer.Argument(help="A new directory.")]) -> None:
+    """
+    Copy database, files and generated secrets into a new directory.
+
+    The database comes first, as one consistent snapshot; files are written before the rows that name them, so the
+    copy holds every file that its rows name, unless its time to be dropped came meanwhile.
+    """
+    settings, _ = load()
+    if not settings.database_path.exists():
+        raise _told(f"there is no database at {settings.database_path}; is RECEIVER_DATA_DIR right?")
+    _new(directory)
+    with contextlib.closing(sqlite3.connect(settings.database_path, timeout=30)) as source:
+        source.execute("VACUUM INTO ?", (str(directory / "receiver.db"),))
+    _copy(settings.data_dir, directory)
+    _sync(directory)
+    typer.echo(f"backed up into {directory}")
+
+
+def restore(directory: Annotated[Path, typer.Argument(help="What `receiver backup` made.")]) -> None:
+    """Put a backup into an empty data directory. The receiver must not run."""
+    settings, _ = load()
+    database = directory / "receiver.db"
+    if not database.exists():
+        raise _told(f"{directory} holds no backup")
+    if settings.database_path.exists():
+        raise _told(f"there is a database at {settings.database_path}; move the data directory out of the way first")
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as source:
+        try:
+            said = source.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as exc:
+            said = str(exc)
+    if said != "ok":
+        raise _told(f"the backup's database is damaged: {said}")
+    _restore(settings, directory)
+    typer.echo(f"restored into {settings.data_dir}; start the receiver")
+
+
+def _restore(settings: Settings, directory: Path) -> None:
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _copy(directory, settings.data_dir)
+    settings.database_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # The database last, and in one step: its presence says that everything else is there.
+    part = settings.database_path.with_name(".restoring")
+    shutil.copyfile(directory / "receiver.db", part)
+    part.chmod(0o600)
+    _sync(settings.data_dir)
+    part.replace(settings.database_path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Files and generated secrets. One that is dropped while we copy is no longer wanted."""
+    for name in _FILES:
+        for path in sorted((source / name).rglob("*")) if (source / name).exists() else ():
+            to = target / path.relative_to(source)
+            if path.is_dir():
+                to.mkdir(parents=True, exist_ok=True, mode=0o700)
+            else:
+                to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copy2(path, to)
+    if secrets_path(source).exists():
+        secrets_path(target).touch(mode=0o600)
+        shutil.copy2(secrets_path(source), secrets_path(target))
+
+
+def _new(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        raise _told(f"{directory} is there already; name a new directory") from None
+
+
+def _sync(directory: Path) -> None:
+    """Have the copy on disk before anybody is told that it is."""
+    for path in (*directory.rglob("*"), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _told(message: str) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(1)

@@ -1,0 +1,63 @@
+"""`receiver backup` while jobs run, the machine lost, `receiver restore` on another."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from submitter.sandbox import Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import LiveReceiver, live, submit, wait_for_state
+from tests.receiver.commanding import Done, receiver_command
+
+
+async def command(receiver: LiveReceiver, *arguments: str) -> Done:
+    return await receiver_command(
+        *arguments, environment=receiver.full_environment(), directory=receiver.data_dir.parent
+    )
+
+
+async def test_a_backup_under_load_brings_back_jobs_images_and_callback_urls(tmp_path: Path) -> None:
+    sandbox = Sandbox(seed=3, turnaround_seconds=(0.1, 0.2))
+    async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
+        finished = await submit(client, "freepik", picture_bytes(160, 120))
+        before = await wait_for_state(client, finished["id"], kept=True)
+        picture = (await client.get(f"/v1/jobs/{finished['id']}/images/0")).content
+
+        async def load() -> None:
+            while True:
+                await submit(client, "apixo", picture_bytes(160, 120))
+
+        busy = asyncio.create_task(load())
+        done = await command(receiver, "backup", str(tmp_path / "kept"))
+        busy.cancel()
+        await asyncio.gather(busy, return_exceptions=True)
+        assert done.status == 0, done.err
+        again = await command(receiver, "backup", str(tmp_path / "kept"))
+        assert (again.status, "is there already" in again.err) == (1, True)
+        refused = await command(receiver, "restore", str(tmp_path / "kept"))
+        assert (refused.status, "out of the way" in refused.err) == (1, True)
+
+        await receiver.kill()
+        shutil.rmtree(receiver.data_dir)
+        assert (await command(receiver, "restore", str(tmp_path / "kept"))).status == 0
+        assert (receiver.data_dir / "receiver.db").stat().st_mode & 0o777 == 0o600
+        assert (receiver.data_dir / "secrets.json").stat().st_mode & 0o777 == 0o600
+        await receiver.start()
+        after = (await client.get(f"/v1/jobs/{finished['id']}")).json()
+        assert after == before
+        assert (await client.get(f"/v1/jobs/{finished['id']}/images/0")).content == picture
+        callback_url = sandbox.accepted("freepik")[0].callback_url or ""
+        assert (await client.get(callback_url)).status_code == 200
+
+
+async def test_a_damaged_backup_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    receiver = LiveReceiver(tmp_path / "data")
+    (tmp_path / "kept").mkdir()
+    assert "holds no backup" in (await command(receiver, "restore", str(tmp_path / "kept"))).err
+    (tmp_path / "kept" / "receiver.db").write_bytes(b"not a database at all, whatever its name" * 100)
+    done = await command(receiver, "restore", str(tmp_path / "kept"))
+    assert (done.status, "damaged" in done.err) == (1, True)
+    assert not receiver.data_dir.exists()
+    assert "there is no database" in (await command(receiver, "backup", str(tmp_path / "other"))).err

@@ -1,0 +1,175 @@
+"""Every file in deploy/, checked by the tool that will read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from receiver.metrics import Metrics
+from tests.live import ROOT
+
+DEPLOY = ROOT / "deploy"
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed here")
+    return found
+
+
+def run(*command: str, directory: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=directory, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_compose_describes_a_receiver_that_only_caddy_can_reach(tmp_path: Path) -> None:
+    if shutil.which("docker") and run("docker", "compose", "version").returncode == 0:
+        command = ["docker", "compose"]
+    elif shutil.which("docker-compose"):
+        command = ["docker-compose"]
+    else:
+        pytest.skip("neither the compose plugin of docker nor docker-compose is installed here")
+    for name in ("compose.yaml", "Dockerfile", "Caddyfile"):
+        shutil.copy(DEPLOY / name, tmp_path / name)
+    (tmp_path / ".env").write_text("DOMAIN=hooks.example.com\nFREEPIK_API_KEY=abc\n")
+    done = run(*command, "-f", "compose.yaml", "config", directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "RECEIVER_PUBLIC_URL: https://hooks.example.com" in done.stdout
+    (tmp_path / ".env").write_text("FREEPIK_API_KEY=abc\n")
+    without = run(*command, "-f", "compose.yaml", "config", directory=tmp_path)
+    assert without.returncode != 0
+    assert "deploy/.env" in without.stderr
+
+
+def test_no_image_is_taken_without_a_version() -> None:
+    images = re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    images += re.findall(r"^\s+image: (\S+)", (DEPLOY / "compose.yaml").read_text(), re.MULTILINE)
+    assert len(images) == 4
+    assert [one for one in images if not re.fullmatch(r"[a-z/-]+:\d+\.\d+\.\d+[a-z0-9.-]*", one)] == []
+
+
+def test_caddy_takes_the_caddyfile(tmp_path: Path) -> None:
+    settings = {"DOMAIN": "hooks.example.com", "UPSTREAM": "receiver:8000"}
+    homes = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    arguments = ["validate", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")]
+    done = run(tool("caddy"), *arguments, **settings, **homes)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
+    done = run(tool("nginx"), "-t", "-c", str(nginx_configuration(tmp_path)))
+    assert done.returncode == 0, done.stderr
+
+
+def nginx_configuration(directory: Path) -> Path:
+    """The example with paths and a certificate that exist."""
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    what = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=hooks.example.com"
+    made = run(tool("openssl"), *what.split(), "-keyout", str(key), "-out", str(certificate))
+    assert made.returncode == 0, made.stderr
+    text = (DEPLOY / "nginx.conf").read_text()
+    for old, new in {
+        "/etc/letsencrypt/live/hooks.example.com/fullchain.pem": str(certificate),
+        "/etc/letsencrypt/live/hooks.example.com/privkey.pem": str(key),
+        "/var/log/nginx": str(directory),
+        "/run/nginx.pid": str(directory / "nginx.pid"),
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = directory / "nginx.conf"
+    path.write_text(text)
+    return path
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    units = []
+    for path in sorted(DEPLOY.glob("*.service")) + sorted(DEPLOY.glob("*.timer")):
+        unit = tmp_path / path.name
+        unit.write_text(path.read_text().replace("/opt/receiver/bin/receiver", "/bin/true"))
+        units.append(str(unit))
+    done = run(tool("systemd-analyze"), "verify", *units)
+    complaints = [line for line in done.stderr.splitlines() if "receiver" in line]
+    assert (done.returncode, complaints) == (0, [])
+
+
+def test_the_service_is_hardened() -> None:
+    done = run(
+        tool("systemd-analyze"), "security", "--offline=true", "--threshold=20", str(DEPLOY / "receiver.service")
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+
+
+def test_prometheus_takes_the_alert_rules() -> None:
+    done = run(tool("promtool"), "check", "rules", str(DEPLOY / "alerts.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_name_only_metrics_and_labels_that_exist() -> None:
+    labels: dict[str, set[str]] = {}
+    for instrument in vars(Metrics()).values():
+        if not hasattr(instrument, "_labelnames"):
+            continue
+        for family in instrument.describe():
+            for suffix in ("", "_total", "_bucket", "_sum", "_count"):
+                labels[family.name + suffix] = {*instrument._labelnames, *(["le"] if suffix == "_bucket" else [])}
+    used = re.findall(r"\b(receiver_[a-z_]+)(?:\{([^}]*)\})?", (DEPLOY / "alerts.yml").read_text())
+    assert len(used) >= 15
+    for name, matchers in used:
+        assert name in labels, name
+        assert set(re.findall(r"(\w+)\s*[=!]~?", matchers)) <= labels[name], (name, matchers)
+
+
+def test_pinned_requirements_hold_hashes_and_no_address() -> None:
+    for name in ("requirements.txt", "requirements-build.txt"):
+        text = (DEPLOY / name).read_text()
+        pins = re.findall(r"^([a-z0-9-]+)==\S+ ", text, re.MULTILINE)
+        assert len(pins) == len(set(pins)) > 5
+        assert text.count("--hash=sha256:") >= len(pins)
+        assert "://" not in text
+        assert "index-url" not in text.partition("\n\n")[0].replace("--no-emit-index-url", "")
+
+
+def test_every_dependency_is_pinned() -> None:
+    wanted = re.findall(
+        r'^    "([a-z0-9-]+)[\[><=;]', (ROOT / "pyproject.toml").read_text().split("[project.optional")[0], re.M
+    )
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", (DEPLOY / "requirements.txt").read_text(), re.MULTILINE))
+    assert len(wanted) > 15
+    assert [name for name in wanted if name not in pinned] == []
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_dockerfile_work_in_a_clean_directory(tmp_path: Path) -> None:
+    """Its RUN lines of the first stage, with other paths and without an image; then what the image would run."""
+    source = tmp_path / "source"
+    shutil.copytree(DEPLOY, source / "deploy")
+    for name in ("receiver", "submitter"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source / name)
+    first_stage = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[0]
+    steps = re.findall(r"^RUN ((?:.*\\\n)*.*)$", first_stage, re.MULTILINE)
+    assert len(steps) == 3
+    for step in steps:
+        command = (
+            step.replace("\\\n", " ")
+            .replace("/opt/", f"{tmp_path}/opt/")
+            .replace("python -m", f"{sys.executable} -m", 1)
+        )
+        done = run("sh", "-euc", command, directory=source)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    program = tmp_path / "opt" / "receiver" / "bin" / "receiver"
+    done = run(str(program), "config", "--json", directory=tmp_path, PYTHONPATH="")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["items"]
+    assert run(str(program), "migrate", directory=tmp_path, PYTHONPATH="").returncode == 0
+    assert not (tmp_path / "opt" / "receiver" / "bin" / "pip").exists()
