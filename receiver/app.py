@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import structlog
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -26,7 +27,7 @@ from receiver.admissions import Admissions
 from receiver.api import Bearer, JobsApi
 from receiver.archive import Archive
 from receiver.blobs import Blobs
-from receiver.callbacks import Callbacks
+from receiver.callbacks import Callbacks, Doorway
 from receiver.database import Database
 from receiver.deliveries import Deliveries
 from receiver.delivery_log import DeliveryLog
@@ -81,6 +82,7 @@ class Receiver:
         self._each = each
         self.loops: list[Loop] = []
         self.app = Starlette(
+            middleware=[Middleware(Doorway, callbacks=lambda: self.callbacks)],
             lifespan=self._lifespan,
             exception_handlers={Problem: answer_problem, 404: _not_found, 405: _not_allowed, 500: _own_trouble},
         )
@@ -129,7 +131,7 @@ class Receiver:
         self.notifier = Notifier(
             Deliveries(self.database),
             self.endpoints,
-            lambda: Outbound(guard, ssl_context=tls, max_connections=1000),
+            lambda: Outbound(guard, ssl_context=tls, max_connections=1),
             self.metrics,
             owner=self.leases.owner,
             secrets=self.notify_secrets,
@@ -201,7 +203,7 @@ class Receiver:
         self._mount(blobs)
 
     def _mount(self, blobs: Blobs) -> None:
-        callbacks = Callbacks(
+        self.callbacks = Callbacks(
             self.intake,
             self.store,
             self.providers,
@@ -228,7 +230,7 @@ class Receiver:
             told=self._told,
         )
         self.app.router.routes[:] = [
-            Route("/callbacks/{provider}/{token}", callbacks, methods=["GET", "HEAD", "POST"]),
+            Route("/callbacks/{provider}/{token}", self.callbacks, methods=["GET", "HEAD", "POST"]),
             *jobs.routes(bearer),
             *EventsApi(self.events, self.stream, tuple(self.providers)).routes(bearer),
             *EndpointsApi(

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 from prometheus_client import Counter
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.evidence import Evidence
 from receiver.groups import Overloaded
@@ -45,6 +45,7 @@ _KEPT_REFUSALS_IN_ALL = Rate(200, 60)
 _KEPT_REFUSED_BYTES = Rate(4 * 1024 * 1024, 86_400)
 _KEPT_REFUSED_BYTES_IN_ALL = Rate(64 * 1024 * 1024, 86_400)
 _SOURCES = 1024
+_METHODS = frozenset({"GET", "HEAD", "POST"})
 _MAX_PEER_CHARS = 64
 
 
@@ -54,6 +55,27 @@ class _TooLarge(Exception):
 
 class _Gone(Exception):
     """The sender hung up."""
+
+
+class Doorway:
+    """
+    ASGI middleware that takes callbacks out before the router: the hot path passes no table of routes.
+
+    Everything else, other methods included, goes on to *app*.
+    """
+
+    def __init__(self, app: ASGIApp, callbacks: Callable[[], ASGIApp]) -> None:
+        self._app = app
+        self._callbacks = callbacks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/callbacks/") and scope["method"] in _METHODS:
+            provider, _, token = scope["path"].removeprefix("/callbacks/").partition("/")
+            if provider and token and "/" not in token:
+                scope["path_params"] = {"provider": provider, "token": token}
+                await self._callbacks()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Callbacks:
