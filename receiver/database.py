@@ -53,7 +53,7 @@ class Database:
     @classmethod
     async def open(cls, path: Path, *, readers: int = 4) -> Database:
         """Open *path*, make it if it is not there, and bring it to the newest schema."""
-        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(_make_private, path)
         url = f"sqlite+aiosqlite:///{path}"
         writer = create_async_engine(
             url, connect_args={"isolation_level": None}, hide_parameters=True, pool_size=1, max_overflow=0
@@ -145,6 +145,12 @@ class Database:
 def newest_schema() -> str | None:
     """The revision that this version of the code wants."""
     return _script().get_current_head()
+
+
+def _make_private(path: Path) -> None:
+    """Secrets of endpoints are in there: a new file, and the log files beside it, are for their owner only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600, exist_ok=True)
 
 
 def upgrade(connection: Connection) -> None:

@@ -29,3 +29,12 @@ async def test_opening_a_database_again_changes_nothing(tmp_path: Path) -> None:
 
 def _differences(connection: Connection) -> list[object]:
     return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+
+async def test_a_new_database_is_for_its_owner_only(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "receiver.db")
+    async with database.write_raw() as db:
+        await db.execute("CREATE TABLE something (a)")
+        modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+    await database.close()
+    assert set(modes.values()) == {"0o600"}, modes
