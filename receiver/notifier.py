@@ -1,11 +1,11 @@
 """
 Telling downstream systems: signed, at least once.
 
-Each lane (an endpoint, or the origin of notify URLs) has slots, connections and queues of its own, so one that hangs
-delays only itself. Within a lane first tries and later tries queue apart: later ones get one start in four, and never
-all slots. A slot is free again when its attempt is booked, so a death repeats at most as many deliveries as there are
-slots, each with its event's id. Headers and secrets are those of Standard Webhooks; redirects are not followed; only
-2xx is delivered.
+Each lane (an endpoint, or the origin of notify URLs) has slots and queues of its own, so one that hangs delays only
+itself; each slot has its own connection, because in a pool every post looks through all of them. Within a lane first
+tries and later tries queue apart: later ones get one start in four, and never all slots. A slot is free again when its
+attempt is booked, so a death repeats at most as many deliveries as there are slots, each with its event's id. Headers
+and secrets are those of Standard Webhooks; redirects are not followed; only 2xx is delivered.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from receiver.metrics import Metrics
 from receiver.outbound import Outbound, retry_after_seconds
 from receiver.pacing import Bucket
 from receiver.settings import parse_rate
+from receiver.transport import KEEPALIVE_SECONDS
 from submitter.signatures import sign
 
 log = structlog.get_logger("receiver.notifier")
@@ -43,17 +44,18 @@ _MOST_IDLE_LANES = 200
 
 @dataclass(slots=True)
 class _Lane:
-    """What this process holds for one receiver of deliveries, and its means."""
+    """What this process holds for one receiver of deliveries, and its means. Each slot has a client of its own."""
 
-    outbound: Outbound
     crew: Crew
     bucket: Bucket
     endpoint: Endpoint | None
+    clients: list[Outbound] = field(default_factory=list)
     first: deque[Delivery] = field(default_factory=deque)
     later: deque[Delivery] = field(default_factory=deque)
     later_busy: int = 0
     starts: int = 0
     more: bool = False
+    used_at: float = 0.0
 
     @property
     def idle(self) -> bool:
@@ -87,12 +89,17 @@ class _Lane:
         self.first.clear()
         self.later.clear()
 
+    async def close(self) -> None:
+        """Close the connections of the slots that are free."""
+        clients, self.clients = self.clients, []
+        await asyncio.gather(*(client.aclose() for client in clients))
+
 
 class Notifier:
     """
     Delivers what is due. *secrets* sign deliveries to notify URLs; *schedule* is in seconds.
 
-    *connect* makes the guarded client of a lane; *told* is called when a booking told something.
+    *connect* makes the guarded client of a slot; *told* is called when a booking told something.
     """
 
     def __init__(
@@ -145,7 +152,7 @@ class Notifier:
             await self._deliveries.hand_back(waiting, owner=self._owner)
         await asyncio.gather(*(lane.crew.dismiss(grace_seconds=grace_seconds) for lane in self._lanes.values()))
         await self._booking.drain()
-        await asyncio.gather(*(lane.outbound.aclose() for lane in self._lanes.values()))
+        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
 
     # --- Lanes ------------------------------------------------------------------------------------------------------
 
@@ -153,7 +160,7 @@ class Notifier:
         """Make lanes for what waits, bring the settings of all up to date, forget some that have nothing to do."""
         for name in {*agenda.first, *agenda.later} - set(self._lanes):
             crew = Crew(_NOTIFY_CONCURRENCY, on_free=lambda name=name: self._freed(name))  # type: ignore[misc]
-            self._lanes[name] = _Lane(self._connect(), crew, Bucket([]), None)
+            self._lanes[name] = _Lane(crew, Bucket([]), None)
         for name, lane in self._lanes.items():
             endpoint = endpoints.get(name)
             if endpoint == lane.endpoint:
@@ -165,9 +172,13 @@ class Notifier:
                 lane.bucket = Bucket([parse_rate(rate)] if rate else [])
             lane.crew.size = endpoint.concurrency if endpoint else _NOTIFY_CONCURRENCY
             lane.endpoint = endpoint
+        quiet_since = time.monotonic() - KEEPALIVE_SECONDS
+        for lane in self._lanes.values():
+            if lane.clients and lane.idle and lane.used_at < quiet_since:
+                await lane.close()
         if len(self._lanes) > _MOST_IDLE_LANES:
             for name in [n for n, one in self._lanes.items() if one.idle and n not in {*agenda.first, *agenda.later}]:
-                await self._lanes.pop(name).outbound.aclose()
+                await self._lanes.pop(name).close()
 
     async def _take_in(self, agenda: Agenda, now: datetime) -> None:
         """Hold what is due, as far as the lanes have room; `more` where there may be more than that."""
@@ -198,6 +209,7 @@ class Notifier:
                 return 3600.0
             lane.bucket.take()
             lane.starts += 1
+            lane.used_at = time.monotonic()
             lane.later_busy += delivery.retry
             lane.crew.start(self._work(lane, delivery), name=delivery.id)
 
@@ -211,13 +223,15 @@ class Notifier:
     # --- Attempts ---------------------------------------------------------------------------------------------------
 
     async def _work(self, lane: _Lane, delivery: Delivery) -> None:
+        client = lane.clients.pop() if lane.clients else self._connect()
         try:
-            outcome = await self.attempt(lane.outbound, delivery, lane.endpoint)
+            outcome = await self.attempt(client, delivery, lane.endpoint)
             await self._booking.add(outcome)
         except asyncio.CancelledError:
             await asyncio.shield(self._deliveries.hand_back([delivery.id], owner=self._owner))
             raise
         finally:
+            lane.clients.append(client)
             lane.later_busy -= delivery.retry
         if outcome.gone and not delivery.example:
             lane.drop()

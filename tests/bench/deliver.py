@@ -1,0 +1,236 @@
+"""
+How fast events reach a subscriber.
+
+`events`: jobs settle in the store while the notifier delivers, from the first settled job to the last 200; against a
+bare httpx client that posts the same bodies to the same subscriber with as many at once, in turns, median of the
+rounds. `latency`: signed callbacks at a steady rate into a real receiver, from the moment each is sent to the moment
+its notification is at the subscriber. The subscriber is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvloop
+
+from receiver.database import Database
+from receiver.deliveries import Deliveries
+from receiver.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.events import Events
+from receiver.guard import Guard
+from receiver.ids import new_id
+from receiver.jobs import Source
+from receiver.lifecycle import News, Timing
+from receiver.metrics import Metrics
+from receiver.notifier import Notifier
+from receiver.outbound import Outbound
+from receiver.settings import Settings
+from receiver.store import Item, Store
+from receiver.tokens import Tokens
+from submitter.sandbox import FREEPIK_WEBHOOK_SECRET
+from submitter.signatures import new_secret, sign
+from submitter.vocabulary import Image, Report, State
+from tests.bench.filling import add_running, callback_body
+from tests.bench.subscriber import seen, subscriber
+from tests.live import LiveReceiver
+
+_SECRET_KEY = "a-key-of-the-bench"
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench deliver", description=__doc__)
+    parser.add_argument("--events", type=int, default=2000, help="events in a round")
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rate", type=float, default=200.0, help="callbacks per second")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long callbacks come; 0 leaves it out")
+    options = parser.parse_args(argv)
+    print(json.dumps(uvloop.run(measure(**vars(options))), indent=2))
+
+
+async def measure(*, events: int, concurrency: int, rounds: int, rate: float, seconds: float) -> dict[str, Any]:
+    """All numbers."""
+    result: dict[str, Any] = {}
+    if rounds:
+        ours, bare = [], []
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as directory:
+                async with subscriber() as origin:
+                    took, bodies = await delivered(Path(directory), origin, events, concurrency)
+                    ours.append(events / took)
+                    bare.append(events / await posted(origin, bodies, concurrency))
+        ratios = [one / other for one, other in zip(ours, bare, strict=True)]
+        result["events"] = {
+            "delivered_per_second": round(statistics.median(ours)),
+            "bare_httpx_per_second": round(statistics.median(bare)),
+            "ratio": round(statistics.median(ratios), 3),
+            "ratios": [round(one, 3) for one in ratios],
+            "concurrency": concurrency,
+            "events": events,
+        }
+    if seconds:
+        with tempfile.TemporaryDirectory() as directory:
+            result["latency"] = await latency(Path(directory), rate, seconds)
+    return result
+
+
+async def delivered(directory: Path, origin: str, count: int, concurrency: int) -> tuple[float, list[bytes]]:
+    """Seconds from the first settled job to the last 200, and the bodies that were sent."""
+    path = directory / "receiver.db"
+    database = await Database.open(path)
+    made = add_running(path, count)
+    endpoint = Endpoint(
+        new_id("ep"),
+        f"{origin}/hook",
+        datetime.now(UTC),
+        (SigningSecret(new_secret()),),
+        event_types=("job.succeeded",),
+        concurrency=concurrency,
+    )
+    await Endpoints(database).add(endpoint)
+    async with _notifying(database) as notifier:
+        store = Store(database, public_url=lambda: "https://hooks.example.com")
+        clock = time.monotonic()
+        for start in range(0, count, 200):
+            items = [Item(job, News(_done(task), Source.CALLBACK)) for job, task in made[start : start + 200]]
+            await store.settle(items, datetime.now(UTC), lambda _: Timing(1, 1, 1))
+            notifier.loop.wake()
+        came: dict[str, float] = {}
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            while len(came) < count:
+                await asyncio.sleep(0.2)
+                came.update(await seen(client, origin))
+    found, _ = await Events(database).after(0, limit=10 * count)
+    await database.close()
+    bodies = [event.body.encode() for event in found if event.type == "job.succeeded"]
+    return max(came.values()) - clock, bodies
+
+
+async def posted(origin: str, bodies: list[bytes], concurrency: int) -> float:
+    """Seconds that a plain httpx client needs for the same."""
+    waiting = iter(bodies)
+    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+    async with httpx.AsyncClient(trust_env=False, limits=limits, timeout=30) as client:
+
+        async def work() -> None:
+            for body in waiting:
+                answer = await client.post(f"{origin}/hook", content=body, headers={"content-type": "application/json"})
+                answer.raise_for_status()
+
+        clock = time.monotonic()
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+        return time.monotonic() - clock
+
+
+async def latency(directory: Path, rate: float, seconds: float) -> dict[str, Any]:
+    """Callback in, notification out, at *rate*."""
+    receiver = LiveReceiver(
+        directory / "data",
+        {
+            "FREEPIK_API_KEY": "a-key",
+            "FREEPIK_BASE_URL": "http://127.0.0.1:9",
+            "FREEPIK_WEBHOOK_SECRET": FREEPIK_WEBHOOK_SECRET,
+            "RECEIVER_SECRET_KEYS": _SECRET_KEY,
+        },
+    )
+    async with subscriber() as origin:
+        await receiver.start()
+        try:
+            count = int(rate * seconds)
+            async with receiver.client() as client:
+                asked = {"url": f"{origin}/hook", "event_types": ["job.succeeded"], "concurrency": 32}
+                (await client.post("/v1/endpoints", json=asked)).raise_for_status()
+            made = await asyncio.to_thread(add_running, directory / "data" / "receiver.db", count)
+            sent = await _send_callbacks(receiver, made, rate)
+            came: dict[str, float] = {}
+            async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False, timeout=30) as client:
+                while len(came) < count:
+                    await asyncio.sleep(0.2)
+                    came.update(await seen(client, origin))
+            jobs = await _jobs_of_events(receiver)
+        finally:
+            await receiver.stop()
+    took = sorted(came[event] - sent[jobs[event]] for event in came)
+    return {
+        "callbacks_per_second": rate,
+        "count": count,
+        "p50_ms": round(1000 * took[len(took) // 2], 1),
+        "p99_ms": round(1000 * took[int(len(took) * 0.99)], 1),
+        "max_ms": round(1000 * took[-1], 1),
+    }
+
+
+async def _send_callbacks(receiver: LiveReceiver, made: list[tuple[str, str]], rate: float) -> dict[str, float]:
+    """When the callback of each job was sent."""
+    tokens, sent = Tokens([_SECRET_KEY]), dict[str, float]()
+    async with httpx.AsyncClient(base_url=receiver.url, trust_env=False, timeout=30) as client:
+
+        async def send(job: str, task: str) -> None:
+            now, message = datetime.now(UTC), new_id("msg")
+            body = callback_body(task, "COMPLETED", "http://127.0.0.1:9/result.png")
+            headers = {
+                "content-type": "application/json",
+                "webhook-id": message,
+                "webhook-timestamp": str(int(now.timestamp())),
+                "webhook-signature": sign(FREEPIK_WEBHOOK_SECRET.encode(), message, now, body),
+            }
+            url = f"/callbacks/freepik/{tokens.callback(job, 'freepik')}"
+            sent[job] = time.monotonic()
+            (await client.post(url, content=body, headers=headers)).raise_for_status()
+
+        began, sending = time.monotonic(), []
+        for n, (job, task) in enumerate(made):
+            await asyncio.sleep(max(began + n / rate - time.monotonic(), 0))
+            sending.append(asyncio.create_task(send(job, task)))
+        await asyncio.gather(*sending)
+    return sent
+
+
+async def _jobs_of_events(receiver: LiveReceiver) -> dict[str, str]:
+    found, cursor = {}, "0"
+    async with receiver.client() as client:
+        while cursor is not None:
+            params = {"cursor": cursor, "limit": "500", "type": "job.succeeded"}
+            page = (await client.get("/v1/events", params=params)).json()
+            found.update({item["id"]: item["job_id"] for item in page["items"]})
+            cursor = page["next"]
+    return found
+
+
+@contextlib.asynccontextmanager
+async def _notifying(database: Database) -> AsyncIterator[Notifier]:
+    guard, tls = Guard(Settings(allow_networks="127.0.0.0/8").allow_networks), httpx.create_ssl_context()  # type: ignore[arg-type]
+    notifier = Notifier(
+        Deliveries(database),
+        Endpoints(database),
+        lambda: Outbound(guard, ssl_context=tls, max_connections=1),
+        Metrics(),
+        owner=f"bench-{os.getpid()}",
+        secrets=[new_secret()],
+        schedule=[0.0],
+        told=lambda: None,
+    )
+    running = [asyncio.create_task(loop.run()) for loop in (notifier.loop, notifier.renewals)]
+    try:
+        yield notifier
+    finally:
+        await notifier.dismiss(grace_seconds=1)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def _done(task: str) -> Report:
+    return Report(task, State.SUCCEEDED, images=(Image(url="https://images.example.com/result.png"),))
