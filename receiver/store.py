@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import desc, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,7 +26,17 @@ from receiver.images import Images, images_of, insert_images, new_image
 from receiver.jobs import Job, KeptImage, Source, Verdict
 from receiver.lifecycle import Change, News, Timing, advance
 from receiver.outbox import Happening, about_job, tell, tell_in
-from receiver.rows import JOB_COLUMNS, MUTABLE, chunks, job_from_row, job_values, jobs_by_id, jobs_in, one_row, us
+from receiver.rows import (
+    JOB_COLUMNS,
+    changed_columns,
+    chunks,
+    job_from_row,
+    job_values,
+    jobs_by_id,
+    jobs_in,
+    one_row,
+    us,
+)
 from submitter.vocabulary import Failure, Report, State
 
 
@@ -274,27 +285,22 @@ class KeyReused(Exception):
         self.job_id = job_id
 
 
-_UPDATE_JOB = (
-    f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in MUTABLE)}, version = ?,"
-    " lease_owner = CASE WHEN ? THEN NULL ELSE lease_owner END,"
-    " lease_until = CASE WHEN ? THEN NULL ELSE lease_until END WHERE id = ? AND version = ?"
-)
-
-
 def _update_jobs(db: sqlite3.Connection, read: dict[str, Job], current: dict[str, Job], released: set[str]) -> None:
-    rows = []
+    """Write what changed, where the version is still the one that was read; let go of the leases on *released*."""
+    statements: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
     for job_id, job in current.items():
         before = read[job_id]
-        if job is before and job_id not in released:
-            continue
-        values = job_values(job)
-        free = job_id in released
-        rows.append((*(values[name] for name in MUTABLE), before.version + 1, free, free, job_id, before.version))
-    if not rows:
-        return
-    cursor = db.executemany(_UPDATE_JOB, rows)
-    if cursor.rowcount != len(rows):
-        raise RuntimeError("a job changed inside an immediate transaction")
+        changed = changed_columns(before, job)
+        if job_id in released:
+            changed |= {"lease_owner": None, "lease_until": None}
+        if changed:
+            row = (*changed.values(), before.version + 1, job_id, before.version)
+            statements.setdefault(tuple(changed), []).append(row)
+    for names, rows in statements.items():
+        assignments = ", ".join(f"{name} = ?" for name in (*names, "version"))
+        cursor = db.executemany(f"UPDATE jobs SET {assignments} WHERE id = ? AND version = ?", rows)
+        if cursor.rowcount != len(rows):
+            raise RuntimeError("a job changed inside an immediate transaction")
 
 
 def _holders(db: sqlite3.Connection, items: Sequence[Item], jobs: dict[str, Job]) -> dict[tuple[str, str], str]:
