@@ -238,7 +238,7 @@ class Receiver:
                 self.delivery_log,
                 self.outbound.guard,
                 base_url=lambda: self.base_url,
-                changed=self.notifier.loop.wake,
+                changed=self.notifier.endpoints_changed,
             ).routes(bearer),
             *DeliveriesApi(self.endpoints, self.delivery_log, changed=self.notifier.loop.wake).routes(bearer),
             *self.health.routes(),

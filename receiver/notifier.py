@@ -28,6 +28,7 @@ from receiver.leases import LEASE
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
 from receiver.outbound import Outbound, retry_after_seconds
+from receiver.outbox import is_notify_lane
 from receiver.pacing import Bucket
 from receiver.settings import parse_rate
 from receiver.transport import KEEPALIVE_SECONDS
@@ -39,6 +40,7 @@ _NOTIFY_CONCURRENCY = 10
 _NOTIFY_TIMEOUT_SECONDS = 15.0
 _ANSWER_BYTES = 1024
 _LATER_ONE_IN = 4
+_MINDS_SECONDS = 1.0
 _MOST_IDLE_LANES = 200
 
 
@@ -125,6 +127,8 @@ class Notifier:
         self._told = told
         self._clock = clock
         self._lanes: dict[str, _Lane] = {}
+        self._known: Mapping[str, Endpoint] = {}
+        self._known_at = -_MINDS_SECONDS
         self._booking: GroupCommit[Outcome] = GroupCommit(self._book, batch=256)
         self.loop = Loop("notifier", self.step)
         self.renewals = Loop("delivery-leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
@@ -135,13 +139,17 @@ class Notifier:
         agenda = await self._deliveries.agenda(now)
         if not agenda.first and not agenda.later and not self._lanes:
             return 3600.0
-        endpoints = {one.id: one for one in await self._endpoints.all()}
-        await self._refresh(agenda, endpoints)
+        await self._refresh(agenda, await self._known_endpoints(agenda))
         await self._take_in(agenda, now)
         waits = [self._fill(lane) for lane in self._lanes.values()]
         if (next_at := agenda.next_after(now)) is not None:
             waits.append((next_at - now).total_seconds())
         return max(min(waits, default=3600.0), 0.001)
+
+    def endpoints_changed(self) -> None:
+        """Something about an endpoint was changed here: mind it now. Changes by others are minded within a second."""
+        self._known_at = -_MINDS_SECONDS
+        self.loop.wake()
 
     async def dismiss(self, *, grace_seconds: float) -> None:
         """Let attempts in flight end, hand everything else back."""
@@ -155,6 +163,15 @@ class Notifier:
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
 
     # --- Lanes ------------------------------------------------------------------------------------------------------
+
+    async def _known_endpoints(self, agenda: Agenda) -> Mapping[str, Endpoint]:
+        """All endpoints as of a second ago at most; read anew where one is not known yet."""
+        now = time.monotonic()
+        unknown = any(name not in self._known and not is_notify_lane(name) for name in (*agenda.first, *agenda.later))
+        if unknown or now - self._known_at >= _MINDS_SECONDS:
+            self._known_at = now
+            self._known = {one.id: one for one in await self._endpoints.all()}
+        return self._known
 
     async def _refresh(self, agenda: Agenda, endpoints: Mapping[str, Endpoint]) -> None:
         """Make lanes for what waits, bring the settings of all up to date, forget some that have nothing to do."""

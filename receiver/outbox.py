@@ -147,8 +147,15 @@ def one_line(told: dict[str, Any]) -> str:
     return text if text.isascii() else _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+_NOTIFY = "notify:"
+
+
+def is_notify_lane(lane: str) -> bool:
+    return lane.startswith(_NOTIFY)
+
+
 def notify_lane(url: str) -> str:
     """Notify URLs of one origin share a lane, as an endpoint's deliveries do: one slow host delays only itself."""
     parts = urlsplit(url)
     origin = f"{parts.scheme}://{parts.netloc}".lower()
-    return "notify:" + hashlib.sha256(origin.encode()).hexdigest()[:24]
+    return _NOTIFY + hashlib.sha256(origin.encode()).hexdigest()[:24]

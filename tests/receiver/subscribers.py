@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,12 +102,12 @@ class House:
             schedule=schedule,
             told=self.wake,
         )
-        wake: Callable[[], None] = self.wake
+        changed = self.notifier.endpoints_changed
         bearer = Bearer([TOKEN])
         self.app = Starlette(
             routes=[
-                *EndpointsApi(self.endpoints, self.log, self.guard, base_url=str, changed=wake).routes(bearer),
-                *DeliveriesApi(self.endpoints, self.log, changed=wake).routes(bearer),
+                *EndpointsApi(self.endpoints, self.log, self.guard, base_url=str, changed=changed).routes(bearer),
+                *DeliveriesApi(self.endpoints, self.log, changed=changed).routes(bearer),
             ],
             exception_handlers={Problem: answer_problem},
         )
