@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from receiver.commands import backup, config, deliveries, demo, doctor, endpoints, jobs, migrate, serve, trigger, tunnel
+from receiver.commands import (
+    backup,
+    config,
+    deliveries,
+    demo,
+    doctor,
+    endpoints,
+    jobs,
+    listen,
+    migrate,
+    serve,
+    trigger,
+    tunnel,
+)
 from receiver.settings import SettingsInvalid
 
 cli = typer.Typer(
@@ -22,6 +35,7 @@ cli.command()(backup.backup)
 cli.command()(backup.restore)
 cli.command()(config.config)
 cli.command()(tunnel.tunnel)
+cli.command()(listen.listen)
 cli.command()(trigger.trigger)
 cli.command()(doctor.doctor)
 cli.add_typer(jobs.jobs, name="jobs")

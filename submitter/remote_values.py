@@ -100,13 +100,18 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. `id` is the same in deliveries; `job` is set where it is about one."""
+    """
+    Something that happened. `id` is the same in deliveries; `job` is set where it is about one.
+
+    `body` is the very text that endpoints are sent.
+    """
 
     position: int
     id: str
     type: str
     timestamp: datetime
     data: Mapping[str, Any] = field(repr=False)
+    body: str = field(default="", repr=False)
 
     @property
     def job(self) -> Job | None:
@@ -124,6 +129,7 @@ class Event:
             type=body["type"],
             timestamp=timestamp,
             data=body["data"],
+            body=fields["data"],
         )
 
 

@@ -156,8 +156,8 @@ def test_the_steps_of_the_dockerfile_work_in_a_clean_directory(tmp_path: Path) -
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source / name)
-    first_stage = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[0]
-    steps = re.findall(r"^RUN ((?:.*\\\n)*.*)$", first_stage, re.MULTILINE)
+    first_stage = (DEPLOY / "Dockerfile").read_text().split("\nFROM ")[1]
+    steps = re.findall(r"^RUN ((?:[^\n]*\\\n)*[^\n]*)$", first_stage, re.MULTILINE)
     assert len(steps) == 3
     for step in steps:
         command = (

@@ -1,0 +1,211 @@
+"""`receiver listen`: events come to an application on this machine, each once and in order, whatever is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import httpx
+from standardwebhooks.webhooks import Webhook
+
+from submitter.sandbox import Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from submitter.signatures import new_secret
+from tests.live import TOKEN, eventually, free_port, live, submit, wait_for_state
+from tests.receiver.commanding import PROGRAM, bare_environment, receiver_command
+
+CUTS = 20
+
+
+class Application:
+    """A downstream application: checks every event with the official library and keeps it."""
+
+    def __init__(self, secret: str) -> None:
+        self.port = free_port()
+        self.events: list[tuple[str, str]] = []
+        self.status = 200
+        self._webhook = Webhook(secret)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    async def serve(self) -> asyncio.Server:
+        return await asyncio.start_server(self._answer, "127.0.0.1", self.port)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+                body = await reader.readexactly(int(headers["content-length"]))
+                self._webhook.verify(body, headers)
+                self.events.append((headers["webhook-id"], json.loads(body)["type"]))
+                writer.write(f"HTTP/1.1 {self.status} X\r\ncontent-length: 0\r\n\r\n".encode())
+                await writer.drain()
+        writer.close()
+
+
+class Cable:
+    """A TCP connection between here and *port* that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._open: set[asyncio.StreamWriter] = set()
+        self.connections = 0
+
+    async def serve(self) -> asyncio.Server:
+        return await asyncio.start_server(self._connected, "127.0.0.1", 0)
+
+    def cut(self) -> int:
+        """Reset everything that is open; returns how many connections that were."""
+        cut = len(self._open)
+        for writer in list(self._open):
+            writer.transport.abort()
+        self._open.clear()
+        return cut
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            upstream, out = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.close()
+            return
+        self.connections += 1
+        self._open.add(writer)
+        try:
+            await asyncio.gather(_pump(reader, out), _pump(upstream, writer))
+        finally:
+            self._open.discard(writer)
+            writer.close()
+            out.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A `receiver listen` of its own process; its output stands in `listen.out` and `listen.err`."""
+    with (tmp_path / "listen.out").open("wb") as out, (tmp_path / "listen.err").open("wb") as err:
+        process = await asyncio.create_subprocess_exec(
+            *PROGRAM, "listen", *arguments, env=bare_environment(), cwd=tmp_path, stdout=out, stderr=err
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), 10)
+
+
+def _more_than(found: list[tuple[str, str]], count: int) -> bool:
+    return len(found) > count
+
+
+async def told_by(client: httpx.AsyncClient) -> list[tuple[str, str]]:
+    """All events of a receiver, from its pages."""
+    found: list[tuple[str, str]] = []
+    cursor = "0"
+    while cursor:
+        page = (await client.get(f"/v1/events?limit=500&cursor={cursor}")).json()
+        found += [(one["id"], one["type"]) for one in page["items"]]
+        cursor = page["next"]
+    return found
+
+
+async def test_across_twenty_cuts_under_load_every_event_comes_once_in_order_and_verifies(tmp_path: Path) -> None:
+    secret = new_secret()
+    application = Application(secret)
+    sandbox = Sandbox(seed=5, turnaround_seconds=(0.05, 0.3))
+    async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
+        cable = Cable(receiver.port)
+        async with await cable.serve() as server, await application.serve():
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            arguments = ["--forward-to", application.url, "--url", url, "--token", TOKEN, "--secret", secret]
+            async with listening(tmp_path, *arguments, "--after", "0") as process:
+                jobs = []
+                cuts = 0
+                while cuts < CUTS:
+                    seen = len(application.events)
+                    jobs.append(
+                        await submit(client, ("freepik", "apixo", "pixelcut")[cuts % 3], picture_bytes(160, 120))
+                    )
+                    await eventually(partial(_more_than, application.events, seen), seconds=20)
+                    cuts += 1 if cable.cut() else 0
+                for job in jobs:
+                    await wait_for_state(client, job["id"], kept=True)
+                wanted = await told_by(client)
+                await eventually(lambda: len(application.events) >= len(wanted), seconds=20)
+                process.send_signal(signal.SIGTERM)
+                assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert cable.connections >= CUTS
+        assert application.events == wanted
+        assert len(wanted) > 3 * CUTS
+        lines = (tmp_path / "listen.out").read_text().splitlines()
+        assert len(lines) == len(wanted)
+        assert all(kind in line and "→ 200" in line for line, (_, kind) in zip(lines, wanted, strict=True))
+        assert TOKEN not in "".join(lines) + (tmp_path / "listen.err").read_text()
+
+
+async def test_an_application_that_is_not_there_yet_is_waited_for_and_types_are_chosen(tmp_path: Path) -> None:
+    secret = new_secret()
+    application = Application(secret)
+    application.status = 418
+    async with live(tmp_path) as (receiver, _), receiver.client() as client:
+        job = await submit(client, "freepik", picture_bytes(160, 120))
+        await wait_for_state(client, job["id"], kept=True)
+        arguments = ["--forward-to", application.url, "--url", receiver.url, "--token", TOKEN, "--secret", secret]
+        chosen = ["--types", "job.queued,job.succeeded", "--after", "0", "--json"]
+        async with listening(tmp_path, *arguments, *chosen):
+            await eventually(lambda: "nothing listens there" in (tmp_path / "listen.err").read_text(), seconds=20)
+            async with await application.serve():
+                await eventually(lambda: len(application.events) == 2, seconds=20)
+        assert [kind for _, kind in application.events] == ["job.queued", "job.succeeded"]
+        lines = [json.loads(line) for line in (tmp_path / "listen.out").read_text().splitlines()]
+        assert [(line["type"], line["status"]) for line in lines] == [("job.queued", 418), ("job.succeeded", 418)]
+
+
+async def test_a_wrong_token_and_wrong_arguments_are_told(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    async with live(tmp_path) as (receiver, _):
+        for arguments, status, said in (
+            (("--url", receiver.url, "--token", "not-the-token"), 1, "a bearer token is needed"),
+            (("--url", receiver.url, "--types", "job.sneezed"), 2, "there is no event 'job.sneezed'"),
+            (("--url", receiver.url, "--token", TOKEN, "--secret", "short"), 2, "--secret"),
+            (("--url", receiver.url), 2, "--token"),
+        ):
+            done = await receiver_command(
+                "listen", "--forward-to", "http://127.0.0.1:1/", *arguments,
+                environment=bare_environment(), directory=elsewhere,
+            )  # fmt: skip
+            assert done.status == status, done.err
+            assert said in done.err
+
+
+async def test_beside_its_receiver_it_finds_the_token_and_shows_a_secret_of_its_own(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _), receiver.client() as client:
+        (tmp_path / ".env").write_text(f"RECEIVER_API_TOKENS={TOKEN}\n")
+        port = free_port()
+        async with listening(
+            tmp_path, "--forward-to", f"http://127.0.0.1:{port}/", "--url", receiver.url, "--after", "0"
+        ):
+            path = tmp_path / "listen.err"
+            await eventually(lambda: "events of" in path.read_text(), seconds=20)
+            secret = path.read_text().partition("signing with ")[2].split()[0]
+            application = Application(secret)
+            application.port = port
+            async with await application.serve():
+                await submit(client, "freepik", picture_bytes(160, 120))
+                await eventually(lambda: len(application.events) > 0, seconds=20)
