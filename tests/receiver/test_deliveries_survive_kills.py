@@ -1,0 +1,66 @@
+"""SIGKILL while events are delivered: none is lost, and few come twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from receiver.database import Database
+from receiver.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.events import Events
+from receiver.ids import new_id
+from submitter.signatures import new_secret
+from tests.live import LiveReceiver, eventually
+from tests.receiver.listening import write_events
+from tests.receiver.subscribers import Subscriber
+
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
+EVENTS = 1000
+CONCURRENCY = 10
+
+
+@pytest.mark.slow
+async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_the_slots(tmp_path: Path) -> None:
+    subscriber, luck = Subscriber(), random.Random(4)
+    repeated = []
+    async with subscriber.serve() as origin:
+        for n in range(ROUNDS):
+            subscriber.seen.clear()
+            receiver = LiveReceiver(tmp_path / f"data{n}")
+            told = await _told(receiver.data_dir / "receiver.db", f"{origin}/hook")
+            await receiver.start(ready=False)
+            wanted = luck.randrange(EVENTS // 20, EVENTS * 3 // 4)
+            await eventually(lambda wanted=wanted: len(subscriber.seen) >= wanted, seconds=30)
+            await receiver.kill()
+            assert len({seen.id for seen in subscriber.seen}) < EVENTS
+            await receiver.start(ready=False)
+            await eventually(
+                lambda: len({seen.id for seen in subscriber.seen}) == EVENTS,
+                seconds=60,
+                what=lambda: f"{len({seen.id for seen in subscriber.seen})} of {EVENTS} arrived",
+            )
+            await asyncio.sleep(0.5)
+            await receiver.stop()
+            counts = Counter(seen.id for seen in subscriber.seen)
+            assert set(counts) == told
+            repeated.append(sum(count - 1 for count in counts.values()))
+    print("repeated after each kill:", repeated)
+    assert max(repeated) <= CONCURRENCY
+
+
+async def _told(path: Path, url: str) -> set[str]:
+    """A database with events that wait for one endpoint. Returns their ids."""
+    path.parent.mkdir(parents=True)
+    database = await Database.open(path)
+    endpoint = Endpoint(new_id("ep"), url, datetime.now(UTC), (SigningSecret(new_secret()),), concurrency=CONCURRENCY)
+    await Endpoints(database).add(endpoint)
+    await write_events(database, ["job.succeeded"] * EVENTS)
+    found, _ = await Events(database).after(0, limit=EVENTS + 1)
+    await database.close()
+    return {event.id for event in found}

@@ -1,0 +1,73 @@
+"""`receiver endpoints`, `deliveries` and `replay`, as processes beside a running receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from submitter.sandbox import test_picture as picture_bytes
+from submitter.signatures import verify
+from tests.live import LiveReceiver, eventually, live, submit, wait_for_state
+from tests.receiver.subscribers import Subscriber
+
+
+async def command(receiver: LiveReceiver, *args: str, status: int = 0) -> Any:
+    """What it printed with `--json`; its text where it fails."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from receiver.cli import main; main()",
+        *args,
+        "--json",
+        env=receiver.full_environment(),
+        cwd=receiver.data_dir.parent,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == status, (out + err).decode()
+    return json.loads(out) if status == 0 else (out + err).decode()
+
+
+async def test_an_endpoint_is_looked_after_from_the_shell(tmp_path: Path) -> None:
+    subscriber = Subscriber({"/hook": [500]})
+    async with subscriber.serve() as origin, live(tmp_path) as (receiver, _), receiver.client() as client:
+        refused = await command(receiver, "endpoints", "add", "https://169.254.169.254/", status=1)
+        assert "must not be reached" in refused
+        made = await command(receiver, "endpoints", "add", f"{origin}/hook", "--event", "job.succeeded")
+        assert made["event_types"] == ["job.succeeded"]
+        assert "secret" not in await command(receiver, "endpoints", "show", made["id"])
+
+        job = await submit(client, "freepik", picture_bytes(64, 64))
+        await wait_for_state(client, job["id"], "succeeded")
+        await eventually(lambda: len(subscriber.seen) == 4)
+        (lost,) = (await command(receiver, "deliveries", "list", "--undelivered", "--endpoint", made["id"]))["items"]
+        shown = await command(receiver, "deliveries", "show", lost["id"])
+        assert [attempt["status"] for attempt in shown["attempts"]] == [500] * 4
+        subscriber.answers = {}
+
+        assert (await command(receiver, "replay", "--endpoint", made["id"], "--dry-run"))["replayed"] == 1
+        assert len(subscriber.seen) == 4
+        assert (await command(receiver, "replay", "--endpoint", made["id"]))["replayed"] == 1
+        await eventually(lambda: len(subscriber.seen) == 5)
+        assert subscriber.seen[4].id == lost["event_id"]
+        verify(subscriber.seen[4].headers, subscriber.seen[4].body, made["secret"])
+
+        rotated = await command(receiver, "endpoints", "rotate-secret", made["id"], "--overlap", "60")
+        tried = await command(receiver, "endpoints", "test", made["id"])
+        assert (tried["state"], tried["example"]) == ("delivered", True)
+        for secret in (made["secret"], rotated["secret"]):
+            verify(subscriber.seen[5].headers, subscriber.seen[5].body, secret)
+
+        assert not (await command(receiver, "endpoints", "disable", made["id"]))["enabled"]
+        assert "disabled" in await command(receiver, "replay", lost["id"], status=1)
+        assert (await command(receiver, "endpoints", "enable", made["id"]))["enabled"]
+        since = await command(receiver, "replay", "--since", "2026-01-01", "--dry-run")
+        assert since["again"] == 1
+        assert len((await command(receiver, "endpoints", "list"))["items"]) == 1
+        await command(receiver, "endpoints", "remove", made["id"])
+        assert (await command(receiver, "endpoints", "list"))["items"] == []
+        assert "say what" in await command(receiver, "replay", status=2)
