@@ -61,6 +61,7 @@ from submitter.providers import PROVIDERS
 log = structlog.get_logger("receiver")
 
 _GRACE_SECONDS = 3.0
+_CHECKPOINT_SECONDS = 0.5
 _LOOKS = 16
 
 
@@ -198,6 +199,7 @@ class Receiver:
             self.notifier.renewals,
             self.stream.loop,
             Loop("reckoning", self._reckon, idle_seconds=5.0),
+            Loop("checkpoints", self._checkpoint, idle_seconds=_CHECKPOINT_SECONDS),
         ]
         self.health = Health(self.database, self.loops, self.metrics, self.reckoning, self.providers)
         self._mount(blobs)
@@ -304,6 +306,10 @@ class Receiver:
     def _admitted(self) -> None:
         self.submissions.loop.wake()
         self._told()
+
+    async def _checkpoint(self) -> float:
+        await self.database.checkpoint()
+        return _CHECKPOINT_SECONDS
 
     async def _reckon(self) -> float:
         for name, provider in self.providers.items():

@@ -15,6 +15,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import FrameType
@@ -142,6 +143,8 @@ def origin_of(host: str, listener: socket.socket) -> str:
 def run(main: Coroutine[Any, Any, int]) -> int:
     """Run *main* on the fastest event loop there is; returns what it returns."""
     factory = uvicorn.Config(lambda scope: None, log_config=None).get_loop_factory()
+    # The database's thread computes too; by default it may keep the loop from a request for five milliseconds.
+    sys.setswitchinterval(0.0005)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
 
