@@ -30,7 +30,7 @@ def new_id(prefix: str) -> str:
 
 def lowest_id(prefix: str, moment: datetime) -> str:
     """Below every id that was made at or after *moment*."""
-    return _text(prefix, int(moment.timestamp() * 1000) << 80)
+    return _text(prefix, max(int(moment.timestamp() * 1000), 0) << 80)
 
 
 def _text(prefix: str, number: int) -> str:
