@@ -171,3 +171,23 @@ async def test_a_delivery_that_is_not_there_is_404(tmp_path: Path) -> None:
     async with house(tmp_path) as made, made.client() as client:
         for answer in (await client.get("/v1/deliveries/dlv_x"), await client.post("/v1/deliveries/dlv_x/replay")):
             assert (answer.status_code, answer.json()["code"]) == (404, "no_such_delivery")
+
+
+async def test_attempts_are_forgotten_oldest_first_once_they_are_too_old(tmp_path: Path) -> None:
+    subscriber = Subscriber()
+    async with subscriber.serve() as origin, house(tmp_path) as made:
+        await made.endpoint(f"{origin}/hook")
+        for _ in range(2):
+            await made.tell("job.failed", "job.failed")
+            await made.settled()
+        first, *_, last = await made.deliveries()
+        found = await made.log.one(last.id)
+        assert found is not None
+        between = found[1][0].started_at
+        assert await made.log.forget_attempts(between, limit=1) == 1
+        assert await made.log.forget_attempts(between) >= 1
+        assert await made.log.forget_attempts(between) == 0
+        for delivery, count in ((first, 0), (last, 1)):
+            found = await made.log.one(delivery.id)
+            assert found is not None
+            assert len(found[1]) == count
