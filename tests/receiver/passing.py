@@ -1,0 +1,249 @@
+"""The submission and polling loops on a real database, under a passed clock, against providers that obey it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from receiver.blobs import Blobs
+from receiver.database import Database
+from receiver.ids import new_id
+from receiver.intake import Intake, Wakes
+from receiver.jobs import Job
+from receiver.leases import Leases
+from receiver.lifecycle import Timing
+from receiver.metrics import Metrics
+from receiver.pacing import Pace
+from receiver.pauses import Pauses
+from receiver.poller import Poller
+from receiver.store import Store
+from receiver.submissions import Submissions
+from receiver.tokens import Tokens
+from submitter.client import Wire
+from submitter.provider import Provider
+from submitter.providers import PROVIDERS, build
+from submitter.sandbox import test_picture as picture_bytes
+from submitter.vocabulary import State
+
+START = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@dataclass
+class Clock:
+    now: datetime = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def seconds(self) -> float:
+        return (self.now - START).total_seconds()
+
+
+class Providers(httpx.AsyncBaseTransport):
+    """
+    The four that have status calls. A task ends *turnaround()* seconds after it was accepted; no callback ever leaves.
+
+    *instead* may answer a status call in their place, *instead_of_accepting* a submit call.
+    """
+
+    def __init__(self, clock: Clock, turnaround: Callable[[], float]) -> None:
+        self._clock = clock
+        self._turnaround = turnaround
+        self.ends: dict[str, float] = {}
+        self.sent_at: list[float] = []
+        self.looks: dict[str, list[float]] = {}
+        self.instead: Callable[[str], httpx.Response | None] = lambda task: None
+        self.instead_of_accepting: Callable[[], httpx.Response | None] = lambda: None
+
+    def late_looks(self, task: str) -> int:
+        """How many status calls came after the task had ended."""
+        return sum(at >= self.ends[task] for at in self.looks.get(task, ()))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body = await request.aread()
+        path = request.url.path
+        if request.method == "POST" and not path.endswith("/get-task-status"):
+            return self.instead_of_accepting() or self._accepted(path)
+        if path.endswith("/get-task-status"):
+            task = json.loads(body)["data"]["taskId"]
+        else:
+            task = request.url.params.get("taskId") or request.url.params.get("task_id") or path.rsplit("/", 1)[1]
+        self.looks.setdefault(task, []).append(self._clock.seconds())
+        return self.instead(task) or self._status(path, task, done=self._clock.seconds() >= self.ends[task])
+
+    def _accepted(self, path: str) -> httpx.Response:
+        task = f"task-{len(self.ends)}"
+        self.ends[task] = self._clock.seconds() + self._turnaround()
+        self.sent_at.append(self._clock.seconds())
+        if path.endswith("/image-upscaler") and "generateTask" in path:
+            return httpx.Response(200, json={"code": 200, "message": "success", "data": {"taskId": task}})
+        if path.endswith("/upscale"):
+            return httpx.Response(200, json={"task_id": task})
+        if path.endswith("/start-task"):
+            return httpx.Response(200, json={"status": "ok", "data": {"taskId": task}})
+        return httpx.Response(200, json={"data": {"task_id": task, "status": "CREATED", "generated": []}})
+
+    def _status(self, path: str, task: str, *, done: bool) -> httpx.Response:
+        link = f"https://example.com/{task}.png"
+        if "statusTask" in path:
+            result = {"resultJson": json.dumps({"resultUrls": [link]})} if done else {}
+            data = {"taskId": task, "state": "success" if done else "processing", **result}
+            return httpx.Response(200, json={"code": 200, "message": "success", "data": data})
+        if "task-result" in path:
+            status = "TASK_STATUS_SUCCEED" if done else "TASK_STATUS_PROCESSING"
+            images = [{"image_url": link, "image_url_ttl": "3600", "image_type": "png"}] if done else []
+            return httpx.Response(200, json={"task": {"task_id": task, "status": status}, "images": images})
+        if path.endswith("/get-task-status"):
+            files = [{"downloadLink": link}] if done else []
+            data = {
+                "status": "PROCESSED" if done else "PROCESSING",
+                "files": files,
+                "deductedCredits": 12 if done else 0,
+            }
+            return httpx.Response(200, json={"status": "ok", "data": data})
+        state = {"status": "COMPLETED", "generated": [link]} if done else {"status": "IN_PROGRESS", "generated": []}
+        return httpx.Response(200, json={"data": {"task_id": task, **state}})
+
+
+@dataclass
+class Loops:
+    """What is under test, and what it stands on."""
+
+    clock: Clock
+    store: Store
+    intake: Intake
+    submissions: Submissions
+    poller: Poller
+    pauses: Pauses
+    outside: Providers
+    blobs: Blobs
+
+    async def add(self, provider: str, count: int = 1, **options: Any) -> list[str]:
+        """Queued jobs, all with one picture."""
+        made = []
+        for _ in range(count):
+            job_id = new_id("job")
+            now = self.clock()
+            job = Job(job_id, provider, State.QUEUED, 1, now, options, retry_at=now, input_name="picture")
+            await self.store.add_job(job)
+            made.append(job_id)
+        return made
+
+    async def run(self, *, until: Callable[[], Any] = lambda: False, seconds: float = 7200) -> None:
+        """Let both loops do what is due and pass the time in between, until *until* or for *seconds*."""
+        ends = self.clock.now + timedelta(seconds=seconds)
+        while self.clock.now < ends:
+            pause = min(await self.submissions.step(), await self.poller.step())
+            busy = [*self.submissions.crews.values(), self.poller.crew]
+            while any(crew.busy for crew in busy):
+                await asyncio.sleep(0)
+            while await self.intake.read_some() < 1:
+                pause = 0.0
+            if until():
+                return
+            self.clock.now += timedelta(seconds=min(max(pause, 0.0), (ends - self.clock.now).total_seconds()))
+
+    async def states(self) -> Counter[str]:
+        async with self.store.database.read() as connection:
+            rows = await connection.exec_driver_sql("SELECT state, count(*) FROM jobs GROUP BY state")
+            return Counter({row[0]: row[1] for row in rows})
+
+    async def events(self) -> Counter[str]:
+        async with self.store.database.read() as connection:
+            rows = await connection.exec_driver_sql("SELECT type, count(*) FROM events GROUP BY type")
+            return Counter({row[0]: row[1] for row in rows})
+
+
+@contextlib.asynccontextmanager
+async def loops(
+    tmp_path: Path,
+    *,
+    clock: Clock | None = None,
+    turnaround: Callable[[], float] = lambda: 30.0,
+    public_url: str | None = "https://receiver.example",
+    configured: frozenset[str] = frozenset(PROVIDERS),
+    paces: Mapping[str, Pace] | None = None,
+    job_timeout: float = 3600.0,
+    silence: float = 120.0,
+) -> AsyncIterator[Loops]:
+    """The loops of one process; every provider unlimited unless *paces* says otherwise."""
+    clock = clock or Clock()
+    outside = Providers(clock, turnaround)
+    database = await Database.open(tmp_path / "receiver.db")
+    blobs = Blobs(tmp_path)
+    blobs.prepare()
+    blobs.input_path("picture").write_bytes(picture_bytes(64, 64))
+    providers: dict[str, Provider] = {name: build(name, api_key="key") for name in PROVIDERS}
+    store, metrics, pauses = Store(database), Metrics(), Pauses(database)
+
+    def timing_of(name: str) -> Timing:
+        rhythm = providers[name].rhythm
+        return Timing(
+            first=rhythm.first,
+            interval=rhythm.interval,
+            silence=silence,
+            growth=rhythm.growth,
+            cap=rhythm.cap,
+            lifetime=job_timeout,
+            pollable=providers[name].pollable,
+        )
+
+    def nobody() -> None:
+        pass
+
+    intake = Intake(
+        store,
+        providers,
+        blobs,
+        metrics,
+        confirm="unsigned",
+        timing_of=timing_of,
+        wakes=Wakes(look=nobody, submit=nobody, deliver=nobody, archive=nobody, told=nobody),
+        clock=clock,
+    )
+    leases = Leases(store, clock=clock)
+
+    def unlimited(name: str) -> Pace:
+        return Pace((), concurrency=16, clock=clock.seconds)
+
+    own = dict(paces or {})
+    wire = Wire(transport=outside)
+    submissions = Submissions(
+        store,
+        intake,
+        {name: providers[name] for name in providers if name in configured},
+        paces={name: own.get(name) or unlimited(name) for name in providers},
+        pauses=pauses,
+        leases=leases,
+        wire=wire,
+        tokens=Tokens(["a-key-for-tests"]),
+        blobs=blobs,
+        metrics=metrics,
+        public_url=lambda: public_url,
+        job_timeout=timedelta(seconds=job_timeout),
+        clock=clock,
+    )
+    poller = Poller(
+        store,
+        intake,
+        providers,
+        configured,
+        paces={name: unlimited(name) for name in providers},
+        leases=leases,
+        wire=wire,
+        metrics=metrics,
+        clock=clock,
+    )
+    try:
+        yield Loops(clock, store, intake, submissions, poller, pauses, outside, blobs)
+    finally:
+        await database.close()

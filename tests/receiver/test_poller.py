@@ -1,0 +1,115 @@
+"""Looks: late, few, slowed down by those who are asked, and made at the last when nothing came."""
+
+import random
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import httpx
+import pytest
+
+from submitter.sandbox import Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import live, submit, wait_for_state
+from tests.receiver.passing import loops
+
+
+@pytest.mark.parametrize("provider", ["freepik", "apixo", "novita", "upscayl"])
+async def test_with_every_callback_lost_each_job_settles_within_two_looks_of_its_end(
+    provider: str, tmp_path: Path
+) -> None:
+    dice = random.Random(3)
+    async with loops(tmp_path, turnaround=lambda: dice.uniform(5, 120)) as house:
+        await house.add(provider, 60)
+        await house.run(until=lambda: False, seconds=400)
+        assert await house.states() == {"succeeded": 60}
+        late = [house.outside.late_looks(task) for task in house.outside.ends]
+        assert (median(late), max(late)) <= (2, 2)
+        every = [len(house.outside.looks[task]) for task in house.outside.ends]
+        assert median(every) <= (1 if provider != "upscayl" else 5)
+
+
+async def test_with_no_callback_lost_freepik_costs_no_look_and_the_unsigned_cost_one(tmp_path: Path) -> None:
+    async with live(tmp_path, sandbox=Sandbox(seed=2, turnaround_seconds=(0.1, 0.3))) as (receiver, sandbox):
+        async with receiver.client() as client:
+            for provider in ("freepik", "apixo", "novita"):
+                ids = [(await submit(client, provider, picture_bytes(64, 64)))["id"] for _ in range(5)]
+                for job_id in ids:
+                    assert (await wait_for_state(client, job_id))["settled_by"] == "callback"
+            await sandbox.idle()
+        assert sandbox.calls("freepik", "status") == 0
+        assert [task.status_calls for task in sandbox.accepted("apixo")] == [1] * 5
+        assert [task.status_calls for task in sandbox.accepted("novita")] == [1] * 5
+
+
+async def test_intervals_grow_until_the_deadline_and_the_last_look_is_made_there(tmp_path: Path) -> None:
+    async with loops(tmp_path, turnaround=lambda: 1e9, public_url=None, job_timeout=900) as house:
+        await house.add("novita")
+        await house.run(seconds=2000)
+        assert await house.states() == {"expired": 1}
+        (looks,) = house.outside.looks.values()
+        assert looks[0] == pytest.approx(5, abs=1)
+        gaps = [after - before for before, after in pairwise(looks)]
+        assert gaps[0] < gaps[2] < gaps[4] <= 66
+        assert looks[-1] == pytest.approx(900, abs=1)
+        assert len(looks) < 25
+        assert (await house.events())["job.overdue"] == 1
+
+
+async def test_a_result_at_the_last_look_is_a_result(tmp_path: Path) -> None:
+    async with loops(tmp_path, turnaround=lambda: 899, silence=10_000, job_timeout=900) as house:
+        await house.add("freepik")
+        await house.run(seconds=2000)
+        assert await house.states() == {"succeeded": 1}
+        assert [len(looks) for looks in house.outside.looks.values()] == [1]
+
+
+async def test_too_many_status_calls_slow_down_all_looks_at_that_provider_and_at_no_other(tmp_path: Path) -> None:
+    async with loops(tmp_path, turnaround=lambda: 1.0, public_url=None) as house:
+        refused: list[float] = []
+
+        def busy(task: str) -> httpx.Response | None:
+            if house.outside.ends[task] and house.clock.seconds() < 100 and int(task.split("-")[1]) < 20:
+                refused.append(house.clock.seconds())
+                return httpx.Response(429, json={"reason": "RATE_LIMIT_EXCEEDED"}, headers={"retry-after": "60"})
+            return None
+
+        house.outside.instead = busy
+        await house.add("novita", 20)
+        await house.run(seconds=2)
+        await house.add("upscayl", 5)
+        await house.run(seconds=400)
+        assert await house.states() == {"succeeded": 25}
+        assert len(refused) <= 4
+        others = [looks for task, looks in house.outside.looks.items() if int(task.split("-")[1]) >= 20]
+        assert all(len(looks) == 1 and looks[0] < 20 for looks in others)
+
+
+async def test_a_provider_whose_key_is_gone_is_not_asked_and_its_jobs_still_end(tmp_path: Path) -> None:
+    async with loops(tmp_path, turnaround=lambda: 1e9, public_url=None, job_timeout=600) as house:
+        await house.add("novita", 3)
+        await house.run(seconds=1)
+    async with loops(tmp_path, turnaround=lambda: 1e9, configured=frozenset({"apixo"}), job_timeout=600) as house:
+        steps = 0
+
+        def counted() -> bool:
+            nonlocal steps
+            steps += 1
+            return False
+
+        await house.add("novita")
+        await house.run(until=counted, seconds=1000)
+        assert house.outside.looks == {}
+        assert await house.states() == {"expired": 3, "queued": 1}
+        assert steps < 400
+
+
+async def test_an_unconfirmed_job_never_expires_and_is_overdue_at_its_deadline(tmp_path: Path) -> None:
+    async with loops(tmp_path, job_timeout=600) as house:
+        house.outside.instead_of_accepting = lambda: httpx.Response(504)
+        await house.add("pixelcut")
+        await house.add("freepik")
+        await house.run(seconds=5000)
+        assert await house.states() == {"unconfirmed": 2}
+        assert (await house.events())["job.overdue"] == 2
+        assert house.outside.looks == {}
