@@ -2,7 +2,7 @@
 Group commit: many callers, one transaction.
 
 Callers hand in an item and wait; whatever has gathered while the last commit ran goes into the next. The queue is
-bounded: beyond it `Overloaded` is raised at once, so trouble shows as 503 and not as memory.
+bounded in length and in time: beyond it `Overloaded` is raised, so trouble shows as 503 and not as memory.
 """
 
 from __future__ import annotations
@@ -13,20 +13,32 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+_GATHER_SECONDS = 0.003
+
 
 class Overloaded(Exception):
-    """The queue is full. Nothing was kept; come again."""
+    """Too much waits, or has waited for too long. Come again; what was handed in may still be committed."""
 
 
 class GroupCommit(Generic[Item]):
-    """Runs *commit* over batches of at most *batch* items, one batch at a time, in order of arrival."""
+    """
+    Runs *commit* over batches of at most *batch* items, one batch at a time, in order of arrival.
+
+    At most *limit* items wait, and none for longer than twice *patience_seconds*.
+    """
 
     def __init__(
-        self, commit: Callable[[Sequence[Item]], Awaitable[None]], *, batch: int = 256, limit: int = 4096
+        self,
+        commit: Callable[[Sequence[Item]], Awaitable[None]],
+        *,
+        batch: int = 256,
+        limit: int = 4096,
+        patience_seconds: float = 2.0,
     ) -> None:
         self._commit = commit
         self._batch = batch
         self._limit = limit
+        self._patience = patience_seconds
         self._waiting: list[tuple[Item, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -51,13 +63,17 @@ class GroupCommit(Generic[Item]):
             await asyncio.shield(self._task)
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._waiting:
+            await self._gather(loop)
             batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+            watch = loop.call_later(self._patience, self._lose_patience, batch, loop)
             error: BaseException | None = None
             try:
                 await self._commit([item for item, _ in batch])
             except Exception as exc:  # noqa: BLE001 (every caller of the batch gets it)
                 error = exc
+            watch.cancel()
             for _, done in batch:
                 if done.done():
                     continue
@@ -65,3 +81,20 @@ class GroupCommit(Generic[Item]):
                     done.set_result(None)
                 else:
                     done.set_exception(error)
+
+    async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let requests that are at the door come in, or every second commit would be of one item."""
+        until, before = loop.time() + _GATHER_SECONDS, 0
+        while before < len(self._waiting) < self._batch and loop.time() < until:
+            before = len(self._waiting)
+            await asyncio.sleep(0)
+
+    def _lose_patience(
+        self, batch: Sequence[tuple[Item, asyncio.Future[None]]], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """The commit hangs: answer those who have waited for it, and later those who came meanwhile."""
+        for _, done in batch:
+            if not done.done():
+                done.set_exception(Overloaded())
+        if self.busy:
+            loop.call_later(self._patience, self._lose_patience, list(self._waiting), loop)

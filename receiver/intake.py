@@ -40,6 +40,8 @@ log = structlog.get_logger("receiver.intake")
 _MAX_BODY_IN_ROW = 256 * 1024
 _BATCH = 100
 """Evidence settled in one transaction: what a callback may have to wait behind."""
+_PATIENCE_SECONDS = 2.0
+"""The shortest time that a provider is documented to wait for its 200 is 5 s; a 503 in time is better than silence."""
 _BEHIND = timedelta(seconds=5)
 _SOON = timedelta(seconds=1)
 """No loop sleeps longer than this; only what is due earlier is worth waking one for."""
@@ -78,7 +80,9 @@ class Intake:
         self._wakes = wakes
         self._clock = clock
         self._reading = Reading(store, providers, blobs, confirm=confirm)
-        self._recording: GroupCommit[Evidence] = GroupCommit(store.evidence.record, batch=512)
+        self._recording: GroupCommit[Evidence] = GroupCommit(
+            store.evidence.record, batch=512, patience_seconds=_PATIENCE_SECONDS
+        )
         self._one_reader = asyncio.Lock()
         self.loop = Loop("reader", self.read_some)
 
