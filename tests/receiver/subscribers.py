@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -65,7 +65,11 @@ class Subscriber:
 
     async def answer(self, request: Request) -> Response:
         path = request.url.path
-        self.seen.append(Seen(path, time.monotonic(), dict(request.headers), await request.body()))
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return Response("", 400)
+        self.seen.append(Seen(path, time.monotonic(), dict(request.headers), body))
         script = self.answers.get(path, [200])
         answer = script.pop(0) if len(script) > 1 else script[0]
         if isinstance(answer, float):
