@@ -1,0 +1,141 @@
+"""What jobs cost, as their providers say or as it is set; what is known of turnaround and lost callbacks."""
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.database import Database
+from receiver.ids import lowest_id
+from receiver.reckoning import Reckoning
+from receiver.rows import us
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import live, submit, wait_for_state
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await Database.open(tmp_path / "receiver.db")
+    yield database
+    await database.close()
+
+
+async def finished(
+    database: Database, provider: str, count: int, *, at: datetime, settled_by: str = "callback", **more: Any
+) -> list[str]:
+    """Finished jobs, each 20 s after it was sent."""
+    known = await _count(database)
+    ids = [f"{lowest_id('job', at)[:-4]}{known + n:04}" for n in range(count)]
+    values: Mapping[str, Any] = {
+        "state": "succeeded",
+        "version": 3,
+        "options": "{}",
+        "metadata": "{}",
+        "awaits_callback": 1,
+        "input_name": "x",
+        "tries": 1,
+        "looks": 0,
+        "provider": provider,
+        "settled_by": settled_by,
+        "created_at": us(at),
+        "sent_at": us(at),
+        "finished_at": us(at + timedelta(seconds=20)),
+        **more,
+    }
+    async with database.write_raw() as db:
+        marks = ", ".join("?" for _ in values)
+        await db.executemany(
+            f"INSERT INTO jobs (id, {', '.join(values)}) VALUES (?, {marks})",
+            [(job_id, *values.values()) for job_id in ids],
+        )
+    return ids
+
+
+async def _count(database: Database) -> int:
+    async with database.read() as connection:
+        return int((await connection.exec_driver_sql("SELECT count(*) FROM jobs")).scalar_one())
+
+
+async def called_back(database: Database, ids: list[str], at: datetime) -> None:
+    async with database.write_raw() as db:
+        await db.executemany(
+            "INSERT INTO evidence (job_id, provider, source, verdict, received_at, headers, body)"
+            " VALUES (?, 'novita', 'callback', 'late', ?, '[]', x'')",
+            [(job_id, us(at)) for job_id in ids],
+        )
+
+
+async def test_lost_callbacks_degrade_a_provider_and_are_told_once(database: Database) -> None:
+    reckoning, other = Reckoning(database), Reckoning(database)
+    await finished(database, "novita", 3, at=NOW, settled_by="poll")
+    assert not await reckoning.judge("novita", NOW)
+    await finished(database, "novita", 1, at=NOW, settled_by="poll")
+    assert await reckoning.judge("novita", NOW)
+    assert not await reckoning.judge("novita", NOW)
+    assert not await other.judge("novita", NOW)
+    health = await reckoning.health("novita")
+    assert (health.lost_callbacks, health.degraded, health.turnaround_seconds) == (1.0, True, 20.0)
+    async with database.read() as connection:
+        rows = await connection.exec_driver_sql("SELECT type FROM events")
+        assert [row[0] for row in rows] == ["provider.callbacks_degraded"]
+    fresh = Reckoning(database)
+    await fresh.load()
+    assert fresh.degraded == {"novita"}
+
+
+async def test_callbacks_that_come_after_an_early_look_are_not_lost_and_make_a_provider_well(
+    database: Database,
+) -> None:
+    reckoning = Reckoning(database)
+    await finished(database, "novita", 10, at=NOW, settled_by="poll")
+    assert await reckoning.judge("novita", NOW)
+    later = NOW + timedelta(minutes=5)
+    ids = await finished(database, "novita", 20, at=later, settled_by="poll")
+    assert not await reckoning.judge("novita", later)
+    assert reckoning.degraded == {"novita"}
+    await called_back(database, ids[:16], later + timedelta(seconds=25))
+    assert not await reckoning.judge("novita", later)
+    assert reckoning.degraded == set()
+    assert (await reckoning.health("novita")).lost_callbacks == 0.2
+
+
+async def test_cost_is_summed_exactly_by_provider_day_and_unit(database: Database) -> None:
+    yesterday = NOW - timedelta(days=1)
+    await finished(database, "apixo", 3, at=NOW, cost_amount="0.01", cost_unit="USD")
+    await finished(database, "apixo", 1, at=NOW, cost_amount="0.1", cost_unit="USD")
+    await finished(database, "apixo", 1, at=yesterday, cost_amount="0.01", cost_unit="USD")
+    await finished(database, "upscayl", 2, at=NOW, cost_amount="10", cost_unit="credits")
+    await finished(database, "upscayl", 1, at=NOW - timedelta(days=9), cost_amount="10", cost_unit="credits")
+    spend = await Reckoning(database).spend(now=NOW)
+    assert spend == {
+        "apixo": [
+            {"day": "2026-11-20", "amount": "0.13", "unit": "USD"},
+            {"day": "2026-11-19", "amount": "0.01", "unit": "USD"},
+        ],
+        "upscayl": [{"day": "2026-11-20", "amount": "20", "unit": "credits"}],
+    }
+
+
+async def test_each_provider_tells_or_is_told_what_a_job_costs(tmp_path: Path) -> None:
+    prices = {"FREEPIK_PRICE": "0.10 USD", "NOVITA_PRICE": "0.005 USD", "PIXELCUT_PRICE": "5 credits"}
+    expected = {
+        "freepik": {"amount": "0.10", "unit": "USD"},
+        "apixo": {"amount": "0.01", "unit": "USD"},
+        "novita": {"amount": "0.005", "unit": "USD"},
+        "upscayl": {"amount": "10", "unit": "credits"},
+        "pixelcut": {"amount": "5", "unit": "credits"},
+    }
+    async with live(tmp_path, environment=prices) as (receiver, _), receiver.client() as client:
+        for provider, cost in expected.items():
+            job = await submit(client, provider, picture_bytes(64, 64))
+            assert (await wait_for_state(client, job["id"]))["cost"] == cost
+        shown = {one["name"]: one["spend"] for one in (await client.get("/v1/providers")).json()["items"]}
+        assert {
+            name: {"amount": days[0]["amount"], "unit": days[0]["unit"]} for name, days in shown.items()
+        } == expected
+        metrics = (await client.get("/metrics")).text
+        assert 'receiver_spend_today{provider="upscayl",unit="credits"} 10.0' in metrics

@@ -1,0 +1,152 @@
+"""From the queue to the provider: claims, cancellations, and what a late word may still do."""
+
+import asyncio
+import dataclasses
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+
+from receiver.jobs import Source
+from receiver.leases import LEASE
+from receiver.store import Store
+from submitter.vocabulary import State
+from tests.receiver.passing import START, Loops, loops
+
+WHO = {"owner": "worker", "lease": LEASE}
+
+
+async def begin(house: Loops, job_id: str, *, owner: str = "worker") -> bool:
+    found = await house.store.job(job_id)
+    assert found is not None
+    return await house.store.claims.begin_sending(
+        found[0],
+        house.clock(),
+        owner=owner,
+        lease=LEASE,
+        deadline_at=house.clock() + timedelta(hours=1),
+        awaits_callback=False,
+    )
+
+
+async def state(store: Store, job_id: str) -> State:
+    found = await store.job(job_id)
+    assert found is not None
+    return found[0].state
+
+
+async def test_a_cancellation_that_comes_before_the_first_byte_wins(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        (job_id,) = await house.add("novita")
+        assert len(await house.store.claims.claim_queued("novita", START, limit=1, **WHO)) == 1
+        assert await house.store.cancel(job_id, START, abandon=False)
+        assert not await begin(house, job_id)
+        assert await state(house.store, job_id) is State.CANCELED
+
+
+async def test_a_cancellation_that_comes_after_it_is_told_so(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        (job_id,) = await house.add("novita")
+        await house.store.claims.claim_queued("novita", START, limit=1, **WHO)
+        assert await begin(house, job_id)
+        assert not await house.store.cancel(job_id, START, abandon=False)
+        assert await house.store.cancel(job_id, START, abandon=True)
+        assert await state(house.store, job_id) is State.CANCELED
+
+
+async def test_of_a_cancellation_and_a_submission_at_once_exactly_one_wins_each_time(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        for _ in range(40):
+            (job_id,) = await house.add("novita")
+            await house.store.claims.claim_queued("novita", START, limit=1, **WHO)
+            sent, canceled = await asyncio.gather(
+                begin(house, job_id), house.store.cancel(job_id, START, abandon=False)
+            )
+            assert sent != canceled
+
+
+async def test_a_claimed_job_is_nobody_elses_until_its_lease_ends(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        claims = house.store.claims
+        ids = await house.add("novita", 3)
+        first = await claims.claim_queued("novita", START, limit=2, **WHO)
+        others = await claims.claim_queued("novita", START, limit=9, owner="other", lease=LEASE)
+        assert sorted(job.id for job in (*first, *others)) == ids
+        at = START + LEASE / 2
+        await claims.renew([job.id for job in first], at, **WHO)
+        ended = START + LEASE
+        assert [job.id for job in await claims.claim_queued("novita", ended, limit=9, owner="x", lease=LEASE)] == [
+            job.id for job in others
+        ]
+        assert await claims.first_queued(["novita"]) == {"novita": at + LEASE}
+        assert len(await claims.claim_queued("novita", at + LEASE, limit=9, owner="y", lease=LEASE)) == 2
+        assert not await begin(house, first[0].id)
+        assert await begin(house, first[0].id, owner="y")
+
+
+async def test_a_job_whose_holder_died_while_sending_is_unconfirmed_and_its_late_answer_still_counts(
+    tmp_path: Path,
+) -> None:
+    async with loops(tmp_path) as house:
+        (job_id,) = await house.add("novita")
+        await house.store.claims.claim_queued("novita", START, limit=1, **WHO)
+        assert await begin(house, job_id)
+        house.clock.now += LEASE
+        await house.submissions.step()
+        assert await state(house.store, job_id) is State.UNCONFIRMED
+        assert house.outside.sent_at == []
+        answer = httpx.Response(200, json={"task_id": "task-0"})
+        await house.intake.record_answer(
+            answer, source=Source.RESPONSE, provider="novita", job_id=job_id, asked_at=START
+        )
+        await house.intake.read_some()
+        assert await state(house.store, job_id) is State.RUNNING
+
+
+async def test_an_answer_that_waits_to_be_read_is_no_dead_holder(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        (job_id,) = await house.add("novita")
+        await house.store.claims.claim_queued("novita", START, limit=1, **WHO)
+        assert await begin(house, job_id)
+        answer = httpx.Response(200, json={"task_id": "task-0"})
+        await house.intake.record_answer(
+            answer, source=Source.RESPONSE, provider="novita", job_id=job_id, asked_at=START
+        )
+        house.clock.now += LEASE * 2
+        await house.submissions.step()
+        assert await state(house.store, job_id) is State.SENDING
+        await house.intake.read_some()
+        assert await state(house.store, job_id) is State.RUNNING
+        assert "job.unconfirmed" not in await house.events()
+
+
+async def test_an_earlier_no_that_is_read_late_does_not_send_a_job_that_is_under_way_again(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        (job_id,) = await house.add("novita")
+        await house.store.claims.claim_queued("novita", START, limit=1, **WHO)
+        house.clock.now += timedelta(seconds=1)
+        assert await begin(house, job_id)
+        busy = httpx.Response(429, json={"reason": "RATE_LIMIT_EXCEEDED"})
+        await house.intake.record_answer(busy, source=Source.RESPONSE, provider="novita", job_id=job_id, asked_at=START)
+        await house.intake.read_some()
+        assert await state(house.store, job_id) is State.SENDING
+
+
+async def test_a_job_whose_options_are_not_valid_any_more_fails_in_words_and_is_not_sent(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        (job_id,) = await house.add("novita", old_option=1)
+        await house.run(seconds=5)
+        found = await house.store.job(job_id)
+        assert found is not None
+        assert (found[0].state, found[0].error and found[0].error.code) == (State.FAILED, "invalid_options")
+        assert house.outside.sent_at == []
+
+
+async def test_the_corrected_cost_of_a_finished_task_replaces_the_estimate(tmp_path: Path) -> None:
+    async with loops(tmp_path, turnaround=lambda: 15.0) as house:
+        (job_id,) = await house.add("upscayl")
+        await house.run(seconds=60)
+        found = await house.store.job(job_id)
+        assert found is not None
+        assert found[0].cost is not None
+        assert dataclasses.astuple(found[0].cost) == (12, "credits")
