@@ -1,8 +1,9 @@
 """
 What is printed: one line for each thing that happened, ids as fields, JSON or readable.
 
-Library loggers that print whole URLs (httpx, httpcore, uvicorn's access log) are silenced here: capability URLs are
-secrets.
+Every line carries the request's id, where there is one, and says which job it is about. What libraries have to say
+comes in the same form. Those that print whole URLs (httpx, httpcore, uvicorn's access log) are silenced here, and what
+others said of a failure is looked through for them once more: capability URLs are secrets.
 """
 
 from __future__ import annotations
@@ -12,23 +13,76 @@ import sys
 from typing import Any
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from receiver.presenting import redact
+from receiver.request_ids import request_id
+
+_QUIET = ("httpx", "httpcore", "python_multipart", "aiosqlite", "alembic", "asyncio", "uvicorn.error")
+_QUOTED = ("detail", "error", "reason", "event")
 
 
 def set_up(style: str = "auto", *, level: str = "info") -> None:
     """*style* is `json`, `text` or `auto`: text on a terminal, JSON elsewhere."""
     as_text = style == "text" or (style == "auto" and sys.stderr.isatty())
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "httpcore", "uvicorn.access", "python_multipart", "aiosqlite", "alembic", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL if name == "uvicorn.access" else logging.WARNING)
-    renderer: Any = structlog.dev.ConsoleRenderer(colors=True) if as_text else structlog.processors.JSONRenderer()
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else structlog.processors.JSONRenderer()
+    )
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        _with_request_id,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _redacted,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    _set_up_libraries(shared, renderer)
+
+
+def _set_up_libraries(shared: list[Processor], renderer: Processor) -> None:
+    finish: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _one_line, renderer]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=finish))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.access").setLevel(logging.CRITICAL)
+
+
+def _with_request_id(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+    found = request_id()
+    if found is not None:
+        line["request_id"] = found
+    return line
+
+
+def _redacted(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+    """Without the secrets of URLs that somebody else's words may quote."""
+    if method == "info":  # only our own words
+        return line
+    for name in _QUOTED:
+        value = line.get(name)
+        if isinstance(value, str):
+            line[name] = redact(value)
+    return line
+
+
+def _one_line(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
+    """A library's traceback as fields: what went wrong and where, never the values of a statement."""
+    came: Any = line.pop("exc_info", None)
+    exception = came[1] if isinstance(came, tuple) else came if isinstance(came, BaseException) else None
+    if exception is not None:
+        line["error"] = type(exception).__name__
+        frame = exception.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        if frame is not None:
+            line["at"] = f"{frame.tb_frame.f_code.co_filename.rpartition('/')[2]}:{frame.tb_lineno}"
+    return line

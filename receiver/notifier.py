@@ -1,7 +1,7 @@
 """
 Telling downstream systems: signed, at least once.
 
-Each lane (an endpoint, or the origin of notify URLs) has slots and queues of its own, so one that hangs delays only
+Each lane (an endpoint, or the place of notify URLs) has slots and queues of its own, so one that hangs delays only
 itself; each slot has its own connection, because in a pool every post looks through all of them. Within a lane first
 tries and later tries queue apart: later ones get one start in four, and never all slots. A slot is free again when its
 attempt is booked, so a death repeats at most as many deliveries as there are slots, each with its event's id. Headers
@@ -257,7 +257,8 @@ class Notifier:
             log.warning(
                 "delivery_unsuccessful",
                 delivery=delivery.id,
-                event=delivery.event_type,
+                job=delivery.job_id,
+                type=delivery.event_type,
                 endpoint=delivery.endpoint_id,
                 status=outcome.status,
                 error=outcome.error,

@@ -160,12 +160,8 @@ def test_the_steps_of_the_dockerfile_work_in_a_clean_directory(tmp_path: Path) -
     steps = re.findall(r"^RUN ((?:[^\n]*\\\n)*[^\n]*)$", first_stage, re.MULTILINE)
     assert len(steps) == 3
     for step in steps:
-        command = (
-            step.replace("\\\n", " ")
-            .replace("/opt/", f"{tmp_path}/opt/")
-            .replace("python -m", f"{sys.executable} -m", 1)
-        )
-        done = run("sh", "-euc", command, directory=source)
+        command = step.replace("\\\n", " ").replace("/opt/", f"{tmp_path}/opt/")
+        done = run("sh", "-euc", re.sub(r"(?<![\w/])python -m", f"{sys.executable} -m", command), directory=source)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     program = tmp_path / "opt" / "receiver" / "bin" / "receiver"
     done = run(str(program), "config", "--json", directory=tmp_path, PYTHONPATH="")

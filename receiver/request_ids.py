@@ -1,0 +1,56 @@
+"""
+One id for each request: the caller's or proxy's `X-Request-ID` if it is sane, else one of ours.
+
+It is in every log line that the request causes, and in its answer. On the way of a callback nothing is made before a
+line is written, and the answer, which no person reads, goes without.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from contextvars import ContextVar
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_NAME = b"x-request-id"
+_SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_request: ContextVar[Scope | None] = ContextVar("request", default=None)
+
+
+class RequestIds:
+    """ASGI middleware around *app*."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        _request.set(scope)
+        if scope["path"].startswith("/callbacks/"):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (_NAME, _id_of(scope).encode())]
+            await send(message)
+
+        await self._app(scope, receive, send_named)
+
+
+def request_id() -> str | None:
+    """The id of the request that is being answered, or None outside of one."""
+    scope = _request.get()
+    return None if scope is None else _id_of(scope)
+
+
+def _id_of(scope: Scope) -> str:
+    found: str | None = scope.get("receiver.request_id")
+    if found is None:
+        given = next((value for name, value in scope["headers"] if name == _NAME), b"")
+        found = given.decode("ascii") if _SANE.fullmatch(given) else f"req_{secrets.token_hex(10)}"
+        scope["receiver.request_id"] = found
+    return found

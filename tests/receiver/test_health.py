@@ -1,0 +1,184 @@
+"""`/healthz`, `/readyz` and `/metrics`: what they see, and what seeing it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from receiver import health as health_module
+from receiver.database import Database
+from receiver.health import Health
+from receiver.loops import Loop
+from receiver.metrics import Metrics
+from receiver.reckoning import Reckoning
+from receiver.settings import load, provider_from
+from submitter.providers import PROVIDERS
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import eventually, live, submit, wait_for_state
+
+ROWS = 100_000
+
+
+@contextlib.asynccontextmanager
+async def probed(path: Path, *loops: Loop) -> AsyncIterator[tuple[Database, httpx.AsyncClient]]:
+    """A client of the probes over a real database."""
+    database = await Database.open(path / "receiver.db")
+    providers = {name: provider_from(name, each) for name, each in load()[1].items()}
+    health = Health(database, loops, Metrics(), Reckoning(database), providers)
+    transport = httpx.ASGITransport(Starlette(routes=health.routes()))
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
+            yield database, client
+    finally:
+        await database.close()
+
+
+async def test_a_loop_whose_step_hangs_shows(tmp_path: Path) -> None:
+    async def hang() -> float:
+        await asyncio.Event().wait()
+        return 0.0
+
+    loop = Loop("archive", hang)
+    running = asyncio.create_task(loop.run())
+    async with probed(tmp_path, loop) as (_, client):
+        assert (await client.get("/readyz")).status_code == 200
+        loop.beat_at = time.monotonic() - 31
+        answer = await client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["checks"]["loops"] == "not running: archive"
+        scraped = (await client.get("/metrics")).text
+        age = re.search(r'receiver_loop_age_seconds\{loop="archive"\} ([0-9.]+)', scraped)
+        assert age is not None and float(age[1]) >= 31
+        assert (await client.get("/healthz")).status_code == 200
+    running.cancel()
+
+
+async def test_a_loop_that_fails_again_and_again_shows(tmp_path: Path) -> None:
+    async def fail() -> float:
+        raise OSError("the disk is gone")
+
+    loop = Loop("reader", fail)
+    loop.failures = 4
+    async with probed(tmp_path, loop) as (_, client):
+        assert (await client.get("/readyz")).json()["checks"]["loops"] == "not running: reader"
+
+
+async def test_an_older_schema_and_a_backlog_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_module, "_UNREAD", health_module._UNREAD.replace("50001", "1"))
+    async with probed(tmp_path) as (database, client):
+        async with database.write_raw() as db:
+            await db.execute("UPDATE alembic_version SET version_num = 'older'")
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["checks"]["migrations"]) == (503, "behind; run receiver migrate")
+        assert answer.json()["checks"]["backlog"] == "ok"
+
+
+async def test_a_database_that_is_gone_shows(tmp_path: Path) -> None:
+    async with probed(tmp_path) as (database, client):
+        async with database.write_raw() as db:
+            await db.execute("DROP TABLE evidence")
+        answer = await client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["checks"]["database"].startswith("failed: ")
+
+
+def test_no_count_reads_a_table_from_end_to_end(tmp_path: Path) -> None:
+    asyncio.run(_made(tmp_path / "receiver.db"))
+    queries = {**health_module._QUEUES, "open": health_module._OPEN, "backlog": health_module._UNREAD}
+    with contextlib.closing(sqlite3.connect(tmp_path / "receiver.db")) as database:
+        for name, sql in queries.items():
+            plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", {"now": 0, "state": "running"})]
+            tables = [step for step in plan if re.match(r"SCAN (jobs|evidence|deliveries|images)\b(?!.*INDEX)", step)]
+            assert tables == [], (name, plan)
+
+
+async def _made(path: Path) -> None:
+    await (await Database.open(path)).close()
+
+
+@pytest.mark.slow
+async def test_a_scrape_stays_cheap_over_many_jobs(tmp_path: Path) -> None:
+    async with probed(tmp_path) as (database, client):
+        started = time.perf_counter()
+        empty = await client.get("/metrics")
+        alone = time.perf_counter() - started
+        await _fill(database, ROWS)
+        for _ in range(3):
+            started = time.perf_counter()
+            scraped = await client.get("/metrics")
+            took = time.perf_counter() - started
+        assert scraped.status_code == empty.status_code == 200
+        assert f'receiver_waiting{{queue="deliveries"}} {ROWS // 20}.0' in scraped.text
+        assert 'receiver_jobs{provider="freepik",state="running"}' in scraped.text
+    assert took < 0.5 + 20 * alone, (took, alone)
+
+
+async def _fill(database: Database, rows: int) -> None:
+    """Jobs, most of them finished, with evidence and deliveries."""
+    now = int(datetime.now(UTC).timestamp() * 1_000_000)
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
+    async with database.write_raw() as db:
+        await db.execute(
+            "INSERT INTO jobs (id, provider, state, version, options, metadata, awaits_callback, input_name, tries,"
+            f" looks, created_at, sent_at, finished_at, settled_by) {numbers} SELECT printf('job_%026d', i), 'freepik',"
+            " CASE WHEN i % 20 THEN 'succeeded' ELSE 'running' END, 1, '{}', '{}', 1, 'x', 1, 0,"
+            f" {now} - i, {now} - i, CASE WHEN i % 20 THEN {now} ELSE NULL END,"
+            " CASE WHEN i % 20 THEN 'callback' ELSE NULL END FROM n"
+        )
+        await db.execute(
+            f"INSERT INTO evidence (job_id, provider, source, verdict, received_at, read_at, headers, body) {numbers}"
+            f" SELECT printf('job_%026d', i), 'freepik', 'callback', 'believed', {now}, {now}, '[]', x'7b7d' FROM n"
+        )
+        await db.execute(
+            "INSERT INTO deliveries (id, event_id, event_type, lane, state, tries, retry, next_at, created_at, example)"
+            f" {numbers} SELECT printf('dlv_%026d', i), 'evt_x', 'job.succeeded', 'ep_x',"
+            f" CASE WHEN i % 20 THEN 'delivered' ELSE 'pending' END, 1, 0, {now}, {now}, 0 FROM n"
+        )
+
+
+async def test_metrics_tell_what_happened(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, sandbox), receiver.client() as client:
+        jobs = [await submit(client, name, picture_bytes(160, 120)) for name in PROVIDERS]
+        for job in jobs:
+            await wait_for_state(client, job["id"], kept=True)
+        path = (sandbox.accepted("freepik")[0].callback_url or "").removeprefix(receiver.url)
+        assert (await client.post(path, content=b"{}")).status_code == 401
+        wanted = [
+            'receiver_callbacks_total{provider="freepik",verdict="recorded"}',
+            'receiver_callbacks_total{provider="freepik",verdict="refused"} 1.0',
+            'receiver_callback_ack_seconds_count{provider="apixo"}',
+            'receiver_callback_timeout_seconds{provider="novita"} 5.0',
+            "receiver_callback_settle_seconds_count",
+            'receiver_jobs_settled_total{by="callback",provider="novita"} 1.0',
+            'receiver_jobs_settled_total{by="poll",provider="upscayl"} 1.0',
+            'receiver_jobs_settled_total{by="response",provider="pixelcut"} 1.0',
+            'receiver_submits_total{outcome="accepted",provider="freepik"} 1.0',
+            'receiver_looks_total{outcome="succeeded",provider="upscayl"} 1.0',
+            'receiver_images_total{outcome="kept"} 5.0',
+            'receiver_lost_callback_ratio{provider="freepik"} 0.0',
+            'receiver_spend_today{provider="upscayl",unit="credits"} 10.0',
+            'receiver_oldest_seconds{queue="unread"}',
+            'receiver_waiting{queue="deliveries"} 0.0',
+            "receiver_jobs_overdue 0.0",
+            'receiver_loop_age_seconds{loop="poller"}',
+        ]
+        text = ""
+
+        async def told() -> bool:
+            nonlocal text
+            text = (await client.get("/metrics")).text
+            return all(line in text for line in wanted)
+
+        await eventually(told, seconds=15, what=lambda: str([line for line in wanted if line not in text]))
+        assert "job_0" not in text
+        assert "http" not in re.sub(r"^#.*$", "", text, flags=re.MULTILINE)

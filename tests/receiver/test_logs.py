@@ -1,0 +1,107 @@
+"""What is printed: one form for all lines, ids on them, and no secret in what libraries and failures say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from submitter.sandbox import test_picture as picture_bytes
+from tests.live import TOKEN, LiveReceiver, eventually, free_port, live, submit, wait_for_state
+from tests.receiver.commanding import bare_environment
+
+CHATTER = """
+import logging, sys
+from receiver import logs
+import structlog
+logs.set_up("json")
+log = structlog.get_logger("receiver.x")
+url = "https://hooks.example.com/callbacks/freepik/job_1.freepik.abc.SECRET-TOKEN"
+log.info("looked", job="job_1")
+log.warning("went_wrong", job="job_1", detail=f"could not read {url}")
+logging.getLogger("httpx").info("HTTP Request: POST %s", url)
+logging.getLogger("sqlalchemy.pool").error("lost the connection to %s", url)
+try:
+    raise ValueError(f"about {url}")
+except ValueError:
+    logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+logging.getLogger("uvicorn.access").warning("POST %s", url)
+"""
+
+
+async def test_libraries_speak_in_our_form_and_nobody_prints_a_capability_url(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CHATTER, env=bare_environment(), cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await process.communicate()
+    lines = [json.loads(line) for line in err.decode().splitlines()]
+    assert [line["event"].split(" to ")[0] for line in lines] == [
+        "looked",
+        "went_wrong",
+        "lost the connection",
+        "Exception in ASGI application",
+    ]
+    assert lines[1]["detail"].endswith("/callbacks/freepik/[redacted]")
+    assert lines[3]["error"] == "ValueError"
+    assert b"SECRET-TOKEN" not in err
+
+
+def lines_of(receiver: LiveReceiver) -> list[dict[str, object]]:
+    return [json.loads(line) for line in receiver.log.splitlines()]
+
+
+async def test_every_line_of_a_job_names_it_and_those_of_a_request_name_the_request(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, sandbox), receiver.client() as client:
+        job = await submit(client, "freepik", picture_bytes(160, 120))
+        await wait_for_state(client, job["id"], kept=True)
+        path = (sandbox.accepted("freepik")[0].callback_url or "").removeprefix(receiver.url)
+        refused = await client.post(path, content=b"{}", headers={"x-request-id": "from-the-proxy.1"})
+        assert refused.status_code == 401
+        odd = await client.post(path, content=b"{}", headers={"x-request-id": "bad id"})
+        assert odd.status_code == 401
+
+        def refusals() -> list[dict[str, object]]:
+            return [line for line in lines_of(receiver) if line["event"] == "callback_refused"]
+
+        await eventually(lambda: len(refusals()) == 2)
+        assert refusals()[0]["request_id"] == "from-the-proxy.1"
+        assert str(refusals()[1]["request_id"]).startswith("req_")
+        assert {line["job"] for line in refusals()} == {job["id"]}
+
+        named = await client.get("/v1/jobs", headers={"x-request-id": "mine"})
+        assert named.headers["x-request-id"] == "mine"
+        first, second = [(await client.get("/healthz")).headers["x-request-id"] for _ in range(2)]
+        assert first.startswith("req_") and first != second
+    about = {"job_running", "job_succeeded", "image_kept", "callback", "callback_refused"}
+    told = [line for line in lines_of(receiver) if line["event"] in about]
+    assert {str(line["event"]) for line in told} >= {"callback", "image_kept", "callback_refused"}
+    assert {line["job"] for line in told} == {job["id"]}
+    assert all(line["timestamp"] and line["level"] for line in lines_of(receiver))
+    assert TOKEN not in receiver.log
+    assert path.rpartition("/")[2] not in receiver.log
+
+
+async def test_a_failed_delivery_is_one_line_with_its_job(tmp_path: Path) -> None:
+    async with (
+        live(tmp_path, environment={"RECEIVER_RETRY_SCHEDULE": "0"}) as (receiver, _),
+        receiver.client() as client,
+    ):
+        job = await submit(
+            client, "freepik", picture_bytes(160, 120), notify_url=f"http://127.0.0.1:{free_port()}/closed"
+        )
+        await wait_for_state(client, job["id"])
+
+        def failed() -> list[dict[str, object]]:
+            return [line for line in lines_of(receiver) if line["event"] == "delivery_unsuccessful"]
+
+        await eventually(lambda: bool(failed()), what=lambda: receiver.log)
+        assert failed()[0]["job"] == job["id"]
+        assert failed()[0]["type"] == "job.succeeded"
+
+
+async def test_lines_for_people_are_no_json(tmp_path: Path) -> None:
+    async with live(tmp_path, environment={"RECEIVER_LOG_FORMAT": "text"}) as (receiver, _):
+        pass
+    assert "serving" in receiver.log
+    assert "{" not in receiver.log
