@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import os
 import signal
@@ -24,6 +25,8 @@ from typing import Any
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
+
+from receiver.request_ids import RequestIds
 
 log = structlog.get_logger("receiver.server")
 
@@ -79,7 +82,7 @@ class Server(uvicorn.Server):
 def server(app: ASGIApp, *, on_stop: Callable[[], None], trusted_proxies: tuple[str, ...] = ()) -> Server:
     """The server around *app*, for `running`."""
     config = uvicorn.Config(
-        app,
+        RequestIds(app),
         access_log=False,
         log_config=None,
         server_header=False,
@@ -145,6 +148,9 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     factory = uvicorn.Config(lambda scope: None, log_config=None).get_loop_factory()
     # The database's thread computes too; by default it may keep the loop from a request for five milliseconds.
     sys.setswitchinterval(0.0005)
+    # What was made so far stays; walking over it again and again would be a good part of a request.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
 
