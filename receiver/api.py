@@ -22,6 +22,7 @@ from receiver.asks import Ask, ask_from_json, parse_document
 from receiver.blobs import Blobs
 from receiver.intake import Intake
 from receiver.jobs import Job, KeptImage, iso
+from receiver.lifecycle import Timing
 from receiver.pauses import Pauses
 from receiver.presenting import evidence_to_json
 from receiver.problems import Problem
@@ -87,6 +88,7 @@ class JobsApi:
     tokens: Tokens
     blobs: Blobs
     base_url: Callable[[], str]
+    timing_of: Callable[[str], Timing]
     look: Callable[[], None]
     submit: Callable[[], None]
     told: Callable[[], None]
@@ -157,7 +159,8 @@ class JobsApi:
         found = await self.store.evidence.of(job.id, after=after, limit=limit + 1)
         page = found[:limit]
         following = str(page[-1].id) if len(found) > limit else None
-        return JSONResponse({"items": [evidence_to_json(one) for one in page], "next": following})
+        keys = [self.providers[name].api_key for name in self.configured]
+        return JSONResponse({"items": [evidence_to_json(one, keys) for one in page], "next": following})
 
     async def image(self, request: Request) -> Response:
         job, images = await self._found(request)
@@ -268,7 +271,9 @@ class JobsApi:
         job, _ = await self._found(request)
         if not self.providers[job.provider].pollable:
             raise Problem(409, "not_pollable", f"{job.provider} has no status call", remedy="wait for its answer")
-        if not await self.store.claims.look_now(job.id, self.clock()):
+        if not await self.store.claims.look_now(
+            job.id, self.clock(), interval_seconds=self.timing_of(job.provider).interval
+        ):
             raise Problem(
                 409,
                 "nothing_to_look_at",

@@ -87,6 +87,7 @@ class Receiver:
             lifespan=self._lifespan,
             exception_handlers={Problem: answer_problem, 404: _not_found, 405: _not_allowed, 500: _own_trouble},
         )
+        self.app.router.redirect_slashes = False  # a redirect would carry a capability URL in its Location
 
     @property
     def base_url(self) -> str:
@@ -228,6 +229,7 @@ class Receiver:
             tokens=self.tokens,
             blobs=blobs,
             base_url=lambda: self.base_url,
+            timing_of=self.timing_of,
             look=self.poller.loop.wake,
             submit=self.submissions.loop.wake,
             told=self._told,
@@ -291,8 +293,14 @@ class Receiver:
         return Pace(rates, concurrency=own.concurrency or provider.concurrency)
 
     def _look_rates(self, name: str) -> list[Rate]:
-        """Documented limits of status calls; an operator's own rate moves them in proportion."""
+        """
+        Documented limits of status calls; an operator's own rate moves them in proportion.
+
+        None where an operator sets POLL_INTERVAL: then that alone says how often a job is looked at.
+        """
         provider, rate = self.providers[name], self._each[name].rate
+        if self.settings.poll_interval is not None:
+            return []
         if rate is None or not provider.rates or not provider.poll_rates:
             return list(provider.poll_rates)
         documented = provider.rates[0].count / provider.rates[0].seconds

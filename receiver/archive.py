@@ -10,9 +10,11 @@ dropped at the next start, and a lapsed lease.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -31,11 +33,13 @@ log = structlog.get_logger("receiver.archive")
 
 _PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
 _MAX_IMAGE_BYTES = 512 * 1024 * 1024
-_DOWNLOAD_SECONDS = 300.0
+_DOWNLOAD_SECONDS = (60.0, 120.0, 300.0)  # by tries made: a host that hangs holds its place for a minute at first
+_PER_HOST = 6
+_HOST_IS_BUSY = timedelta(seconds=5)
 
 
 class Archive:
-    """Fetches wanted images, *concurrency* at once."""
+    """Fetches wanted images, *concurrency* at once, a few from each host: one that hangs delays only itself."""
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class Archive:
         metrics: Metrics,
         *,
         told: Callable[[], None],
-        concurrency: int = 4,
+        concurrency: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
@@ -56,6 +60,7 @@ class Archive:
         self._clock = clock
         self.loop = Loop("archive", self.step)
         self.crew = Crew(concurrency, on_free=self.loop.wake)
+        self._busy: Counter[str] = Counter()
 
     async def step(self) -> float:
         now = self._clock()
@@ -65,11 +70,19 @@ class Archive:
         if next_at is None or next_at > now:
             return 3600.0 if next_at is None else (next_at - now).total_seconds()
         claimed = await self._store.images.claim(now, lease=LEASE, limit=self.crew.free)
+        waiting = []
         for image, give_up_at in claimed:
-            self.crew.start(self._work(image, give_up_at or now), name=f"image {image.job_id}/{image.n}")
+            host = urlsplit(image.source_url or "").netloc
+            if self._busy[host] >= _PER_HOST:
+                waiting.append(image)
+                continue
+            self._busy[host] += 1
+            self.crew.start(self._work(image, give_up_at or now, host), name=f"image {image.job_id}/{image.n}")
+        if waiting:
+            await self._store.images.wait(waiting, next_at=now + _HOST_IS_BUSY)
         return 0.0 if claimed else 0.5
 
-    async def _work(self, image: KeptImage, give_up_at: datetime) -> None:
+    async def _work(self, image: KeptImage, give_up_at: datetime, host: str) -> None:
         renewing = asyncio.create_task(self._renew(image))
         try:
             kept = await self._fetch(image)
@@ -87,16 +100,18 @@ class Archive:
             self._told()
         finally:
             renewing.cancel()
+            self._busy -= Counter([host])
 
     async def _fetch(self, image: KeptImage) -> KeptImage:
         if image.source_url is None:
             picture = await asyncio.to_thread(inspect, self._blobs.image_path(image.job_id, image.n))
         else:
             part = self._blobs.new_part()
+            patience = _DOWNLOAD_SECONDS[min(image.tries, len(_DOWNLOAD_SECONDS) - 1)]
             try:
                 with await asyncio.to_thread(part.open, "wb") as sink:
                     await self._outbound.download(
-                        image.source_url, sink, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=_DOWNLOAD_SECONDS
+                        image.source_url, sink, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience
                     )
                 picture = await self._blobs.keep_image(part, image.job_id, image.n)
             finally:

@@ -122,13 +122,15 @@ class Claims:
             )
         return found
 
-    async def look_now(self, job_id: str, now: datetime) -> bool:
-        """Make a job's look due now, if it can be looked at."""
+    async def look_now(self, job_id: str, now: datetime, *, interval_seconds: float) -> bool:
+        """Make a look due, *interval_seconds* after the last at the earliest; False if the job can't be looked at."""
+        interval = int(interval_seconds * 1_000_000)
         async with self._database.write_raw() as db:
             cursor = await db.execute(
-                "UPDATE jobs SET look_at = ?, version = version + 1 WHERE id = ? AND remote_id IS NOT NULL"
+                "UPDATE jobs SET look_at = CASE WHEN looked_at > ? THEN looked_at + ? ELSE ? END, version = version + 1"
+                " WHERE id = ? AND remote_id IS NOT NULL"
                 " AND state IN ('running', 'unconfirmed', 'expired', 'canceled') AND late_at IS NULL",
-                (us(now), job_id),
+                (us(now) - interval, interval, us(now), job_id),
             )
             return cursor.rowcount == 1
 

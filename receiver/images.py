@@ -76,6 +76,14 @@ class Images:
                 (us(next_at), trouble, image.job_id, image.n),
             )
 
+    async def wait(self, images: Sequence[KeptImage], *, next_at: datetime) -> None:
+        """Put claimed images back untried, until *next_at*."""
+        async with self._database.write_raw() as db:
+            await db.executemany(
+                "UPDATE images SET next_at = ?, lease_until = NULL WHERE job_id = ? AND n = ? AND state = 'wanted'",
+                [(us(next_at), image.job_id, image.n) for image in images],
+            )
+
     async def _done(self, image: KeptImage, now: datetime, *, state: str, trouble: str | None) -> int:
         async with self._database.write_raw() as db:
             cursor = await db.execute(

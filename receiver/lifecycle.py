@@ -71,7 +71,7 @@ class Timing:
     pollable: bool = True
 
     def after(self, looks: int, *, jitter: float = 0.0) -> timedelta:
-        """The pause before the next look when *looks* were made. *jitter* in [-1, 1] moves it by a tenth."""
+        """The pause before the next look when *looks* were made. *jitter* in [0, 1] stretches it by up to a tenth."""
         pause = min(self.interval * self.growth ** min(looks, 40), max(self.cap, self.interval))
         return timedelta(seconds=pause * (1 + 0.1 * jitter))
 

@@ -155,7 +155,7 @@ def is_notify_lane(lane: str) -> bool:
 
 
 def notify_lane(url: str) -> str:
-    """Notify URLs of one origin share a lane, as an endpoint's deliveries do: one slow host delays only itself."""
+    """Notify URLs that differ in their query only share a lane, as an endpoint's deliveries do."""
     parts = urlsplit(url)
-    origin = f"{parts.scheme}://{parts.netloc}".lower()
-    return _NOTIFY + hashlib.sha256(origin.encode()).hexdigest()[:24]
+    place = f"{parts.scheme}://{parts.netloc}".lower() + parts.path
+    return _NOTIFY + hashlib.sha256(place.encode()).hexdigest()[:24]

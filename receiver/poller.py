@@ -25,7 +25,7 @@ from receiver.metrics import Metrics
 from receiver.pacing import Pace
 from receiver.store import Item, Store
 from submitter.client import Wire, converse
-from submitter.errors import AnswerLost, NotSent, ProviderBusy, ProviderError
+from submitter.errors import NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider
 
 log = structlog.get_logger("receiver.poller")
@@ -133,7 +133,8 @@ class Poller:
             report = await converse(provider.poll(remote_id), send)
         except ProviderError as exc:
             self._metrics.looks.labels(job.provider, type(exc).__name__).inc()
-            if isinstance(exc, ProviderBusy | NotSent | AnswerLost):
+            # Only what says something about all tasks holds back the others: 429 and 503, and no way there at all.
+            if isinstance(exc, ProviderBusy | NotSent) and getattr(exc, "tries", None) is None:
                 pace.not_now(exc.retry_after_seconds, for_all=isinstance(exc, ProviderBusy))
             else:
                 pace.answered()

@@ -2,13 +2,15 @@
 What leaves the house about evidence: redacted on the way out, never in the store.
 
 A callback's URL holds a token that is a secret; Novita, for one, echoes it in the body. Whatever looks like one of our
-capability URLs, and every header that carries a credential, is masked in what the API, pages and logs show.
+capability URLs, every header that carries a credential, and every key of ours that a provider echoes is masked in what
+the API, pages and logs show.
 """
 
 from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from receiver.evidence import Evidence
@@ -20,13 +22,15 @@ _SECRET_HEADERS = re.compile(r"authorization|cookie|api-?key|secret|token", re.I
 MASK = "[redacted]"
 
 
-def redact(text: str) -> str:
-    """*text* without the tokens of capability URLs."""
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """*text* without the tokens of capability URLs and without *secrets*."""
+    for secret in secrets:
+        text = text.replace(secret, MASK)
     return _CAPABILITY_ESCAPED.sub(rf"\1{MASK}", _CAPABILITY.sub(rf"\1{MASK}", text))
 
 
-def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
-    """The public shape of a piece of evidence."""
+def evidence_to_json(evidence: Evidence, secrets: Collection[str] = ()) -> dict[str, Any]:
+    """The public shape of a piece of evidence; *secrets* are our keys."""
     shown: dict[str, Any] = {
         "id": evidence.id,
         "source": evidence.source.value,
@@ -36,14 +40,15 @@ def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
         "read_at": iso(evidence.read_at),
         "status": evidence.status,
         "peer": evidence.peer,
-        "note": None if evidence.note is None else redact(evidence.note),
+        "note": None if evidence.note is None else redact(evidence.note, secrets),
         "headers": [
-            [name, MASK if _SECRET_HEADERS.search(name) else redact(value)] for name, value in evidence.headers
+            [name, MASK if _SECRET_HEADERS.search(name) else redact(value, secrets)] for name, value in evidence.headers
         ],
     }
     try:
-        shown["body"] = redact(evidence.body.decode("utf-8"))
+        shown["body"] = redact(evidence.body.decode("utf-8"), secrets)
     except UnicodeDecodeError:
         shown["body"] = None
-        shown["body_base64"] = base64.b64encode(evidence.body).decode("ascii")
+        masked = redact(evidence.body.decode("latin-1"), secrets).encode("latin-1")
+        shown["body_base64"] = base64.b64encode(masked).decode("ascii")
     return shown

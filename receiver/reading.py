@@ -20,6 +20,7 @@ from receiver.evidence import Evidence
 from receiver.jobs import Source, Verdict
 from receiver.lifecycle import News
 from receiver.store import Store
+from submitter.answers import NO_RESULT
 from submitter.errors import (
     AccountRefused,
     AnswerLost,
@@ -96,6 +97,8 @@ class Reading:
             believed = signed and not report.state.terminal
         else:
             believed = signed
+        if report.error is not None and report.error.code == NO_RESULT and provider.pollable:
+            believed = False  # done, and no image named: a paid result is not given up before a look has asked for it
         return Read(
             News(report, Source.CALLBACK, believed=believed, received_at=evidence.received_at, again=again), None
         )

@@ -147,7 +147,7 @@ class Store:
         return settled
 
     def _one(self, job: Job, news: News, now: datetime, timing: Timing, holders: dict[tuple[str, str], str]) -> Change:
-        change = advance(job, news, now, timing, jitter=random.uniform(-1, 1))
+        change = advance(job, news, now, timing, jitter=random.random())
         learned, claimed = change.job.remote_id, change.job.claimed_id
         if learned is not None and learned != job.remote_id:
             held = holders.setdefault((job.provider, learned), job.id) != job.id

@@ -141,6 +141,10 @@ def presigned_until(url: str) -> datetime | None:
         return None
 
 
+NO_RESULT = "no_result_url"
+"""The code of a task that is done and names no image."""
+
+
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +161,7 @@ def done(
     if found:
         return Report(remote_id, State.SUCCEEDED, found, cost=cost, remote_status=remote_status)
     error = Failure(
-        "no_result_url", f"the task is done but its answer names no image; keys seen: {keys_of(seen)}", permanent=True
+        NO_RESULT, f"the task is done but its answer names no image; keys seen: {keys_of(seen)}", permanent=True
     )
     return Report(remote_id, State.FAILED, error=error, cost=cost, remote_status=remote_status)
 

@@ -101,9 +101,13 @@ class Pixelcut(Provider):
             raise self._refused(response)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         content_type = magic_type(response.content)
-        if content_type or kind.startswith("image/"):
-            image = Image(data=_whole(response), content_type=content_type or kind)
+        if content_type:
+            image = Image(data=_whole(response), content_type=content_type)
             return Report(None, State.SUCCEEDED, (image,), cost=self.price)
+        if kind.startswith("image/"):
+            raise AnswerLost(
+                f"Pixelcut answered {response.status_code} with {kind} that is none", code="unreadable_answer"
+            )
         body = json_answer(response)
         url = answers.link(body.get("result_url")) if isinstance(body, dict) else None
         if url is not None:

@@ -40,6 +40,7 @@ _STATES = {
 _LINKS = ("downloadLink", "downloadUrl", "signedUrl", "presignedUrl", "url", "fileUrl")
 """Never `path`: it is a place in their storage, and every address built from it in the wild is a guess."""
 _MANAGED = ("file", "files", "urls")
+_ACCOUNT_CODES = ("UNAUTHORIZED", "INSUFFICIENT_CREDITS")
 
 
 class UpscaylOptions(ProviderOptions):
@@ -127,8 +128,9 @@ class Upscayl(Provider):
             raise TaskNotFound(str(error), code=error.code) if response.status_code == 404 else error
         body = json_answer(response)
         try:
-            data = answers.mapping(answers.mapping(body, "the body").get("data"), "data")
-            return self._report(data)
+            whole = answers.mapping(body, "the body")
+            unwrapped = "data" not in whole and str(whole.get("status")).lower() in _STATES and "error" not in whole
+            return self._report(whole if unwrapped else answers.mapping(whole.get("data"), "data"))
         except Unreadable as exc:
             raise self._denied(response, body) or exc.as_answer() from exc
 
@@ -158,6 +160,8 @@ class Upscayl(Provider):
         said = answers.error_body(response)
         code, message = self._words(said)
         is_json = "json" in response.headers.get("content-type", "").lower()
+        if code in _ACCOUNT_CODES:
+            return AccountRefused(message or code, code=code)
         return answers.redirected(response) or refusal(
             response,
             code=code,
@@ -175,7 +179,7 @@ class Upscayl(Provider):
         if code is None and not (isinstance(status, str) and status.lower() in ("error", "fail", "failed")):
             return None
         said = message or "Upscayl refused the call without a reason"
-        if code in ("UNAUTHORIZED", "INSUFFICIENT_CREDITS"):
+        if code in _ACCOUNT_CODES:
             return AccountRefused(said, code=code)
         if code == "RATE_LIMIT_EXCEEDED":
             return ProviderBusy(said, code=code, retry_after_seconds=retry_after_seconds(response))
