@@ -13,8 +13,9 @@ size, for each source and in all: an attacker can fill neither the disk nor the 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -27,6 +28,7 @@ from receiver.intake import Intake
 from receiver.jobs import Source, Verdict
 from receiver.metrics import Metrics
 from receiver.pacing import Bucket
+from receiver.problems import Problem
 from receiver.store import Store
 from receiver.tokens import Claim, TokenInvalid, Tokens
 from submitter.errors import CallbackRefused
@@ -45,6 +47,18 @@ _KEPT_REFUSED_BYTES_IN_ALL = Rate(64 * 1024 * 1024, 86_400)
 _SOURCES = 1024
 _METHODS = frozenset({"GET", "HEAD", "POST"})
 _MAX_PEER_CHARS = 64
+
+
+_PLAIN = ((b"content-type", b"text/plain; charset=utf-8"),)
+_UNKNOWN = Problem(404, "unknown_callback_url", "this is no callback URL of ours", remedy="use the URL as it was given")
+_TOO_SLOW = Problem(
+    408, "too_slow", "the body came too slowly", remedy="send it in one go", headers={"connection": "close"}
+)
+_TOO_BIG = Problem(413, "too_large", "the body is too large", remedy="raise RECEIVER_MAX_CALLBACK_BYTES if it is meant")
+_UNSIGNED = Problem(
+    401, "signature_refused", "the signature does not hold", remedy="sign the raw body with the secret of this account"
+)
+_OVERLOADED = Problem(503, "unavailable", "not recorded", remedy="come again", headers={"retry-after": "3"})
 
 
 class _TooLarge(Exception):
@@ -114,7 +128,7 @@ class Callbacks:
         claim = await self._claim(provider, params["token"], received_at)
         if provider is None or claim is None:
             self._counter("unknown" if provider is None else provider.name, "bad_token").inc()
-            await _answer(send, 404, b"unknown callback URL\n")
+            await _refuse(send, _UNKNOWN)
             return
         if scope["method"] in ("GET", "HEAD"):
             await _answer(send, 200, b"" if scope["method"] == "HEAD" else b"ok\n")
@@ -125,11 +139,11 @@ class Callbacks:
             return
         except TimeoutError:
             self._count(provider.name, "too_slow", claim)
-            await _answer(send, 408, b"the body came too slowly\n", close=True)
+            await _refuse(send, _TOO_SLOW)
             return
         except _TooLarge:
             self._count(provider.name, "too_large", claim)
-            await _answer(send, 413, b"the body is too large\n")
+            await _refuse(send, _TOO_BIG)
             return
         client = scope.get("client")
         callback = Callback(
@@ -142,18 +156,18 @@ class Callbacks:
             provider.verify(callback, received_at)
         except CallbackRefused as exc:
             await self._refused(provider, claim, callback, exc)
-            await _answer(send, 401, b"the signature does not hold\n")
+            await _refuse(send, _UNSIGNED)
             return
         try:
             await self._intake.record(_evidence(provider, claim, callback))
         except Overloaded:
             self._count(provider.name, "overloaded", claim)
-            await _answer(send, 503, b"come again\n", retry_after=2)
+            await _refuse(send, _OVERLOADED)
             return
         except Exception as exc:  # noqa: BLE001 (our own trouble, whatever it is, is 503 and never a loss)
             log.error("callback_not_recorded", provider=provider.name, job=claim.job_id, error=type(exc).__name__)
             self._counter(provider.name, "not_recorded").inc()
-            await _answer(send, 503, b"come again\n", retry_after=5)
+            await _refuse(send, _OVERLOADED)
             return
         await _answer(send, 200, b"ok\n")
         self._ack_seconds[provider.name].observe(time.perf_counter() - began)
@@ -267,11 +281,13 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _answer(send: Send, status: int, body: bytes, *, retry_after: int | None = None, close: bool = False) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    if retry_after is not None:
-        headers.append((b"retry-after", str(retry_after).encode()))
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def _answer(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = _PLAIN) -> None:
+    every = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": every})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _refuse(send: Send, problem: Problem) -> None:
+    headers = [(b"content-type", b"application/problem+json")]
+    headers += [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+    await _answer(send, problem.status, json.dumps(problem.to_json()).encode(), headers)
