@@ -141,10 +141,17 @@ async def test_a_sandbox_never_touches_the_jobs_of_real_providers(tmp_path: Path
 
 @contextlib.asynccontextmanager
 async def sandboxed(directory: Path):  # type: ignore[no-untyped-def]
-    """A client of a `serve --sandbox` with nothing set."""
+    """A client of a `serve --sandbox` with nothing set, but that polling is as quick as a test."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "serve", "--sandbox", "--port", str(port), env=bare_environment(), cwd=directory, stderr=sys.stderr
+        *PROGRAM,
+        "serve",
+        "--sandbox",
+        "--port",
+        str(port),
+        env=bare_environment(RECEIVER_POLL_INTERVAL="0.5"),
+        cwd=directory,
+        stderr=sys.stderr,
     )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
