@@ -30,8 +30,9 @@ _MEANINGS = {
     202: "Accepted.",
     204: "Done.",
     400: "The body can't be read.",
-    401: "No bearer token, or a wrong one.",
+    401: "No bearer token, or a wrong one; for a callback, no good signature.",
     404: "There is no such thing.",
+    408: "The body came too slowly.",
     409: "Not as things are.",
     413: "Too large.",
     415: "A media type that is not taken.",
@@ -271,7 +272,10 @@ def _service() -> dict[str, Any]:
     token, status = _path("token"), {"type": "object", "properties": {"status": _TEXT}, "required": ["status"]}
 
     def plain(summary: str, statuses: Sequence[int], *, parameters: Sequence[Schema] = ()) -> dict[str, Any]:
-        answers = {str(one): {"description": _MEANINGS[one], "content": {"text/plain": {}}} for one in statuses}
+        answers: dict[str, Any] = {}
+        for one in statuses:
+            content = {"text/plain": {}} if one < 400 else {_PROBLEM: {"schema": ref("Problem")}}
+            answers[str(one)] = {"description": _MEANINGS[one], "content": content}
         return {"tags": ["service"], "summary": summary, "security": [], "parameters": parameters, "responses": answers}
 
     def public(summary: str, answers: Mapping[int, Schema | str | None], *parameters: Schema) -> dict[str, Any]:
@@ -280,7 +284,7 @@ def _service() -> dict[str, Any]:
         return {**made, "security": []}
 
     callback = [_path("provider"), token]
-    received = plain("A provider's callback.", (200, 401, 404, 413, 503), parameters=callback)
+    received = plain("A provider's callback.", (200, 401, 404, 408, 413, 503), parameters=callback)
     received["requestBody"] = {"content": {"*/*": {"schema": {}}}}
     ready = public("Whether it is able to work.", {200: status})
     ready["responses"]["503"] = {"description": "Not able to work.", "content": {_JSON: {"schema": status}}}
