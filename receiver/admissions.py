@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 
-from receiver.asks import Ask
+from receiver.asks import MAX_INPUT_BYTES, Ask
 from receiver.blobs import Blobs
 from receiver.guard import AddressForbidden, Guard, OutboundError
 from receiver.ids import new_id
@@ -32,7 +32,6 @@ from submitter.images import inspect
 from submitter.provider import Provider, ProviderOptions
 from submitter.vocabulary import State
 
-MAX_INPUT_BYTES = 100 * 1024 * 1024
 _MAX_METADATA_BYTES = 16 * 1024
 _FETCH_SECONDS = 30.0
 _FIELDS = ("provider", "image", "options", "metadata", "notify_url")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, Protocol
 
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.admissions import MAX_INPUT_BYTES, Admissions
+from receiver.admissions import Admissions
 from receiver.asks import Ask, ask_from_json, parse_document
 from receiver.blobs import Blobs
 from receiver.intake import Intake
@@ -29,6 +27,7 @@ from receiver.problems import Problem
 from receiver.reckoning import Reckoning
 from receiver.store import Store
 from receiver.tokens import TokenInvalid, Tokens
+from receiver.uploads import Uploads
 from submitter.provider import Provider
 from submitter.vocabulary import State
 
@@ -87,6 +86,7 @@ class JobsApi:
     reckoning: Reckoning
     tokens: Tokens
     blobs: Blobs
+    uploads: Uploads
     base_url: Callable[[], str]
     timing_of: Callable[[str], Timing]
     look: Callable[[], None]
@@ -348,7 +348,7 @@ class JobsApi:
     async def _ask(self, request: Request) -> Ask:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type == "multipart/form-data":
-            return await self._ask_from_form(request)
+            return await self.uploads.ask(request)
         if content_type in ("application/json", ""):
             body = await read_body(request, limit=_MAX_JSON_BYTES)
             return await asyncio.to_thread(ask_from_json, body, self.blobs)
@@ -359,73 +359,6 @@ class JobsApi:
             field="content-type",
             remedy="set Content-Type to one of them",
         )
-
-    async def _ask_from_form(self, request: Request) -> Ask:
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > MAX_INPUT_BYTES + 1024 * 1024:
-            await drain(request)
-            raise _input_too_large()
-        try:
-            async with request.form(max_files=2, max_fields=10) as form:
-                described = form.get("job")
-                if isinstance(described, UploadFile):
-                    described = (await described.read(_MAX_SMALL_JSON_BYTES * 16)).decode("utf-8", "replace")
-                picture = form.get("image")
-                if described is None or not isinstance(picture, UploadFile):
-                    raise Problem(
-                        422,
-                        "missing_part",
-                        "multipart needs two parts: `job` (JSON) and `image` (the file)",
-                        field="job" if described is None else "image",
-                        remedy="send both parts",
-                    )
-                document = parse_document(described.encode())
-                if "image" in document:
-                    raise Problem(
-                        422,
-                        "invalid_image",
-                        "`job` must not name an image when a file is sent",
-                        field="image",
-                        remedy="leave image out of `job`, or send JSON without a file",
-                    )
-                return await self._saved(document, picture)
-        except MultiPartException as exc:
-            raise Problem(
-                400,
-                "invalid_multipart",
-                f"the multipart body can't be read: {exc.message}",
-                remedy="send multipart/form-data with the parts `job` and `image`",
-            ) from exc
-        except ClientDisconnect as exc:
-            raise Problem(400, "disconnected", "the body was cut", remedy="send the request again, whole") from exc
-
-    async def _saved(self, document: dict[str, Any], picture: UploadFile) -> Ask:
-        part = self.blobs.new_part()
-        digest = hashlib.sha256()
-        size = 0
-        with await asyncio.to_thread(part.open, "wb") as target:
-            while chunk := await picture.read(512 * 1024):
-                size += len(chunk)
-                if size > MAX_INPUT_BYTES:
-                    part.unlink()
-                    raise _input_too_large()
-                await asyncio.to_thread(_write, target, digest, chunk)
-        return Ask(document, None, part, digest.hexdigest())
-
-
-def _write(target: Any, digest: Any, chunk: bytes) -> None:
-    digest.update(chunk)
-    target.write(chunk)
-
-
-def _input_too_large() -> Problem:
-    return Problem(
-        413,
-        "image_too_large",
-        f"an image may have at most {MAX_INPUT_BYTES} bytes",
-        field="image",
-        remedy="make the image smaller",
-    )
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
@@ -442,16 +375,6 @@ async def read_body(request: Request, *, limit: int) -> bytes:
     if size > limit:
         raise Problem(413, "too_large", f"the body may have at most {limit} bytes", remedy="send less")
     return b"".join(parts)
-
-
-async def drain(request: Request) -> None:
-    """Read a body to its end, within reason, so that the sender can read the answer."""
-    size = 0
-    stream: AsyncIterator[bytes] = request.stream()
-    async for part in stream:
-        size += len(part)
-        if size > 4 * MAX_INPUT_BYTES:
-            return
 
 
 async def small_json(request: Request) -> dict[str, Any]:

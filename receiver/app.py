@@ -54,6 +54,7 @@ from receiver.store import Store
 from receiver.stream import Stream
 from receiver.submissions import Submissions
 from receiver.tokens import Tokens
+from receiver.uploads import Uploads
 from submitter.client import Wire
 from submitter.provider import Rate
 from submitter.providers import PROVIDERS
@@ -228,6 +229,7 @@ class Receiver:
             reckoning=self.reckoning,
             tokens=self.tokens,
             blobs=blobs,
+            uploads=Uploads(blobs),
             base_url=lambda: self.base_url,
             timing_of=self.timing_of,
             look=self.poller.loop.wake,

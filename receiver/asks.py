@@ -22,6 +22,7 @@ from typing import Any
 from receiver.blobs import Blobs
 from receiver.problems import Problem
 
+MAX_INPUT_BYTES = 100 * 1024 * 1024
 _SMALL_BYTES = 256 * 1024
 _PIECE = 4 * 64 * 1024
 _PICTURE = re.compile(rb'"base64"\s*:\s*"')

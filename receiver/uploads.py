@@ -1,0 +1,198 @@
+"""
+A job posted as multipart: the picture goes straight into a file of ours, each piece on the disk before the next.
+
+A few hundred megabytes that wait in the operating system for the disk make every other write wait behind them, that of
+a callback's evidence included. So no more than a few pieces are ever on their way to the disk, however many pictures
+are being posted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+from typing import BinaryIO
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from receiver.asks import MAX_INPUT_BYTES, Ask, parse_document
+from receiver.blobs import Blobs
+from receiver.problems import Problem
+
+_MAX_JOB_BYTES = 1024 * 1024
+_PIECE_BYTES = 1024 * 1024
+_AT_ONCE = 2
+_sync = os.fsync if sys.platform in ("win32", "darwin") else os.fdatasync
+
+
+class Uploads:
+    """Reads multipart posts into part files of *blobs*."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._writing = asyncio.Semaphore(_AT_ONCE)
+
+    async def ask(self, request: Request) -> Ask:
+        """The ask that *request*'s parts `job` and `image` make; raises `Problem`."""
+        _, options = parse_options_header(request.headers.get("content-type", ""))
+        boundary = options.get(b"boundary")
+        if not boundary:
+            raise _unreadable("its content type names no boundary")
+        part = self._blobs.new_part()
+        try:
+            with await asyncio.to_thread(part.open, "wb") as file:
+                form = _Form(boundary)
+                digest = await self._read(request, form, file)
+            if form.job is None or form.image_bytes is None:
+                raise Problem(
+                    422,
+                    "missing_part",
+                    "multipart needs two parts: `job` (JSON) and `image` (the file)",
+                    field="job" if form.job is None else "image",
+                    remedy="send both parts",
+                )
+            document = await asyncio.to_thread(parse_document, bytes(form.job))
+            if "image" in document:
+                raise Problem(
+                    422,
+                    "invalid_image",
+                    "`job` must not name an image when a file is sent",
+                    field="image",
+                    remedy="leave image out of `job`, or send JSON without a file",
+                )
+        except BaseException:
+            await asyncio.to_thread(part.unlink, missing_ok=True)
+            raise
+        return Ask(document, None, part, digest)
+
+    async def _read(self, request: Request, form: _Form, file: BinaryIO) -> str:
+        """Read to the end, even what is refused, so that the sender can read the answer."""
+        digest = hashlib.sha256()
+        refused: Problem | None = None
+        seen = 0
+
+        def write(data: bytes) -> None:
+            digest.update(data)
+            file.write(data)
+            file.flush()
+            _sync(file.fileno())
+
+        try:
+            async for chunk in request.stream():
+                seen += len(chunk)
+                if seen > 4 * MAX_INPUT_BYTES:
+                    break
+                if refused is not None:
+                    continue
+                refused = form.feed(chunk)
+                if len(form.pending) >= _PIECE_BYTES and refused is None:
+                    async with self._writing:
+                        await asyncio.to_thread(write, form.taken())
+        except ClientDisconnect as exc:
+            raise Problem(400, "disconnected", "the body was cut", remedy="send the request again, whole") from exc
+        if refused is None and not form.ended:
+            refused = _unreadable("it ends before its last boundary")
+        if refused is not None:
+            raise refused
+        async with self._writing:
+            await asyncio.to_thread(write, form.taken())
+        return digest.hexdigest()
+
+
+class _Form:
+    """The parts as they come. `pending` is what of the image was not taken yet."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.job: bytearray | None = None
+        self.image_bytes: int | None = None
+        self.pending = bytearray()
+        self.ended = False
+        self._header = bytearray()
+        self._value = bytearray()
+        self._name: bytes | None = None
+        self._refused: Problem | None = None
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._part_begins,
+                    "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+                    "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                    "on_header_end": self._header_ends,
+                    "on_headers_finished": self._headers_end,
+                    "on_part_data": self._data,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError as exc:
+            raise _unreadable("its boundary is none") from exc
+
+    def feed(self, chunk: bytes) -> Problem | None:
+        """Take *chunk*; returns why the post can't be accepted, once that is known."""
+        try:
+            self._parser.write(chunk)
+        except FormParserError:
+            return _unreadable("its parts are not as the boundary says")
+        return self._refused
+
+    def taken(self) -> bytes:
+        data = bytes(self.pending)
+        self.pending.clear()
+        return data
+
+    def _part_begins(self) -> None:
+        self._name = None
+
+    def _header_ends(self) -> None:
+        if bytes(self._header).lower() == b"content-disposition":
+            self._name = parse_options_header(bytes(self._value))[1].get(b"name")
+        self._header.clear()
+        self._value.clear()
+
+    def _headers_end(self) -> None:
+        if self._name == b"job" and self.job is None:
+            self.job = bytearray()
+        elif self._name == b"image" and self.image_bytes is None:
+            self.image_bytes = 0
+        elif self._name in (b"job", b"image"):
+            self._refused = _unreadable(f"it has two parts `{self._name.decode()}`")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._name == b"job" and self.job is not None:
+            if len(self.job) + end - start > _MAX_JOB_BYTES:
+                self._refused = Problem(
+                    413,
+                    "too_large",
+                    f"`job` may have at most {_MAX_JOB_BYTES} bytes",
+                    field="job",
+                    remedy="send the picture as the part `image`",
+                )
+                return
+            self.job += data[start:end]
+        elif self._name == b"image" and self.image_bytes is not None:
+            self.image_bytes += end - start
+            if self.image_bytes > MAX_INPUT_BYTES:
+                self._refused = Problem(
+                    413,
+                    "image_too_large",
+                    f"an image may have at most {MAX_INPUT_BYTES} bytes",
+                    field="image",
+                    remedy="make the image smaller",
+                )
+                return
+            self.pending += data[start:end]
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def _unreadable(why: str) -> Problem:
+    return Problem(
+        400,
+        "invalid_multipart",
+        f"the multipart body can't be read: {why}",
+        remedy="send multipart/form-data with the parts `job` and `image`",
+    )
