@@ -38,6 +38,7 @@ log = structlog.get_logger("receiver.notifier")
 
 _NOTIFY_CONCURRENCY = 10
 _NOTIFY_TIMEOUT_SECONDS = 15.0
+_MOST_NOTIFY_CALLS = 256  # over all notify URLs: whoever submits jobs chooses them, and each call holds a socket
 _ANSWER_BYTES = 1024
 _LATER_ONE_IN = 4
 _MINDS_SECONDS = 1.0
@@ -101,7 +102,8 @@ class Notifier:
     """
     Delivers what is due. *secrets* sign deliveries to notify URLs; *schedule* is in seconds.
 
-    *connect* makes the guarded client of a slot; *told* is called when a booking told something.
+    *connect* makes the guarded client of a slot; *told* is called when a booking told something. At most
+    *most_notify_calls* to notify URLs are under way at once.
     """
 
     def __init__(
@@ -115,8 +117,12 @@ class Notifier:
         secrets: Sequence[str],
         schedule: Sequence[float],
         told: Callable[[], None],
+        most_notify_calls: int = _MOST_NOTIFY_CALLS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._most_notify_calls = most_notify_calls
+        self._notify_calls = 0
+        self._held_up = False
         self._deliveries = deliveries
         self._endpoints = endpoints
         self._connect = connect
@@ -219,6 +225,9 @@ class Notifier:
     def _fill(self, lane: _Lane) -> float:
         """Start what may start; returns in how many seconds more may."""
         while True:
+            if lane.endpoint is None and self._notify_calls >= self._most_notify_calls:
+                self._held_up = True
+                return 3600.0
             if lane.bucket.available() == 0:
                 return max(lane.bucket.seconds_for(1), 0.001) if lane.first or lane.later else 3600.0
             delivery = lane.next()
@@ -228,13 +237,15 @@ class Notifier:
             lane.starts += 1
             lane.used_at = time.monotonic()
             lane.later_busy += delivery.retry
+            self._notify_calls += delivery.endpoint_id is None
             lane.crew.start(self._work(lane, delivery), name=delivery.id)
 
     def _freed(self, name: str) -> None:
         lane = self._lanes.get(name)
         if lane is not None:
             self._fill(lane)
-            if lane.more and (lane.room(retry=False) or lane.room(retry=True)):
+            if self._held_up or (lane.more and (lane.room(retry=False) or lane.room(retry=True))):
+                self._held_up = False
                 self.loop.wake()
 
     # --- Attempts ---------------------------------------------------------------------------------------------------
@@ -250,6 +261,7 @@ class Notifier:
         finally:
             lane.clients.append(client)
             lane.later_busy -= delivery.retry
+            self._notify_calls -= delivery.endpoint_id is None
         if outcome.gone and not delivery.example:
             lane.drop()
         self._metrics.deliveries.labels(outcome.state if outcome.next_at is None else "again").inc()

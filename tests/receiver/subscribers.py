@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 from starlette.applications import Starlette
@@ -88,7 +89,9 @@ class Subscriber:
 class House:
     """Database, notifier and API of endpoints and deliveries, without the rest of the receiver."""
 
-    def __init__(self, database: Database, *, schedule: tuple[float, ...] = (0, 0.15, 0.3, 0.6)) -> None:
+    def __init__(
+        self, database: Database, *, schedule: tuple[float, ...] = (0, 0.15, 0.3, 0.6), most_notify_calls: int = 256
+    ) -> None:
         self.database = database
         self.endpoints = Endpoints(database)
         self.log = DeliveryLog(database)
@@ -105,6 +108,7 @@ class House:
             secrets=[self.notify_secret],
             schedule=schedule,
             told=self.wake,
+            most_notify_calls=most_notify_calls,
         )
         changed = self.notifier.endpoints_changed
         bearer = Bearer([TOKEN])
@@ -146,7 +150,7 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(tmp_path: Path, **more: tuple[float, ...]) -> AsyncIterator[House]:
+async def house(tmp_path: Path, **more: Any) -> AsyncIterator[House]:
     """A house whose notifier runs."""
     database = await Database.open(tmp_path / "receiver.db")
     made = House(database, **more)

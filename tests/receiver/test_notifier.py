@@ -157,6 +157,17 @@ async def test_a_notify_url_is_told_the_end_and_signed_with_the_notify_secret(tm
     check_with_both(made.notify_secret, seen)
 
 
+async def test_calls_to_notify_urls_are_bounded_over_all_of_them_and_all_are_told(tmp_path: Path) -> None:
+    subscriber = Subscriber({f"/{n}": [0.1] for n in range(20)})
+    async with subscriber.serve() as origin, house(tmp_path, most_notify_calls=5) as made:
+        for n in range(20):
+            await made.tell("job.succeeded", notify_url=f"{origin}/{n}")
+        await made.settled()
+    starts = sorted(seen.at for seen in subscriber.seen)
+    assert len({seen.path for seen in subscriber.seen}) == len(starts) == 20
+    assert all(later - earlier >= 0.09 for earlier, later in zip(starts, starts[5:], strict=False))
+
+
 async def test_redirects_are_not_followed(tmp_path: Path) -> None:
     subscriber = Subscriber({"/hook": [Response("", 307, headers={"location": "/elsewhere"})]})
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made:
