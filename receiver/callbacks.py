@@ -65,6 +65,10 @@ class _TooLarge(Exception):
     pass
 
 
+class _TooSlow(Exception):
+    pass
+
+
 class _Gone(Exception):
     """The sender hung up."""
 
@@ -114,6 +118,7 @@ class Callbacks:
         self._token_lifetime = token_lifetime + _GRACE
         self._clock = clock
         self._refusals = _KeptRefusals()
+        self._bodies = _Bodies()
         self._counters: dict[tuple[str, str], Counter] = {}
         self._ack_seconds = {name: metrics.ack_seconds.labels(name) for name in providers}
         for name, provider in providers.items():
@@ -134,10 +139,10 @@ class Callbacks:
             await _answer(send, 200, b"" if scope["method"] == "HEAD" else b"ok\n")
             return
         try:
-            body = await _read(scope, receive, self._max_bytes)
+            body = await self._bodies.read(receive, self._max_bytes)
         except _Gone:
             return
-        except TimeoutError:
+        except _TooSlow:
             self._count(provider.name, "too_slow", claim)
             await _refuse(send, _TOO_SLOW)
             return
@@ -169,7 +174,8 @@ class Callbacks:
             self._counter(provider.name, "not_recorded").inc()
             await _refuse(send, _OVERLOADED)
             return
-        await _answer(send, 200, b"ok\n")
+        await send(_OK)
+        await send(_OK_BODY)
         self._ack_seconds[provider.name].observe(time.perf_counter() - began)
         self._count(provider.name, "recorded", claim)
 
@@ -259,23 +265,56 @@ def _evidence(
     )
 
 
-async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body. One that is too large is read to its end, within reason, so that the answer can be read too."""
+class _Bodies:
+    """Reads bodies, none for longer than `_BODY_SECONDS`: one clock for all, as a timer for each costs too much."""
+
+    def __init__(self) -> None:
+        self._reading: dict[asyncio.Task[None], float] = {}
+        self._too_slow: set[asyncio.Task[None]] = set()
+        self._clock: asyncio.TimerHandle | None = None
+
+    async def read(self, receive: Receive, limit: int) -> bytes:
+        """The whole body. One that is too large is read to its end, within reason, so that the answer can be read."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._reading[task] = loop.time()
+        if self._clock is None:
+            self._clock = loop.call_later(_BODY_SECONDS / 10, self._tick, loop)
+        try:
+            return await _read(receive, limit)
+        except asyncio.CancelledError:
+            if task not in self._too_slow:
+                raise
+            task.uncancel()
+            raise _TooSlow from None
+        finally:
+            del self._reading[task]
+            self._too_slow.discard(task)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        since = loop.time() - _BODY_SECONDS
+        for task, began in self._reading.items():
+            if began < since and task not in self._too_slow:
+                self._too_slow.add(task)
+                task.cancel()
+        self._clock = loop.call_later(_BODY_SECONDS / 10, self._tick, loop) if self._reading else None
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
-    async with asyncio.timeout(_BODY_SECONDS):
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Gone
-            part = message.get("body", b"")
-            size += len(part)
-            if size <= limit:
-                parts.append(part)
-            elif size > _DRAIN_BYTES:
-                raise _TooLarge
-            if not message.get("more_body", False):
-                break
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= limit:
+            parts.append(part)
+        elif size > _DRAIN_BYTES:
+            raise _TooLarge
+        if not message.get("more_body", False):
+            break
     if size > limit:
         raise _TooLarge
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -291,3 +330,11 @@ async def _refuse(send: Send, problem: Problem) -> None:
     headers = [(b"content-type", b"application/problem+json")]
     headers += [(name.encode(), value.encode()) for name, value in problem.headers.items()]
     await _answer(send, problem.status, json.dumps(problem.to_json()).encode(), headers)
+
+
+_OK = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"3")],
+}
+_OK_BODY = {"type": "http.response.body", "body": b"ok\n"}

@@ -8,9 +8,11 @@ others said of a failure is looked through for them once more: capability URLs a
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -19,6 +21,7 @@ from receiver.presenting import redact
 from receiver.request_ids import request_id
 
 _QUIET = ("httpx", "httpcore", "python_multipart", "aiosqlite", "alembic", "asyncio", "uvicorn.error")
+_GATHER_SECONDS = 0.01
 _QUOTED = ("detail", "error", "reason", "event")
 
 
@@ -38,10 +41,51 @@ def set_up(style: str = "auto", *, level: str = "info") -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=Lines(sys.stderr),
         cache_logger_on_first_use=True,
     )
     _set_up_libraries(shared, renderer)
+
+
+class Lines:
+    """
+    Writes lines to *stream*, those of good news many at a time: a system call for each costs more than all the rest of
+    answering a callback. What is not good news is written at once, with all that came before it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The one that will flush."""
+        atexit.register(self.flush)
+
+    def __call__(self, *_: Any) -> Lines:
+        return self
+
+    def info(self, line: str) -> None:
+        self._lines.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(_GATHER_SECONDS, self.flush)
+
+    def warning(self, line: str) -> None:
+        self._lines.append(line)
+        self.flush()
+
+    debug = info
+    error = critical = exception = fatal = msg = warning
+
+    def flush(self) -> None:
+        lines, self._lines, self._loop = self._lines, [], None
+        if lines:
+            self._stream.write("\n".join(lines) + "\n")
+            self._stream.flush()
 
 
 def _set_up_libraries(shared: list[Processor], renderer: Processor) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import re
 import secrets as randomness
@@ -190,9 +189,7 @@ def parse_key(text: str, encoding: Encoding) -> bytes:
 
 
 def _digest(key: bytes, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:
-    mac = hmac.new(key, b"%s.%s." % (message_id, timestamp), hashlib.sha256)
-    mac.update(body)
-    return base64.b64encode(mac.digest())
+    return base64.b64encode(hmac.digest(key, b"%s.%s.%s" % (message_id, timestamp, body), "sha256"))
 
 
 def _standard_headers(headers: object) -> dict[bytes, bytes]:

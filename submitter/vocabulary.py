@@ -115,7 +115,10 @@ class Callback:
     def header(self, name: str) -> bytes | None:
         """The first value of header *name* (lower case), or None."""
         wanted = name.encode("ascii")
-        return next((value for key, value in self.headers if key == wanted), None)
+        for key, value in self.headers:
+            if key == wanted:
+                return value
+        return None
 
 
 @dataclass(frozen=True, slots=True)
