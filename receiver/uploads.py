@@ -2,8 +2,7 @@
 A job posted as multipart: the picture goes straight into a file of ours, each piece on the disk before the next.
 
 A few hundred megabytes that wait in the operating system for the disk make every other write wait behind them, that of
-a callback's evidence included. So no more than a few pieces are ever on their way to the disk, however many pictures
-are being posted.
+a callback's evidence included. So only one piece is ever on its way to the disk, however many pictures are posted.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from receiver.blobs import Blobs
 from receiver.problems import Problem
 
 _MAX_JOB_BYTES = 1024 * 1024
-_PIECE_BYTES = 1024 * 1024
-_AT_ONCE = 2
+_PIECE_BYTES = 256 * 1024
+_AT_ONCE = 1
 _sync = os.fsync if sys.platform in ("win32", "darwin") else os.fdatasync
 
 
