@@ -37,7 +37,7 @@ class Images:
                 db,
                 # The plus keeps the planner off the index on next_at: it would read and sort all that is due.
                 f"SELECT {', '.join(IMAGE_COLUMNS)} FROM images WHERE state = 'wanted' AND +next_at <= ?"
-                " AND (lease_until IS NULL OR lease_until < ?) ORDER BY give_up_at LIMIT ?",
+                " AND (lease_until IS NULL OR lease_until <= ?) ORDER BY give_up_at LIMIT ?",
                 (us(now), us(now), limit),
             )
             found = [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows]

@@ -1,0 +1,137 @@
+"""Images are fetched until their link is dead; a failed download never fails a job."""
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.archive import Archive
+from receiver.blobs import Blobs
+from receiver.guard import Guard
+from receiver.jobs import Source
+from receiver.leases import LEASE
+from receiver.lifecycle import News, Timing
+from receiver.metrics import Metrics
+from receiver.outbound import Outbound
+from receiver.store import Item
+from submitter.sandbox import test_picture as picture_bytes
+from submitter.vocabulary import Image, Report, State
+from tests.receiver.listening import serving
+from tests.receiver.passing import Clock, Loops, loops
+
+PICTURE = picture_bytes(80, 60)
+
+
+@dataclass
+class Links:
+    """A host of results: answers with *statuses* one after the other, then with 200."""
+
+    statuses: list[int] = field(default_factory=list)
+    body: bytes = PICTURE
+    fetched: int = 0
+    origin: str = ""
+
+    async def answer(self, request: Request) -> Response:
+        self.fetched += 1
+        status = self.statuses.pop(0) if self.statuses else 200
+        return Response(self.body if status == 200 else b"no", status, media_type="image/jpeg")
+
+
+@contextlib.asynccontextmanager
+async def archive(tmp_path: Path, links: Links) -> AsyncIterator[tuple[Archive, Loops]]:
+    app = Starlette(routes=[Route("/{name}", links.answer)])
+    guard = Guard((ipaddress.ip_network("127.0.0.0/8"),))
+    async with serving(app) as origin, loops(tmp_path) as house, Outbound(guard) as outbound:
+        links.origin = origin
+        made = Archive(house.store, Blobs(tmp_path), outbound, Metrics(), told=lambda: None, clock=house.clock)
+        yield made, house
+
+
+async def succeeded(house: Loops, *urls: str, expires_in: float = 3600) -> str:
+    """A job that brought images at *urls*."""
+    (job_id,) = await house.add("novita")
+    now = house.clock()
+    images = tuple(Image(url=url, expires_at=now + timedelta(seconds=expires_in)) for url in urls)
+    news = News(Report(f"task-of-{job_id}", State.SUCCEEDED, images), Source.RESPONSE)
+    await house.store.settle([Item(job_id, news)], now, lambda name: Timing(1, 1, 1))
+    return job_id
+
+
+async def run(archive: Archive, clock: Clock, *, seconds: float) -> None:
+    """Let the archive work and pass the time in between."""
+    ends = clock.now + timedelta(seconds=seconds)
+    while clock.now < ends:
+        pause = await archive.step()
+        while archive.crew.busy:
+            await asyncio.sleep(0.001)
+        clock.now += timedelta(seconds=max(min(pause, (ends - clock.now).total_seconds()), 0.0))
+
+
+async def test_refused_links_are_tried_again_until_they_work(tmp_path: Path) -> None:
+    links = Links([403, 404, 500, 429])
+    async with archive(tmp_path, links) as (keeper, house):
+        job_id = await succeeded(house, f"{links.origin}/a")
+        await run(keeper, house.clock, seconds=120)
+        found = await house.store.job(job_id)
+        assert found is not None
+        (image,) = found[1]
+        assert (image.state, image.width, image.height, image.bytes) == ("kept", 80, 60, len(PICTURE))
+        assert (tmp_path / "images" / job_id / "0").read_bytes() == PICTURE
+        assert links.fetched == 5
+        assert (await house.events())["job.images_kept"] == 1
+
+
+@pytest.mark.parametrize(("status", "tries"), [(403, 9), (410, 1)])
+async def test_a_dead_link_is_told_and_its_job_stays_succeeded(status: int, tries: int, tmp_path: Path) -> None:
+    links = Links([status] * 100)
+    async with archive(tmp_path, links) as (keeper, house):
+        job_id = await succeeded(house, f"{links.origin}/a", expires_in=600)
+        await run(keeper, house.clock, seconds=2000)
+        found = await house.store.job(job_id)
+        assert found is not None
+        assert (found[0].state, found[1][0].state) == (State.SUCCEEDED, "lost")
+        assert (await house.events())["job.images_lost"] == 1
+        assert links.fetched == tries
+
+
+async def test_what_is_no_image_is_not_kept(tmp_path: Path) -> None:
+    links = Links(body=b"<html>not an image</html>")
+    async with archive(tmp_path, links) as (keeper, house):
+        job_id = await succeeded(house, f"{links.origin}/a", expires_in=100)
+        await run(keeper, house.clock, seconds=2000)
+        found = await house.store.job(job_id)
+        assert found is not None
+        assert found[1][0].state == "lost"
+        assert list((tmp_path / "parts").iterdir()) == []
+
+
+async def test_the_image_whose_link_dies_first_is_taken_first_and_held_until_its_lease_ends(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        images = house.store.images
+        late = await succeeded(house, "https://a.example/late", expires_in=3600)
+        soon = await succeeded(house, "https://a.example/soon", expires_in=60)
+        now = house.clock()
+        ((first, _),) = await images.claim(now, lease=LEASE, limit=1)
+        assert first.job_id == soon
+        assert [one.job_id for one, _ in await images.claim(now, lease=LEASE, limit=9)] == [late]
+        assert await images.next_at() == now + LEASE
+        await images.renew(first, now + LEASE / 2, lease=LEASE)
+        assert [one.job_id for one, _ in await images.claim(now + LEASE, lease=LEASE, limit=9)] == [late]
+
+
+async def test_one_of_two_images_lost_is_told_once_both_are_decided(tmp_path: Path) -> None:
+    links = Links([410])
+    async with archive(tmp_path, links) as (keeper, house):
+        await succeeded(house, f"{links.origin}/a", f"{links.origin}/b")
+        await run(keeper, house.clock, seconds=60)
+        events = await house.events()
+        assert (events["job.images_lost"], events["job.images_kept"]) == (1, 0)
