@@ -47,6 +47,7 @@ from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.poller import Poller
 from receiver.problems import Problem, answer_problem, busy
+from receiver.pruning import Pruning
 from receiver.reckoning import Reckoning
 from receiver.secrets_file import generated
 from receiver.settings import ProviderSettings, Settings, provider_from
@@ -56,7 +57,7 @@ from receiver.submissions import Submissions
 from receiver.tokens import Tokens
 from receiver.uploads import Uploads
 from submitter.client import Wire
-from submitter.provider import Rate
+from submitter.provider import Provider, Rate
 from submitter.providers import PROVIDERS
 
 log = structlog.get_logger("receiver")
@@ -202,6 +203,7 @@ class Receiver:
             self.stream.loop,
             Loop("reckoning", self._reckon, idle_seconds=5.0),
             Loop("attempt-log", self._forget_attempts, idle_seconds=10.0),
+            Pruning(self.database, blobs, keep=timedelta(days=settings.keep_days)).loop,
             Loop("checkpoints", self._checkpoint, idle_seconds=_CHECKPOINT_SECONDS),
         ]
         self.health = Health(self.database, self.loops, self.metrics, self.reckoning, self.providers)
@@ -276,18 +278,7 @@ class Receiver:
 
     def timing_of(self, provider: str) -> Timing:
         """When *provider*'s jobs are looked at, by the settings in force."""
-        settings, rhythm = self.settings, self.providers[provider].rhythm
-        interval = settings.poll_interval
-        first = interval or rhythm.first
-        return Timing(
-            first=first,
-            interval=interval or rhythm.interval,
-            silence=first if provider in self.reckoning.degraded else settings.callback_timeout,
-            growth=rhythm.growth,
-            cap=4 * interval if interval else rhythm.cap,
-            lifetime=settings.job_timeout,
-            pollable=self.providers[provider].pollable,
-        )
+        return timing(self.settings, self.providers[provider], degraded=provider in self.reckoning.degraded)
 
     def _pace(self, name: str) -> Pace:
         provider, own = self.providers[name], self._each[name]
@@ -345,6 +336,21 @@ class Receiver:
             )
         if not self.configured:
             log.warning("no_provider_configured", remedy="set FREEPIK_API_KEY or another provider's key")
+
+
+def timing(settings: Settings, provider: Provider, *, degraded: bool = False) -> Timing:
+    """When *provider*'s jobs are looked at; one whose callbacks get lost is looked at early."""
+    rhythm, interval = provider.rhythm, settings.poll_interval
+    first = interval or rhythm.first
+    return Timing(
+        first=first,
+        interval=interval or rhythm.interval,
+        silence=first if degraded else settings.callback_timeout,
+        growth=rhythm.growth,
+        cap=4 * interval if interval else rhythm.cap,
+        lifetime=settings.job_timeout,
+        pollable=provider.pollable,
+    )
 
 
 async def _not_found(request: Request, exc: Exception) -> Response:

@@ -53,6 +53,11 @@ class Blobs:
     async def drop_input(self, name: str) -> None:
         await asyncio.to_thread(self.input_path(name).unlink, missing_ok=True)
 
+    def inputs_older_than(self, moment: float) -> list[str]:
+        """Names of inputs that were written before *moment* (Unix seconds)."""
+        with os.scandir(self.root / "inputs") as entries:
+            return sorted(entry.name for entry in entries if entry.stat().st_mtime < moment)
+
     async def put_body(self, body: bytes) -> str:
         """Keep a large answer; returns its name."""
         name = secrets.token_hex(16)

@@ -16,6 +16,7 @@ from receiver.commands import (
     jobs,
     listen,
     migrate,
+    reread,
     serve,
     trigger,
     tunnel,
@@ -42,6 +43,7 @@ cli.add_typer(jobs.jobs, name="jobs")
 cli.add_typer(endpoints.endpoints, name="endpoints")
 cli.add_typer(deliveries.deliveries, name="deliveries")
 cli.command()(deliveries.replay)
+cli.command()(reread.reread)
 
 
 def main() -> None:

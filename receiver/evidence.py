@@ -46,6 +46,16 @@ class Evidence:
     id: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which evidence is to be read again. None and empty: all."""
+
+    since: datetime | None = None
+    provider: str | None = None
+    job_id: str | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+
 class EvidenceLog:
     """The sentences about evidence."""
 
@@ -62,7 +72,7 @@ class EvidenceLog:
         rows = await self._database.glance(lambda db: db.execute(_UNREAD, (limit,)).fetchall())
         return [_from_row(row) for row in rows]
 
-    async def repeats(self, evidence: Sequence[Evidence]) -> set[int]:
+    async def repeats(self, evidence: Sequence[Evidence], *, also_later: bool = False) -> set[int]:
         """
         Those of *evidence* (by id) that are replays: their job has the same delivery, id and body, from earlier.
 
@@ -71,7 +81,26 @@ class EvidenceLog:
         keyed = [item for item in evidence if item.delivery_id and item.job_id]
         if not keyed:
             return set()
-        return await self._database.glance(lambda db: _repeats(db, keyed))
+        return await self._database.glance(lambda db: _repeats(db, keyed, also_later))
+
+    async def read_before(self, selection: Selection, *, after: int, limit: int) -> list[Evidence]:
+        """Evidence of *selection* that was read, oldest first, from behind the id *after* on."""
+        clauses = ["id > ?", "read_at IS NOT NULL"]
+        values: list[Any] = [after]
+        for clause, value in (
+            ("received_at >= ?", to_us(selection.since)),
+            ("provider = ?", selection.provider),
+            ("job_id = ?", selection.job_id),
+        ):
+            if value is not None:
+                clauses.append(clause)
+                values.append(value)
+        if selection.verdicts:
+            clauses.append(f"verdict IN ({', '.join('?' * len(selection.verdicts))})")
+            values += [verdict.value for verdict in selection.verdicts]
+        query = f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE {' AND '.join(clauses)} ORDER BY id LIMIT ?"
+        rows = await self._database.glance(lambda db: db.execute(query, (*values, limit)).fetchall())
+        return [_from_row(row) for row in rows]
 
     async def of(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[Evidence]:
         async with self._database.read() as connection:
@@ -138,7 +167,7 @@ def _from_row(row: Any) -> Evidence:
     )
 
 
-def _repeats(db: sqlite3.Connection, keyed: Sequence[Evidence]) -> set[int]:
+def _repeats(db: sqlite3.Connection, keyed: Sequence[Evidence], also_later: bool) -> set[int]:
     seen: dict[tuple[str, str], list[int]] = {}
     for chunk in chunks(sorted({item.job_id for item in keyed if item.job_id})):
         for number, *key in db.execute(_DELIVERIES.format(", ".join("?" * len(chunk))), chunk):
@@ -147,7 +176,9 @@ def _repeats(db: sqlite3.Connection, keyed: Sequence[Evidence]) -> set[int]:
     for item in keyed:
         assert item.id is not None
         for number in seen.get((item.job_id or "", item.delivery_id or ""), ()):
-            if number < item.id and db.execute(_BODY, (number,)).fetchone() == (item.body,):
+            if (number < item.id or (also_later and number != item.id)) and db.execute(_BODY, (number,)).fetchone() == (
+                item.body,
+            ):
                 found.add(item.id)
                 break
     return found

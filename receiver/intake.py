@@ -30,10 +30,10 @@ from receiver.jobs import Source, Verdict
 from receiver.lifecycle import Change, Timing
 from receiver.loops import Loop
 from receiver.metrics import Metrics
-from receiver.reading import Reading
+from receiver.reading import Reading, keep_data
 from receiver.store import Closed, Item, Settled, Store
 from submitter.provider import Provider
-from submitter.vocabulary import Image, State, Trust
+from submitter.vocabulary import State, Trust
 
 log = structlog.get_logger("receiver.intake")
 
@@ -162,7 +162,7 @@ class Intake:
     ) -> Settled:
         """Settle *items* and wake whoever has work from it. Images that came as bytes are kept first."""
         now = now or self._clock()
-        items = [await self._keep_data(item) for item in items]
+        items = [replace(item, news=await keep_data(self._blobs, item.job_id, item.news)) for item in items]
         settled = await self._store.settle(items, now, self._timing_of, closed)
         for item, change in zip(items, settled.changes, strict=True):
             if change is None:
@@ -219,13 +219,3 @@ class Intake:
                 settled_by=job.settled_by and job.settled_by.value,
                 error=job.error and job.error.code,
             )
-
-    async def _keep_data(self, item: Item) -> Item:
-        """Write images that came as bytes to disk; from here on they are rows like all others, already kept."""
-        report = item.news.report
-        if report is None or not any(image.data for image in report.images):
-            return item
-        kept: list[Image] = []
-        for n, image in enumerate(report.images):
-            kept.append(image if image.data is None else await self._blobs.keep_data(item.job_id, n, image))
-        return replace(item, news=replace(item.news, report=replace(report, images=tuple(kept))))

@@ -31,7 +31,7 @@ from submitter.errors import (
     TaskNotFound,
 )
 from submitter.provider import Provider
-from submitter.vocabulary import Callback, Failure, Report, State, Trust
+from submitter.vocabulary import Callback, Failure, Image, Report, State, Trust
 
 log = structlog.get_logger("receiver.reading")
 
@@ -138,6 +138,17 @@ class Reading:
             )
             return Read(news, unreadable)
         return Read(News(report, Source.POLL, asked_at=evidence.asked_at, again=again))
+
+
+async def keep_data(blobs: Blobs, job_id: str, news: News) -> News:
+    """Write images that came as bytes to disk; from there on they are rows like all others, already kept."""
+    report = news.report
+    if report is None or not any(image.data for image in report.images):
+        return news
+    kept: list[Image] = []
+    for n, image in enumerate(report.images):
+        kept.append(image if image.data is None else await blobs.keep_data(job_id, n, image))
+    return replace(news, report=replace(report, images=tuple(kept)))
 
 
 def as_callback(evidence: Evidence) -> Callback:

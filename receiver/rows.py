@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
@@ -16,6 +16,7 @@ from receiver.jobs import Job, KeptImage, Source
 from receiver.tables import images, jobs
 from submitter.vocabulary import Cost, Failure, State
 
+T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -246,5 +247,5 @@ async def one_row(db: aiosqlite.Connection, sql: str, values: tuple[Any, ...] = 
     return rows[0] if rows else None
 
 
-def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+def chunks(values: Sequence[T], size: int = _CHUNK) -> Iterable[Sequence[T]]:
+    return (values[start : start + size] for start in range(0, len(values), size))

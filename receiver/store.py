@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -37,7 +37,7 @@ from receiver.rows import (
     one_row,
     us,
 )
-from submitter.vocabulary import Failure, Report, State
+from submitter.vocabulary import Failure, Report, State, Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class Item:
     evidence_id: int | None = None
     verdict: Verdict | None = None
     """What to write behind the evidence instead of what `advance` says."""
+    trust: Trust | None = None
+    """What the evidence is worth, if that is known only now."""
 
 
 Closed = tuple[int, Verdict, str | None]
@@ -60,6 +62,8 @@ class Settled:
     """What a batch came to: `changes` in the order of the items (None: no such job)."""
 
     changes: list[Change | None]
+    moved: list[bool] = field(default_factory=list)
+    """Whether each item changed its job."""
     events: int = 0
     deliveries: int = 0
     images: int = 0
@@ -88,15 +92,32 @@ class Store:
     # --- Settling -------------------------------------------------------------------------------------------------
 
     async def settle(
-        self, items: Sequence[Item], now: datetime, timing_of: TimingOf, closed: Sequence[Closed] = ()
+        self,
+        items: Sequence[Item],
+        now: datetime,
+        timing_of: TimingOf,
+        closed: Sequence[Closed] = (),
+        *,
+        rehearse: bool = False,
     ) -> Settled:
         """
         Advance the jobs that *items* are about, in their order, in one transaction.
 
         Changes, events, deliveries, images and the verdicts on the evidence are committed together. A task id that
-        another job holds is never taken over: such news is recorded and ignored.
+        another job holds is never taken over: such news is recorded and ignored. To *rehearse* is to say what would be,
+        and write nothing.
         """
-        return await self.database.batch(lambda db: self._settle(db, items, now, timing_of, closed))
+
+        def work(db: sqlite3.Connection) -> Settled:
+            settled = self._settle(db, items, now, timing_of, closed)
+            if rehearse:
+                raise _Rehearsed(settled)
+            return settled
+
+        try:
+            return await self.database.batch(work)
+        except _Rehearsed as rehearsed:
+            return rehearsed.settled
 
     def _settle(
         self,
@@ -112,20 +133,23 @@ class Store:
         holders = _holders(db, items, current)
         happenings: list[Happening] = []
         images: list[tuple[KeptImage, datetime]] = []
-        verdicts: list[tuple[str, int, int | None]] = []
+        verdicts: list[tuple[str, str | None, int, int | None]] = []
         released: set[str] = set()
         timings: dict[str, Timing] = {}
         for item in items:
             job = current.get(item.job_id)
             if job is None:
                 settled.changes.append(None)
-                verdicts.append((Verdict.IGNORED.value, us(now), item.evidence_id))
+                settled.moved.append(False)
+                verdicts.append((Verdict.IGNORED.value, None, us(now), item.evidence_id))
                 continue
             if job.provider not in timings:
                 timings[job.provider] = timing_of(job.provider)
             change = self._one(job, item.news, now, timings[job.provider], holders)
             settled.changes.append(change)
-            verdicts.append(((item.verdict or change.verdict).value, us(now), item.evidence_id))
+            settled.moved.append(change.job != job)
+            verdict = item.verdict or change.verdict
+            verdicts.append((verdict.value, item.trust and item.trust.value, us(now), item.evidence_id))
             current[job.id] = change.job
             ends_work = item.news.source in (Source.POLL, Source.RESPONSE) and not item.news.again
             if ends_work or change.job.state is not job.state:
@@ -135,7 +159,8 @@ class Store:
             happenings += [self._happening(name, change.job, kept) for name in change.events]
         _update_jobs(db, read, current, released)
         db.executemany(
-            "UPDATE evidence SET verdict = ?, read_at = ? WHERE id = ?", [v for v in verdicts if v[2] is not None]
+            "UPDATE evidence SET verdict = ?, trust = coalesce(?, trust), read_at = ? WHERE id = ?",
+            [values for values in verdicts if values[3] is not None],
         )
         db.executemany(
             "UPDATE evidence SET verdict = ?, note = coalesce(?, note), read_at = ? WHERE id = ?",
@@ -275,6 +300,14 @@ class Store:
                 select(table.provider, func.count()).where(table.state == "queued").group_by(table.provider)
             )
             return {row[0]: row[1] for row in rows}
+
+
+class _Rehearsed(Exception):
+    """Rolls a rehearsal back, and carries what it came to."""
+
+    def __init__(self, settled: Settled) -> None:
+        super().__init__()
+        self.settled = settled
 
 
 class KeyReused(Exception):

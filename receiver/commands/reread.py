@@ -1,0 +1,83 @@
+"""`receiver reread`: old evidence, read again after a reader was fixed or a secret was set right."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from receiver.app import timing
+from receiver.asked import moment_of
+from receiver.blobs import Blobs
+from receiver.commands.opening import open_database
+from receiver.evidence import Selection
+from receiver.jobs import Verdict
+from receiver.rereading import UNUSED, Reread, Rereading
+from receiver.settings import load, provider_from
+from receiver.store import Store
+from submitter.providers import PROVIDERS
+
+
+def reread(
+    since: Annotated[str | None, typer.Option(help="Only what was received at this moment or later.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only of this provider.")] = None,
+    job: Annotated[str | None, typer.Option(help="Only of this job.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what was read without trouble, not only what was unreadable or ignored.")
+    ] = False,
+    reverify: Annotated[
+        bool, typer.Option("--reverify", help="Also callbacks that were refused: verify them with today's secrets.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be, and change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read evidence again: after an update that fixed a reader, or once a webhook secret was set right."""
+    if provider is not None and provider not in PROVIDERS:
+        raise typer.BadParameter(f"use {', '.join(PROVIDERS)}", param_hint="--provider")
+    try:
+        moment = None if since is None else moment_of(since)
+    except ValueError as exc:
+        raise typer.BadParameter("write it as 2026-01-31 or 2026-01-31T12:00:00Z", param_hint="--since") from exc
+    refused = (Verdict.REFUSED,) if reverify else ()
+    selection = Selection(moment, provider, job, () if everything else (*UNUSED, *refused))
+    found = asyncio.run(_run(selection, reverify=reverify, dry_run=dry_run))
+    changed = sum(one.changed for one in found)
+    if as_json:
+        typer.echo(json.dumps({"items": [one.to_json() for one in found], "changed": changed, "dry_run": dry_run}))
+        return
+    for one in found:
+        if one.changed or one.verdict is not one.evidence.verdict:
+            events = f", {', '.join(one.events)}" if one.events else ""
+            typer.echo(
+                f"{one.evidence.job_id}  {one.evidence.provider} {one.evidence.source.value}  "
+                f"{one.evidence.verdict.value} -> {one.verdict.value}{events}"
+            )
+    verdicts = ", ".join(f"{count} {name}" for name, count in Counter(one.verdict.value for one in found).items())
+    typer.echo(f"{len(found)} read again ({verdicts or 'nothing to read'}), {changed} jobs changed" + _DRY[dry_run])
+
+
+_DRY = {True: "; nothing was written", False: ""}
+
+
+async def _run(selection: Selection, *, reverify: bool, dry_run: bool) -> list[Reread]:
+    settings, each = load()
+    providers = {name: provider_from(name, each[name]) for name in PROVIDERS}
+    async with open_database(settings) as database:
+        store = Store(
+            database,
+            public_url=lambda: settings.public_url or "",
+            first_delay_seconds=settings.retry_schedule[0],
+        )
+        rereading = Rereading(
+            store,
+            providers,
+            Blobs(settings.data_dir),
+            confirm=settings.confirm,
+            timing_of=lambda name: timing(settings, providers[name]),
+        )
+        run = rereading.run(selection, datetime.now(UTC), reverify=reverify, rehearse=dry_run)
+        return [one async for one in run]

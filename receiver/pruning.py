@@ -1,0 +1,172 @@
+"""
+What is old goes: evidence and attempts after `KEEP_DAYS`, finished jobs' inputs and idempotency keys after a day.
+
+Evidence that nobody has read stays, and so does that of a job that has not ended. Everything goes in small batches,
+each a short transaction with a pause of several times its length behind it, so that a callback never waits long. A file
+goes before the row that names it: a death in between leaves a row without a file, which the next pass removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+
+from receiver.blobs import Blobs
+from receiver.database import Database
+from receiver.loops import Loop
+from receiver.rows import chunks, us
+
+log = structlog.get_logger("receiver.pruning")
+
+_DAY = timedelta(hours=24)
+_PASS_SECONDS = 600.0
+_BATCH = 100
+_REST = 4
+"""Pauses behind a batch, in lengths of it."""
+_ENDED = "('succeeded', 'failed', 'expired', 'canceled')"
+
+
+@dataclass(slots=True)
+class Pruned:
+    """How much one pass removed."""
+
+    evidence: int = 0
+    attempts: int = 0
+    inputs: int = 0
+    idempotency_keys: int = 0
+
+    def __bool__(self) -> bool:
+        return any(asdict(self).values())
+
+
+class Pruning:
+    """The loop that removes what is old. One pass at start, then one every ten minutes."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: Blobs,
+        *,
+        keep: timedelta,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._keep = keep
+        self._clock = clock
+        self._pruned = Pruned()
+        self._pass: AsyncGenerator[float, None] | None = None
+        self._next_at = 0.0
+        self.loop = Loop("pruning", self._step)
+
+    async def prune(self) -> Pruned:
+        """One whole pass over everything that is old now."""
+        self._pruned = Pruned()
+        async for pause in self._batches():
+            await asyncio.sleep(pause)
+        return self._pruned
+
+    async def _step(self) -> float:
+        """One batch; between the passes, nothing."""
+        if self._pass is None:
+            if time.monotonic() < self._next_at:
+                return self._next_at - time.monotonic()
+            self._pass, self._pruned = self._batches(), Pruned()
+        try:
+            return await anext(self._pass)
+        except StopAsyncIteration:
+            if self._pruned:
+                log.info("pruned", **asdict(self._pruned))
+        except BaseException:
+            self._pass = None
+            raise
+        self._pass, self._next_at = None, time.monotonic() + _PASS_SECONDS
+        return _PASS_SECONDS
+
+    async def _batches(self) -> AsyncGenerator[float, None]:
+        """Does one batch after the other; gives the seconds to rest behind each."""
+        now = self._clock()
+        old, a_day_ago = us(now - self._keep), us(now - _DAY)
+        async for count, pause in self._walk(_OLD_EVIDENCE, "DELETE FROM evidence WHERE id = ?", old):
+            self._pruned.evidence += count
+            yield pause
+        async for count, pause in self._walk(_OLD_ATTEMPTS, "DELETE FROM attempts WHERE id = ?", old):
+            self._pruned.attempts += count
+            yield pause
+        count = _BATCH
+        while count == _BATCH:
+            began = time.monotonic()
+            count = await self._database.batch(lambda db: db.execute(_OLD_KEYS, (a_day_ago, _BATCH)).rowcount)
+            self._pruned.idempotency_keys += count
+            yield _rest(began)
+        async for count, pause in self._inputs(now - _DAY):
+            self._pruned.inputs += count
+            yield pause
+
+    async def _walk(self, query: str, deletion: str, before: int) -> AsyncGenerator[tuple[int, float], None]:
+        """Walks a log from its start. Ids are in the order of time, so it ends where the young rows begin."""
+        after, more = 0, True
+        while more:
+            rows = await self._database.glance(partial(_fetch, query, (after, _SCAN)))
+            old = [row for row in rows if row[3] < before]
+            more, after = len(old) == _SCAN, old[-1][0] if old else after
+            for batch in chunks([row for row in old if row[1]], _BATCH):
+                began = time.monotonic()
+                for _, _, name, _ in batch:
+                    if name is not None:
+                        await self._blobs.drop_body(name)
+                await self._database.batch(partial(_delete, deletion, [(row[0],) for row in batch]))
+                yield len(batch), _rest(began)
+
+    async def _inputs(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
+        """The directory says which inputs are there, the jobs say which of them nobody needs any more."""
+        names = await asyncio.to_thread(self._blobs.inputs_older_than, before.timestamp())
+        for batch in chunks(names, _BATCH):
+            began = time.monotonic()
+            needed = await self._database.glance(partial(_needed, batch, us(before)))
+            going = [name for name in batch if name not in needed]
+            for name in going:
+                await self._blobs.drop_input(name)
+            yield len(going), _rest(began)
+
+
+def _rest(began: float) -> float:
+    return _REST * (time.monotonic() - began)
+
+
+def _fetch(query: str, values: tuple[int, ...], db: sqlite3.Connection) -> list[Any]:
+    return db.execute(query, values).fetchall()
+
+
+def _delete(statement: str, ids: Sequence[tuple[int]], db: sqlite3.Connection) -> None:
+    db.executemany(statement, ids)
+
+
+def _needed(names: Sequence[str], before: int, db: sqlite3.Connection) -> set[str]:
+    marks = ", ".join("?" * len(names))
+    query = f"SELECT id FROM jobs WHERE id IN ({marks}) AND (state NOT IN {_ENDED} OR finished_at >= ?)"
+    return {row[0] for row in db.execute(query, (*names, before))}
+
+
+_SCAN = 500
+_OLD_EVIDENCE = (
+    "SELECT id, read_at IS NOT NULL AND NOT EXISTS"
+    f" (SELECT 1 FROM jobs WHERE jobs.id = evidence.job_id AND state NOT IN {_ENDED}), body_name, received_at"
+    " FROM evidence WHERE id > ? ORDER BY id LIMIT ?"
+)
+_OLD_ATTEMPTS = (
+    "SELECT id, NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.id = attempts.delivery_id"
+    " AND deliveries.state = 'pending'), NULL, started_at FROM attempts WHERE id > ? ORDER BY id LIMIT ?"
+)
+_OLD_KEYS = (
+    "DELETE FROM idempotency WHERE (token_id, key) IN"
+    " (SELECT token_id, key FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)"
+)
