@@ -1,0 +1,213 @@
+"""A receiver in this process, with its loops and its database, and a provider that answers looks as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from receiver.app import Receiver
+from receiver.evidence import Evidence
+from receiver.ids import new_id
+from receiver.jobs import Job, KeptImage
+from receiver.server import listen, running, server
+from receiver.settings import load
+from submitter.vocabulary import State
+from tests.live import eventually
+
+SECRET = "freepik-secret-of-the-tests"
+RESULT = "https://cdn.example.com/result.png"
+
+
+class Upstream:
+    """Freepik's and Novita's status calls. `says[task]` is the answer; `looks` lists the tasks that were asked for."""
+
+    def __init__(self) -> None:
+        self.says: dict[str, str] = {}
+        self.looks: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+        self.app = Starlette(
+            routes=[
+                Route("/v1/ai/image-upscaler/{task}", self.freepik),
+                Route("/v3/async/task-result", self.novita),
+            ]
+        )
+
+    async def freepik(self, request: Request) -> Response:
+        task = request.path_params["task"]
+        said = await self._asked(task)
+        if said is None:
+            return JSONResponse({"message": "not found"}, 404)
+        return JSONResponse({"data": freepik_task(task, said)})
+
+    async def novita(self, request: Request) -> Response:
+        task = request.query_params["task_id"]
+        said = await self._asked(task)
+        if said is None:
+            return JSONResponse({"code": 404, "reason": "TASK_NOT_FOUND", "message": "task not found"}, 404)
+        return JSONResponse(novita_task(task, said))
+
+    async def _asked(self, task: str) -> str | None:
+        self.looks.append(task)
+        said = self.says.get(task)
+        self.entered.set()
+        await self.gate.wait()
+        return said
+
+
+def freepik_task(task: str, status: str, *, url: str = RESULT) -> dict[str, Any]:
+    return {"task_id": task, "status": status, "generated": [url] if status == "COMPLETED" else []}
+
+
+def novita_task(task: str, status: str, *, url: str = RESULT) -> dict[str, Any]:
+    words = {"COMPLETED": "TASK_STATUS_SUCCEED", "FAILED": "TASK_STATUS_FAILED"}
+    images = [{"image_url": url, "image_url_ttl": "3600", "image_type": "png"}] if status == "COMPLETED" else []
+    return {"task": {"task_id": task, "status": words.get(status, "TASK_STATUS_PROCESSING")}, "images": images}
+
+
+def freepik_body(task: str, status: str, **more: Any) -> bytes:
+    return json.dumps(freepik_task(task, status, **more)).encode()
+
+
+def novita_body(task: str, status: str, **more: Any) -> bytes:
+    return json.dumps({"event_type": "ASYNC_TASK_RESULT", "payload": novita_task(task, status, **more)}).encode()
+
+
+BODIES = {"freepik": freepik_body, "novita": novita_body}
+
+
+def signed(body: bytes, *, secret: str = SECRET, message: str | None = None, at: float | None = None) -> dict[str, str]:
+    """Freepik's headers for *body*; written out here, apart from the code under test."""
+    message = message or f"msg_{secrets.token_hex(8)}"
+    timestamp = str(int(time.time() if at is None else at))
+    mac = hmac.new(secret.encode(), f"{message}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return {
+        "webhook-id": message,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": "v1," + base64.b64encode(mac).decode(),
+    }
+
+
+@dataclass
+class House:
+    """The running parts, and shorthands for what the tests ask."""
+
+    receiver: Receiver
+    client: httpx.AsyncClient
+    upstream: Upstream = field(default_factory=Upstream)
+
+    async def job(self, provider: str = "freepik", state: State = State.RUNNING, **fields: Any) -> Job:
+        """A job in *state*, as if it had come there by itself."""
+        now = datetime.now(UTC)
+        sent = state is not State.QUEUED
+        values: dict[str, Any] = {
+            "remote_id": f"task-{secrets.token_hex(6)}",
+            "sent_at": now if sent else None,
+            "deadline_at": now + timedelta(hours=1) if sent else None,
+            "awaits_callback": sent,
+            "look_at": now + timedelta(minutes=30) if state is State.RUNNING else None,
+            "finished_at": now if state.terminal else None,
+            "retry_at": now + timedelta(hours=1) if not sent else None,
+            "tries": int(sent),
+            **fields,
+        }
+        made = Job(id=new_id("job"), provider=provider, state=state, version=1, created_at=now, **values)
+        await self.receiver.store.add_job(made)
+        return made
+
+    def path(self, job: Job) -> str:
+        return f"/callbacks/{job.provider}/{self.receiver.tokens.callback(job.id, job.provider)}"
+
+    async def post(self, job: Job, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        return await self.client.post(self.path(job), content=body, headers=dict(headers or {}))
+
+    async def tell(self, job: Job, status: str, *, task: str | None = None, **more: Any) -> httpx.Response:
+        """A callback as the job's provider sends it, signed where it signs."""
+        body = BODIES[job.provider](task or job.remote_id or "", status, **more)
+        return await self.post(job, body, signed(body) if job.provider == "freepik" else {})
+
+    async def now(self, job: Job) -> Job:
+        return (await self.whole(job))[0]
+
+    async def whole(self, job: Job) -> tuple[Job, list[KeptImage]]:
+        found = await self.receiver.store.job(job.id)
+        assert found is not None
+        return found
+
+    async def evidence(self, job: Job) -> list[Evidence]:
+        return await self.receiver.store.evidence.of(job.id, limit=1000)
+
+    async def verdicts(self, job: Job, source: str = "callback") -> list[str]:
+        return [one.verdict.value for one in await self.evidence(job) if one.source.value == source]
+
+    async def events(self, job: Job) -> list[str]:
+        """What was told of *job* behind `job.queued`, in order."""
+        async with self.receiver.database.read() as connection:
+            rows = await connection.exec_driver_sql(
+                "SELECT type FROM events WHERE job_id = ? ORDER BY position", (job.id,)
+            )
+            return [row[0] for row in rows][1:]
+
+    async def read(self) -> None:
+        """Return when nothing is unread."""
+
+        async def nothing_unread() -> bool:
+            return not await self.receiver.store.evidence.unread(limit=1)
+
+        await eventually(nothing_unread, what=lambda: "evidence stays unread")
+
+    async def becomes(self, job: Job, *states: State, seconds: float = 10) -> Job:
+        async def there() -> bool:
+            return (await self.now(job)).state in states
+
+        await eventually(there, seconds=seconds, what=lambda: f"it did not become {states}")
+        return await self.now(job)
+
+
+@contextlib.asynccontextmanager
+async def house(
+    tmp_path: Path, *, webhook_secrets: Sequence[str] = (SECRET,), trusted: bool = False, **overrides: Any
+) -> AsyncIterator[House]:
+    """A receiver whose looks go to an `Upstream` on this machine. *overrides* are fields of its settings."""
+    upstream = Upstream()
+    listener = listen("127.0.0.1", 0)
+    origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    given: dict[str, Any] = {
+        "data_dir": tmp_path / "data",
+        "public_url": "https://hooks.example.com",
+        "secret_keys": "a-key-of-the-tests",
+        "api_tokens": "a-token-of-the-tests",
+        "poll_interval": 0.2,
+        "callback_timeout": 600,
+        **overrides,
+    }
+    own = {"api_key": "a-key", "base_url": origin}
+    freepik = {**own, "webhook_secret": ",".join(webhook_secrets)} if webhook_secrets else own
+    settings, each = load(providers={"freepik": freepik, "novita": own}, **given)
+    async with running(server(upstream.app, on_stop=lambda: None), listener):
+        receiver = Receiver(settings, each)
+        async with receiver.app.router.lifespan_context(receiver.app):
+            transport = httpx.ASGITransport(receiver.app, client=("203.0.113.9", 4711))
+            headers = {"authorization": "Bearer a-token-of-the-tests"}
+            async with httpx.AsyncClient(
+                transport=transport, base_url="https://hooks.example.com", headers=headers
+            ) as client:
+                yield House(receiver, client, upstream)
