@@ -10,6 +10,7 @@ import pytest
 
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from tests.bench.poll import measure
 from tests.live import live, submit, wait_for_state
 from tests.receiver.passing import loops
 
@@ -113,3 +114,9 @@ async def test_an_unconfirmed_job_never_expires_and_is_overdue_at_its_deadline(t
         assert await house.states() == {"unconfirmed": 2}
         assert (await house.events())["job.overdue"] == 2
         assert house.outside.looks == {}
+
+
+def test_due_looks_are_found_by_an_index_however_many_jobs_are_open(tmp_path: Path) -> None:
+    few = measure(open_jobs=500, due=50, count=5, directory=tmp_path)
+    many = measure(open_jobs=20_000, due=50, count=5, directory=tmp_path)
+    assert few["plan"] == many["plan"] == ["SEARCH jobs USING INDEX jobs_look (provider=? AND look_at<?)"]
