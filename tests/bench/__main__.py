@@ -1,4 +1,4 @@
-"""`python -m tests.bench ingest|deliver|poll [options]`: run `main(argv)` of that module, which prints what it measured."""
+"""`python -m tests.bench ingest|deliver|poll [options]`: run `main(argv)` of that module, which prints its figures."""
 
 import importlib
 import sys
