@@ -9,16 +9,15 @@ among notify URLs; first tries and later ones wait apart.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-import aiosqlite
-
 from receiver.database import Database
 from receiver.endpoints import note
-from receiver.outbox import tell
+from receiver.outbox import Happening, tell_in
 from receiver.rows import moment, to_us, us
 
 
@@ -75,8 +74,7 @@ class Deliveries:
 
     async def agenda(self, now: datetime) -> Agenda:
         """What waits in each lane, found by skipping from lane to lane in the index."""
-        async with self._database.read() as connection:
-            rows: list[Any] = list(await connection.exec_driver_sql(_AGENDA, (us(now), us(now))))
+        rows = await self._database.glance(lambda db: db.execute(_AGENDA, (us(now), us(now))).fetchall())
         return Agenda(
             {row[0]: moment(row[1]) for row in rows if row[1] is not None},
             {row[0]: moment(row[2]) for row in rows if row[2] is not None},
@@ -86,68 +84,71 @@ class Deliveries:
         self, wanted: Mapping[tuple[str, bool], int], now: datetime, *, owner: str, lease: timedelta
     ) -> list[Delivery]:
         """Take up to `wanted[lane, retry]` due deliveries, earliest due first."""
-        found: list[Delivery] = []
-        async with self._database.write_raw() as db:
+
+        def work(db: sqlite3.Connection) -> list[Delivery]:
+            found: list[Delivery] = []
             for (lane, retry), places in wanted.items():
-                rows = await db.execute_fetchall(_DUE, (lane, int(retry), us(now), us(now), places))
-                found += [_delivery(row) for row in rows]
-            await db.executemany(
+                found += map(_delivery, db.execute(_DUE, (lane, int(retry), us(now), us(now), places)))
+            db.executemany(
                 "UPDATE deliveries SET lease_owner = ?, lease_until = ? WHERE id = ?",
                 [(owner, us(now + lease), delivery.id) for delivery in found],
             )
-        return found
+            return found
+
+        return await self._database.batch(work)
 
     async def renew(self, ids: Sequence[str], now: datetime, *, owner: str, lease: timedelta) -> None:
-        async with self._database.write_raw() as db:
-            await db.executemany(
-                "UPDATE deliveries SET lease_until = ? WHERE id = ? AND lease_owner = ?",
-                [(us(now + lease), one, owner) for one in ids],
-            )
+        """Hold *ids* on until *now* + *lease*, those of them that *owner* still holds."""
+        await self._each(
+            "UPDATE deliveries SET lease_until = ? WHERE id = ? AND lease_owner = ?",
+            [(us(now + lease), one, owner) for one in ids],
+        )
 
     async def hand_back(self, ids: Sequence[str], *, owner: str) -> None:
-        async with self._database.write_raw() as db:
-            await db.executemany(
-                "UPDATE deliveries SET lease_owner = NULL, lease_until = NULL WHERE id = ? AND lease_owner = ?",
-                [(one, owner) for one in ids],
-            )
+        """Let others have *ids*, those of them that *owner* holds."""
+        await self._each(
+            "UPDATE deliveries SET lease_owner = NULL, lease_until = NULL WHERE id = ? AND lease_owner = ?",
+            [(one, owner) for one in ids],
+        )
 
     async def book(self, outcomes: Sequence[Outcome], now: datetime) -> int:
         """Write attempts and what they made of deliveries and endpoints, in one commit. Returns how much was told."""
-        async with self._database.write_raw() as db:
-            await db.executemany(
-                "INSERT INTO attempts (delivery_id, started_at, seconds, status, answer, error)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                [(o.delivery.id, us(o.started_at), o.seconds, o.status, o.answer, o.error) for o in outcomes],
-            )
-            await db.executemany(
-                "UPDATE deliveries SET state = ?, tries = tries + 1, retry = 1, next_at = ?, finished_at = ?,"
-                " last_status = ?, last_error = ?, fault = ?, lease_owner = NULL, lease_until = NULL"
-                " WHERE id = ? AND (state = 'pending' OR (state = 'given_up' AND ? = 'delivered'))",
-                [
-                    (
-                        o.state,
-                        to_us(o.next_at),
-                        None if o.next_at else us(o.started_at + timedelta(seconds=o.seconds)),
-                        o.status,
-                        o.error,
-                        o.fault,
-                        o.delivery.id,
-                        o.state,
-                    )
-                    for o in outcomes
-                ],
-            )
-            return await _note_endpoints(db, outcomes, now)
+        return await self._database.batch(lambda db: _book(db, outcomes, now))
+
+    async def _each(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
+        await self._database.batch(lambda db: db.executemany(statement, values))
 
 
-async def _note_endpoints(db: aiosqlite.Connection, outcomes: Sequence[Outcome], now: datetime) -> int:
+def _book(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: datetime) -> int:
+    db.executemany(
+        "INSERT INTO attempts (delivery_id, started_at, seconds, status, answer, error) VALUES (?, ?, ?, ?, ?, ?)",
+        [(o.delivery.id, us(o.started_at), o.seconds, o.status, o.answer, o.error) for o in outcomes],
+    )
+    db.executemany(
+        "UPDATE deliveries SET state = ?, tries = tries + 1, retry = 1, next_at = ?, finished_at = ?,"
+        " last_status = ?, last_error = ?, fault = ?, lease_owner = NULL, lease_until = NULL"
+        " WHERE id = ? AND (state = 'pending' OR (state = 'given_up' AND ? = 'delivered'))",
+        [
+            (
+                o.state,
+                to_us(o.next_at),
+                None if o.next_at else us(o.started_at + timedelta(seconds=o.seconds)),
+                o.status,
+                o.error,
+                o.fault,
+                o.delivery.id,
+                o.state,
+            )
+            for o in outcomes
+        ],
+    )
     by_endpoint: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.delivery.endpoint_id is not None and not outcome.delivery.example:
             by_endpoint.setdefault(outcome.delivery.endpoint_id, []).append(outcome)
-    happenings = []
+    happenings: list[Happening] = []
     for endpoint_id, some in by_endpoint.items():
-        happenings += await note(
+        happenings += note(
             db,
             endpoint_id,
             now,
@@ -155,7 +156,7 @@ async def _note_endpoints(db: aiosqlite.Connection, outcomes: Sequence[Outcome],
             given_up=any(one.state == "given_up" for one in some),
             gone=any(one.gone for one in some),
         )
-    await tell(db, happenings, now)
+    tell_in(db, happenings, now)
     return len(happenings)
 
 

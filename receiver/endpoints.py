@@ -8,12 +8,11 @@ disabled one) replayable. Its health changes in the transaction that books an at
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
-
-import aiosqlite
 
 from receiver.database import Database
 from receiver.jobs import iso
@@ -98,49 +97,48 @@ class Endpoints:
 
     async def page(self, *, after: str = "", limit: int) -> list[Endpoint]:
         """Oldest first. *after* is an endpoint's id: the cursor."""
-        async with self._database.read() as connection:
-            rows = await connection.exec_driver_sql(
-                f"SELECT {_COLUMNS} FROM endpoints WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
-            )
-            return [_endpoint(row) for row in rows]
+        query = f"SELECT {_COLUMNS} FROM endpoints WHERE id > ? ORDER BY id LIMIT ?"
+        return await self._database.glance(lambda db: [_endpoint(row) for row in db.execute(query, (after, limit))])
 
     async def one(self, endpoint_id: str) -> Endpoint | None:
-        async with self._database.read() as connection:
-            rows = await connection.exec_driver_sql(f"SELECT {_COLUMNS} FROM endpoints WHERE id = ?", (endpoint_id,))
-            row = rows.first()
-        return None if row is None else _endpoint(row)
+        return await self._database.glance(lambda db: _read(db, endpoint_id))
 
     async def add(self, endpoint: Endpoint) -> None:
-        async with self._database.write_raw() as db:
-            await _write(db, endpoint)
+        await self._database.batch(lambda db: _write(db, endpoint))
 
     async def change(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint], now: datetime) -> Endpoint | None:
         """Read, *change* and write in one transaction. None: there is no such endpoint."""
-        async with self._database.write_raw() as db:
-            before = await read_endpoint(db, endpoint_id)
+
+        def work(db: sqlite3.Connection) -> Endpoint | None:
+            before = _read(db, endpoint_id)
             if before is None:
                 return None
             after = change(before)
-            await _write(db, after)
+            _write(db, after)
             if before.enabled and not after.enabled:
-                await give_up_pending(db, endpoint_id, after.disabled_reason or "", now)
-        return after
+                _give_up_pending(db, endpoint_id, after.disabled_reason or "", now)
+            return after
+
+        return await self._database.batch(work)
 
     async def remove(self, endpoint_id: str, now: datetime) -> bool:
         """Remove it; what was pending for it is `dropped`. False: there is no such endpoint."""
-        async with self._database.write_raw() as db:
-            cursor = await db.execute("DELETE FROM endpoints WHERE id = ?", (endpoint_id,))
-            await db.execute(
+
+        def work(db: sqlite3.Connection) -> bool:
+            removed = db.execute("DELETE FROM endpoints WHERE id = ?", (endpoint_id,))
+            db.execute(
                 "UPDATE deliveries SET state = 'dropped', next_at = NULL, finished_at = ?, fault = NULL,"
                 " last_error = 'the endpoint was removed', lease_owner = NULL, lease_until = NULL"
                 " WHERE endpoint_id = ? AND state = 'pending'",
                 (us(now), endpoint_id),
             )
-            return cursor.rowcount == 1
+            return removed.rowcount == 1
+
+        return await self._database.batch(work)
 
 
-async def note(
-    db: aiosqlite.Connection, endpoint_id: str, now: datetime, *, well: bool, given_up: bool, gone: bool
+def note(
+    db: sqlite3.Connection, endpoint_id: str, now: datetime, *, well: bool, given_up: bool, gone: bool
 ) -> list[Happening]:
     """
     How an endpoint fared in the attempts being booked, inside the booking's transaction. Returns what to tell.
@@ -149,12 +147,12 @@ async def note(
     `endpoint.disabled` when it said that it is *gone*, or has failed for days.
     """
     if well and not gone:
-        await db.execute(
+        db.execute(
             "UPDATE endpoints SET failing_since = NULL, told_failing_at = NULL"
             " WHERE id = ? AND failing_since IS NOT NULL",
             (endpoint_id,),
         )
-    before = None if well and not (gone or given_up) else await read_endpoint(db, endpoint_id)
+    before = None if well and not (gone or given_up) else _read(db, endpoint_id)
     if before is None or not before.enabled:
         return []
     happenings = []
@@ -167,26 +165,26 @@ async def note(
         reason = "it answered 410 Gone" if gone else f"it has failed since {iso(after.failing_since)}"
         after = after.switched(on=False, reason=reason)
         happenings.append(Happening("endpoint.disabled", after.to_json()))
-        await give_up_pending(db, endpoint_id, reason, now)
+        _give_up_pending(db, endpoint_id, reason, now)
     if well:
         after = replace(after, failing_since=None, told_failing_at=None)
     if after != before:
-        await _write(db, after)
+        _write(db, after)
     return happenings
 
 
-async def give_up_pending(db: aiosqlite.Connection, endpoint_id: str, reason: str, now: datetime) -> None:
+def _give_up_pending(db: sqlite3.Connection, endpoint_id: str, reason: str, now: datetime) -> None:
     """End what waits for a disabled endpoint: listed as undelivered, and to be replayed once it is enabled."""
-    await db.execute(
+    db.execute(
         "UPDATE deliveries SET state = 'given_up', next_at = NULL, finished_at = ?, fault = 'theirs',"
         " last_error = ?, lease_owner = NULL, lease_until = NULL WHERE endpoint_id = ? AND state = 'pending'",
         (us(now), f"the endpoint was disabled: {reason}", endpoint_id),
     )
 
 
-async def read_endpoint(db: aiosqlite.Connection, endpoint_id: str) -> Endpoint | None:
-    rows = list(await db.execute_fetchall(f"SELECT {_COLUMNS} FROM endpoints WHERE id = ?", (endpoint_id,)))
-    return _endpoint(rows[0]) if rows else None
+def _read(db: sqlite3.Connection, endpoint_id: str) -> Endpoint | None:
+    row = db.execute(f"SELECT {_COLUMNS} FROM endpoints WHERE id = ?", (endpoint_id,)).fetchone()
+    return None if row is None else _endpoint(row)
 
 
 _NAMES = (
@@ -232,7 +230,7 @@ def _endpoint(values: Any) -> Endpoint:
     )
 
 
-async def _write(db: aiosqlite.Connection, endpoint: Endpoint) -> None:
+def _write(db: sqlite3.Connection, endpoint: Endpoint) -> None:
     values = (
         endpoint.id,
         endpoint.url,
@@ -249,4 +247,4 @@ async def _write(db: aiosqlite.Connection, endpoint: Endpoint) -> None:
         to_us(endpoint.told_failing_at),
         endpoint.disabled_reason,
     )
-    await db.execute(_WRITE, values)
+    db.execute(_WRITE, values)
