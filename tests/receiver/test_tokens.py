@@ -1,0 +1,110 @@
+"""Tokens: bound to job, provider and purpose, rotated without a gap, and valid in one spelling only."""
+
+from __future__ import annotations
+
+import string
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from receiver.callbacks import Callbacks
+from receiver.intake import Intake
+from receiver.metrics import Metrics
+from receiver.store import Store
+from receiver.tokens import TokenInvalid, Tokens
+from submitter.providers.freepik import Freepik
+from submitter.vocabulary import State
+from tests.receiver.receiving import house
+
+TOKENS = Tokens(["new", "old"])
+JOB = "job_01k0000000000000000000000"
+ALPHABET = string.ascii_letters + string.digits + "-_.= \n"
+
+
+def test_a_token_says_whose_it_is() -> None:
+    claim = TOKENS.read_callback(TOKENS.callback(JOB, "novita"))
+    assert (claim.job_id, claim.provider) == (JOB, "novita")
+    assert abs(claim.minted_at - datetime.now(UTC)) < timedelta(seconds=3)
+
+
+def test_a_token_fits_into_a_path() -> None:
+    assert set(TOKENS.callback(JOB, "freepik")) <= set(string.ascii_letters + string.digits + "-_.")
+
+
+def test_keys_are_rotated_without_losing_a_callback_in_flight() -> None:
+    before = Tokens(["old"]).callback(JOB, "freepik")
+    assert TOKENS.read_callback(before).job_id == JOB, "the second key verifies"
+    with pytest.raises(TokenInvalid):
+        Tokens(["old"]).read_callback(TOKENS.callback(JOB, "freepik"))
+    assert Tokens(["new"]).read_callback(TOKENS.callback(JOB, "freepik")).job_id == JOB, "the first key signs"
+    with pytest.raises(TokenInvalid):
+        Tokens(["new"]).read_callback(before)
+
+
+def test_an_input_link_is_no_callback_token_and_the_other_way_round() -> None:
+    with pytest.raises(TokenInvalid):
+        TOKENS.read_callback(TOKENS.input(JOB))
+    with pytest.raises(TokenInvalid):
+        TOKENS.read_input(TOKENS.callback(JOB, "freepik"))
+
+
+@pytest.mark.parametrize("place", range(len(TOKENS.callback(JOB, "freepik"))))
+def test_no_character_can_be_another(place: int) -> None:
+    """Not even the last one, of which base64 ignores two bits."""
+    token = TOKENS.callback(JOB, "freepik")
+    for other in ALPHABET:
+        if other != token[place]:
+            with pytest.raises(TokenInvalid):
+                TOKENS.read_callback(token[:place] + other + token[place + 1 :])
+
+
+@pytest.mark.parametrize("change", [lambda t: t + "=", lambda t: t + "A", lambda t: " " + t, lambda t: t[:-1]])
+def test_nothing_can_be_added_or_left_out(change: object) -> None:
+    with pytest.raises(TokenInvalid):
+        TOKENS.read_callback(change(TOKENS.callback(JOB, "freepik")))  # type: ignore[operator]
+
+
+@given(st.one_of(st.text(max_size=600), st.text(ALPHABET, max_size=200), st.from_regex(r"[a-z.]+\.[\w-]{0,43}")))
+def test_whatever_is_no_token_is_refused_in_one_way(text: str) -> None:
+    with pytest.raises(TokenInvalid):
+        TOKENS.read_callback(text)
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "answer"),
+    [
+        (State.SUCCEEDED, timedelta(hours=24, minutes=59), 200),
+        (State.SUCCEEDED, timedelta(hours=25, minutes=1), 404),
+        (State.CANCELED, timedelta(days=30), 404),
+        (State.RUNNING, timedelta(days=30), 200),
+        (State.UNCONFIRMED, timedelta(days=300), 200),
+    ],
+)
+async def test_a_token_holds_for_a_day_longer_than_its_job_may_run_and_while_it_is_open(
+    state: State, age: timedelta, answer: int, tmp_path: Path
+) -> None:
+    async with house(tmp_path, job_timeout=3600) as here:
+        job = await here.job(state=state)
+        callbacks = here.receiver.callbacks
+        callbacks._clock = lambda: datetime.now(UTC) + age
+        assert (await here.client.get(here.path(job))).status_code == answer
+
+
+async def test_a_bad_token_is_answered_without_intake_or_database() -> None:
+    """There is neither here: whoever reached for one of them would fail."""
+    providers = {"freepik": Freepik(api_key="-", webhook_secrets=["-"])}
+    callbacks = Callbacks(
+        cast(Intake, None), cast(Store, None), providers, TOKENS, Metrics(), max_bytes=10, token_lifetime=timedelta(1)
+    )
+    app = Starlette(routes=[Route("/callbacks/{provider}/{token}", callbacks)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+        token = TOKENS.callback(JOB, "freepik")
+        assert (await client.post(f"/callbacks/freepik/{token[:-1]}", content=b"{}")).status_code == 404
+        assert (await client.get(f"/callbacks/freepik/{token}")).status_code == 200
