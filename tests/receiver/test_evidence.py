@@ -1,0 +1,237 @@
+"""Evidence: everything that was answered 2xx is an item, whatever it is, and no body leaves a job stuck."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_REFUSED_BYTES, _KeptRefusals
+from receiver.evidence import Evidence
+from receiver.jobs import Verdict
+from receiver.lifecycle import News
+from receiver.store import Item
+from submitter.vocabulary import Callback, Report, State
+from tests.receiver.receiving import RESULT, House, freepik_body, freepik_task, house, novita_body, novita_task, signed
+
+DEEP = b'{"payload":' * 500 + b"1" + b"}" * 500
+HOSTILE: dict[str, bytes] = {
+    "empty": b"",
+    "not JSON": b"COMPLETED",
+    "not UTF-8": b'{"task": "\xff\xfe"}',
+    "UTF-16": '{"task": 1}'.encode("utf-16"),
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "NUL": b"\x00" * 100,
+    "nested 500 deep": DEEP,
+    "nested beyond the parser": b"[" * 200_000,
+    "NaN": b'{"payload": {"task": {"task_id": NaN, "status": "TASK_STATUS_SUCCEED"}}}',
+    "Infinity": b'{"task_id": Infinity, "status": "COMPLETED"}',
+    "a number of ten thousand digits": b'{"task_id": ' + b"9" * 10_000 + b"}",
+    "a float beyond all floats": b'{"task_id": 1e999}',
+    "lone surrogate": b'{"task_id": "\\ud800", "status": "COMPLETED"}',
+    "a list": b"[]",
+    "a string": b'"COMPLETED"',
+    "null": b"null",
+    "duplicate keys": b'{"task_id": "a", "task_id": "b", "status": "FAILED", "status": "COMPLETED"}',
+    "keys without end": json.dumps({f"k{n}": n for n in range(20_000)}).encode(),
+    "HTML": b"<html><body>502 Bad Gateway</body></html>",
+}
+WRONG: list[Any] = [None, True, 0, -1.5, "", "\u0000", "x" * 5000, [], [[]], {}, {"a": 1}]
+
+
+@pytest.mark.parametrize("provider", ["freepik", "novita"])
+async def test_a_hostile_body_is_kept_answered_and_resolved_by_a_look(provider: str, tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job(provider)
+        for name, body in HOSTILE.items():
+            answer = await here.post(job, body, signed(body) if provider == "freepik" else {})
+            assert answer.status_code == 200, name
+        await here.read()
+        kept = await here.evidence(job)
+        assert [one.body for one in kept] == list(HOSTILE.values())
+        assert {one.verdict.value for one in kept} <= {"unreadable", "ignored", "hint"}
+        assert (await here.now(job)).state is State.RUNNING
+        here.upstream.says[job.remote_id or ""] = "COMPLETED"
+        assert (await here.client.post(f"/v1/jobs/{job.id}/look")).status_code == 202
+        assert (await here.becomes(job, State.SUCCEEDED)).settled_by == "poll"
+
+
+def _spoilt(value: Any) -> list[Any]:
+    """*value* with each of its parts replaced by each wrong one."""
+    found: list[Any] = list(WRONG)
+    if isinstance(value, dict):
+        for key, part in value.items():
+            found += [{**value, key: wrong} for wrong in _spoilt(part)]
+            found.append({other: kept for other, kept in value.items() if other != key})
+    if isinstance(value, list):
+        found += [[wrong] for part in value for wrong in _spoilt(part)]
+    return found
+
+
+@pytest.mark.parametrize("provider", ["freepik", "novita"])
+async def test_wrong_types_at_every_field_leave_no_job_stuck_and_no_evidence_unread(
+    provider: str, tmp_path: Path
+) -> None:
+    whole = {"freepik": freepik_task, "novita": novita_task}[provider]("task-1", "COMPLETED")
+    async with house(tmp_path) as here:
+        job = await here.job(provider, remote_id="task-1")
+        bodies = [json.dumps(spoilt).encode() for spoilt in _spoilt(whole)]
+        items = [
+            Evidence(
+                source=one.source,
+                provider=provider,
+                job_id=job.id,
+                received_at=one.received_at,
+                headers=one.headers,
+                body=body,
+                trust=one.trust,
+            )
+            for one in [await _recorded(here, provider)]
+            for body in bodies
+        ]
+        await here.receiver.store.evidence.record(items)
+        here.receiver.intake.loop.wake()
+        await here.read()
+        verdicts = {one.verdict.value for one in await here.evidence(job)}
+        assert verdicts <= {"unreadable", "ignored", "believed", "hint", "late", "duplicate"}
+        assert "unreadable" in verdicts
+
+
+async def _recorded(here: House, provider: str) -> Evidence:
+    """One ordinary piece of evidence, to make others of."""
+    job = await here.job(provider)
+    await here.tell(job, "IN_PROGRESS")
+    await here.read()
+    return (await here.evidence(job))[0]
+
+
+async def test_every_callback_is_an_item_and_a_replay_is_a_duplicate(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job()
+        body = freepik_body(job.remote_id or "", "IN_PROGRESS")
+        headers = signed(body)
+        for _ in range(3):
+            assert (await here.post(job, body, headers)).status_code == 200
+        again = signed(body, message=headers["webhook-id"], at=int(headers["webhook-timestamp"]) + 5)
+        assert (await here.post(job, body, again)).status_code == 200, "a retry is signed anew, with the same id"
+        await here.read()
+        assert (await here.verdicts(job))[1:] == ["duplicate"] * 3
+        shown = (await here.client.get(f"/v1/jobs/{job.id}/evidence")).json()["items"]
+        assert [one["verdict"] for one in shown] == await here.verdicts(job)
+
+
+async def test_a_repeated_id_with_another_body_is_news(tmp_path: Path) -> None:
+    """Should a provider number its tasks and not its deliveries, nothing may get lost by that."""
+    async with house(tmp_path) as here:
+        job = await here.job()
+        for status in ("IN_PROGRESS", "COMPLETED"):
+            body = freepik_body(job.remote_id or "", status)
+            await here.post(job, body, signed(body, message="msg_1"))
+        await here.becomes(job, State.SUCCEEDED)
+
+
+async def test_a_refused_callback_does_not_make_the_true_one_a_replay(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job()
+        body = freepik_body(job.remote_id or "", "COMPLETED")
+        assert (await here.post(job, body, signed(body, secret="x", message="msg_1"))).status_code == 401
+        assert (await here.post(job, body, signed(body, message="msg_1"))).status_code == 200
+        await here.becomes(job, State.SUCCEEDED)
+
+
+async def test_the_first_believed_end_wins_over_one_that_contradicts_it(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job()
+        for status in ("COMPLETED", "FAILED", "IN_PROGRESS", "COMPLETED"):
+            await here.tell(job, status)
+        await here.read()
+        done = await here.now(job)
+        assert (done.state, done.error) == (State.SUCCEEDED, None)
+        assert (await here.verdicts(job))[:3] == ["believed", "late", "late"]
+        assert [name for name in await here.events(job) if not name.startswith("job.images")] == ["job.succeeded"]
+
+
+async def test_refusals_are_kept_within_bounds_that_change_no_answer(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job()
+        body = freepik_body(job.remote_id or "", "COMPLETED")
+        answers = {(await here.post(job, body, {})).status_code for _ in range(_KEPT_REFUSALS.count + 30)}
+        assert answers == {401}
+        assert len(await here.evidence(job)) == _KEPT_REFUSALS.count
+        assert (await here.tell(job, "COMPLETED")).status_code == 200
+        await here.becomes(job, State.SUCCEEDED)
+
+
+def test_refusals_are_bounded_for_each_source_and_in_all_in_number_and_size() -> None:
+    few = _KeptRefusals()
+    assert sum(few.may_keep("203.0.113.1", 100) for _ in range(1000)) == _KEPT_REFUSALS.count
+    assert few.may_keep("203.0.113.2", 100), "another source has its own bound"
+    many = _KeptRefusals()
+    kept = sum(many.may_keep(f"203.0.113.{n}", 100) for n in range(20_000))
+    assert _KEPT_REFUSALS_IN_ALL.count <= kept < _KEPT_REFUSALS_IN_ALL.count + 10, "what fills in meanwhile is little"
+    assert len(many._each) <= 1024, "sources are remembered within bounds too"
+    large = _KeptRefusals()
+    kept = sum(large.may_keep("203.0.113.1", 1_000_000) for _ in range(20))
+    assert kept == _KEPT_REFUSED_BYTES.count // 1_000_000
+
+
+async def test_a_reader_that_breaks_stops_neither_the_others_nor_its_own_job(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        broken, fine = await here.job("novita"), await here.job("novita")
+        provider = here.receiver.providers["novita"]
+        read = type(provider).read
+
+        class Breaking(type(provider)):  # type: ignore[misc]
+            def read(self, callback: Callback) -> Report | None:
+                if (broken.remote_id or "").encode() in callback.body:
+                    raise ZeroDivisionError
+                return read(self, callback)
+
+        provider.__class__ = Breaking
+        for job in (broken, fine):
+            here.upstream.says[job.remote_id or ""] = "COMPLETED"
+            await here.tell(job, "COMPLETED")
+        await here.becomes(fine, State.SUCCEEDED)
+        assert await here.verdicts(broken) == [Verdict.UNREADABLE]
+        assert (await here.client.post(f"/v1/jobs/{broken.id}/look")).status_code == 202
+        assert (await here.becomes(broken, State.SUCCEEDED)).settled_by == "poll"
+
+
+async def test_a_piece_that_cannot_be_settled_is_put_aside_and_the_others_are_settled(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        jobs = [await here.job() for _ in range(3)]
+        # No reader lets such a text through; should one ever do, the database can't take it.
+        bad = News(Report(jobs[1].remote_id, State.RUNNING, remote_status="\ud800"), None)
+        good = [News(Report(job.remote_id, State.SUCCEEDED), None) for job in jobs]
+        number = await _number_of_some_evidence(here)
+        items = [
+            Item(jobs[0].id, good[0]),
+            Item(jobs[1].id, bad, number),
+            Item(jobs[2].id, good[2]),
+        ]
+        await here.receiver.intake._settle_all(items, (), jobs[0].created_at)
+        assert [(await here.now(job)).state for job in jobs] == [State.SUCCEEDED, State.RUNNING, State.SUCCEEDED]
+
+
+async def _number_of_some_evidence(here: House) -> int:
+    return (await _recorded(here, "freepik")).id or 0
+
+
+async def test_secrets_are_masked_on_the_way_out_and_kept_within(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job("novita")
+        path = here.path(job)
+        body = json.dumps({"url": f"https://hooks.example.com{path}"}).encode()
+        await here.post(job, body, {"authorization": "Bearer of-theirs", "x-original-url": path})
+        (kept,) = await here.evidence(job)
+        assert kept.body == body
+        shown = (await here.client.get(f"/v1/jobs/{job.id}/evidence")).text
+        assert path.rpartition("/")[2] not in shown
+        assert "of-theirs" not in shown
+
+
+def test_the_bodies_of_the_tests_are_what_the_readers_read() -> None:
+    """Otherwise the tables above would show nothing."""
+    assert json.loads(novita_body("t", "COMPLETED"))["payload"]["images"][0]["image_url"] == RESULT
