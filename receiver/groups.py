@@ -40,7 +40,13 @@ class GroupCommit(Generic[Item]):
         self._limit = limit
         self._patience = patience_seconds
         self._waiting: list[tuple[Item, asyncio.Future[None]]] = []
+        self._committing = 0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def unanswered(self) -> int:
+        """How many wait for their commit, those being committed included."""
+        return len(self._waiting) + self._committing
 
     @property
     def busy(self) -> bool:
@@ -67,6 +73,7 @@ class GroupCommit(Generic[Item]):
         while self._waiting:
             await self._gather(loop)
             batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+            self._committing = len(batch)
             watch = loop.call_later(self._patience, self._lose_patience, batch, loop)
             error: BaseException | None = None
             try:
@@ -74,6 +81,7 @@ class GroupCommit(Generic[Item]):
             except Exception as exc:  # noqa: BLE001 (every caller of the batch gets it)
                 error = exc
             watch.cancel()
+            self._committing = 0
             for _, done in batch:
                 if done.done():
                     continue

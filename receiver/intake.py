@@ -7,8 +7,8 @@ afterwards: the reader takes whatever has no `read_at`, oldest first, turns each
 sender was not answered and comes again, or we look. A death between recording and settling: the evidence is still
 unread, and the next start reads it. A death after settling: done.
 
-Answers come first: while callbacks wait for the disk, the reader takes only a share of the time, a larger one once it
-is seconds behind. What is recorded can wait; a provider that waits for its 200 may give up.
+Answers come first: while many callbacks wait for the disk, the reader takes only a share of the time, a larger one once
+it is seconds behind. What is recorded can wait; a provider that waits for its 200 may give up.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _BATCH = 100
 """Evidence settled in one transaction: what a callback may have to wait behind."""
 _PATIENCE_SECONDS = 2.0
 """The shortest time that a provider is documented to wait for its 200 is 5 s; a 503 in time is better than silence."""
+_CROWD = 24
+"""More callbacks than this that wait for the disk are a rush; fewer are answered in time without the reader's help."""
 _BEHIND = timedelta(seconds=5)
 _SOON = timedelta(seconds=1)
 """No loop sleeps longer than this; only what is due earlier is worth waking one for."""
@@ -130,7 +132,7 @@ class Intake:
             if not unread:
                 return 3600.0
             await self.read(unread)
-        if self._recording.busy:
+        if self._recording.unanswered > _CROWD:
             behind = self._clock() - unread[0].received_at > _BEHIND
             await asyncio.sleep((1 if behind else 3) * (time.monotonic() - began))
         return 0.0 if len(unread) == limit else 0.001

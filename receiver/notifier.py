@@ -205,20 +205,22 @@ class Notifier:
 
     async def _take_in(self, agenda: Agenda, now: datetime) -> None:
         """Hold what is due, as far as the lanes have room; `more` where there may be more than that."""
-        wanted = {}
+        wanted: dict[tuple[str, bool], int] = {}
         for lane in self._lanes.values():
             lane.more = False
         for retry, times in ((False, agenda.first), (True, agenda.later)):
             for name, at in times.items():
                 if at <= now:
-                    self._lanes[name].more = True
-                    if room := self._lanes[name].room(retry=retry):
-                        wanted[name, retry] = room
-        if not wanted:
+                    wanted[name, retry] = self._lanes[name].room(retry=retry)
+                    self._lanes[name].more |= wanted[name, retry] == 0
+        places = {one: room for one, room in wanted.items() if room}
+        if not places:
             return
         held = {one for lane in self._lanes.values() for one in lane.held()}
-        for delivery in await self._deliveries.claim(wanted, now, owner=self._owner, lease=LEASE):
+        for delivery in await self._deliveries.claim(places, now, owner=self._owner, lease=LEASE):
             lane = self._lanes[delivery.lane]
+            places[delivery.lane, delivery.retry] -= 1
+            lane.more |= places[delivery.lane, delivery.retry] == 0
             if delivery.id not in held:
                 (lane.later if delivery.retry else lane.first).append(delivery)
 
