@@ -80,7 +80,8 @@ class Reading:
         if evidence.source is Source.CALLBACK:
             return self._callback(provider, evidence, again)
         body = evidence.body if evidence.body_name is None else await self._blobs.read_body(evidence.body_name)
-        headers = [(name, value) for name, value in evidence.headers if name not in _DECODED]
+        # As bytes: httpx would write texts as ASCII, and a name in a header may be anything.
+        headers = [(name.encode(), value.encode()) for name, value in evidence.headers if name not in _DECODED]
         response = httpx.Response(evidence.status or 0, headers=headers, content=body)
         if evidence.source is Source.RESPONSE:
             return await self._answer_to_submit(provider, evidence, response, now, again)
