@@ -53,7 +53,7 @@ def parse_document(data: bytes) -> dict[str, Any]:
         document = json.loads(data, parse_constant=_no_constant)
         if not isinstance(document, dict):
             raise Problem(400, "invalid_json", "the body is not a JSON object", remedy="send a JSON object")
-        json.dumps(document, ensure_ascii=False).encode("utf-8")
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8")  # 1e999 is read as infinite
     except UnicodeEncodeError as exc:
         raise Problem(400, "invalid_json", "the body has half of a surrogate pair", remedy="send valid text") from exc
     except (ValueError, RecursionError) as exc:

@@ -76,7 +76,18 @@ def test_what_is_not_base64_is_refused_and_leaves_no_file(text: str, blobs: Blob
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{", b"\xff", b'{"a": NaN}', b'{"metadata": "\\ud800"}', b"[" * 200_000, b'{"a":' * 9000]
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"metadata": "\\ud800"}',
+        b"[" * 200_000,
+        b'{"a":' * 9000,
+    ],
 )
 def test_json_that_is_none_is_refused_in_words(body: bytes, blobs: Blobs) -> None:
     with pytest.raises(Problem) as refused:
