@@ -93,7 +93,9 @@ class Pauses:
 
     def probe_leaves(self, provider: str, job_id: str, now: datetime) -> None:
         """*job_id* is the probe until `probe_ended`; whatever comes of it, the next one waits its delay."""
-        pause = self._paused[provider]
+        pause = self._paused.get(provider)
+        if pause is None:
+            return  # it was resumed while the job was being claimed
         self._paused[provider] = replace(pause, probe_at=now + pause.delay)
         self._probing[provider] = job_id
 

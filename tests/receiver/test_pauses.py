@@ -117,3 +117,14 @@ async def test_a_pause_holds_for_every_process_on_the_database_and_is_told_once(
     await third.refresh(NOW + timedelta(seconds=2))
     assert third.of("apixo") is None
     assert await told(database) == ["provider.paused", "provider.resumed"]
+
+
+async def test_a_pause_that_ends_while_its_probe_is_claimed_stops_nothing(database: Database) -> None:
+    pauses = Pauses(database)
+    await pauses.refused("novita", NOW, sent_at=NOW, reason="402: empty")
+    at = NOW + timedelta(seconds=30)
+    assert pauses.may_probe("novita", at)
+    assert await pauses.resume("novita", at)
+    pauses.probe_leaves("novita", "job_1", at)
+    await pauses.refused("novita", at, sent_at=at, reason="402: empty")
+    assert pauses.may_probe("novita", at + timedelta(seconds=30))
