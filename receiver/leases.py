@@ -37,6 +37,11 @@ class Leases:
         finally:
             self._held.discard(job_id)
 
+    @property
+    def held(self) -> frozenset[str]:
+        """What this process works on. Its leases may have lapsed all the same, if it was stopped for a while."""
+        return frozenset(self._held)
+
     async def _renew(self) -> float:
         if self._held:
             await self._store.claims.renew(sorted(self._held), self._clock(), owner=self.owner, lease=LEASE)

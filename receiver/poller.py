@@ -84,7 +84,10 @@ class Poller:
         if not limits:
             return max(min(waits, default=3600.0), 0.0)
         jobs = await self._store.claims.claim_due(limits, now, owner=self._leases.owner, lease=LEASE)
+        under_way = self.crew.names()
         for job in jobs:
+            if f"look {job.id}" in under_way:
+                continue  # we were stopped for longer than a lease, and have it back
             self._paces[job.provider].leaving(job.id)
             self.crew.start(self._work(job), name=f"look {job.id}")
         # Due and yet not to be had: another look at the same job is under way.

@@ -122,7 +122,10 @@ class Submissions:
             wait = pace.seconds_to_next() if pause is None else (pause.probe_at - now).total_seconds()
             return max(wait, 1.0 if crew.free == 0 else 0.05)
         jobs = await self._store.claims.claim_queued(name, now, owner=self._leases.owner, lease=LEASE, limit=limit)
+        under_way = crew.names()
         for job in jobs:
+            if f"submit {job.id}" in under_way:
+                continue  # we were stopped for longer than a lease, and have it back
             pace.leaving(job.id)
             if pause is not None:
                 self._pauses.probe_leaves(name, job.id, now)
@@ -248,7 +251,8 @@ class Submissions:
             await self._settle(job, News(report, None, trouble="submit: interrupted"))
 
     async def _sweep(self, now: datetime) -> None:
-        lapsed = await self._store.claims.lapsed_sending(now)
+        held = self._leases.held
+        lapsed = [job_id for job_id in await self._store.claims.lapsed_sending(now) if job_id not in held]
         error = Failure("holder_died", "the process that was sending it died before an answer came", permanent=False)
         news = News(Report(None, State.UNCONFIRMED, error=error), None, trouble="submit: holder died")
         if lapsed:

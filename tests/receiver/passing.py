@@ -52,7 +52,8 @@ class Providers(httpx.AsyncBaseTransport):
     """
     The four that have status calls. A task ends *turnaround()* seconds after it was accepted; no callback ever leaves.
 
-    *instead* may answer a status call in their place, *instead_of_accepting* a submit call.
+    *instead* may answer a status call in their place, *instead_of_accepting* a submit call. Nothing is answered while
+    *gate* is closed; *calls* counts what came.
     """
 
     def __init__(self, clock: Clock, turnaround: Callable[[], float]) -> None:
@@ -63,6 +64,9 @@ class Providers(httpx.AsyncBaseTransport):
         self.looks: dict[str, list[float]] = {}
         self.instead: Callable[[str], httpx.Response | None] = lambda task: None
         self.instead_of_accepting: Callable[[], httpx.Response | None] = lambda: None
+        self.calls = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     def late_looks(self, task: str) -> int:
         """How many status calls came after the task had ended."""
@@ -70,6 +74,8 @@ class Providers(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
+        self.calls += 1
+        await self.gate.wait()
         path = request.url.path
         if request.method == "POST" and not path.endswith("/get-task-status"):
             return self.instead_of_accepting() or self._accepted(path)

@@ -1,6 +1,7 @@
 """Looks: late, few, slowed down by those who are asked, and made at the last when nothing came."""
 
 import random
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -8,10 +9,11 @@ from statistics import median
 import httpx
 import pytest
 
+from receiver.leases import LEASE
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.bench.poll import measure
-from tests.live import live, submit, wait_for_state
+from tests.live import eventually, live, submit, wait_for_state
 from tests.receiver.passing import loops
 
 
@@ -114,6 +116,22 @@ async def test_an_unconfirmed_job_never_expires_and_is_overdue_at_its_deadline(t
         assert await house.states() == {"unconfirmed": 2}
         assert (await house.events())["job.overdue"] == 2
         assert house.outside.looks == {}
+
+
+async def test_looks_at_one_job_never_overlap_even_after_a_pause_longer_than_a_lease(tmp_path: Path) -> None:
+    async with loops(tmp_path, public_url=None) as house:
+        await house.add("novita")
+        await house.run(seconds=1)
+        house.outside.gate.clear()
+        house.clock.now += timedelta(seconds=10)
+        await house.poller.step()
+        await eventually(lambda: house.outside.calls == 2)
+        house.clock.now += LEASE * 2
+        await house.poller.step()
+        assert house.poller.crew.busy == 1
+        house.outside.gate.set()
+        await eventually(lambda: house.poller.crew.busy == 0)
+        assert house.outside.calls == 2
 
 
 def test_due_looks_are_found_by_an_index_however_many_jobs_are_open(tmp_path: Path) -> None:

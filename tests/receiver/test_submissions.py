@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from receiver.jobs import Source
 from receiver.leases import LEASE
 from receiver.store import Store
 from submitter.vocabulary import State
+from tests.live import eventually
 from tests.receiver.passing import START, Loops, loops
 
 WHO = {"owner": "worker", "lease": LEASE}
@@ -150,3 +152,35 @@ async def test_the_corrected_cost_of_a_finished_task_replaces_the_estimate(tmp_p
         assert found is not None
         assert found[0].cost is not None
         assert dataclasses.astuple(found[0].cost) == (12, "credits")
+
+
+async def test_a_process_that_was_stopped_for_longer_than_a_lease_does_not_give_itself_up(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        house.outside.gate.clear()
+        (job_id,) = await house.add("novita")
+        await house.submissions.step()
+        await eventually(lambda: house.outside.calls == 1)
+        house.clock.now += LEASE * 2
+        await house.submissions.step()
+        assert await state(house.store, job_id) is State.SENDING
+        house.outside.gate.set()
+        await eventually(lambda: house.submissions.crews["novita"].busy == 0)
+        await house.intake.read_some()
+        assert await state(house.store, job_id) is State.RUNNING
+        assert "job.unconfirmed" not in await house.events()
+
+
+async def test_what_it_was_still_preparing_is_not_taken_up_twice(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        picture = house.blobs.input_path("picture")
+        picture.unlink()
+        os.mkfifo(picture)  # opening it waits for somebody who writes
+        await house.add("novita")
+        await house.submissions.step()
+        house.clock.now += LEASE * 2
+        await house.submissions.step()
+        busy = house.submissions.crews["novita"].busy
+        for _ in range(busy):
+            await asyncio.to_thread(picture.write_bytes, b"no picture")
+        await eventually(lambda: house.submissions.crews["novita"].busy == 0)
+        assert busy == 1
