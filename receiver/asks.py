@@ -21,8 +21,10 @@ from typing import Any
 
 from receiver.blobs import Blobs
 from receiver.problems import Problem
+from submitter.provider import deeper_than
 
 MAX_INPUT_BYTES = 100 * 1024 * 1024
+_MAX_DEPTH = 100
 _SMALL_BYTES = 256 * 1024
 _PIECE = 4 * 64 * 1024
 _PICTURE = re.compile(rb'"base64"\s*:\s*"')
@@ -53,6 +55,8 @@ def parse_document(data: bytes) -> dict[str, Any]:
         document = json.loads(data, parse_constant=_no_constant)
         if not isinstance(document, dict):
             raise Problem(400, "invalid_json", "the body is not a JSON object", remedy="send a JSON object")
+        if deeper_than(document, _MAX_DEPTH):
+            raise Problem(400, "invalid_json", f"the body is nested deeper than {_MAX_DEPTH} levels", remedy="send less")
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8")  # 1e999 is read as infinite
     except UnicodeEncodeError as exc:
         raise Problem(400, "invalid_json", "the body has half of a surrogate pair", remedy="send valid text") from exc

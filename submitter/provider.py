@@ -195,7 +195,7 @@ def json_body(callback: Callback, *, max_depth: int = 32) -> Any:
         value = json.loads(body, parse_constant=_no_constants)
     except (ValueError, RecursionError) as exc:
         raise CallbackUnreadable("the body is not JSON") from exc
-    if _deeper_than(value, max_depth):
+    if deeper_than(value, max_depth):
         raise CallbackUnreadable(f"the body is nested deeper than {max_depth} levels")
     return value
 
@@ -259,7 +259,8 @@ def _no_constants(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _deeper_than(value: Any, levels: int) -> bool:
+def deeper_than(value: Any, levels: int) -> bool:
+    """Whether a JSON value is nested deeper than *levels*: what was just read may be too deep to be written."""
     layer = [value]
     for _ in range(levels):
         layer = [

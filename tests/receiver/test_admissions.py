@@ -87,6 +87,7 @@ def test_what_is_not_base64_is_refused_and_leaves_no_file(text: str, blobs: Blob
         b'{"metadata": "\\ud800"}',
         b"[" * 200_000,
         b'{"a":' * 9000,
+        b'{"metadata": ' + b"[" * 200 + b"]" * 200 + b"}",
     ],
 )
 def test_json_that_is_none_is_refused_in_words(body: bytes, blobs: Blobs) -> None:
