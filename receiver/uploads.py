@@ -158,6 +158,14 @@ class _Form:
             self.image_bytes = 0
         elif self._name in (b"job", b"image"):
             self._refused = _unreadable(f"it has two parts `{self._name.decode()}`")
+        else:
+            self._refused = Problem(
+                422,
+                "unknown_field",
+                "it has a part that is neither `job` nor `image`",
+                field=(self._name or b"").decode("utf-8", "replace")[:60],
+                remedy="put everything but the picture into the JSON of `job`",
+            )
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._name == b"job" and self.job is not None:
