@@ -266,6 +266,8 @@ class Notifier:
             self._notify_calls -= delivery.endpoint_id is None
         if outcome.gone and not delivery.example:
             lane.drop()
+        if outcome.next_at is not None:
+            self.loop.wake()  # which learns of that moment from the agenda
         self._metrics.deliveries.labels(outcome.state if outcome.next_at is None else "again").inc()
         if outcome.state != "delivered":
             log.warning(
