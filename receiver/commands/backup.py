@@ -13,6 +13,7 @@ import typer
 
 from receiver.secrets_file import secrets_path
 from receiver.settings import Settings, load
+from submitter.printing import failed
 
 _FILES = ("images", "inputs", "answers")
 
@@ -26,7 +27,7 @@ def backup(directory: Annotated[Path, typer.Argument(help="A new directory.")]) 
     """
     settings, _ = load()
     if not settings.database_path.exists():
-        raise _told(f"there is no database at {settings.database_path}; is RECEIVER_DATA_DIR right?")
+        raise failed(f"there is no database at {settings.database_path}; is RECEIVER_DATA_DIR right?")
     _new(directory)
     with contextlib.closing(sqlite3.connect(settings.database_path, timeout=30)) as source:
         source.execute("VACUUM INTO ?", (str(directory / "receiver.db"),))
@@ -40,16 +41,16 @@ def restore(directory: Annotated[Path, typer.Argument(help="What `receiver backu
     settings, _ = load()
     database = directory / "receiver.db"
     if not database.exists():
-        raise _told(f"{directory} holds no backup")
+        raise failed(f"{directory} holds no backup")
     if settings.database_path.exists():
-        raise _told(f"there is a database at {settings.database_path}; move the data directory out of the way first")
+        raise failed(f"there is a database at {settings.database_path}; move the data directory out of the way first")
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as source:
         try:
             said = source.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.DatabaseError as exc:
             said = str(exc)
     if said != "ok":
-        raise _told(f"the backup's database is damaged: {said}")
+        raise failed(f"the backup's database is damaged: {said}")
     _restore(settings, directory)
     typer.echo(f"restored into {settings.data_dir}; start the receiver")
 
@@ -86,7 +87,7 @@ def _new(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, mode=0o700)
     except FileExistsError:
-        raise _told(f"{directory} is there already; name a new directory") from None
+        raise failed(f"{directory} is there already; name a new directory") from None
 
 
 def _sync(directory: Path) -> None:
@@ -97,8 +98,3 @@ def _sync(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _told(message: str) -> typer.Exit:
-    typer.echo(message, err=True)
-    return typer.Exit(1)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from receiver.configuration import in_force, misspelt, to_markdown
 from receiver.settings import given, load
+from submitter.printing import headed, print_json, print_table
 
 
 def config(
@@ -27,13 +25,13 @@ def config(
     found, warnings = in_force(settings, each, names), misspelt(names)
     if as_json:
         items = [dataclasses.asdict(one) for one in found]
-        typer.echo(json.dumps({"items": items, "warnings": warnings}, indent=2))
+        print_json({"items": items, "warnings": warnings})
         return
-    table = Table("setting", "value", "from", box=None, pad_edge=False, header_style="bold")
+    table = headed("setting", "value", "from")
     for column in table.columns:
         column.overflow = "fold"
     for one in found:
         table.add_row(one.name, one.value, one.origin, style="dim" if one.origin == "default" else None)
-    Console().print(table)
+    print_table(table)
     for warning in warnings:
         typer.secho(f"warning: {warning}", err=True, fg="yellow")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +14,7 @@ from receiver.asked import moment_of
 from receiver.commands.opening import open_database
 from receiver.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Shown, Wanted
 from receiver.endpoints import Endpoints
+from submitter.printing import failed, headed, print_fields, print_json, print_table
 
 deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")
 
@@ -51,9 +50,9 @@ def list_deliveries(
         async with open_database() as database:
             found = await DeliveryLog(database).page(wanted, limit=limit)
         if as_json:
-            _print_json({"items": [one.to_json() for one in found]})
+            print_json({"items": [one.to_json() for one in found]})
         else:
-            Console().print(_table(found))
+            print_table(_table(found))
 
     asyncio.run(run())
 
@@ -66,19 +65,16 @@ def show(delivery_id: Annotated[str, typer.Argument(help="The delivery's id, dlv
         async with open_database() as database:
             found = await DeliveryLog(database).one(delivery_id)
         if found is None:
-            raise _failed(f"there is no delivery {delivery_id}")
+            raise failed(f"there is no delivery {delivery_id}")
         shown, attempts = found
         if as_json:
-            _print_json({**shown.to_json(), "attempts": [one.to_json() for one in attempts]})
+            print_json({**shown.to_json(), "attempts": [one.to_json() for one in attempts]})
             return
-        console = Console(soft_wrap=True, highlight=False)
-        for name, value in shown.to_json().items():
-            if value is not None:
-                console.print(Text.assemble((f"{name:<13}", "bold"), str(value)))
+        print_fields(shown.to_json())
         for one in attempts:
             came = one.error or f"answered {one.status}"
             said = (one.answer or b"").decode("utf-8", "replace")[:200]
-            console.print(Text(f"  {one.started_at:%Y-%m-%d %H:%M:%S.%f}Z {one.seconds:8.3f} s  {came}  {said!r}"))
+            typer.echo(f"  {one.started_at:%Y-%m-%d %H:%M:%S.%f}Z {one.seconds:8.3f} s  {came}  {said!r}")
 
     asyncio.run(run())
 
@@ -94,11 +90,11 @@ def replay(
 ) -> None:
     """Deliver again, with the same event ids: one delivery, an endpoint's failures, or everything since a moment."""
     if (delivery_id is None) == (endpoint is None and since is None):
-        raise _failed("say what: a delivery's id, or --endpoint, --since or both", status=2)
+        raise failed("say what: a delivery's id, or --endpoint, --since or both", status=2)
     try:
         moment = moment_of(since) if since else None
     except ValueError as exc:
-        raise _failed("--since takes a moment such as 2026-01-31T12:00:00Z or 2026-01-31", status=2) from exc
+        raise failed("--since takes a moment such as 2026-01-31T12:00:00Z or 2026-01-31", status=2) from exc
 
     async def run() -> dict[str, Any]:
         now = datetime.now(UTC)
@@ -106,20 +102,20 @@ def replay(
             log = DeliveryLog(database)
             if delivery_id is None:
                 if endpoint is not None and (found := await Endpoints(database).one(endpoint)) is None:
-                    raise _failed(f"there is no endpoint {endpoint}")
+                    raise failed(f"there is no endpoint {endpoint}")
                 if endpoint is not None and found is not None and not found.enabled:
-                    raise _failed(f"{endpoint} is disabled; `receiver endpoints enable {endpoint}` first")
+                    raise failed(f"{endpoint} is disabled; `receiver endpoints enable {endpoint}` first")
                 return (await log.replay_many(now, endpoint_id=endpoint, since=moment, dry_run=dry_run)).to_json()
             try:
                 if not await log.replay(delivery_id, now, dry_run=dry_run):
-                    raise _failed(f"there is no delivery {delivery_id}")
+                    raise failed(f"there is no delivery {delivery_id}")
             except ReplayRefused as exc:
-                raise _failed(f"{exc}; {exc.remedy}") from exc
+                raise failed(f"{exc}; {exc.remedy}") from exc
             return {"replayed": 1, "again": 1, "never_queued": 0}
 
     counted = asyncio.run(run())
     if as_json:
-        _print_json({**counted, "dry_run": dry_run})
+        print_json({**counted, "dry_run": dry_run})
         return
     verb = "would be delivered" if dry_run else "are due"
     missed = f", {counted['never_queued']} of them never queued before" if counted["never_queued"] else ""
@@ -127,10 +123,7 @@ def replay(
 
 
 def _table(found: list[Shown]) -> Table:
-    table = Table(
-        "delivery", "event", "state", "tries", "status", "to", "note", box=None, pad_edge=False, header_style="bold"
-    )
-    table.columns[0].no_wrap = True
+    table = headed("delivery", "event", "state", "tries", "status", "to", "note")
     for one in found:
         table.add_row(
             one.id,
@@ -138,16 +131,7 @@ def _table(found: list[Shown]) -> Table:
             Text(one.state, style=_STYLES.get(one.state, "")),
             str(one.tries),
             str(one.last_status or ""),
-            Text((one.url or "")[:48]),
-            Text(f"{one.fault}: {one.last_error}"[:60] if one.fault else ""),
+            one.url or "",
+            f"{one.fault}: {one.last_error}" if one.fault else "",
         )
     return table
-
-
-def _print_json(shown: dict[str, Any]) -> None:
-    typer.echo(json.dumps(shown, ensure_ascii=False, indent=2))
-
-
-def _failed(message: str, *, status: int = 1) -> typer.Exit:
-    typer.echo(message, err=True)
-    return typer.Exit(status)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from receiver.admissions import check_target
 from receiver.asked import LONGEST_OVERLAP_SECONDS, NewEndpoint, Trial, validated
@@ -25,6 +21,7 @@ from receiver.guard import Guard
 from receiver.ids import new_id
 from receiver.problems import Problem
 from receiver.settings import load
+from submitter.printing import failed, headed, print_fields, print_json, print_table
 from submitter.signatures import new_secret
 
 endpoints = typer.Typer(no_args_is_help=True, help="Subscribers' URLs: who is told of events.")
@@ -41,14 +38,14 @@ def list_endpoints(as_json: AsJson = False) -> None:
         async with open_database() as database:
             found = await Endpoints(database).all()
         if as_json:
-            _print_json({"items": [one.to_json() for one in found]})
+            print_json({"items": [one.to_json() for one in found]})
             return
-        table = Table("endpoint", "state", "url", "events", "providers", box=None, pad_edge=False, header_style="bold")
+        table = headed("endpoint", "state", "url", "events", "providers")
         for one in found:
             state = "failing" if one.failing_since and one.enabled else "enabled" if one.enabled else "disabled"
             events, providers = ", ".join(one.event_types) or "all", ", ".join(one.providers) or "all"
-            table.add_row(one.id, state, Text(one.url), events, providers)
-        Console().print(table)
+            table.add_row(one.id, state, one.url, events, providers)
+        print_table(table)
 
     asyncio.run(run())
 
@@ -80,7 +77,7 @@ def add(
             asked = validated(NewEndpoint, document)
             await check_target(Guard(load()[0].allow_networks), url, field="url", code="invalid_url")
         except Problem as exc:
-            raise _failed(f"{exc.detail}; {exc.remedy}") from exc
+            raise failed(f"{exc.detail}; {exc.remedy}") from exc
         secret = new_secret()
         made = Endpoint(
             new_id("ep"), created_at=datetime.now(UTC), secrets=(SigningSecret(secret),), **asked.settings()
@@ -117,7 +114,7 @@ def test(
         try:
             validated(Trial, {"event_type": event})
         except Problem as exc:
-            raise _failed(exc.detail) from exc
+            raise failed(exc.detail) from exc
         async with open_database() as database:
             endpoint, log = await _found(database, endpoint_id), DeliveryLog(database)
             data = example_data(event, endpoint, now, base_url=load()[0].public_url or "")
@@ -125,12 +122,12 @@ def test(
             until = now + timedelta(seconds=wait)
             while (found := await log.one(delivery_id)) and found[0].state == "pending":
                 if datetime.now(UTC) > until:
-                    raise _failed(f"{delivery_id} still waits; is `receiver serve` running?")
+                    raise failed(f"{delivery_id} still waits; is `receiver serve` running?")
                 await asyncio.sleep(0.1)
         assert found is not None
         shown, attempts = found
         if as_json:
-            _print_json({**shown.to_json(), "attempts": [one.to_json() for one in attempts]})
+            print_json({**shown.to_json(), "attempts": [one.to_json() for one in attempts]})
         else:
             took = f" in {attempts[-1].seconds:.3f} s" if attempts else ""
             typer.echo(f"{shown.id} {shown.state}: {shown.last_error or shown.last_status}{took}")
@@ -173,9 +170,9 @@ def remove(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
     async def run() -> None:
         async with open_database() as database:
             if not await Endpoints(database).remove(endpoint_id, datetime.now(UTC)):
-                raise _failed(f"there is no endpoint {endpoint_id}")
+                raise failed(f"there is no endpoint {endpoint_id}")
         if as_json:
-            _print_json({"id": endpoint_id, "removed": True})
+            print_json({"id": endpoint_id, "removed": True})
         else:
             typer.echo(f"{endpoint_id} removed")
 
@@ -187,7 +184,7 @@ def _change(endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoin
         async with open_database() as database:
             changed = await Endpoints(database).change(endpoint_id, change, datetime.now(UTC))
         if changed is None:
-            raise _failed(f"there is no endpoint {endpoint_id}")
+            raise failed(f"there is no endpoint {endpoint_id}")
         return changed
 
     return asyncio.run(run())
@@ -196,28 +193,15 @@ def _change(endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoin
 async def _found(database: Database, endpoint_id: str) -> Endpoint:
     found = await Endpoints(database).one(endpoint_id)
     if found is None:
-        raise _failed(f"there is no endpoint {endpoint_id}")
+        raise failed(f"there is no endpoint {endpoint_id}")
     return found
 
 
 def _print_endpoint(endpoint: Endpoint, as_json: bool, *, secret: str | None = None) -> None:
     shown = endpoint.to_json() | ({"secret": secret} if secret else {})
     if as_json:
-        _print_json(shown)
+        print_json(shown)
         return
-    table = Table.grid(padding=(0, 2))
-    for name, value in shown.items():
-        if value not in (None, "", []):
-            table.add_row(Text(name, style="bold"), Text(value if isinstance(value, str) else json.dumps(value)))
-    Console(soft_wrap=True).print(table)
+    print_fields(shown)
     if secret:
         typer.echo("The secret is not shown again.", err=True)
-
-
-def _print_json(shown: dict[str, Any]) -> None:
-    typer.echo(json.dumps(shown, ensure_ascii=False, indent=2))
-
-
-def _failed(message: str) -> typer.Exit:
-    typer.echo(message, err=True)
-    return typer.Exit(1)

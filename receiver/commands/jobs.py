@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ from receiver.commands.opening import open_database
 from receiver.explaining import Line, Timeline, explain
 from receiver.jobs import Job, KeptImage
 from receiver.store import Store
+from submitter.printing import console, failed, headed, print_fields, print_json, print_table
 from submitter.vocabulary import State
 
 jobs = typer.Typer(no_args_is_help=True, help="Look at jobs.")
@@ -52,9 +52,9 @@ def list_jobs(
                 states=[one.value for one in state or ()], provider=provider, limit=limit
             )
         if as_json:
-            _print_json({"items": [job.to_json(images) for job, images in found]})
+            print_json({"items": [job.to_json(images) for job, images in found]})
         else:
-            Console().print(_table(found, datetime.now(UTC)))
+            print_table(_table(found, datetime.now(UTC)))
 
     asyncio.run(run())
 
@@ -71,13 +71,9 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
         job, images = found
         shown = job.to_json(images)
         if as_json:
-            _print_json(shown)
+            print_json(shown)
             return
-        table = Table.grid(padding=(0, 2))
-        for name, value in shown.items():
-            if value not in (None, {}, []):
-                table.add_row(Text(name, style="bold"), Text(value if isinstance(value, str) else json.dumps(value)))
-        Console().print(table)
+        print_fields(shown)
 
     asyncio.run(run())
 
@@ -92,7 +88,7 @@ def explain_job(job_id: JobId, as_json: AsJson = False) -> None:
         if timeline is None:
             raise _no_such_job(job_id)
         if as_json:
-            _print_json(timeline.to_json())
+            print_json(timeline.to_json())
         else:
             _print_timeline(timeline)
 
@@ -111,7 +107,7 @@ def watch(
     async def run() -> None:
         async with open_database() as database:
             store = Store(database)
-            with Live(console=Console(), auto_refresh=False, transient=False) as screen:
+            with Live(console=console(), auto_refresh=False, transient=False) as screen:
                 while True:
                     found = await _watched(store, job_ids)
                     screen.update(Group(_table(found, datetime.now(UTC)), _counts(found)), refresh=sys.stdout.isatty())
@@ -137,10 +133,7 @@ async def _watched(store: Store, job_ids: Sequence[str] | None) -> list[tuple[Jo
 
 
 def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> Table:
-    table = Table(
-        "job", "provider", "state", "age", "by", "images", "note", box=None, pad_edge=False, header_style="bold"
-    )
-    table.columns[0].no_wrap = True
+    table = headed("job", "provider", "state", "age", "by", "images", "note")
     for job, images in found:
         note = job.error.message if job.error else job.trouble or ""
         table.add_row(
@@ -150,7 +143,7 @@ def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> T
             _age(job, now),
             job.settled_by.value if job.settled_by else "",
             f"{sum(one.kept for one in images)}/{len(images)}" if images else "",
-            note[:60],
+            " ".join(note.split()),
         )
     return table
 
@@ -174,16 +167,16 @@ def _age(job: Job, now: datetime) -> str:
 
 
 def _print_timeline(timeline: Timeline) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    out = console()
     job = timeline.job
-    console.print(Text(f"{job.id}  {job.provider}  {job.state.value}", style="bold"))
+    out.print(Text(f"{job.id}  {job.provider}  {job.state.value}", style="bold"))
     began = job.created_at
     for line in timeline.past:
-        console.print(_line(line, began, "  "))
+        out.print(_line(line, began, "  "))
     if not timeline.next:
-        console.print(Text("next: nothing; it is over", style="dim"))
+        out.print(Text("next: nothing; it is over", style="dim"))
     for line in timeline.next:
-        console.print(_line(line, began, "→ ", style="cyan"))
+        out.print(_line(line, began, "→ ", style="cyan"))
 
 
 def _line(line: Line, began: datetime, mark: str, style: str = "") -> Text:
@@ -196,9 +189,4 @@ def _line(line: Line, began: datetime, mark: str, style: str = "") -> Text:
 
 
 def _no_such_job(job_id: str) -> typer.Exit:
-    typer.echo(f"there is no job {job_id}", err=True)
-    return typer.Exit(1)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    return failed(f"there is no job {job_id}")

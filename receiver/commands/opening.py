@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-import typer
-
 from receiver.database import Database
 from receiver.settings import Settings, load
+from submitter.printing import failed
 
 
 @contextlib.asynccontextmanager
@@ -17,8 +16,7 @@ async def open_database(settings: Settings | None = None) -> AsyncIterator[Datab
     settings = settings or load()[0]
     path = settings.database_path
     if not path.exists():
-        typer.echo(f"there is no database at {path}; is RECEIVER_DATA_DIR right? `receiver serve` makes it", err=True)
-        raise typer.Exit(1)
+        raise failed(f"there is no database at {path}; is RECEIVER_DATA_DIR right? `receiver serve` makes it")
     database = await Database.open(path)
     try:
         yield database

@@ -14,6 +14,7 @@ from receiver.commands.sandbox_mark import SandboxMark
 from receiver.doctor import tokens_of
 from receiver.secrets_file import generated
 from receiver.settings import Settings, load
+from submitter.printing import failed, print_json
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture
 
@@ -29,21 +30,21 @@ def trigger(
 ) -> None:
     """Have the sandbox of a running `receiver serve --sandbox` call back, and show what became of it."""
     if provider not in PROVIDERS:
-        raise _told(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}")
+        raise failed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}")
     kind = PROVIDERS[provider]
     if not kind.callbacks:
         instead = "its jobs are polled" if kind.pollable else "it answers the submit call with the result"
-        raise _told(f"{provider} sends no callbacks: {instead}")
+        raise failed(f"{provider} sends no callbacks: {instead}")
     settings, _ = load()
     found = SandboxMark(settings.data_dir).read()
     if found is None:
-        raise _told(f"no `receiver serve --sandbox` runs with the data directory {settings.data_dir}; start one")
+        raise failed(f"no `receiver serve --sandbox` runs with the data directory {settings.data_dir}; start one")
     try:
         told = asyncio.run(_trigger(settings, found, provider, state, job))
     except httpx.TransportError as exc:
-        raise _told("the sandbox or its receiver does not answer; start `receiver serve --sandbox` again") from exc
+        raise failed("the sandbox or its receiver does not answer; start `receiver serve --sandbox` again") from exc
     if as_json:
-        typer.echo(json.dumps(told, indent=2))
+        print_json(told)
     else:
         _print(told)
 
@@ -57,7 +58,7 @@ async def _trigger(
         api = _Api(client, found["receiver"], headers)
         job = await api.job(job_id) if job_id else await api.new_job(provider)
         if job["provider"] != provider:
-            raise _told(f"{job['id']} is a job of {job['provider']}")
+            raise failed(f"{job['id']} is a job of {job['provider']}")
         seen = max((one["id"] for one in await api.evidence(job["id"])), default=0)
         base = settings.public_url or found["receiver"]
         asked = {
@@ -69,7 +70,7 @@ async def _trigger(
         answer = await client.post(f"{found['sandbox']}/_sandbox/trigger", json=asked)
         sent = answer.json()
         if answer.status_code != 200:
-            raise _told(sent["error"])
+            raise failed(sent["error"])
         evidence = await api.read_callback(job["id"], seen)
         after = await api.job(job["id"])
     return {
@@ -111,7 +112,7 @@ class _Api:
             files={"image": ("picture.jpg", test_picture(160, 120))},
         )
         if answer.status_code != 202:
-            raise _told(f"the receiver takes no job: {answer.json().get('detail', answer.status_code)}")
+            raise failed(f"the receiver takes no job: {answer.json().get('detail', answer.status_code)}")
         job_id = answer.json()["id"]
 
         async def sent() -> dict[str, Any] | None:
@@ -120,7 +121,7 @@ class _Api:
 
         job: dict[str, Any] | None = await _eventually(sent)
         if job is None:
-            raise _told(f"{job_id} was not sent; see `receiver jobs explain {job_id}`")
+            raise failed(f"{job_id} was not sent; see `receiver jobs explain {job_id}`")
         return job
 
     async def read_callback(self, job_id: str, after: int) -> dict[str, Any] | None:
@@ -141,7 +142,7 @@ class _Api:
         answer = await self._client.get(self._url + path, headers=self._headers)
         found: dict[str, Any] = answer.json()
         if not answer.is_success:
-            raise _told(str(found.get("detail", answer.status_code)))
+            raise failed(str(found.get("detail", answer.status_code)))
         return found
 
 
@@ -163,8 +164,3 @@ def _print(told: dict[str, Any]) -> None:
     by = f", settled by {job['settled_by']}" if job["settled_by"] else ""
     typer.echo(f"job {job['id']}: {job['was']} → {job['is']}{by}")
     typer.secho(f"all of it: receiver jobs explain {job['id']}", dim=True)
-
-
-def _told(message: str) -> typer.Exit:
-    typer.echo(message, err=True)
-    return typer.Exit(1)

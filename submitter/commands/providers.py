@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from submitter.commands.connection import Connection, as_text, run
+from submitter.printing import headed, print_table
 
 
 def providers(
@@ -23,12 +22,12 @@ def providers(
     if as_json:
         typer.echo(as_text(found))
         return
-    table = Table("provider", "key", "options", "queue", "paused", box=None, pad_edge=False)
+    table = headed("provider", "key", "options", "queue", "paused")
     for one in found:
         options = ", ".join(name for name in one["options"].get("properties", {}) if name != "passthrough")
         paused = one["paused"]["reason"] if one["paused"] else "no"
         table.add_row(one["name"], "yes" if one["configured"] else "no", options, _queue(one["queue"]), paused)
-    Console().print(table)
+    print_table(table)
 
 
 async def _found(connection: Connection) -> list[dict[str, Any]]:
