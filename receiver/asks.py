@@ -56,7 +56,8 @@ def parse_document(data: bytes) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise Problem(400, "invalid_json", "the body is not a JSON object", remedy="send a JSON object")
         if deeper_than(document, _MAX_DEPTH):
-            raise Problem(400, "invalid_json", f"the body is nested deeper than {_MAX_DEPTH} levels", remedy="send less")
+            detail = f"the body is nested deeper than {_MAX_DEPTH} levels"
+            raise Problem(400, "invalid_json", detail, remedy="send flatter JSON")
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8")  # 1e999 is read as infinite
     except UnicodeEncodeError as exc:
         raise Problem(400, "invalid_json", "the body has half of a surrogate pair", remedy="send valid text") from exc
