@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,10 @@ class LiveReceiver:
     process: asyncio.subprocess.Process | None = None
 
     @property
+    def program(self) -> Sequence[str]:
+        return (sys.executable, "-c", "from receiver.cli import main; main()")
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -78,9 +82,7 @@ class LiveReceiver:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         with (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                "from receiver.cli import main; main()",
+                *self.program,
                 "serve",
                 "--port",
                 str(self.port),
