@@ -35,7 +35,6 @@ _PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
 _MAX_IMAGE_BYTES = 512 * 1024 * 1024
 _DOWNLOAD_SECONDS = (60.0, 120.0, 300.0)  # by tries made: a host that hangs holds its place for a minute at first
 _PER_HOST = 6
-_HOST_IS_BUSY = timedelta(seconds=5)
 
 
 class Archive:
@@ -69,20 +68,21 @@ class Archive:
         next_at = await self._store.images.next_at()
         if next_at is None or next_at > now:
             return 3600.0 if next_at is None else (next_at - now).total_seconds()
-        claimed = await self._store.images.claim(now, lease=LEASE, limit=self.crew.free)
-        waiting = []
+        full = [origin for origin, count in self._busy.items() if origin and count >= _PER_HOST]
+        claimed = await self._store.images.claim(now, lease=LEASE, limit=self.crew.free, without=full)
+        too_many = []
         for image, give_up_at in claimed:
-            host = urlsplit(image.source_url or "").netloc
-            if self._busy[host] >= _PER_HOST:
-                waiting.append(image)
+            origin = "://".join(urlsplit(image.source_url or "")[:2]) if image.source_url else ""
+            if origin and self._busy[origin] >= _PER_HOST:
+                too_many.append(image)
                 continue
-            self._busy[host] += 1
-            self.crew.start(self._work(image, give_up_at or now, host), name=f"image {image.job_id}/{image.n}")
-        if waiting:
-            await self._store.images.wait(waiting, next_at=now + _HOST_IS_BUSY)
-        return 0.0 if claimed else 0.5
+            self._busy[origin] += 1
+            self.crew.start(self._work(image, give_up_at or now, origin), name=f"image {image.job_id}/{image.n}")
+        if too_many:  # the host is full from now on, and the next claim leaves it out
+            await self._store.images.put_back(too_many, now)
+        return 0.0 if claimed else 1.0
 
-    async def _work(self, image: KeptImage, give_up_at: datetime, host: str) -> None:
+    async def _work(self, image: KeptImage, give_up_at: datetime, origin: str) -> None:
         renewing = asyncio.create_task(self._renew(image))
         try:
             kept = await self._fetch(image)
@@ -100,7 +100,7 @@ class Archive:
             self._told()
         finally:
             renewing.cancel()
-            self._busy -= Counter([host])
+            self._busy -= Counter([origin])
 
     async def _fetch(self, image: KeptImage) -> KeptImage:
         if image.source_url is None:

@@ -26,19 +26,23 @@ class Images:
         self._public_url = public_url
         self._first_delay = first_delay_seconds
 
-    async def claim(self, now: datetime, *, lease: timedelta, limit: int) -> list[tuple[KeptImage, datetime | None]]:
+    async def claim(
+        self, now: datetime, *, lease: timedelta, limit: int, without: Sequence[str] = ()
+    ) -> list[tuple[KeptImage, datetime | None]]:
         """
         Take wanted images whose try is due, the one whose link dies first at the front; with when to give up.
 
-        What is held is due again at its lease's end, so that it is not among what is due, and a dead holder's is.
+        *without* are beginnings of links (`https://host`) that are not wanted now. What is held is due again at its
+        lease's end, so that it is not among what is due, and a dead holder's is.
         """
+        elsewhere = " AND substr(coalesce(source_url, ''), 1, ?) <> ?" * len(without)
         async with self._database.write_raw() as db:
             rows = await all_rows(
                 db,
                 # The plus keeps the planner off the index on next_at: it would read and sort all that is due.
                 f"SELECT {', '.join(IMAGE_COLUMNS)} FROM images WHERE state = 'wanted' AND +next_at <= ?"
-                " AND (lease_until IS NULL OR lease_until <= ?) ORDER BY give_up_at LIMIT ?",
-                (us(now), us(now), limit),
+                f" AND (lease_until IS NULL OR lease_until <= ?){elsewhere} ORDER BY give_up_at LIMIT ?",
+                (us(now), us(now), *(part for origin in without for part in (len(origin), origin)), limit),
             )
             found = [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows]
             await db.executemany(
@@ -76,12 +80,12 @@ class Images:
                 (us(next_at), trouble, image.job_id, image.n),
             )
 
-    async def wait(self, images: Sequence[KeptImage], *, next_at: datetime) -> None:
-        """Put claimed images back untried, until *next_at*."""
+    async def put_back(self, images: Sequence[KeptImage], now: datetime) -> None:
+        """Let go of claimed images, untried."""
         async with self._database.write_raw() as db:
             await db.executemany(
                 "UPDATE images SET next_at = ?, lease_until = NULL WHERE job_id = ? AND n = ? AND state = 'wanted'",
-                [(us(next_at), image.job_id, image.n) for image in images],
+                [(us(now), image.job_id, image.n) for image in images],
             )
 
     async def _done(self, image: KeptImage, now: datetime, *, state: str, trouble: str | None) -> int:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from receiver.archive import Archive
 from receiver.blobs import Blobs
 from receiver.guard import Guard
-from receiver.jobs import Source
+from receiver.jobs import KeptImage, Source
 from receiver.leases import LEASE
 from receiver.lifecycle import News, Timing
 from receiver.metrics import Metrics
@@ -135,3 +135,34 @@ async def test_one_of_two_images_lost_is_told_once_both_are_decided(tmp_path: Pa
         await run(keeper, house.clock, seconds=60)
         events = await house.events()
         assert (events["job.images_lost"], events["job.images_kept"]) == (1, 0)
+
+
+async def test_a_host_that_hangs_delays_only_its_own_images_and_makes_no_step_run_in_circles(tmp_path: Path) -> None:
+    let_go = asyncio.Event()
+    asked = 0
+
+    async def hang(request: Request) -> Response:
+        nonlocal asked
+        asked += 1
+        await let_go.wait()
+        return Response(PICTURE, media_type="image/jpeg")
+
+    links = Links()
+    async with archive(tmp_path, links) as (made, house), serving(Starlette(routes=[Route("/{name}", hang)])) as slow:
+        await succeeded(house, *(f"{slow}/{n}.jpg" for n in range(40)), expires_in=600)
+        good = await succeeded(house, f"{links.origin}/good.jpg")
+        pauses = [await made.step() for _ in range(6)]
+        assert pauses[-1] >= 1.0, "with only the full host's images left it waits to be woken"
+        while not (await images_of(house, good))[0].kept:
+            await asyncio.sleep(0.01)
+        assert 1 <= asked <= 6
+        let_go.set()
+        while asked < 40:
+            await made.step()
+            await asyncio.sleep(0.01)
+
+
+async def images_of(house: Loops, job_id: str) -> list[KeptImage]:
+    found = await house.store.job(job_id)
+    assert found is not None
+    return found[1]
