@@ -204,8 +204,9 @@ async def test_no_healthy_delivery_waits_for_a_slot_while_another_endpoint_hangs
                 await asyncio.sleep(0.01)
         beside = await _p99_of_waits(made, rounds=20)
         assert len(subscriber.at("/hangs")) == 10
-    # 100 ms is what a quiet machine keeps easily; a busy one is held against itself.
-    assert beside < max(0.1, 2 * alone)
+    print(f"\nwait for a slot, p99: {1000 * alone:.0f} ms alone, {1000 * beside:.0f} ms beside one that hangs")
+    assert alone < 0.1
+    assert beside < 0.1
 
 
 async def _p99_of_waits(made: House, *, rounds: int) -> float:
