@@ -7,7 +7,7 @@ becomes, which events that is worth, and what to write behind the evidence. Two 
 
     state of the job   what believed news makes of it
                        running   succeeded, failed   queued   unconfirmed   expired   canceled
-    queued             adopt     finish              note     -             -         end
+    queued             adopt     finish              defer    -             -         end
     sending            start     finish              again    doubt         -         end
     running            note      finish              -        -             end       end
     unconfirmed        start     finish              again    -             -         end
@@ -111,6 +111,10 @@ def advance(job: Job, news: News, now: datetime, timing: Timing, *, jitter: floa
 
 # --- The rows -------------------------------------------------------------------------------------------------------
 
+_CLAIMED = Failure(
+    "maybe_accepted", "its submit call was refused, but an unsigned callback names a task of it", permanent=False
+)
+
 Row = Callable[[Job, Report, News, datetime, Timing], Change]
 
 
@@ -201,7 +205,11 @@ def _late(job: Job, report: Report, news: News, now: datetime, timing: Timing) -
 
 
 def _again(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
-    """Surely not accepted: back to the queue."""
+    """Surely not accepted: back to the queue. Unless a callback came that names a task: then a look must decide."""
+    if job.claimed_id is not None and job.hinted_at is not None and timing.pollable:
+        if job.state is State.UNCONFIRMED:
+            return Change(job, Verdict.BELIEVED)
+        return _doubt(job, replace(report, error=_CLAIMED), news, now, timing)
     queued = replace(
         job,
         state=State.QUEUED,
@@ -303,6 +311,8 @@ def _hint(job: Job, report: Report, news: News, now: datetime, timing: Timing) -
     if job.late_at is not None:
         return Change(job, Verdict.LATE)
     claimed = job.claimed_id if job.remote_id else (report.remote_id or job.claimed_id)
+    if job.state is State.QUEUED and job.tries > 0 and claimed and timing.pollable:
+        return _claimed_in_queue(job, claimed, news, now, timing)
     look_at = job.look_at
     if timing.pollable and (job.remote_id or claimed) and job.state not in (State.QUEUED, State.SENDING):
         due = now if job.looked_at is None else max(now, job.looked_at + timedelta(seconds=timing.interval))
@@ -310,6 +320,20 @@ def _hint(job: Job, report: Report, news: News, now: datetime, timing: Timing) -
     came_at = news.received_at or now
     hinted_at = came_at if job.hinted_at is None else max(job.hinted_at, came_at)
     return Change(replace(job, hinted_at=hinted_at, claimed_id=claimed, look_at=look_at), Verdict.HINT)
+
+
+def _claimed_in_queue(job: Job, claimed: str, news: News, now: datetime, timing: Timing) -> Change:
+    """A job that is to be sent again, and a callback that names its task: it may run already. A look decides."""
+    sent = replace(
+        job,
+        hinted_at=news.received_at or now,
+        claimed_id=claimed,
+        retry_at=None,
+        sent_at=now,
+        deadline_at=now + timedelta(seconds=timing.lifetime),
+    )
+    doubt = _doubt(sent, Report(None, State.UNCONFIRMED, error=_CLAIMED), news, now, timing)
+    return replace(doubt, verdict=Verdict.HINT)
 
 
 def _looked(change: Change, news: News, now: datetime, timing: Timing, jitter: float) -> Change:

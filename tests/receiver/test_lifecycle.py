@@ -190,10 +190,23 @@ def test_a_no_to_an_earlier_try_says_nothing_about_the_one_under_way() -> None:
         assert advance(sending, old, NOW, TIMING).job == sending
 
 
-def test_a_requeued_job_forgets_the_hints_of_the_try_that_was_refused() -> None:
+def test_a_refused_job_whose_callback_names_a_task_is_looked_at_and_not_sent_again() -> None:
     hinted = job(State.SENDING, hinted_at=NOW, claimed_id="task-9")
-    queued = advance(hinted, says(Q, source=Source.RESPONSE, task=None), NOW, TIMING).job
-    assert (queued.state, queued.hinted_at, queued.claimed_id) == (Q, None, None)
+    change = advance(hinted, says(Q, source=Source.RESPONSE, task=None), NOW, TIMING)
+    assert (change.job.state, change.job.claimed_id, change.job.look_at) == (U, "task-9", NOW)
+    assert change.events == ("job.unconfirmed",)
+    again = advance(change.job, says(Q, source=Source.RESPONSE, task=None), NOW, TIMING)
+    assert (again.job.state, again.events) == (U, ())
+
+
+def test_a_job_that_waits_to_be_sent_again_is_held_by_a_callback_that_names_its_task() -> None:
+    waiting = job(Q, tries=1, retry_at=NOW + SECOND)
+    change = advance(waiting, says(S, task="task-9", believed=False), NOW, TIMING)
+    assert (change.job.state, change.job.claimed_id, change.job.look_at) == (U, "task-9", NOW)
+    assert change.job.deadline_at is not None
+    assert change.events == ("job.unconfirmed",)
+    unsent = job(Q, retry_at=NOW)
+    assert advance(unsent, says(S, task="task-9", believed=False), NOW, TIMING).job.state is Q
 
 
 def test_an_unlisted_remote_status_is_news() -> None:
