@@ -8,12 +8,15 @@ its job is resolved by a look.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import httpx
 import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from receiver.blobs import Blobs
 from receiver.evidence import Evidence
@@ -39,6 +42,11 @@ _DECODED = frozenset({"content-encoding", "content-length", "transfer-encoding"}
 """Stored bodies are decoded already."""
 
 
+_OWN_TROUBLE = (OSError, sqlite3.OperationalError, OperationalError, PoolTimeout)
+_PASSING = timedelta(minutes=10)
+"""How long our own trouble may hold up the reading; then it counts as this piece's, or one bad block would stop all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """What a piece of evidence came to. Without `news` it is closed with `verdict`; with it, `verdict` overrides."""
@@ -59,7 +67,7 @@ class Reading:
 
     async def read(self, evidence: Evidence, now: datetime, *, again: bool = False) -> Read:
         """
-        What *evidence* says. Never raises.
+        What *evidence* says. Raises only for passing trouble of our own (disk, database): then it stays unread.
 
         Read *again* (long after), an answer counts for what it says of the task, not for what was to be done then.
         """
@@ -68,10 +76,19 @@ class Reading:
         except CallbackUnreadable as exc:
             log.warning("callback_unreadable", provider=evidence.provider, job=evidence.job_id, reason=str(exc))
             return Read(None, Verdict.UNREADABLE, str(exc))
+        except FileNotFoundError as exc:
+            return self._failed(evidence, exc, again)
+        except _OWN_TROUBLE as exc:
+            if now - evidence.received_at < _PASSING:
+                raise
+            return self._failed(evidence, exc, again)
         except Exception as exc:  # noqa: BLE001 (a bug in a reader must not stop the reading of all the others)
-            log.error("reader_failed", provider=evidence.provider, evidence=evidence.id, error=type(exc).__name__)
-            note = f"the reader failed: {type(exc).__name__}"
-            return Read(None if again else _without_an_answer(evidence, note), Verdict.UNREADABLE, note)
+            return self._failed(evidence, exc, again)
+
+    def _failed(self, evidence: Evidence, exc: Exception, again: bool) -> Read:
+        log.error("reader_failed", provider=evidence.provider, evidence=evidence.id, error=type(exc).__name__)
+        note = f"the reader failed: {type(exc).__name__}"
+        return Read(None if again else _without_an_answer(evidence, note), Verdict.UNREADABLE, note)
 
     async def _read(self, evidence: Evidence, now: datetime, again: bool) -> Read:
         provider = self._providers.get(evidence.provider)

@@ -120,7 +120,8 @@ class Submissions:
             limit = 1 if self._pauses.may_probe(name, now) and crew.free else 0
         if limit == 0:
             wait = pace.seconds_to_next() if pause is None else (pause.probe_at - now).total_seconds()
-            return max(wait, 1.0 if crew.free == 0 else 0.05)
+            # A free place, and the end of a probe, wake the loop.
+            return max(wait, 0.05 if pause is None and crew.free else 1.0)
         jobs = await self._store.claims.claim_queued(name, now, owner=self._leases.owner, lease=LEASE, limit=limit)
         under_way = crew.names()
         for job in jobs:

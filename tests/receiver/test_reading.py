@@ -1,7 +1,8 @@
 """From stored answers to news."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from receiver.blobs import Blobs
 from receiver.database import Database
 from receiver.evidence import Evidence
-from receiver.jobs import Source
+from receiver.jobs import Source, Verdict
 from receiver.reading import Reading
 from receiver.store import Store
 from submitter.providers import build
@@ -36,3 +37,17 @@ async def test_an_answer_is_read_whatever_letters_its_headers_have(name: bytes, 
     assert read.news is not None
     assert read.news.report is not None
     assert (read.news.report.state, read.news.report.remote_id) == (State.RUNNING, "task-1")
+
+
+async def test_trouble_of_our_own_leaves_an_answer_unread_for_a_while(reading: Reading, tmp_path: Path) -> None:
+    (tmp_path / "answers" / "broken").mkdir()  # reading it as a file is an OSError that is not "not found"
+    kept = Evidence(Source.RESPONSE, "novita", "job_1", NOW, (), b"", status=200, body_name="broken", id=1)
+    with pytest.raises(OSError, match="directory"):
+        await reading.read(kept, NOW + timedelta(minutes=1))
+    given_up = await reading.read(kept, NOW + timedelta(hours=1))
+    assert given_up.verdict is Verdict.UNREADABLE
+    gone = await reading.read(replace(kept, body_name="gone"), NOW)
+    assert gone.verdict is Verdict.UNREADABLE
+    assert gone.news is not None
+    assert gone.news.report is not None
+    assert gone.news.report.state is State.UNCONFIRMED
