@@ -2,7 +2,7 @@
 Group commit: many callers, one transaction.
 
 Callers hand in an item and wait; whatever has gathered while the last commit ran goes into the next. The queue is
-bounded in length and in time: beyond it `Overloaded` is raised, so trouble shows as 503 and not as memory.
+bounded in length, in weight and in time: beyond it `Overloaded` is raised, so trouble shows as 503 and not as memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class GroupCommit(Generic[Item]):
     """
     Runs *commit* over batches of at most *batch* items, one batch at a time, in order of arrival.
 
-    At most *limit* items wait, and none for longer than twice *patience_seconds*.
+    At most *limit* items wait, and none for longer than twice *patience_seconds*. What *weigh* says of all that are not
+    committed yet may come to *weight_limit*; one item alone may be heavier.
     """
 
     def __init__(
@@ -34,11 +35,16 @@ class GroupCommit(Generic[Item]):
         batch: int = 256,
         limit: int = 4096,
         patience_seconds: float = 2.0,
+        weigh: Callable[[Item], int] = lambda item: 0,
+        weight_limit: int = 64 << 20,
     ) -> None:
         self._commit = commit
         self._batch = batch
         self._limit = limit
         self._patience = patience_seconds
+        self._weigh = weigh
+        self._weight_limit = weight_limit
+        self._weight = 0
         self._waiting: list[tuple[Item, asyncio.Future[None]]] = []
         self._committing = 0
         self._task: asyncio.Task[None] | None = None
@@ -57,6 +63,10 @@ class GroupCommit(Generic[Item]):
         """Return when *item* is committed; raise what the commit raised, or `Overloaded`."""
         if len(self._waiting) >= self._limit:
             raise Overloaded
+        weight = self._weigh(item)
+        if self._weight and self._weight + weight > self._weight_limit:
+            raise Overloaded
+        self._weight += weight
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         if self._task is None or self._task.done():
@@ -82,6 +92,7 @@ class GroupCommit(Generic[Item]):
                 error = exc
             watch.cancel()
             self._committing = 0
+            self._weight -= sum(self._weigh(item) for item, _ in batch)
             for _, done in batch:
                 if done.done():
                     continue

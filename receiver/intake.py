@@ -83,7 +83,7 @@ class Intake:
         self._clock = clock
         self._reading = Reading(store, providers, blobs, confirm=confirm)
         self._recording: GroupCommit[Evidence] = GroupCommit(
-            store.evidence.record, batch=512, patience_seconds=_PATIENCE_SECONDS
+            store.evidence.record, batch=512, patience_seconds=_PATIENCE_SECONDS, weigh=lambda one: len(one.body)
         )
         self._one_reader = asyncio.Lock()
         self.loop = Loop("reader", self.read_some)

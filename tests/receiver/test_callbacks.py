@@ -203,6 +203,28 @@ async def test_a_full_queue_is_refused_at_once() -> None:
     assert committed == [[0, 1], [2, 3], [4]]
 
 
+async def test_what_waits_is_bounded_by_its_weight_too() -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def commit(items: Sequence[bytes]) -> None:
+        begun.set()
+        await gate.wait()
+
+    group: GroupCommit[bytes] = GroupCommit(commit, patience_seconds=60, weigh=len, weight_limit=100)
+    waiting = [asyncio.create_task(group.add(b"x" * 150))]
+    await begun.wait()
+    with pytest.raises(Overloaded):
+        await group.add(b"x")
+    gate.set()
+    await asyncio.gather(*waiting)
+    waiting = [asyncio.create_task(group.add(b"x" * 50)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await group.add(b"x")
+    await asyncio.gather(*waiting)
+    await group.add(b"x")
+
+
 async def test_a_commit_that_fails_fails_for_its_batch_alone() -> None:
     async def commit(items: Sequence[int]) -> None:
         if 1 in items:
