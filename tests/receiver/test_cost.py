@@ -103,6 +103,28 @@ async def test_callbacks_that_come_after_an_early_look_are_not_lost_and_make_a_p
     assert (await reckoning.health("novita")).lost_callbacks == 0.2
 
 
+async def test_many_jobs_that_awaited_no_callback_are_not_walked_over(database: Database) -> None:
+    await finished(database, "novita", 10, at=NOW, settled_by="poll")
+    await finished(database, "novita", 500, at=NOW + timedelta(hours=1), settled_by="poll", awaits_callback=0)
+    reckoning = Reckoning(database)
+    assert not await reckoning.judge("novita", NOW)
+    assert (await reckoning.health("novita")).jobs == 20
+    await finished(database, "novita", 4, at=NOW + timedelta(hours=2), settled_by="poll")
+    assert await reckoning.judge("novita", NOW)
+
+
+async def test_spend_is_summed_again_after_half_a_minute(database: Database) -> None:
+    seconds = 0.0
+    reckoning = Reckoning(database, clock=lambda: seconds)
+    await finished(database, "apixo", 1, at=NOW, cost_amount="1", cost_unit="USD")
+    first = await reckoning.spend(now=NOW)
+    await finished(database, "apixo", 1, at=NOW, cost_amount="1", cost_unit="USD")
+    seconds = 29.0
+    assert await reckoning.spend(now=NOW) == first
+    seconds = 30.0
+    assert (await reckoning.spend(now=NOW))["apixo"][0]["amount"] == "2"
+
+
 async def test_cost_is_summed_exactly_by_provider_day_and_unit(database: Database) -> None:
     yesterday = NOW - timedelta(days=1)
     await finished(database, "apixo", 3, at=NOW, cost_amount="0.01", cost_unit="USD")
