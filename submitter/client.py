@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_REFUSAL_BYTES = 1 << 20
+STALL_SECONDS = 30.0
+_PIECE_BYTES = 64 * 1024
 _FAILURES = (
     TimeoutError,
     OSError,
@@ -85,23 +87,35 @@ class Wire:
         request: httpx.Request,
         *,
         timeout_seconds: float,
+        stall_seconds: float = STALL_SECONDS,
         fresh: bool = True,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> httpx.Response:
         """
-        Send *request* and read the whole answer, whatever its status, within *timeout_seconds* in all.
+        Send *request* and read the whole answer, whatever its status.
 
-        *fresh*: on a connection of its own, as submit calls must be. Raises `NotSent` or `AnswerLost`. An answer that
-        is no success is returned even if its body is cut or too long: its status is what counts.
+        The answer has to come within *timeout_seconds* of the end of the body. A body takes as long as its line needs,
+        as long as some of it leaves every *stall_seconds*. *fresh*: on a connection of its own, as submit calls must
+        be. Raises `NotSent` or `AnswerLost`. An answer that is no success is returned even if its body is cut or too
+        long: its status is what counts.
         """
-        body = _CountedBody(request)
+        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(timeout_seconds)
+
+        def moved() -> None:
+            if not limit.expired():
+                limit.reschedule(loop.time() + (timeout_seconds if body.whole else stall_seconds))
+
+        body = _CountedBody(request, moved)
         sent = httpx.Request(request.method, request.url, headers=request.headers, stream=body)
         transport = self._fresh if fresh else self._kept
         answer: httpx.Response | None = None
         content = bytearray()
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with limit:
                 answer = await transport.handle_async_request(sent)
+                if not body.whole:  # it came early, and has its own time all the same
+                    limit.reschedule(loop.time() + timeout_seconds)
                 await _read_into(content, answer, max_answer_bytes)
         except _FAILURES as exc:
             if answer is None or answer.is_success:
@@ -126,14 +140,21 @@ class Wire:
 
 
 class _CountedBody(httpx.AsyncByteStream):
-    """A request's body that knows how much of it was handed to the connection."""
+    """
+    A request's body that knows how much of it was handed to the connection.
 
-    def __init__(self, request: httpx.Request) -> None:
+    It is handed on in small pieces, and *moved* is called for each: the connection asks for the next one when it has
+    written the last.
+    """
+
+    def __init__(self, request: httpx.Request, moved: Callable[[], None]) -> None:
+        self._moved = moved
         announced = request.headers.get("content-length", "")
         self._announced = int(announced) if announced.isdecimal() else None
         self._chunked = "transfer-encoding" in request.headers
         self._stream = request.stream
         self._chunks: AsyncIterator[bytes] | None = None
+        self._piece = memoryview(b"")
         self._handed = 0
         self._exhausted = False
 
@@ -148,19 +169,24 @@ class _CountedBody(httpx.AsyncByteStream):
         if not isinstance(self._stream, httpx.AsyncByteStream):
             raise TypeError("the request's stream can't be read asynchronously")
         self._chunks = self._stream.__aiter__()
+        self._moved()
         return self
 
     async def __anext__(self) -> bytes:
         if self._chunks is None:
             raise StopAsyncIteration
-        try:
-            chunk = await anext(self._chunks)
-        except StopAsyncIteration:
-            self._exhausted = True
-            raise
+        while not self._piece:
+            try:
+                self._piece = memoryview(await anext(self._chunks))
+            except StopAsyncIteration:
+                self._exhausted = True
+                self._moved()
+                raise
+        piece, self._piece = bytes(self._piece[:_PIECE_BYTES]), self._piece[_PIECE_BYTES:]
         # Counted before it is handed on: a write that fails may have written.
-        self._handed += len(chunk)
-        return chunk
+        self._handed += len(piece)
+        self._moved()
+        return piece
 
     async def aclose(self) -> None:
         close = getattr(self._chunks, "aclose", None)

@@ -10,6 +10,7 @@ it brings ends the writing.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -18,6 +19,10 @@ import httpcore
 import httpx
 
 CONNECT_SECONDS = 15.0
+_SOCKET_OPTIONS = (
+    [(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024)] if hasattr(socket, "TCP_NOTSENT_LOWAT") else []
+)
+"""What was handed over is nearly out: on a slow line megabytes would wait in the kernel, and seem to have been sent."""
 
 
 class DirectTransport(httpx.AsyncBaseTransport):
@@ -33,6 +38,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             max_connections=None,
             max_keepalive_connections=10 if keep else 0,
             keepalive_expiry=15.0 if keep else 0.0,
+            socket_options=_SOCKET_OPTIONS,
             network_backend=_Backend(),
         )
 

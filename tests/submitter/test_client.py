@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +25,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[str]:
+async def serving(handler: Handler, *, receive_buffer: int | None = None) -> AsyncIterator[str]:
     """Serve *handler* on a free port; every connection is closed at the end."""
     writers: list[asyncio.StreamWriter] = []
 
@@ -37,7 +38,10 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    listener = socket.create_server(("127.0.0.1", 0))
+    if receive_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    server = await asyncio.start_server(handle, sock=listener)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -184,8 +188,43 @@ async def test_a_server_that_stops_reading_was_not_sent_to(tmp_path: Path) -> No
 
     async with serving(handler) as url, Wire() as wire:
         with pytest.raises(NotSent):
-            await wire.send(upload(url, big_picture(tmp_path)), timeout_seconds=0.5)
+            await wire.send(upload(url, big_picture(tmp_path)), timeout_seconds=60, stall_seconds=0.5)
         over.set()
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_slow_line_that_moves_is_waited_for_and_the_answers_time_begins_behind_the_body(
+    tmp_path: Path, answered: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    whole_at = 0.0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal whole_at
+        head = await reader.readuntil(b"\r\n\r\n")
+        left = int(re.search(rb"content-length: (\d+)", head.lower())[1])  # type: ignore[index]
+        while left:
+            left -= len(await reader.readexactly(min(left, 100_000)))
+            await asyncio.sleep(0.1)
+        whole_at = loop.time()
+        if answered:
+            writer.write(answer(b'{"ok":1}'))
+        else:
+            await over.wait()
+
+    # Its window is small, so that it is the reader who says how fast the body leaves.
+    async with serving(handler, receive_buffer=64 * 1024) as url, Wire() as wire:
+        began = loop.time()
+        sending = wire.send(upload(url, big_picture(tmp_path, 2 << 20)), timeout_seconds=1.0, stall_seconds=1.0)
+        if answered:
+            assert (await sending).status_code == 200
+        else:
+            with pytest.raises(AnswerLost) as caught:
+                await sending
+            assert caught.value.code == "timeout"
+        over.set()
+    assert whole_at - began > 2.0
 
 
 @pytest.mark.parametrize(("status", "lost"), [("200 OK", True), ("429 Too Many Requests", False)])
