@@ -89,6 +89,8 @@ class Change:
 def advance(job: Job, news: News, now: datetime, timing: Timing, *, jitter: float = 0.0) -> Change:
     """What *news* makes of *job*. Never raises; the version is counted up by the store, not here."""
     report = news.report
+    if report is not None and news.again and not report.state.terminal:
+        report = replace(report, remote_status=job.remote_status or report.remote_status)
     if report is not None and _names_another_task(job, report, news):
         ignored = Change(job, Verdict.IGNORED)
         # The look was made all the same, and the next one must not be due at once.

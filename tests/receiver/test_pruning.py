@@ -1,0 +1,182 @@
+"""What is old goes, nothing else does, and callbacks do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from receiver.blobs import Blobs
+from receiver.evidence import Evidence
+from receiver.jobs import Job, Source, Verdict
+from receiver.pruning import Pruned, Pruning
+from submitter.vocabulary import State
+from tests.receiver.receiving import House, house
+
+NOW = datetime.now(UTC)
+OLD, YOUNG = NOW - timedelta(days=31), NOW - timedelta(days=29)
+
+
+def pruning(here: House) -> Pruning:
+    return Pruning(here.receiver.database, blobs(here), keep=timedelta(days=30))
+
+
+def blobs(here: House) -> Blobs:
+    return Blobs(here.receiver.settings.data_dir)
+
+
+def piece(job: Job | None, received_at: datetime, *, read: bool = True, body_name: str | None = None) -> Evidence:
+    return Evidence(
+        source=Source.CALLBACK,
+        provider="freepik",
+        job_id=None if job is None else job.id,
+        received_at=received_at,
+        read_at=received_at if read else None,
+        headers=(("host", "x"),),
+        body=b"{}",
+        body_name=body_name,
+        verdict=Verdict.IGNORED,
+    )
+
+
+async def test_old_evidence_of_ended_jobs_goes(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        ended, running = await here.job(state=State.SUCCEEDED), await here.job()
+        unconfirmed = await here.job(state=State.UNCONFIRMED)
+        log = here.receiver.store.evidence
+        await log.record(
+            [piece(job, at) for at in (OLD, YOUNG) for job in (ended, running, unconfirmed, None)]
+            + [piece(ended, OLD), piece(ended, NOW)]
+        )
+        assert await pruning(here).prune() == Pruned(evidence=3)
+        assert [one.received_at for one in await log.of(ended.id)] == [YOUNG, NOW]
+        assert [one.received_at for one in await log.of(running.id)] == [OLD, YOUNG]
+        assert len(await log.of(unconfirmed.id)) == 2
+        assert await pruning(here).prune() == Pruned()
+
+
+async def test_what_nobody_has_read_stays(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job(state=State.FAILED)
+        async with here.receiver.intake._one_reader:
+            await here.receiver.store.evidence.record([piece(job, OLD, read=False)])
+            assert await pruning(here).prune() == Pruned()
+            assert len(await here.evidence(job)) == 1
+
+
+async def test_the_file_of_a_large_answer_goes_with_its_evidence(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job(state=State.SUCCEEDED)
+        names = [await blobs(here).put_body(b"x" * 1000) for _ in range(3)]
+        pieces = [piece(job, at, body_name=name) for at, name in zip((OLD, OLD, YOUNG), names, strict=True)]
+        await here.receiver.store.evidence.record(pieces)
+        await blobs(here).drop_body(names[0])
+        assert (await pruning(here).prune()).evidence == 2, "a file that is gone already is no trouble"
+        answers = here.receiver.settings.data_dir / "answers"
+        assert [path.name for path in answers.iterdir()] == [names[2]]
+
+
+@pytest.mark.parametrize(
+    ("state", "finished", "written", "stays"),
+    [
+        (State.SUCCEEDED, timedelta(hours=25), timedelta(hours=26), False),
+        (State.CANCELED, timedelta(hours=25), timedelta(hours=26), False),
+        (State.SUCCEEDED, timedelta(hours=23), timedelta(hours=26), True),
+        (State.RUNNING, None, timedelta(days=40), True),
+        (State.UNCONFIRMED, None, timedelta(days=40), True),
+        (State.QUEUED, None, timedelta(days=40), True),
+    ],
+)
+async def test_a_finished_jobs_input_goes_after_a_day(
+    state: State, finished: timedelta | None, written: timedelta, stays: bool, tmp_path: Path
+) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job(state=state, finished_at=None if finished is None else NOW - finished)
+        path = blobs(here).input_path(job.id)
+        path.write_bytes(b"a picture")
+        moment = (NOW - written).timestamp()
+        os.utime(path, (moment, moment))
+        assert (await pruning(here).prune()).inputs == (not stays)
+        assert path.exists() == stays
+
+
+async def test_inputs_that_belong_to_no_job_go_but_not_those_on_their_way_in(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        lost, arriving = blobs(here).input_path("job_lost"), blobs(here).input_path("job_arriving")
+        for path in (lost, arriving):
+            path.write_bytes(b"a picture")
+        os.utime(lost, (OLD.timestamp(), OLD.timestamp()))
+        assert (await pruning(here).prune()).inputs == 1
+        assert (lost.exists(), arriving.exists()) == (False, True)
+
+
+async def test_idempotency_keys_go_after_a_day(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        store = here.receiver.store
+        for n, age in enumerate((25, 23)):
+            job = await here.job()
+            again = replace(job, id=f"{job.id[:-1]}{n}", remote_id=None, created_at=NOW - timedelta(hours=age))
+            await store.add_job(again, idempotency=("token", f"key-{age}", "digest"))
+        assert (await pruning(here).prune()).idempotency_keys == 1
+        async with here.receiver.database.read() as connection:
+            rows = await connection.exec_driver_sql("SELECT key FROM idempotency")
+            assert [row[0] for row in rows] == ["key-23"]
+
+
+async def test_old_attempts_go_unless_their_delivery_is_still_tried(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        us = [int(at.timestamp() * 1_000_000) for at in (OLD, OLD, YOUNG)]
+        async with here.receiver.database.write_raw() as db:
+            for name, state in (("dlv_done", "delivered"), ("dlv_tried", "pending")):
+                await db.execute(
+                    "INSERT INTO deliveries (id, event_id, event_type, lane, state, tries, retry, example, created_at,"
+                    " next_at) VALUES (?, 'evt_1', 'job.failed', 'x', ?, 1, 1, 0, 0, 9000000000000000)",
+                    (name, state),
+                )
+            await db.executemany(
+                "INSERT INTO attempts (delivery_id, started_at, seconds) VALUES (?, ?, 0.1)",
+                [("dlv_done", us[0]), ("dlv_tried", us[1]), ("dlv_done", us[2])],
+            )
+        assert (await pruning(here).prune()).attempts == 1
+
+
+async def test_it_runs_by_itself(tmp_path: Path) -> None:
+    async with house(tmp_path, keep_days=0.000001) as here:
+        job = await here.job(state=State.SUCCEEDED)
+        await here.receiver.store.evidence.record([piece(job, NOW - timedelta(minutes=1))])
+        loop = next(loop for loop in here.receiver.loops if loop.name == "pruning")
+        assert loop.failures == 0
+        assert time.monotonic() - loop.beat_at < 30
+
+
+@pytest.mark.slow
+async def test_callbacks_do_not_notice_the_pruning(tmp_path: Path) -> None:
+    """Callbacks come one after the other while 20,000 rows go; the p99 is printed and bounded."""
+    rows = int(os.environ.get("RECEIVER_TEST_PRUNED", "20000"))
+    async with house(tmp_path) as here:
+        ended, running = await here.job(state=State.SUCCEEDED), await here.job("novita")
+        for _ in range(0, rows, 1000):
+            await here.receiver.store.evidence.record([piece(ended, OLD) for _ in range(1000)])
+        quiet = await _acknowledged(here, running, 200)
+        work = asyncio.create_task(pruning(here).prune())
+        busy: list[float] = []
+        while not work.done():
+            busy += await _acknowledged(here, running, 20)
+        assert (await work).evidence == rows
+    p99 = [sorted(values)[int(len(values) * 0.99)] * 1000 for values in (quiet, busy)]
+    print(f"\np99 of an acknowledgement: {p99[0]:.1f} ms alone, {p99[1]:.1f} ms while {rows:,} rows go")
+    assert p99[1] < 150
+
+
+async def _acknowledged(here: House, job: Job, count: int) -> list[float]:
+    seconds = []
+    for _ in range(count):
+        began = time.monotonic()
+        assert (await here.tell(job, "IN_PROGRESS")).status_code == 200
+        seconds.append(time.monotonic() - began)
+    return seconds
