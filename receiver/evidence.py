@@ -102,6 +102,12 @@ class EvidenceLog:
         rows = await self._database.glance(lambda db: db.execute(query, (*values, limit)).fetchall())
         return [_from_row(row) for row in rows]
 
+    async def answers_before(self, evidence: Evidence, *, limit: int = 100) -> list[Evidence]:
+        """Earlier answers to the submit calls of the same job that had the same status, newest first."""
+        key = (evidence.job_id, evidence.status, evidence.id, limit)
+        rows = await self._database.glance(lambda db: db.execute(_ANSWERS_BEFORE, key).fetchall())
+        return [_from_row(row) for row in rows]
+
     async def of(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[Evidence]:
         async with self._database.read() as connection:
             rows = await connection.execute(
@@ -115,6 +121,10 @@ class EvidenceLog:
 
 _COLUMNS = tuple(column.name for column in tables.evidence.columns)
 _UNREAD = f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE read_at IS NULL ORDER BY id LIMIT ?"
+_ANSWERS_BEFORE = (
+    f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE job_id = ? AND source = '{Source.RESPONSE.value}'"
+    " AND status = ? AND id < ? ORDER BY id DESC LIMIT ?"
+)
 _INSERT = (
     "INSERT INTO evidence (job_id, provider, source, verdict, trust, received_at, read_at, asked_at, status, headers,"
     " body, body_name, peer, delivery_id, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"

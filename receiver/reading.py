@@ -97,9 +97,7 @@ class Reading:
         if evidence.source is Source.CALLBACK:
             return self._callback(provider, evidence, again)
         body = evidence.body if evidence.body_name is None else await self._blobs.read_body(evidence.body_name)
-        # As bytes: httpx would write texts as ASCII, and a name in a header may be anything.
-        headers = [(name.encode(), value.encode()) for name, value in evidence.headers if name not in _DECODED]
-        response = httpx.Response(evidence.status or 0, headers=headers, content=body)
+        response = _response(evidence, body)
         if evidence.source is Source.RESPONSE:
             return await self._answer_to_submit(provider, evidence, response, now, again)
         return self._answer_to_look(provider, evidence, response, now, again)
@@ -131,9 +129,24 @@ class Reading:
             if again:
                 return Read(None, unreadable or Verdict.IGNORED)
             found = await self._store.job(evidence.job_id) if evidence.job_id else None
-            news = outcome_of(exc, tries=found[0].tries if found else 0, now=now)
+            tries = found[0].tries if found else 0
+            news = outcome_of(exc, tries=tries, alike=await self._alike(provider, evidence, exc), now=now)
             return Read(replace(news, asked_at=evidence.asked_at), unreadable)
         return Read(News(report, Source.RESPONSE, asked_at=evidence.asked_at, again=again))
+
+    async def _alike(self, provider: Provider, evidence: Evidence, exc: ProviderError) -> int:
+        """How many of the job's answers so far, this one included, are of the kind that is not tried for ever."""
+        if not isinstance(exc, ProviderBusy) or exc.tries is None:
+            return 0
+        count = 1
+        for earlier in await self._store.evidence.answers_before(evidence):
+            try:
+                provider.submitted(_response(earlier, earlier.body))
+            except ProviderBusy as other:
+                count += other.tries is not None
+            except ProviderError:
+                continue
+        return count
 
     def _answer_to_look(
         self, provider: Provider, evidence: Evidence, response: httpx.Response, now: datetime, again: bool
@@ -179,9 +192,15 @@ def as_callback(evidence: Evidence) -> Callback:
     )
 
 
-def outcome_of(exc: ProviderError, *, tries: int, now: datetime) -> News:
+def _response(evidence: Evidence, body: bytes) -> httpx.Response:
+    # As bytes: httpx would write texts as ASCII, and a name in a header may be anything.
+    headers = [(name.encode(), value.encode()) for name, value in evidence.headers if name not in _DECODED]
+    return httpx.Response(evidence.status or 0, headers=headers, content=body)
+
+
+def outcome_of(exc: ProviderError, *, tries: int, now: datetime, alike: int = 0) -> News:
     """
-    What an unsuccessful submit call makes of its job.
+    What an unsuccessful submit call makes of its job. *alike*: how many such answers came where their number counts.
 
     Refused: failed. Busy or not sent: queued again, later. Key or credit: queued again. Lost: unconfirmed.
     """
@@ -191,7 +210,7 @@ def outcome_of(exc: ProviderError, *, tries: int, now: datetime) -> News:
         return News(Report(None, State.UNCONFIRMED, error=error), Source.RESPONSE, trouble=trouble)
     if isinstance(exc, ProviderRefused | TaskNotFound):
         return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
-    if isinstance(exc, ProviderBusy) and exc.tries is not None and tries >= exc.tries:
+    if isinstance(exc, ProviderBusy) and exc.tries is not None and alike >= exc.tries:
         return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
     if isinstance(exc, AccountRefused):
         return News(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now, trouble=trouble)

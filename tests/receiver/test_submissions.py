@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx
+import pytest
 
 from receiver.jobs import Source
 from receiver.leases import LEASE
@@ -142,6 +143,35 @@ async def test_a_job_whose_options_are_not_valid_any_more_fails_in_words_and_is_
         assert found is not None
         assert (found[0].state, found[0].error and found[0].error.code) == (State.FAILED, "invalid_options")
         assert house.outside.sent_at == []
+
+
+@pytest.mark.parametrize(
+    ("provider", "broken"),
+    [
+        ("pixelcut", httpx.Response(500, json={"error": "internal"})),
+        ("apixo", httpx.Response(500, json={"code": 500, "message": "internal"})),
+        ("apixo", httpx.Response(200, json={"code": 500, "message": "internal"})),
+    ],
+)
+async def test_not_now_does_not_count_among_the_answers_that_are_tried_five_times(
+    provider: str, broken: httpx.Response, tmp_path: Path
+) -> None:
+    async with loops(tmp_path) as house:
+        calls = 0
+
+        def instead() -> httpx.Response:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise httpx.ConnectError("no")
+            busy = httpx.Response(429 if broken.status_code == 500 else 200, json={"code": 429, "message": "slow"})
+            said = busy if calls <= 6 else broken
+            return httpx.Response(said.status_code, headers=said.headers, content=said.content)
+
+        house.outside.instead_of_accepting = instead
+        (job_id,) = await house.add(provider)
+        await house.run(seconds=3000)
+        assert (await state(house.store, job_id), calls) == (State.FAILED, 6 + 5)
 
 
 async def test_the_corrected_cost_of_a_finished_task_replaces_the_estimate(tmp_path: Path) -> None:
