@@ -5,7 +5,7 @@ All writes of a process go through one connection behind one fair lock, and ever
 within a transaction nothing that was read can have changed and positions given inside it are in commit order. Readers
 have connections of their own and never wait for the writer. `busy_timeout` is for other processes only.
 
-`write()` and `write_raw()` hand out a transaction that commits when the block ends and rolls back if it raises; a
+`write_raw()` hands out a transaction that commits when the block ends and rolls back if it raises; a
 process that dies inside the block has written nothing, one that dies behind it has written everything
 (`synchronous=FULL`). The hot paths use `batch()`: a whole transaction as one function on the driver's own thread, since
 every single statement that crosses threads costs more than SQLite takes for it. `checkpoint()` moves what the log holds
@@ -15,10 +15,9 @@ into the file beside the writer; left to SQLite, a commit would stop for it ever
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -33,12 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 T = TypeVar("T")
 _LOG_PAGES = 25_000
 """100 MB: where a commit checkpoints after all, should nobody else do it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    core: AsyncConnection
-    raw: aiosqlite.Connection
+_LAST_QUERY_SECONDS = 5.0
 
 
 class Database:
@@ -53,6 +47,7 @@ class Database:
         self._raw: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
         self._keeper: aiosqlite.Connection | None = None
+        self._drivers: list[aiosqlite.Connection] = []
 
     @classmethod
     async def open(cls, path: Path, *, readers: int = 4) -> Database:
@@ -69,6 +64,8 @@ class Database:
         event.listen(writer.sync_engine, "begin", _begin_immediate)
         event.listen(reading.sync_engine, "connect", _prepare_reader)
         database = cls(path, writer, reading)
+        for engine in (writer, reading):
+            event.listen(engine.sync_engine, "connect", database._remember)
         connection = await writer.connect()
         await connection.run_sync(upgrade)
         await connection.commit()
@@ -84,6 +81,7 @@ class Database:
         return database
 
     async def close(self) -> None:
+        """Close all connections and wait for their threads: one that outlived the event loop would die complaining."""
         async with self._lock:
             if self._connection is not None:
                 await self._connection.close()
@@ -93,20 +91,16 @@ class Database:
             self._connection = self._raw = self._reader = self._keeper = None
         await self._readers.dispose()
         await self._writer.dispose()
+        for driver in self._drivers:
+            with contextlib.suppress(ValueError):  # closed already
+                await driver.interrupt()
+            await asyncio.to_thread(driver._thread.join, _LAST_QUERY_SECONDS)
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
-        """A transaction with both handles."""
-        async with self._lock:
-            connection, raw = self._open_writer()
-            async with connection.begin():
-                yield Transaction(connection, raw)
-
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def write_raw(self) -> AsyncIterator[aiosqlite.Connection]:
-        """A transaction on the driver alone, for the hot paths."""
+        """A transaction, on the driver alone."""
         async with self._lock:
-            _, raw = self._open_writer()
+            raw = self._open_writer()
             try:
                 await raw.execute("BEGIN IMMEDIATE")
                 yield raw
@@ -123,7 +117,7 @@ class Database:
         Committed when this returns. A cancelled caller does not know: all of it is written or nothing.
         """
         async with self._lock:
-            _, raw = self._open_writer()
+            raw = self._open_writer()
             return await on_its_thread(raw, _in_one_transaction, work)
 
     async def glance(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -132,16 +126,21 @@ class Database:
             raise RuntimeError("the database is closed")
         return await on_its_thread(self._reader, work)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A consistent view, on a connection of its own."""
         async with self._readers.connect() as connection:
             yield connection
 
-    def _open_writer(self) -> tuple[AsyncConnection, aiosqlite.Connection]:
-        if self._connection is None or self._raw is None:
+    def _open_writer(self) -> aiosqlite.Connection:
+        if self._raw is None:
             raise RuntimeError("the database is closed")
-        return self._connection, self._raw
+        return self._raw
+
+    def _remember(self, connection: Any, _: Any) -> None:
+        """The driver has a thread for each connection; one whose query was cancelled twice is not waited for."""
+        self._drivers = [driver for driver in self._drivers if driver._thread.is_alive()]
+        self._drivers.append(connection.driver_connection)
 
     async def checkpoint(self) -> None:
         """Move what was committed from the log into the file, on a thread of its own; waits for nobody."""

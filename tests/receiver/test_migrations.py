@@ -1,7 +1,10 @@
 """The migrations build exactly the tables that the code speaks of."""
 
+import asyncio
+import threading
 from pathlib import Path
 
+import aiosqlite
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine
@@ -38,3 +41,28 @@ async def test_a_new_database_is_for_its_owner_only(tmp_path: Path) -> None:
         modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
     await database.close()
     assert set(modes.values()) == {"0o600"}, modes
+
+
+async def test_closing_leaves_no_thread_behind_even_of_queries_that_were_cancelled_twice(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    database = await Database.open(tmp_path / "receiver.db")
+    began, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    async def read_for_long() -> None:
+        async with database.read() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert isinstance(driver, aiosqlite.Connection)
+            await driver.set_progress_handler(lambda: loop.call_soon_threadsafe(began.set) and None, 1_000_000)
+            await connection.exec_driver_sql(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1e9) SELECT count(*) FROM n"
+            )
+
+    reading = asyncio.create_task(read_for_long())
+    await began.wait()
+    for _ in range(3):
+        reading.cancel()
+        await asyncio.sleep(0.01)
+    await asyncio.wait([reading])
+    await database.close()
+    left = set(threading.enumerate()) - before
+    assert not [thread.name for thread in left if "connection_worker" in thread.name]
