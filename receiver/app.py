@@ -202,7 +202,6 @@ class Receiver:
             self.notifier.renewals,
             self.stream.loop,
             Loop("reckoning", self._reckon, idle_seconds=5.0),
-            Loop("attempt-log", self._forget_attempts, idle_seconds=10.0),
             Pruning(self.database, blobs, keep=timedelta(days=settings.keep_days)).loop,
             Loop("checkpoints", self._checkpoint, idle_seconds=_CHECKPOINT_SECONDS),
         ]
@@ -312,10 +311,6 @@ class Receiver:
     async def _checkpoint(self) -> float:
         await self.database.checkpoint()
         return _CHECKPOINT_SECONDS
-
-    async def _forget_attempts(self) -> float:
-        before = datetime.now(UTC) - timedelta(days=self.settings.keep_days)
-        return 0.1 if await self.delivery_log.forget_attempts(before) else 3600.0
 
     async def _reckon(self) -> float:
         for name, provider in self.providers.items():

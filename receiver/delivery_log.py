@@ -8,7 +8,6 @@ that an endpoint would have been sent had it not been disabled get their first d
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -259,18 +258,6 @@ class DeliveryLog:
             await db.execute(INSERT_DELIVERY, row)
             await db.execute("UPDATE deliveries SET example = 1 WHERE id = ?", (delivery_id,))
         return delivery_id
-
-    async def forget_attempts(self, before: datetime, *, limit: int = 500) -> int:
-        """Drop up to *limit* attempts that began before a moment, oldest first. Returns how many."""
-        async with self._database.read() as connection:
-            rows: list[Any] = list(
-                await connection.exec_driver_sql("SELECT id, started_at FROM attempts ORDER BY id LIMIT ?", (limit,))
-            )
-        old = [row[0] for row in itertools.takewhile(lambda row: row[1] < us(before), rows)]
-        if old:
-            async with self._database.write_raw() as db:
-                await db.execute("DELETE FROM attempts WHERE id <= ?", (old[-1],))
-        return len(old)
 
     async def _ended(self, after: str, endpoint_id: str | None, states: Sequence[str]) -> list[str]:
         marks = ", ".join("?" for _ in states)

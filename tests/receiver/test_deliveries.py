@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from receiver.blobs import Blobs
+from receiver.deliveries import Deliveries
 from receiver.events import Events
+from receiver.pruning import Pruning
 from tests.receiver.subscribers import Subscriber, house
 
 
@@ -184,10 +188,38 @@ async def test_attempts_are_forgotten_oldest_first_once_they_are_too_old(tmp_pat
         found = await made.log.one(last.id)
         assert found is not None
         between = found[1][0].started_at
-        assert await made.log.forget_attempts(between, limit=1) == 1
-        assert await made.log.forget_attempts(between) >= 1
-        assert await made.log.forget_attempts(between) == 0
+        blobs = Blobs(tmp_path)
+        await asyncio.to_thread(blobs.prepare)
+        pruning = Pruning(made.database, blobs, keep=timedelta(days=30), clock=lambda: between + timedelta(days=30))
+        assert (await pruning.prune()).attempts >= 2
+        assert (await pruning.prune()).attempts == 0
         for delivery, count in ((first, 0), (last, 1)):
             found = await made.log.one(delivery.id)
             assert found is not None
             assert len(found[1]) == count
+
+
+async def test_the_agenda_does_not_cost_more_where_much_is_pending(tmp_path: Path) -> None:
+    """Its statements are counted in steps of SQLite's machine: a walk over all that waits would show at once."""
+    async with house(tmp_path) as made:
+        steps: list[int] = []
+        for count in (2, 2000):
+            await made.database.batch(lambda db, count=count: db.executemany(_PENDING, _rows(count)))  # type: ignore[misc]
+            ticks = [0]
+            reader = made.database._reader
+            assert reader is not None
+            await reader.set_progress_handler(lambda ticks=ticks: ticks.__setitem__(0, ticks[0] + 1), 1)  # type: ignore[misc]
+            agenda = await Deliveries(made.database).agenda(datetime.now(UTC))
+            assert sorted(agenda.first) == ["lane0", "lane1"]
+            steps.append(ticks[0])
+    assert steps[1] < 2 * steps[0]
+
+
+_PENDING = (
+    "INSERT OR REPLACE INTO deliveries (id, event_id, event_type, lane, state, tries, retry, example, next_at,"
+    " created_at) VALUES (?, 'evt_1', 'job.failed', ?, 'pending', 0, 0, 0, 9000000000000000, 1)"
+)
+
+
+def _rows(count: int) -> list[tuple[str, str]]:
+    return [(f"dlv_{n:05}", f"lane{n % 2}") for n in range(count)]
