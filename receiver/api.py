@@ -160,7 +160,12 @@ class JobsApi:
         page = found[:limit]
         following = str(page[-1].id) if len(found) > limit else None
         keys = [self.providers[name].api_key for name in self.configured]
-        return JSONResponse({"items": [evidence_to_json(one, keys) for one in page], "next": following})
+        return JSONResponse(
+            {
+                "items": [evidence_to_json(one, keys) for one in [await self.blobs.whole(each) for each in page]],
+                "next": following,
+            }
+        )
 
     async def image(self, request: Request) -> Response:
         job, images = await self._found(request)

@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from receiver.evidence import Evidence
 from submitter.images import inspect, magic_type
 from submitter.vocabulary import Image, Picture
 
@@ -66,6 +67,15 @@ class Blobs:
 
     async def read_body(self, name: str) -> bytes:
         return await asyncio.to_thread((self.root / "answers" / name).read_bytes)
+
+    async def whole(self, evidence: Evidence) -> Evidence:
+        """*evidence* with its body, should that be kept as a file."""
+        if evidence.body_name is None:
+            return evidence
+        try:
+            return replace(evidence, body=await self.read_body(evidence.body_name))
+        except FileNotFoundError:
+            return evidence
 
     async def drop_body(self, name: str) -> None:
         await asyncio.to_thread((self.root / "answers" / name).unlink, missing_ok=True)

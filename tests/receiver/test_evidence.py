@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from receiver.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_REFUSED_BYTES, _KeptRefusals
 from receiver.evidence import Evidence
-from receiver.jobs import Verdict
+from receiver.jobs import Source, Verdict
 from receiver.lifecycle import News
 from receiver.store import Item
 from submitter.vocabulary import Callback, Report, State
@@ -235,3 +237,19 @@ async def test_secrets_are_masked_on_the_way_out_and_kept_within(tmp_path: Path)
 def test_the_bodies_of_the_tests_are_what_the_readers_read() -> None:
     """Otherwise the tables above would show nothing."""
     assert json.loads(novita_body("t", "COMPLETED"))["payload"]["images"][0]["image_url"] == RESULT
+
+
+async def test_a_large_answer_is_kept_as_a_file_and_shown_whole(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job()
+        body = b"\x89PNG" + bytes(300_000)
+        asked_at = job.created_at
+        response = httpx.Response(200, headers={"content-type": "image/png"}, content=body)
+        await here.receiver.intake.record_answer(
+            response, source=Source.RESPONSE, provider="freepik", job_id=job.id, asked_at=asked_at
+        )
+        await here.read()
+        (kept,) = await here.evidence(job)
+        assert (kept.body, kept.body_name is not None) == (b"", True)
+        (shown,) = (await here.client.get(f"/v1/jobs/{job.id}/evidence")).json()["items"]
+        assert base64.b64decode(shown["body_base64"]) == body
