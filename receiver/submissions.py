@@ -12,7 +12,8 @@ it `unconfirmed`; the holder's late answer, should it live, is still a legal row
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -42,14 +43,16 @@ from submitter.vocabulary import Failure, Report, State, Task
 log = structlog.get_logger("receiver.submissions")
 
 _RECORD_AGAIN_SECONDS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+_LAST_WORD_SECONDS = 2.0
 _AFTER_ERROR = timedelta(seconds=30)
 
 
 @dataclass(slots=True)
 class _Sending:
-    """How far one submit call got: when it left; whether its answer came, and is recorded."""
+    """How far one submit call got: when it was begun; whether it left; whether its answer came, and is recorded."""
 
     begun_at: datetime | None = None
+    left: bool = False
     answered: bool = False
     recorded: bool = False
 
@@ -147,7 +150,9 @@ class Submissions:
             except ProviderError as exc:
                 await self._unsuccessful(job, sending, exc)
             except asyncio.CancelledError:
-                await asyncio.shield(self._let_go(job, sending))
+                # An answer that could not be recorded has had its time; the next life's sweep says what is to be said.
+                if not sending.answered:
+                    await _within(_LAST_WORD_SECONDS, asyncio.ensure_future(self._let_go(job, sending)))
                 raise
             except Exception:
                 await self._let_go(job, sending, pause=_AFTER_ERROR)
@@ -156,7 +161,7 @@ class Submissions:
                 self._metrics.submits.labels(job.provider, "accepted").inc()
                 await self._answered(job, sending)
             finally:
-                pace.ended(job.id, made=sending.begun_at is not None)
+                pace.ended(job.id, made=sending.left)
                 self._pauses.probe_ended(job.provider, job.id)
 
     async def _send(self, job: Job, sending: _Sending) -> None:
@@ -170,27 +175,49 @@ class Submissions:
 
         async def send(request: httpx.Request) -> httpx.Response:
             asked_at = self._clock()
-            begun = sending.begun_at is not None or await self._store.claims.begin_sending(
-                job,
-                asked_at,
-                owner=self._leases.owner,
-                lease=LEASE,
-                deadline_at=asked_at + self._job_timeout,
-                awaits_callback=callback_url is not None,
-            )
-            if not begun:
-                raise _LostHold
+            if sending.begun_at is None:
+                await self._begin(job, sending, asked_at, awaits_callback=callback_url is not None)
             sending.begun_at = asked_at
+            sending.left = True
             response = await self._wire.send(request, timeout_seconds=provider.submit_timeout_seconds)
             sending.answered = True
-            await _whatever_happens(self._record(job, sending, response, asked_at))
+            hurry = asyncio.Event()
+            recording = asyncio.ensure_future(self._record(job, sending, response, asked_at, hurry))
+            try:
+                await asyncio.shield(recording)
+            except asyncio.CancelledError:
+                hurry.set()
+                await _within(_LAST_WORD_SECONDS, recording)
+                raise
             return response
 
         task = Task(picture, options.to_send(), options.passthrough)
         await converse(provider.submit(task, callback_url), send)
 
-    async def _record(self, job: Job, sending: _Sending, response: httpx.Response, asked_at: datetime) -> None:
-        """The answer to a paid call is worth some patience with our own disk."""
+    async def _begin(self, job: Job, sending: _Sending, now: datetime, *, awaits_callback: bool) -> None:
+        """`queued` → `sending`. Cancelled meanwhile, `sending` tells all the same whether it was committed."""
+        beginning = asyncio.ensure_future(
+            self._store.claims.begin_sending(
+                job,
+                now,
+                owner=self._leases.owner,
+                lease=LEASE,
+                deadline_at=now + self._job_timeout,
+                awaits_callback=awaits_callback,
+            )
+        )
+        try:
+            if not await asyncio.shield(beginning):
+                raise _LostHold
+        except asyncio.CancelledError:
+            if await _within(_LAST_WORD_SECONDS, beginning) and beginning.result():
+                sending.begun_at = now
+            raise
+
+    async def _record(
+        self, job: Job, sending: _Sending, response: httpx.Response, asked_at: datetime, hurry: asyncio.Event
+    ) -> None:
+        """The answer to a paid call is worth some patience with our own disk; in a *hurry* one more try is made."""
         for pause in (*_RECORD_AGAIN_SECONDS, None):
             try:
                 await self._intake.record_answer(
@@ -200,9 +227,11 @@ class Submissions:
                 return
             except Exception as exc:
                 log.error("answer_not_recorded", job=job.id, error=type(exc).__name__, again_in_seconds=pause)
-                if pause is None:
+                if pause is None or hurry.is_set():
                     raise
-                await asyncio.sleep(pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await hurry.wait()
 
     async def _unsuccessful(self, job: Job, sending: _Sending, exc: ProviderError) -> None:
         """The reader settles what was recorded; what never came is settled here."""
@@ -245,6 +274,9 @@ class Submissions:
         """We stop. What was not sent goes back to the queue; what was may be running; what was recorded is evidence."""
         if sending.begun_at is None:
             await self._store.claims.hand_back([job.id], self._clock() + pause, owner=self._leases.owner)
+        elif not sending.left:
+            now = self._clock()
+            await self._settle(job, News(Report(None, State.QUEUED), None, retry_at=now, trouble="submit: interrupted"))
         elif not sending.recorded:
             said = "its answer could not be recorded" if sending.answered else "the receiver stopped before an answer"
             error = Failure("interrupted", f"{said}; the task may be running and billed", permanent=False)
@@ -260,11 +292,13 @@ class Submissions:
             await self._intake.settle([Item(job_id, news) for job_id in lapsed], now)
 
 
-async def _whatever_happens(work: Coroutine[Any, Any, None]) -> None:
-    """Finish *work* even if we are cancelled meanwhile, and then be cancelled."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+async def _within(seconds: float, work: asyncio.Future[Any]) -> bool:
+    """Wait for *work* as long as a stop may take, then give it up. Returns whether it was done; its error is logged."""
+    await asyncio.wait([work], timeout=seconds)
+    if not work.done():
+        work.cancel()
+        await asyncio.wait([work], timeout=0.1)
+    error = work.exception() if work.done() and not work.cancelled() else TimeoutError()
+    if error is not None:
+        log.error("stopped_in_the_middle", error=type(error).__name__)
+    return error is None

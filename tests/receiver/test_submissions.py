@@ -200,6 +200,48 @@ async def test_a_process_that_was_stopped_for_longer_than_a_lease_does_not_give_
         assert "job.unconfirmed" not in await house.events()
 
 
+def task_of(coroutine: str) -> asyncio.Task[object] | None:
+    running = asyncio.all_tasks()
+    return next((task for task in running if getattr(task.get_coro(), "__qualname__", "") == coroutine), None)
+
+
+async def test_a_stop_between_the_booking_and_the_first_byte_leaves_no_doubt(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        (job_id,) = await house.add("novita")
+        await house.submissions.step()
+        async with house.store.database.write_raw():  # it has to wait for its turn to write
+            await eventually(lambda: task_of("Claims.begin_sending"))
+            work = task_of("Submissions._work")
+            assert work is not None
+            work.cancel()
+        await asyncio.wait([work])
+        found = await house.store.job(job_id)
+        assert found is not None
+        assert (found[0].state, found[0].tries, house.outside.calls) == (State.QUEUED, 1, 0)
+        await house.run(seconds=600)
+        assert (await state(house.store, job_id), house.outside.sent_at) == (State.SUCCEEDED, [0.0])
+
+
+async def test_a_stop_does_not_wait_for_a_disk_that_takes_no_answer(tmp_path: Path) -> None:
+    async with loops(tmp_path) as house:
+        (job_id,) = await house.add("novita")
+        async with house.store.database.write_raw() as db:
+            await db.execute("CREATE TRIGGER full BEFORE INSERT ON evidence BEGIN SELECT RAISE(ABORT, 'full'); END")
+        await house.submissions.step()
+        await eventually(lambda: task_of("Submissions._record"))
+        work = task_of("Submissions._work")
+        assert work is not None
+        work.cancel()
+        _, late = await asyncio.wait([work], timeout=2.5)
+        assert not late
+        assert await state(house.store, job_id) is State.SENDING
+        async with house.store.database.write_raw() as db:
+            await db.execute("DROP TRIGGER full")
+        house.clock.now += LEASE
+        await house.submissions.step()
+        assert (await state(house.store, job_id), house.outside.calls) == (State.UNCONFIRMED, 1)
+
+
 async def test_what_it_was_still_preparing_is_not_taken_up_twice(tmp_path: Path) -> None:
     async with loops(tmp_path) as house:
         picture = house.blobs.input_path("picture")
