@@ -56,8 +56,14 @@ class Receiver:
     """A receiver at *url*, spoken to with the bearer *token*. Used with `async with`."""
 
     def __init__(self, url: str, token: str, *, timeout_seconds: float = 60.0) -> None:
+        try:
+            base = httpx.URL(url.rstrip("/"))
+        except httpx.InvalidURL as exc:
+            raise NoReceiver(f"{url!r} is no http:// or https:// URL") from exc
+        if base.scheme not in ("http", "https") or not base.host:
+            raise NoReceiver(f"{url!r} is no http:// or https:// URL")
         self._client = httpx.AsyncClient(
-            base_url=url.rstrip("/"),
+            base_url=base,
             headers={"authorization": f"Bearer {token}"},
             timeout=timeout_seconds,
             trust_env=False,
@@ -104,12 +110,12 @@ class Receiver:
                 files = {"image": (image.name, file)}
                 return await self._client.post("/v1/jobs", data=fields, files=files, headers=headers)
 
-        return Job.from_json((await self._patiently(send)).json())
+        return Job.from_json(_object(await self._patiently(send)))
 
     async def job(self, job: Job | str) -> Job:
         """The job as it is now."""
         answer = await self._patiently(lambda: self._client.get(f"/v1/jobs/{_id(job)}"))
-        return Job.from_json(answer.json())
+        return Job.from_json(_object(answer))
 
     async def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """
@@ -136,7 +142,7 @@ class Receiver:
     async def providers(self) -> list[dict[str, Any]]:
         """The providers as the receiver shows them: capabilities, options as JSON Schema, queue, pause, spend."""
         answer = await self._patiently(lambda: self._client.get("/v1/providers"))
-        items: list[dict[str, Any]] = answer.json()["items"]
+        items: list[dict[str, Any]] = _object(answer).get("items", [])
         return items
 
     async def image(self, job: Job | str, n: int = 0) -> bytes:
@@ -260,6 +266,16 @@ async def _checked(answer: httpx.Response) -> httpx.Response:
     except ValueError:
         problem = {}
     raise RequestRefused(answer.status_code, problem if isinstance(problem, dict) else {})
+
+
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        shown = answer.json()
+    except ValueError:
+        shown = None
+    if not isinstance(shown, dict):
+        raise NoReceiver(f"what answers at {answer.url.copy_with(path='/', query=None)} is no receiver")
+    return shown
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[Event, None]:

@@ -14,7 +14,7 @@ from receiver.forwarding import Forwarded, Forwarder
 from receiver.outbox import EVENT_TYPES
 from receiver.secrets_file import generated, secrets_path
 from receiver.settings import Settings, load
-from submitter.remote import Receiver, RequestRefused
+from submitter.remote import NoReceiver, Receiver, RequestRefused
 from submitter.signatures import new_secret, parse_secret
 
 
@@ -45,6 +45,9 @@ def listen(
     except RequestRefused as exc:
         typer.echo(f"the receiver at {url} refuses: {exc}", err=True)
         raise typer.Exit(1) from exc
+    except NoReceiver as exc:
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(1) from exc
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
@@ -62,8 +65,9 @@ async def _listen(
             said.add(why)
             typer.secho(why, err=True, fg="yellow")
 
-    typer.echo(f"events of {url} go to {forward_to}", err=True)
     async with Receiver(url, token) as receiver:
+        await receiver.providers()  # whoever does not answer at all is told of now, a cut later on is mended
+        typer.echo(f"events of {url} go to {forward_to}", err=True)
         forwarding = asyncio.create_task(
             Forwarder(forward_to, secret=secret, waiting=waiting).run(receiver, told, after=after, types=types)
         )

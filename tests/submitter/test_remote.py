@@ -232,3 +232,18 @@ async def test_submitter_wait_ends_with_the_job_and_says_how(tmp_path: Path) -> 
         assert all(Path(path).stat().st_size for path in shown["saved"])
         status, text = await command("job_none")
         assert (status, "no_such_job" in text) == (1, True)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://127.0.0.1/", "http://[::bad", "http://", ""])
+def test_an_address_that_no_receiver_can_have_is_refused_in_words(url: str) -> None:
+    with pytest.raises(NoReceiver, match="is no http:// or https:// URL"):
+        Receiver(url, TOKEN)
+
+
+async def test_a_web_server_that_is_no_receiver_is_told_from_one() -> None:
+    subscriber = Subscriber()
+    async with subscriber.serve() as origin, Receiver(origin, TOKEN) as receiver:
+        with pytest.raises(NoReceiver, match="is no receiver"):
+            await receiver.submit("freepik", b"picture")
+        with pytest.raises(RequestRefused, match="http_405"):
+            await receiver.job("job_1")
