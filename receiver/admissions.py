@@ -237,8 +237,10 @@ class Admissions:
         try:
             with await asyncio.to_thread(part.open, "wb") as sink:
                 await self._outbound.download(url, sink, max_bytes=MAX_INPUT_BYTES, timeout_seconds=_FETCH_SECONDS)
-        except OutboundError as exc:
+        except BaseException as exc:
             await asyncio.to_thread(part.unlink, missing_ok=True)
+            if not isinstance(exc, OutboundError):
+                raise
             code = "image_unreachable" if isinstance(exc, DownloadFailed) else "image_url_refused"
             raise Problem(
                 422,

@@ -1,0 +1,40 @@
+"""An input that is fetched by its URL: whatever ends the fetch, no part of it stays behind."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from receiver.asks import Ask
+from tests.receiver.listening import serving
+from tests.receiver.receiving import house
+
+
+async def test_a_fetch_that_is_cancelled_leaves_no_file(tmp_path: Path) -> None:
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def some_of_it() -> AsyncIterator[bytes]:
+        yield b"x" * 100_000
+        asked.set()
+        await over.wait()
+
+    async def picture(request: Request) -> Response:
+        return StreamingResponse(some_of_it())
+
+    source = Starlette(routes=[Route("/in.jpg", picture)])
+    parts = tmp_path / "data" / "parts"
+    async with serving(source) as origin, house(tmp_path, allow_networks="127.0.0.0/8") as receiving:
+        ask = Ask({"provider": "novita"}, f"{origin}/in.jpg", None, None)
+        fetching = asyncio.create_task(receiving.receiver.admissions.admit(ask, token_id="t", key=None))
+        await asked.wait()
+        assert len(list(parts.iterdir())) == 1
+        fetching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
+        assert list(parts.iterdir()) == []
+        over.set()
