@@ -20,7 +20,7 @@ from sqlalchemy import select
 from receiver import tables
 from receiver.database import Database
 from receiver.jobs import Source, Verdict
-from receiver.rows import chunks, from_us, moment, to_us, us
+from receiver.rows import chunks, execute_rows, from_us, moment, to_us, us
 from submitter.vocabulary import Trust
 
 
@@ -65,12 +65,11 @@ class EvidenceLog:
     async def record(self, batch: Sequence[Evidence]) -> None:
         """Make *batch* durable in one commit."""
         rows = [_values(item) for item in batch]
-        await self._database.batch(lambda db: db.executemany(_INSERT, rows))
+        await self._database.batch(lambda db: execute_rows(db, _INSERT, rows))
 
     async def unread(self, *, limit: int) -> list[Evidence]:
         """Evidence that nobody has read, oldest first."""
-        rows = await self._database.glance(lambda db: db.execute(_UNREAD, (limit,)).fetchall())
-        return [_from_row(row) for row in rows]
+        return [_from_row(row) for row in await self._database.glance(lambda db: _unread(db, limit))]
 
     async def repeats(self, evidence: Sequence[Evidence], *, also_later: bool = False) -> set[int]:
         """
@@ -125,6 +124,8 @@ _ANSWERS_BEFORE = (
     f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE job_id = ? AND source = '{Source.RESPONSE.value}'"
     " AND status = ? AND id < ? ORDER BY id DESC LIMIT ?"
 )
+_BODY_PLACE = _COLUMNS.index("body")
+_LARGE_BYTES = 4 * 1024 * 1024
 _INSERT = (
     "INSERT INTO evidence (job_id, provider, source, verdict, trust, received_at, read_at, asked_at, status, headers,"
     " body, body_name, peer, delivery_id, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -175,6 +176,19 @@ def _from_row(row: Any) -> Evidence:
         delivery_id=row[14],
         note=row[15],
     )
+
+
+def _unread(db: sqlite3.Connection, limit: int) -> list[Any]:
+    """One row for all (see `execute_rows`), unless they are large."""
+    (size,) = db.execute(f"SELECT total(length(body)) FROM ({_UNREAD})", (limit,)).fetchone()
+    if size > _LARGE_BYTES:
+        return db.execute(_UNREAD, (limit,)).fetchall()
+    packed = ", ".join("hex(body)" if name == "body" else name for name in _COLUMNS)
+    (text,) = db.execute(f"SELECT json_group_array(json_array({packed})) FROM ({_UNREAD})", (limit,)).fetchone()
+    rows = json.loads(text)
+    for row in rows:
+        row[_BODY_PLACE] = bytes.fromhex(row[_BODY_PLACE])
+    return sorted(rows, key=lambda row: int(row[0]))
 
 
 def _repeats(db: sqlite3.Connection, keyed: Sequence[Evidence], also_later: bool) -> set[int]:

@@ -14,7 +14,7 @@ from receiver import tables
 from receiver.database import Database
 from receiver.jobs import KeptImage
 from receiver.outbox import about_job, tell
-from receiver.rows import IMAGE_COLUMNS, all_rows, from_us, image_from_row, jobs_by_id, moment, to_us, us
+from receiver.rows import IMAGE_COLUMNS, all_rows, execute_rows, from_us, image_from_row, jobs_by_id, moment, to_us, us
 from submitter.vocabulary import Image
 
 
@@ -134,7 +134,7 @@ _INSERT_IMAGE = (
 def insert_images(db: sqlite3.Connection, images: Sequence[tuple[KeptImage, datetime]]) -> None:
     """Write results as wanted, each with the moment at which it was learned. One that is known stays as it is."""
     if images:
-        db.executemany(_INSERT_IMAGE, [_image_values(image, now) for image, now in images])
+        execute_rows(db, _INSERT_IMAGE, [_image_values(image, now) for image, now in images])
 
 
 async def images_of(connection: AsyncConnection, job_ids: Sequence[str]) -> list[KeptImage]:

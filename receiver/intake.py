@@ -134,7 +134,7 @@ class Intake:
             await self.read(unread)
         if self._recording.unanswered > _CROWD:
             behind = self._clock() - unread[0].received_at > _BEHIND
-            await asyncio.sleep((1 if behind else 3) * (time.monotonic() - began))
+            await asyncio.sleep((1 if behind else 5) * (time.monotonic() - began))
         return 0.0 if len(unread) == limit else 0.001
 
     async def read(self, unread: Sequence[Evidence]) -> Settled:

@@ -23,7 +23,7 @@ import aiosqlite
 from receiver.database import on_its_thread
 from receiver.ids import new_id
 from receiver.jobs import Job, KeptImage, iso
-from receiver.rows import us
+from receiver.rows import execute_rows, us
 
 JOB_EVENTS = (
     "job.queued",
@@ -126,12 +126,13 @@ def tell_in(
         if happening.notify_url and happening.type in NOTIFIED:
             lane = notify_lane(happening.notify_url)
             deliveries.append((new_id("dlv"), *about, None, happening.notify_url, lane, due, created))
-    db.executemany(
+    execute_rows(
+        db,
         "INSERT INTO events (id, position, type, job_id, provider, created_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
         events,
     )
     if deliveries:
-        db.executemany(INSERT_DELIVERY, deliveries)
+        execute_rows(db, INSERT_DELIVERY, deliveries)
     return len(deliveries)
 
 

@@ -30,6 +30,7 @@ from receiver.rows import (
     JOB_COLUMNS,
     changed_columns,
     chunks,
+    execute_rows,
     job_from_row,
     job_values,
     jobs_by_id,
@@ -133,7 +134,7 @@ class Store:
         holders = _holders(db, items, current)
         happenings: list[Happening] = []
         images: list[tuple[KeptImage, datetime]] = []
-        verdicts: list[tuple[str, str | None, int, int | None]] = []
+        verdicts: dict[tuple[str, str | None], list[int]] = {}
         released: set[str] = set()
         timings: dict[str, Timing] = {}
         for item in items:
@@ -141,15 +142,17 @@ class Store:
             if job is None:
                 settled.changes.append(None)
                 settled.moved.append(False)
-                verdicts.append((Verdict.IGNORED.value, None, us(now), item.evidence_id))
+                if item.evidence_id is not None:
+                    verdicts.setdefault((Verdict.IGNORED.value, None), []).append(item.evidence_id)
                 continue
             if job.provider not in timings:
                 timings[job.provider] = timing_of(job.provider)
             change = self._one(job, item.news, now, timings[job.provider], holders)
             settled.changes.append(change)
             settled.moved.append(change.job != job)
-            verdict = item.verdict or change.verdict
-            verdicts.append((verdict.value, item.trust and item.trust.value, us(now), item.evidence_id))
+            if item.evidence_id is not None:
+                written = ((item.verdict or change.verdict).value, item.trust and item.trust.value)
+                verdicts.setdefault(written, []).append(item.evidence_id)
             current[job.id] = change.job
             ends_work = item.news.source in (Source.POLL, Source.RESPONSE) and not item.news.again
             if ends_work or change.job.state is not job.state:
@@ -158,10 +161,12 @@ class Store:
             images += [(image, now) for image in kept]
             happenings += [self._happening(name, change.job, kept) for name in change.events]
         _update_jobs(db, read, current, released)
-        db.executemany(
-            "UPDATE evidence SET verdict = ?, trust = coalesce(?, trust), read_at = ? WHERE id = ?",
-            [values for values in verdicts if values[3] is not None],
-        )
+        for (verdict, trust), ids in verdicts.items():
+            db.execute(
+                "UPDATE evidence SET verdict = ?, trust = coalesce(?, trust), read_at = ?"
+                f" WHERE id IN ({', '.join('?' * len(ids))})",
+                (verdict, trust, us(now), *ids),
+            )
         db.executemany(
             "UPDATE evidence SET verdict = ?, note = coalesce(?, note), read_at = ? WHERE id = ?",
             [(verdict.value, note, us(now), number) for number, verdict, note in closed],
@@ -327,12 +332,16 @@ def _update_jobs(db: sqlite3.Connection, read: dict[str, Job], current: dict[str
         if job_id in released:
             changed |= {"lease_owner": None, "lease_until": None}
         if changed:
-            row = (*changed.values(), before.version + 1, job_id, before.version)
-            statements.setdefault(tuple(changed), []).append(row)
+            statements.setdefault(tuple(changed), []).append((job_id, before.version, *changed.values()))
     for names, rows in statements.items():
-        assignments = ", ".join(f"{name} = ?" for name in (*names, "version"))
-        cursor = db.executemany(f"UPDATE jobs SET {assignments} WHERE id = ? AND version = ?", rows)
-        if cursor.rowcount != len(rows):
+        marks = ", ".join("?" * (len(names) + 2))
+        assignments = ", ".join(f"{name} = new.{name}" for name in names)
+        statement = (
+            f"WITH new (job_id, read_version, {', '.join(names)}) AS (VALUES ({marks}))"
+            f" UPDATE jobs SET {assignments}, version = version + 1 FROM new"
+            " WHERE jobs.id = new.job_id AND jobs.version = new.read_version"
+        )
+        if execute_rows(db, statement, rows) != len(rows):
             raise RuntimeError("a job changed inside an immediate transaction")
 
 
