@@ -31,7 +31,8 @@ from receiver.lifecycle import Change, Timing
 from receiver.loops import Loop
 from receiver.metrics import Metrics
 from receiver.reading import Reading, keep_data
-from receiver.store import Closed, Item, Settled, Store
+from receiver.settling import Closed, Item, Settled
+from receiver.store import Store
 from submitter.provider import Provider
 from submitter.vocabulary import State, Trust
 

@@ -88,10 +88,10 @@ class Subscription:
 
 async def subscribed(db: aiosqlite.Connection) -> list[Subscription]:
     """The subscriptions of all enabled endpoints."""
-    return await on_its_thread(db, _subscriptions)
+    return await on_its_thread(db, subscriptions_in)
 
 
-def _subscriptions(db: sqlite3.Connection) -> list[Subscription]:
+def subscriptions_in(db: sqlite3.Connection) -> list[Subscription]:
     rows = db.execute("SELECT id, event_types, providers FROM endpoints WHERE enabled = 1")
     return [Subscription(row[0], frozenset(json.loads(row[1])), frozenset(json.loads(row[2]))) for row in rows]
 
@@ -109,33 +109,53 @@ def tell_in(
     """`tell`, for who is on the driver's thread already."""
     if not happenings:
         return 0
-    position = int(db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
-    subscriptions = _subscriptions(db)
+    telling = telling_of(happenings, subscriptions_in(db), now, first_delay_seconds)
+    write_telling(db, telling)
+    return len(telling.deliveries)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """The rows of some events, all but their positions, and of their deliveries."""
+
+    subscriptions: list[Subscription]
+    events: list[tuple[Any, ...]]
+    deliveries: list[tuple[Any, ...]]
+
+
+def telling_of(
+    happenings: Sequence[Happening], subscriptions: list[Subscription], now: datetime, first_delay_seconds: float
+) -> Telling:
+    """Prepare the rows, before the transaction."""
     created, due = us(now), us(now + timedelta(seconds=first_delay_seconds))
-    events: list[tuple[Any, ...]] = []
-    deliveries: list[tuple[Any, ...]] = []
+    telling = Telling(subscriptions, [], [])
     for happening in happenings:
-        position += 1
         event_id = new_id("evt")
         body = one_line({"type": happening.type, "timestamp": iso(now), "data": happening.data})
-        events.append((event_id, position, happening.type, happening.job_id, happening.provider, created, body))
+        telling.events.append((event_id, happening.type, happening.job_id, happening.provider, created, body))
         about = (event_id, happening.type, happening.job_id)
         for one in subscriptions:
             if one.wants(happening.type, happening.provider, happening.data.get("id")):
-                deliveries.append((new_id("dlv"), *about, one.endpoint_id, None, one.endpoint_id, due, created))
+                telling.deliveries.append((new_id("dlv"), *about, one.endpoint_id, None, one.endpoint_id, due, created))
         if happening.notify_url and happening.type in NOTIFIED:
             lane = notify_lane(happening.notify_url)
-            deliveries.append((new_id("dlv"), *about, None, happening.notify_url, lane, due, created))
-    execute_rows(
-        db,
-        "INSERT INTO events (id, position, type, job_id, provider, created_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        events,
-    )
-    if deliveries:
-        execute_rows(db, INSERT_DELIVERY, deliveries)
-    return len(deliveries)
+            telling.deliveries.append((new_id("dlv"), *about, None, happening.notify_url, lane, due, created))
+    return telling
 
 
+def write_telling(db: sqlite3.Connection, telling: Telling) -> None:
+    """Inside the transaction: the events get their positions."""
+    if not telling.events:
+        return
+    position = int(db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+    rows = [(position + n, *row) for n, row in enumerate(telling.events, 1)]
+    execute_rows(db, _INSERT_EVENT, rows)
+    execute_rows(db, INSERT_DELIVERY, telling.deliveries)
+
+
+_INSERT_EVENT = (
+    "INSERT INTO events (position, id, type, job_id, provider, created_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
 INSERT_DELIVERY = (
     "INSERT INTO deliveries (id, event_id, event_type, job_id, endpoint_id, url, lane, next_at, created_at,"
     " state, tries, retry, example) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, 0)"

@@ -23,7 +23,8 @@ from receiver.lifecycle import News
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
 from receiver.pacing import Pace
-from receiver.store import Item, Store
+from receiver.settling import Item
+from receiver.store import Store
 from submitter.client import Wire, converse
 from submitter.errors import NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider

@@ -18,7 +18,8 @@ from receiver.evidence import Evidence, Selection
 from receiver.jobs import Source, Verdict, iso
 from receiver.lifecycle import Timing
 from receiver.reading import Reading, as_callback, keep_data
-from receiver.store import Closed, Item, Store
+from receiver.settling import Closed, Item
+from receiver.store import Store
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider
 

@@ -8,13 +8,11 @@ process that dies anywhere in between reads it again at its next start.
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
+import structlog
 from sqlalchemy import desc, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,55 +20,24 @@ from receiver import tables
 from receiver.claims import Claims
 from receiver.database import Database, on_its_thread
 from receiver.evidence import EvidenceLog
-from receiver.images import Images, images_of, insert_images, new_image
-from receiver.jobs import Job, KeptImage, Source, Verdict
-from receiver.lifecycle import Change, News, Timing, advance
-from receiver.outbox import Happening, about_job, tell, tell_in
+from receiver.images import Images, images_of
+from receiver.jobs import Job, KeptImage
+from receiver.lifecycle import News, Timing, advance
+from receiver.outbox import Happening, about_job, tell
 from receiver.rows import (
     JOB_COLUMNS,
-    changed_columns,
-    chunks,
-    execute_rows,
     job_from_row,
     job_values,
     jobs_by_id,
-    jobs_in,
     one_row,
     us,
 )
-from submitter.vocabulary import Failure, Report, State, Trust
+from receiver.settling import Closed, Item, Overtaken, Plan, Settled, TimingOf, job_updates, plan, update_jobs
+from submitter.vocabulary import Report, State
 
+log = structlog.get_logger("receiver.store")
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One piece of news for `settle`, with the evidence it was read from."""
-
-    job_id: str
-    news: News
-    evidence_id: int | None = None
-    verdict: Verdict | None = None
-    """What to write behind the evidence instead of what `advance` says."""
-    trust: Trust | None = None
-    """What the evidence is worth, if that is known only now."""
-
-
-Closed = tuple[int, Verdict, str | None]
-"""Evidence (by id) that is no news, with its verdict and a note."""
-
-
-@dataclass(slots=True)
-class Settled:
-    """What a batch came to: `changes` in the order of the items (None: no such job)."""
-
-    changes: list[Change | None]
-    moved: list[bool] = field(default_factory=list)
-    """Whether each item changed its job."""
-    events: int = 0
-    deliveries: int = 0
-    images: int = 0
-
-
-TimingOf = Callable[[str], Timing]
+_OPTIMISM = 3
 
 
 class Store:
@@ -104,98 +71,39 @@ class Store:
         """
         Advance the jobs that *items* are about, in their order, in one transaction.
 
-        Changes, events, deliveries, images and the verdicts on the evidence are committed together. A task id that
+        Changes, events, deliveries, images and the verdicts on the evidence are committed together. What they are is
+        worked out beside the writer; should a job have changed meanwhile (its version tells), once more. A task id that
         another job holds is never taken over: such news is recorded and ignored. To *rehearse* is to say what would be,
         and write nothing.
         """
 
-        def work(db: sqlite3.Connection) -> Settled:
-            settled = self._settle(db, items, now, timing_of, closed)
-            if rehearse:
-                raise _Rehearsed(settled)
-            return settled
-
-        try:
-            return await self.database.batch(work)
-        except _Rehearsed as rehearsed:
-            return rehearsed.settled
-
-    def _settle(
-        self,
-        db: sqlite3.Connection,
-        items: Sequence[Item],
-        now: datetime,
-        timing_of: TimingOf,
-        closed: Sequence[Closed],
-    ) -> Settled:
-        settled = Settled([])
-        read = jobs_in(db, {item.job_id for item in items})
-        current = dict(read)
-        holders = _holders(db, items, current)
-        happenings: list[Happening] = []
-        images: list[tuple[KeptImage, datetime]] = []
-        verdicts: dict[tuple[str, str | None], list[int]] = {}
-        released: set[str] = set()
-        timings: dict[str, Timing] = {}
-        for item in items:
-            job = current.get(item.job_id)
-            if job is None:
-                settled.changes.append(None)
-                settled.moved.append(False)
-                if item.evidence_id is not None:
-                    verdicts.setdefault((Verdict.IGNORED.value, None), []).append(item.evidence_id)
-                continue
-            if job.provider not in timings:
-                timings[job.provider] = timing_of(job.provider)
-            change = self._one(job, item.news, now, timings[job.provider], holders)
-            settled.changes.append(change)
-            settled.moved.append(change.job != job)
-            if item.evidence_id is not None:
-                written = ((item.verdict or change.verdict).value, item.trust and item.trust.value)
-                verdicts.setdefault(written, []).append(item.evidence_id)
-            current[job.id] = change.job
-            ends_work = item.news.source in (Source.POLL, Source.RESPONSE) and not item.news.again
-            if ends_work or change.job.state is not job.state:
-                released.add(job.id)
-            kept = [new_image(change.job.id, n, image, now) for n, image in enumerate(change.images)]
-            images += [(image, now) for image in kept]
-            happenings += [self._happening(name, change.job, kept) for name in change.events]
-        _update_jobs(db, read, current, released)
-        for (verdict, trust), ids in verdicts.items():
-            db.execute(
-                "UPDATE evidence SET verdict = ?, trust = coalesce(?, trust), read_at = ?"
-                f" WHERE id IN ({', '.join('?' * len(ids))})",
-                (verdict, trust, us(now), *ids),
+        def planned(db: sqlite3.Connection) -> Plan:
+            return plan(
+                db,
+                items,
+                now,
+                timing_of,
+                closed,
+                base_url=self._public_url(),
+                first_delay_seconds=self._first_delay,
             )
-        db.executemany(
-            "UPDATE evidence SET verdict = ?, note = coalesce(?, note), read_at = ? WHERE id = ?",
-            [(verdict.value, note, us(now), number) for number, verdict, note in closed],
-        )
-        insert_images(db, images)
-        settled.deliveries = tell_in(db, happenings, now, self._first_delay)
-        settled.events, settled.images = len(happenings), len(images)
-        return settled
 
-    def _one(self, job: Job, news: News, now: datetime, timing: Timing, holders: dict[tuple[str, str], str]) -> Change:
-        change = advance(job, news, now, timing, jitter=random.random())
-        learned, claimed = change.job.remote_id, change.job.claimed_id
-        if learned is not None and learned != job.remote_id:
-            held = holders.setdefault((job.provider, learned), job.id) != job.id
-            return self._taken(job, news, now, timing) if held else change
-        if claimed is not None and holders.get((job.provider, claimed), job.id) != job.id:
-            return Change(job, Verdict.IGNORED)
-        return change
+        if rehearse:
+            return (await self.database.glance(planned)).settled
+        for _ in range(_OPTIMISM):
+            made = await self.database.glance(planned)
+            try:
+                await self.database.batch(made.carry_out)
+                return made.settled
+            except (Overtaken, sqlite3.IntegrityError):
+                log.debug("overtaken", items=len(items))
 
-    def _taken(self, job: Job, news: News, now: datetime, timing: Timing) -> Change:
-        """The news names a task that another job holds: it is not taken over, but the call that brought it was made."""
-        if news.source is Source.POLL:
-            news = replace(news, report=None, forget_claim=True)
-        elif news.source is Source.RESPONSE:
-            error = Failure("task_id_taken", "the provider answered with the task id of another job", permanent=False)
-            news = replace(news, report=Report(None, State.UNCONFIRMED, error=error), trouble=f"submit: {error.code}")
-        else:
-            return Change(job, Verdict.IGNORED)
-        return replace(advance(job, news, now, timing), verdict=Verdict.IGNORED)
+        def plan_and_carry_out(db: sqlite3.Connection) -> Settled:
+            made = planned(db)
+            made.carry_out(db)
+            return made.settled
+
+        return await self.database.batch(plan_and_carry_out)
 
     def _happening(self, name: str, job: Job, images: Sequence[KeptImage]) -> Happening:
         return about_job(name, job, images, base_url=self._public_url())
@@ -292,7 +200,7 @@ class Store:
             if job is None or job.state.terminal or (job.state is not State.QUEUED and not abandon):
                 return False
             change = advance(job, News(Report(None, State.CANCELED), None), now, Timing(1, 1, 1))
-            await on_its_thread(db, _update_jobs, {job_id: job}, {job_id: change.job}, {job_id})
+            await on_its_thread(db, update_jobs, job_updates({job_id: job}, {job_id: change.job}, {job_id}))
             happenings = [self._happening(name, change.job, ()) for name in change.events]
             await tell(db, happenings, now, first_delay_seconds=self._first_delay)
         return True
@@ -307,67 +215,12 @@ class Store:
             return {row[0]: row[1] for row in rows}
 
 
-class _Rehearsed(Exception):
-    """Rolls a rehearsal back, and carries what it came to."""
-
-    def __init__(self, settled: Settled) -> None:
-        super().__init__()
-        self.settled = settled
-
-
 class KeyReused(Exception):
     """An idempotency key came again with other content. `job_id` is the job it made."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id)
         self.job_id = job_id
-
-
-def _update_jobs(db: sqlite3.Connection, read: dict[str, Job], current: dict[str, Job], released: set[str]) -> None:
-    """Write what changed, where the version is still the one that was read; let go of the leases on *released*."""
-    statements: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
-    for job_id, job in current.items():
-        before = read[job_id]
-        changed = changed_columns(before, job)
-        if job_id in released:
-            changed |= {"lease_owner": None, "lease_until": None}
-        if changed:
-            statements.setdefault(tuple(changed), []).append((job_id, before.version, *changed.values()))
-    for names, rows in statements.items():
-        marks = ", ".join("?" * (len(names) + 2))
-        assignments = ", ".join(f"{name} = new.{name}" for name in names)
-        statement = (
-            f"WITH new (job_id, read_version, {', '.join(names)}) AS (VALUES ({marks}))"
-            f" UPDATE jobs SET {assignments}, version = version + 1 FROM new"
-            " WHERE jobs.id = new.job_id AND jobs.version = new.read_version"
-        )
-        if execute_rows(db, statement, rows) != len(rows):
-            raise RuntimeError("a job changed inside an immediate transaction")
-
-
-def _holders(db: sqlite3.Connection, items: Sequence[Item], jobs: dict[str, Job]) -> dict[tuple[str, str], str]:
-    """Which job holds each task id that a job without one is about to learn."""
-    learned = {
-        (job.provider, item.news.report.remote_id)
-        for item in items
-        if item.news.report is not None
-        and item.news.report.remote_id is not None
-        and (job := jobs.get(item.job_id)) is not None
-        and job.remote_id is None
-    }
-    holders: dict[tuple[str, str], str] = {}
-    for chunk in chunks(sorted(learned)):
-        by_provider: dict[str, list[str]] = {}
-        for provider, remote_id in chunk:
-            by_provider.setdefault(provider, []).append(remote_id)
-        for provider, remote_ids in by_provider.items():
-            marks = ", ".join("?" for _ in remote_ids)
-            rows = db.execute(
-                f"SELECT remote_id, id FROM jobs WHERE provider = ? AND remote_id IN ({marks})",
-                (provider, *remote_ids),
-            )
-            holders.update({(provider, row[0]): row[1] for row in rows})
-    return holders
 
 
 async def _job(connection: AsyncConnection, job_id: str) -> Job | None:

@@ -32,7 +32,8 @@ from receiver.metrics import Metrics
 from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.reading import outcome_of
-from receiver.store import Item, Store
+from receiver.settling import Item
+from receiver.store import Store
 from receiver.tokens import Tokens
 from submitter.client import Wire, converse
 from submitter.errors import AccountRefused, AnswerLost, NotSent, ProviderBusy, ProviderError, TaskRefused

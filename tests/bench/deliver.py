@@ -37,7 +37,8 @@ from receiver.metrics import Metrics
 from receiver.notifier import Notifier
 from receiver.outbound import Outbound
 from receiver.settings import Settings
-from receiver.store import Item, Store
+from receiver.settling import Item
+from receiver.store import Store
 from receiver.tokens import Tokens
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET
 from submitter.signatures import new_secret, sign

@@ -22,7 +22,7 @@ from receiver.leases import LEASE
 from receiver.lifecycle import News, Timing
 from receiver.metrics import Metrics
 from receiver.outbound import Outbound
-from receiver.store import Item
+from receiver.settling import Item
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Image, Report, State
 from tests.receiver.listening import serving

@@ -14,7 +14,7 @@ from receiver.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_REFU
 from receiver.evidence import Evidence
 from receiver.jobs import Source, Verdict
 from receiver.lifecycle import News
-from receiver.store import Item
+from receiver.settling import Item
 from submitter.vocabulary import Callback, Report, State
 from tests.receiver.receiving import RESULT, House, freepik_body, freepik_task, house, novita_body, novita_task, signed
 
@@ -96,7 +96,7 @@ async def test_wrong_types_at_every_field_leave_no_job_stuck_and_no_evidence_unr
         await here.receiver.store.evidence.record(items)
         here.receiver.intake.loop.wake()
         await here.read()
-        verdicts = {one.verdict.value for one in await here.evidence(job)}
+        verdicts = set(await here.verdicts(job))
         assert verdicts <= {"unreadable", "ignored", "believed", "hint", "late", "duplicate"}
         assert "unreadable" in verdicts
 

@@ -10,7 +10,7 @@ import pytest
 
 from receiver.jobs import Source
 from receiver.lifecycle import News
-from receiver.store import Item
+from receiver.settling import Item
 from submitter.vocabulary import Report, State
 from tests.live import eventually
 from tests.receiver.receiving import RESULT, house

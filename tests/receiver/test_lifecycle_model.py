@@ -24,7 +24,8 @@ from receiver.database import Database
 from receiver.ids import new_id
 from receiver.jobs import Job, Source
 from receiver.lifecycle import News, Timing
-from receiver.store import Item, Store
+from receiver.settling import Item
+from receiver.store import Store
 from submitter.vocabulary import Failure, Image, Report, State
 
 T = TypeVar("T")
