@@ -24,8 +24,6 @@ def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_readme_lists_every_setting_with_its_default_and_meaning() -> None:
     readme = (ROOT / "README.md").read_text()
-    if "| name | default | meaning |" not in readme:
-        pytest.skip("the README has no table of settings yet")
     row = re.compile(r"^\| `([A-Z<>_]+)` \| (.*?) \| (.*) \|$", re.MULTILINE)
     rows, wanted = row.findall(readme), row.findall(to_markdown())
     assert len(wanted) == len(known())
