@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import logging
 import sys
 from typing import Any, TextIO
@@ -29,10 +30,11 @@ def set_up(style: str = "auto", *, level: str = "info") -> None:
     """*style* is `json`, `text` or `auto`: text on a terminal, JSON elsewhere."""
     as_text = style == "text" or (style == "auto" and sys.stderr.isatty())
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if as_text
+        else structlog.processors.JSONRenderer(serializer=_to_json)
     )
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
         _with_request_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -45,6 +47,14 @@ def set_up(style: str = "auto", *, level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     _set_up_libraries(shared, renderer)
+
+
+_encode = json.JSONEncoder(default=repr).encode
+
+
+def _to_json(line: Any, **_: Any) -> str:
+    """`json.dumps` would make an encoder for every line."""
+    return _encode(line)
 
 
 class Lines:

@@ -8,13 +8,17 @@ database. Keys rotate: the first of `SECRET_KEYS` signs, all of them verify.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from itsdangerous import BadData, TimestampSigner
-from itsdangerous.encoding import base64_decode, base64_encode, want_bytes
+from itsdangerous.encoding import want_bytes
+
+_CANONICAL = re.compile(r"\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\Z")
+"""Base64 ignores what is not of its alphabet, and the last two bits of 32 bytes: one signature, one spelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,7 @@ def _read(signer: TimestampSigner, token: str) -> Claim:
         raise TokenInvalid("not a token")
     try:
         value, minted_at = signer.unsign(token, return_timestamp=True)
-        signature = token.rpartition(".")[2]
-        if base64_encode(base64_decode(signature)).decode("ascii") != signature:
+        if not _CANONICAL.search(token):
             raise TokenInvalid("not in canonical form")
         job_id, _, provider = value.decode("ascii").partition(".")
     except (BadData, UnicodeDecodeError) as exc:

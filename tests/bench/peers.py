@@ -33,7 +33,7 @@ def nothing() -> Starlette:
     picture = test_picture(64, 64)
 
     async def ok(request: Request) -> Response:
-        return PlainTextResponse("ok\n")
+        return Response()
 
     async def result(request: Request) -> Response:
         await asyncio.sleep(2)
@@ -86,7 +86,7 @@ def naive(directory: Path) -> Starlette:
                 (claim.job_id, now.isoformat(), as_text, body),
             )
             await db.execute("COMMIT")
-        return PlainTextResponse("ok\n")
+        return Response()
 
     return Starlette(routes=[Route("/callbacks/{provider}/{token}", receive, methods=["POST"])])
 
