@@ -22,13 +22,14 @@ import structlog
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from receiver.evidence import Evidence
+from receiver.evidence import Evidence, headers_to_json
 from receiver.groups import Overloaded
 from receiver.intake import Intake
 from receiver.jobs import Source, Verdict
 from receiver.metrics import Metrics
 from receiver.pacing import Bucket
 from receiver.problems import Problem
+from receiver.request_ids import id_of
 from receiver.store import Store
 from receiver.tokens import Claim, TokenInvalid, Tokens
 from submitter.errors import CallbackRefused
@@ -120,6 +121,7 @@ class Callbacks:
         self._refusals = _KeptRefusals()
         self._bodies = _Bodies()
         self._counters: dict[tuple[str, str], Counter] = {}
+        self._untold: list[tuple[str, Claim, float, Scope]] = []
         self._ack_seconds = {name: metrics.ack_seconds.labels(name) for name in providers}
         for name, provider in providers.items():
             if provider.callback_timeout_seconds is not None:
@@ -152,7 +154,7 @@ class Callbacks:
             return
         client = scope.get("client")
         callback = Callback(
-            headers=tuple((name.lower(), value) for name, value in scope["headers"]),
+            headers=tuple(scope["headers"]),  # ASGI has their names in lower case
             body=body,
             received_at=received_at,
             peer=client[0][:_MAX_PEER_CHARS] if client else None,
@@ -176,8 +178,7 @@ class Callbacks:
             return
         await send(_OK)
         await send(_OK_BODY)
-        self._ack_seconds[provider.name].observe(time.perf_counter() - began)
-        self._count(provider.name, "recorded", claim)
+        self._answered(provider.name, claim, time.perf_counter() - began, scope)
 
     async def _claim(self, provider: Provider | None, token: str, now: datetime) -> Claim | None:
         if provider is None:
@@ -203,6 +204,19 @@ class Callbacks:
             await self._intake.record(refused)
         except Exception as failed:  # noqa: BLE001 (a refusal that can't be kept is still a refusal)
             log.error("refusal_not_kept", provider=provider.name, job=claim.job_id, error=type(failed).__name__)
+
+    def _answered(self, provider: str, claim: Claim, seconds: float, scope: Scope) -> None:
+        """Answers come first: those of one commit are all sent before the first of them is counted and logged."""
+        if not self._untold:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._untold.append((provider, claim, seconds, scope))
+
+    def _tell(self) -> None:
+        untold, self._untold = self._untold, []
+        for provider, claim, seconds, scope in untold:
+            self._ack_seconds[provider].observe(seconds)
+            self._counter(provider, "recorded").inc()
+            log.info("callback", provider=provider, job=claim.job_id, verdict="recorded", request_id=id_of(scope))
 
     def _count(self, provider: str, verdict: str, claim: Claim) -> None:
         self._counter(provider, verdict).inc()
@@ -238,7 +252,7 @@ class _KeptRefusals:
 
 def size_of(evidence: Evidence) -> int:
     """About how many bytes it takes on disk."""
-    return len(evidence.body) + sum(len(name) + len(value) + 8 for name, value in evidence.headers) + 512
+    return len(evidence.body) + len(evidence.headers_json) + 512
 
 
 def _evidence(
@@ -254,7 +268,7 @@ def _evidence(
         provider=provider.name,
         job_id=claim.job_id,
         received_at=callback.received_at,
-        headers=_decoded(callback.headers),
+        headers_json=headers_to_json(callback.headers),
         body=callback.body,
         verdict=verdict,
         trust=None if verdict is Verdict.REFUSED else provider.trust,
@@ -263,14 +277,6 @@ def _evidence(
         delivery_id=provider.delivery_id(callback),
         note=note,
     )
-
-
-def _decoded(headers: Sequence[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
-    """All of them in one go. No header holds a line break, so that can stand between them."""
-    if not headers:
-        return ()
-    texts = b"\n".join([part for pair in headers for part in pair]).decode("latin-1").split("\n")
-    return tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
 class _Bodies:

@@ -24,7 +24,7 @@ import httpx
 import structlog
 
 from receiver.blobs import Blobs
-from receiver.evidence import Evidence
+from receiver.evidence import Evidence, headers_to_json
 from receiver.groups import GroupCommit
 from receiver.jobs import Source, Verdict
 from receiver.lifecycle import Change, Timing
@@ -45,6 +45,8 @@ _PATIENCE_SECONDS = 2.0
 """The shortest time that a provider is documented to wait for its 200 is 5 s; a 503 in time is better than silence."""
 _CROWD = 24
 """More callbacks than this that wait for the disk are a rush; fewer are answered in time without the reader's help."""
+_GATHER_SECONDS = 0.005
+"""Between two batches that are not full: a few more come, and each batch has its price."""
 _BEHIND = timedelta(seconds=5)
 _SOON = timedelta(seconds=1)
 """No loop sleeps longer than this; only what is due earlier is worth waking one for."""
@@ -115,7 +117,7 @@ class Intake:
                 provider=provider,
                 job_id=job_id,
                 received_at=self._clock(),
-                headers=tuple((k.lower(), v) for k, v in response.headers.items()),
+                headers_json=headers_to_json([(name.lower(), value) for name, value in response.headers.raw]),
                 body=body,
                 body_name=name,
                 trust=Trust.OWN_CALL,
@@ -133,9 +135,11 @@ class Intake:
             if not unread:
                 return 3600.0
             await self.read(unread)
+        pause = 0.0 if len(unread) == limit else _GATHER_SECONDS
         if self._recording.unanswered > _CROWD:
             behind = self._clock() - unread[0].received_at > _BEHIND
-            await asyncio.sleep((1 if behind else 5) * (time.monotonic() - began))
+            pause = max(pause, (1 if behind else 9) * (time.monotonic() - began))
+        await asyncio.sleep(pause)
         return 0.0 if len(unread) == limit else 0.001
 
     async def read(self, unread: Sequence[Evidence]) -> Settled:

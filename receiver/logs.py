@@ -111,8 +111,7 @@ def _set_up_libraries(shared: list[Processor], renderer: Processor) -> None:
 
 
 def _with_request_id(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
-    found = request_id()
-    if found is not None:
+    if "request_id" not in line and (found := request_id()) is not None:
         line["request_id"] = found
     return line
 

@@ -38,7 +38,7 @@ from submitter.vocabulary import Callback, Failure, Image, Report, State, Trust
 
 log = structlog.get_logger("receiver.reading")
 
-_DECODED = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+_DECODED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 """Stored bodies are decoded already."""
 
 
@@ -185,7 +185,7 @@ async def keep_data(blobs: Blobs, job_id: str, news: News) -> News:
 def as_callback(evidence: Evidence) -> Callback:
     """The callback as it came, from its evidence."""
     return Callback(
-        headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in evidence.headers),
+        headers=evidence.raw_headers(),
         body=evidence.body,
         received_at=evidence.received_at,
         peer=evidence.peer,
@@ -194,7 +194,7 @@ def as_callback(evidence: Evidence) -> Callback:
 
 def _response(evidence: Evidence, body: bytes) -> httpx.Response:
     # As bytes: httpx would write texts as ASCII, and a name in a header may be anything.
-    headers = [(name.encode(), value.encode()) for name, value in evidence.headers if name not in _DECODED]
+    headers = [(name, value) for name, value in evidence.raw_headers() if name not in _DECODED]
     return httpx.Response(evidence.status or 0, headers=headers, content=body)
 
 

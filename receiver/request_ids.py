@@ -35,7 +35,7 @@ class RequestIds:
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (_NAME, _id_of(scope).encode())]
+                message["headers"] = [*message.get("headers", ()), (_NAME, id_of(scope).encode())]
             await send(message)
 
         await self._app(scope, receive, send_named)
@@ -44,10 +44,11 @@ class RequestIds:
 def request_id() -> str | None:
     """The id of the request that is being answered, or None outside of one."""
     scope = _request.get()
-    return None if scope is None else _id_of(scope)
+    return None if scope is None else id_of(scope)
 
 
-def _id_of(scope: Scope) -> str:
+def id_of(scope: Scope) -> str:
+    """The id of the request of *scope*, made when it is first asked for."""
     found: str | None = scope.get("receiver.request_id")
     if found is None:
         given = next((value for name, value in scope["headers"] if name == _NAME), b"")

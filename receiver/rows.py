@@ -251,8 +251,7 @@ def execute_rows(db: sqlite3.Connection, statement: str, rows: Sequence[Sequence
     before, at = db.total_changes, 0
     head, marks, tail = _VALUES.split(statement)
     while at < len(rows):
-        # Powers of two, so that there are few statements to prepare.
-        size = min(_ROWS_AT_ONCE, 1 << ((len(rows) - at).bit_length() - 1))
+        size = min(ROWS_AT_ONCE, len(rows) - at)
         values = [value for row in rows[at : at + size] for value in row]
         db.execute(f"{head}VALUES {', '.join([marks] * size)}{tail}", values)
         at += size
@@ -260,7 +259,7 @@ def execute_rows(db: sqlite3.Connection, statement: str, rows: Sequence[Sequence
 
 
 _VALUES = re.compile(r"VALUES (\([^)]*\))")
-_ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 64
 
 
 async def all_rows(db: aiosqlite.Connection, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:

@@ -147,7 +147,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     """Run *main* on the fastest event loop there is; returns what it returns."""
     factory = uvicorn.Config(lambda scope: None, log_config=None).get_loop_factory()
     # The database's thread computes too; by default it may keep the loop from a request for five milliseconds.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(0.0001)
     # What was made so far stays; walking over it again and again would be a good part of a request.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

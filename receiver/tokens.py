@@ -8,17 +8,15 @@ database. Keys rotate: the first of `SECRET_KEYS` signs, all of them verify.
 from __future__ import annotations
 
 import hashlib
-import re
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from itsdangerous import BadData, TimestampSigner
-from itsdangerous.encoding import want_bytes
-
-_CANONICAL = re.compile(r"\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\Z")
-"""Base64 ignores what is not of its alphabet, and the last two bits of 32 bytes: one signature, one spelling."""
+from itsdangerous import TimestampSigner
+from itsdangerous.encoding import base64_decode, base64_encode, bytes_to_int, want_bytes
+from itsdangerous.signer import SigningAlgorithm
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,13 @@ class Tokens:
         return _read(self._input, token)
 
 
+class _HmacSha256(SigningAlgorithm):
+    """itsdangerous' own, in one call of the library instead of four."""
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:
+        return hmac.digest(key, value, "sha256")
+
+
 class _Signer(TimestampSigner):
     """Derives each key once: that would be half of the work of reading a token."""
 
@@ -72,17 +77,33 @@ class _Signer(TimestampSigner):
 
 
 def _signer(keys: list[str], purpose: str) -> TimestampSigner:
-    return _Signer(keys, salt=f"receiver.{purpose}", sep=".", key_derivation="hmac", digest_method=hashlib.sha256)
+    return _Signer(
+        keys,
+        salt=f"receiver.{purpose}",
+        sep=".",
+        key_derivation="hmac",
+        digest_method=hashlib.sha256,
+        algorithm=_HmacSha256(),
+    )
 
 
 def _read(signer: TimestampSigner, token: str) -> Claim:
+    """
+    What `unsign` reads, for a third of the time: the signature that it should have is made and compared as text.
+
+    So one signature has one spelling, where base64 read leniently would let letters be added or exchanged.
+    """
     if len(token) > 512 or not token.isascii():
         raise TokenInvalid("not a token")
-    try:
-        value, minted_at = signer.unsign(token, return_timestamp=True)
-        if not _CANONICAL.search(token):
-            raise TokenInvalid("not in canonical form")
-        job_id, _, provider = value.decode("ascii").partition(".")
-    except (BadData, UnicodeDecodeError) as exc:
-        raise TokenInvalid("signature does not match") from exc
-    return Claim(job_id, provider, minted_at)
+    signed, _, signature = token.rpartition(".")
+    value = signed.encode("ascii")
+    given = signature.encode("ascii")
+    if not any(hmac.compare_digest(given, _signature(signer, key, value)) for key in signer.secret_keys):
+        raise TokenInvalid("signature does not match")
+    said, _, minted_at = signed.rpartition(".")
+    job_id, _, provider = said.partition(".")
+    return Claim(job_id, provider, datetime.fromtimestamp(bytes_to_int(base64_decode(minted_at)), UTC))
+
+
+def _signature(signer: TimestampSigner, key: bytes, value: bytes) -> bytes:
+    return base64_encode(signer.algorithm.get_signature(signer.derive_key(key), value))

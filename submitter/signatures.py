@@ -73,10 +73,11 @@ def verify_callback(
     hint: str = "",
 ) -> None:
     """Return if *callback* was signed with one of *keys* at about *now*, raise `CallbackRefused` if not."""
+    first = dict(reversed(callback.headers))
     check(
-        callback.header("webhook-id"),
-        callback.header("webhook-timestamp"),
-        callback.header("webhook-signature"),
+        first.get(b"webhook-id"),
+        first.get(b"webhook-timestamp"),
+        first.get(b"webhook-signature"),
         callback.body,
         keys,
         now=now,

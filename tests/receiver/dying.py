@@ -38,7 +38,8 @@ def _trace(connection: sqlite3.Connection) -> None:
         here = MortalDatabase
         if not here.before and here.commits == here.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        if statement == "COMMIT":
+        alone = not connection.in_transaction and statement.startswith(("INSERT", "UPDATE", "DELETE"))
+        if statement == "COMMIT" or alone:
             here.commits += 1
             if here.before and here.commits == here.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)

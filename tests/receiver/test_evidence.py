@@ -86,7 +86,7 @@ async def test_wrong_types_at_every_field_leave_no_job_stuck_and_no_evidence_unr
                 provider=provider,
                 job_id=job.id,
                 received_at=one.received_at,
-                headers=one.headers,
+                headers_json=one.headers_json,
                 body=body,
                 trust=one.trust,
             )

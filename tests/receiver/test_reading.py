@@ -10,7 +10,7 @@ import pytest
 
 from receiver.blobs import Blobs
 from receiver.database import Database
-from receiver.evidence import Evidence
+from receiver.evidence import Evidence, headers_to_json
 from receiver.jobs import Source, Verdict
 from receiver.reading import Reading
 from receiver.store import Store
@@ -31,7 +31,7 @@ async def reading(tmp_path: Path) -> AsyncIterator[Reading]:
 @pytest.mark.parametrize("name", [b"plain", "é".encode(), "фото.png".encode(), b"\xe9"])
 async def test_an_answer_is_read_whatever_letters_its_headers_have(name: bytes, reading: Reading) -> None:
     answer = httpx.Response(200, headers=[(b"x-name", name)], json={"task_id": "task-1"})
-    headers = tuple(answer.headers.items())
+    headers = headers_to_json(answer.headers.raw)
     evidence = Evidence(Source.RESPONSE, "novita", "job_1", NOW, headers, answer.content, status=200, id=1)
     read = await reading.read(evidence, NOW)
     assert read.news is not None
@@ -41,7 +41,7 @@ async def test_an_answer_is_read_whatever_letters_its_headers_have(name: bytes, 
 
 async def test_trouble_of_our_own_leaves_an_answer_unread_for_a_while(reading: Reading, tmp_path: Path) -> None:
     (tmp_path / "answers" / "broken").mkdir()  # reading it as a file is an OSError that is not "not found"
-    kept = Evidence(Source.RESPONSE, "novita", "job_1", NOW, (), b"", status=200, body_name="broken", id=1)
+    kept = Evidence(Source.RESPONSE, "novita", "job_1", NOW, "[]", b"", status=200, body_name="broken", id=1)
     with pytest.raises(OSError, match="directory"):
         await reading.read(kept, NOW + timedelta(minutes=1))
     given_up = await reading.read(kept, NOW + timedelta(hours=1))
