@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from receiver.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_REFUSED_BYTES, _KeptRefusals
-from receiver.evidence import Evidence
+from receiver.evidence import Evidence, headers_to_json
 from receiver.jobs import Source, Verdict
 from receiver.lifecycle import News
 from receiver.settling import Item
@@ -99,6 +101,17 @@ async def test_wrong_types_at_every_field_leave_no_job_stuck_and_no_evidence_unr
         verdicts = set(await here.verdicts(job))
         assert verdicts <= {"unreadable", "ignored", "believed", "hint", "late", "duplicate"}
         assert "unreadable" in verdicts
+
+
+@given(st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=20)), max_size=8))
+@example([])
+@example([(b"a", b"")])
+@example([(b"x", b'say "\\n", \\\\r and "], ["'), (b"x", b"\xe9\x00\x7f")])
+@example([(b"x\n", b"\r"), (b"\r\n", b"\\")])
+def test_headers_are_kept_as_json_would_keep_them(headers: list[tuple[bytes, bytes]]) -> None:
+    pairs = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers]
+    assert json.loads(headers_to_json(headers)) == pairs
+    assert headers_to_json(headers) == json.dumps(pairs)
 
 
 async def _recorded(here: House, provider: str) -> Evidence:
