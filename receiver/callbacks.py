@@ -213,9 +213,10 @@ class Callbacks:
 
     def _tell(self) -> None:
         untold, self._untold = self._untold, []
-        for provider, claim, seconds, scope in untold:
+        for provider, _, seconds, _ in untold:
             self._ack_seconds[provider].observe(seconds)
             self._counter(provider, "recorded").inc()
+        for provider, claim, _, scope in untold:
             log.info("callback", provider=provider, job=claim.job_id, verdict="recorded", request_id=id_of(scope))
 
     def _count(self, provider: str, verdict: str, claim: Claim) -> None:

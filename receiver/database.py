@@ -30,7 +30,8 @@ from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 T = TypeVar("T")
-_CONNECT = {"isolation_level": None, "cached_statements": 512}
+_CONNECT: dict[str, Any] = {"isolation_level": None, "cached_statements": 512}
+"""Of the hot paths, whose statements come in as many lengths as batches (see `execute_rows`)."""
 _LOG_PAGES = 25_000
 """100 MB: where a commit checkpoints after all, should nobody else do it."""
 _LAST_QUERY_SECONDS = 5.0
@@ -57,7 +58,7 @@ class Database:
         url = f"sqlite+aiosqlite:///{path}"
         writer = create_async_engine(url, connect_args=_CONNECT, hide_parameters=True, pool_size=1, max_overflow=0)
         reading = create_async_engine(
-            url, connect_args=_CONNECT, hide_parameters=True, pool_size=readers, max_overflow=4
+            url, connect_args={"isolation_level": None}, hide_parameters=True, pool_size=readers, max_overflow=4
         )
         event.listen(writer.sync_engine, "connect", _prepare_writer)
         event.listen(writer.sync_engine, "begin", _begin_immediate)
@@ -73,7 +74,7 @@ class Database:
         assert isinstance(driver, aiosqlite.Connection)
         await connection.rollback()
         database._connection, database._raw = connection, driver
-        database._reader = await aiosqlite.connect(path, isolation_level=None)
+        database._reader = await aiosqlite.connect(path, **_CONNECT)
         await on_its_thread(database._reader, _prepare_reader, None)
         database._keeper = await aiosqlite.connect(path, isolation_level=None)
         await on_its_thread(database._keeper, _prepare_writer, None)
@@ -122,7 +123,7 @@ class Database:
     async def statement(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """`batch` for *work* that is one statement: that is a transaction by itself, and the fastest there is."""
         async with self._lock:
-            return await on_its_thread(self._open_writer(), work)
+            return await on_its_thread(self._open_writer(), _by_itself, work)
 
     async def glance(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run *work*, which only reads, on a reader's thread: the hot paths' `read()`."""
@@ -198,6 +199,12 @@ async def on_its_thread(db: aiosqlite.Connection, work: Callable[..., T], *more:
 
 def _checkpoint(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+def _by_itself(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    if connection.in_transaction:
+        raise RuntimeError("a transaction is open: what is written now would not be committed")
+    return work(connection)
 
 
 def _in_one_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -53,7 +53,7 @@ class Evidence:
 
     def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """The bytes that came."""
-        return tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(self.headers_json))
+        return tuple((_octets(name), _octets(value)) for name, value in json.loads(self.headers_json))
 
 
 def headers_to_json(headers: Sequence[tuple[bytes, bytes]]) -> str:
@@ -67,6 +67,13 @@ def headers_to_json(headers: Sequence[tuple[bytes, bytes]]) -> str:
     if "\\" in text or text.count("\r") != len(headers) or text.count("\n") != len(headers) - 1:
         return json.dumps([[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers])
     return f"[[{quoted(text)}]]".replace("\\r", '", "').replace("\\n", '"], ["')
+
+
+def _octets(text: str) -> bytes:
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:  # an answer that was kept before headers were kept byte for byte
+        return text.encode()
 
 
 @dataclass(frozen=True, slots=True)

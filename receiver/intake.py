@@ -47,6 +47,7 @@ _CROWD = 24
 """More callbacks than this that wait for the disk are a rush; fewer are answered in time without the reader's help."""
 _GATHER_SECONDS = 0.005
 """Between two batches that are not full: a few more come, and each batch has its price."""
+_LONGEST_PAUSE_SECONDS = 0.5
 _BEHIND = timedelta(seconds=5)
 _SOON = timedelta(seconds=1)
 """No loop sleeps longer than this; only what is due earlier is worth waking one for."""
@@ -138,7 +139,7 @@ class Intake:
         pause = 0.0 if len(unread) == limit else _GATHER_SECONDS
         if self._recording.unanswered > _CROWD:
             behind = self._clock() - unread[0].received_at > _BEHIND
-            pause = max(pause, (1 if behind else 9) * (time.monotonic() - began))
+            pause = max(pause, min((1 if behind else 9) * (time.monotonic() - began), _LONGEST_PAUSE_SECONDS))
         await asyncio.sleep(pause)
         return 0.0 if len(unread) == limit else 0.001
 

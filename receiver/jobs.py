@@ -143,4 +143,6 @@ def iso(moment: datetime | None) -> str | None:
     """A moment as RFC 3339 in UTC with milliseconds."""
     if moment is None:
         return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"

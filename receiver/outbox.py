@@ -46,6 +46,7 @@ NOTIFIED = frozenset({"job.succeeded", "job.failed", "job.expired", "job.cancele
 """What a job's own `notify_url` is told."""
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _BREAKS = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -164,7 +165,7 @@ INSERT_DELIVERY = (
 
 def one_line(told: dict[str, Any]) -> str:
     """The body of an event: compact JSON with none of the line breaks of any reader, so that a stream can carry it."""
-    text = json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+    text = _encode(told)
     return text if text.isascii() else _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

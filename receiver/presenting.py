@@ -42,7 +42,8 @@ def evidence_to_json(evidence: Evidence, secrets: Collection[str] = ()) -> dict[
         "peer": evidence.peer,
         "note": None if evidence.note is None else redact(evidence.note, secrets),
         "headers": [
-            [name, MASK if _SECRET_HEADERS.search(name) else redact(value, secrets)] for name, value in evidence.headers
+            [_readable(name), MASK if _SECRET_HEADERS.search(name) else redact(_readable(value), secrets)]
+            for name, value in evidence.headers
         ],
     }
     try:
@@ -52,3 +53,11 @@ def evidence_to_json(evidence: Evidence, secrets: Collection[str] = ()) -> dict[
         masked = redact(evidence.body.decode("latin-1"), secrets).encode("latin-1")
         shown["body_base64"] = base64.b64encode(masked).decode("ascii")
     return shown
+
+
+def _readable(text: str) -> str:
+    """A header's bytes, kept one character each, as the UTF-8 that they are if anything but ASCII."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text

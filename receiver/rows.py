@@ -260,6 +260,7 @@ def execute_rows(db: sqlite3.Connection, statement: str, rows: Sequence[Sequence
 
 _VALUES = re.compile(r"VALUES (\([^)]*\))")
 ROWS_AT_ONCE = 64
+"""So many rows, or fewer, are one statement, and with it a transaction by themselves."""
 
 
 async def all_rows(db: aiosqlite.Connection, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:

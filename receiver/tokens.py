@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from itsdangerous import TimestampSigner
+from itsdangerous import BadData, TimestampSigner
 from itsdangerous.encoding import base64_decode, base64_encode, bytes_to_int, want_bytes
 from itsdangerous.signer import SigningAlgorithm
 
@@ -96,13 +97,18 @@ def _read(signer: TimestampSigner, token: str) -> Claim:
     if len(token) > 512 or not token.isascii():
         raise TokenInvalid("not a token")
     signed, _, signature = token.rpartition(".")
-    value = signed.encode("ascii")
-    given = signature.encode("ascii")
-    if not any(hmac.compare_digest(given, _signature(signer, key, value)) for key in signer.secret_keys):
+    value, given = signed.encode("ascii"), signature.encode("ascii")
+    newest_first = reversed(signer.secret_keys)
+    if not any(hmac.compare_digest(given, _signature(signer, key, value)) for key in newest_first):
         raise TokenInvalid("signature does not match")
     said, _, minted_at = signed.rpartition(".")
     job_id, _, provider = said.partition(".")
-    return Claim(job_id, provider, datetime.fromtimestamp(bytes_to_int(base64_decode(minted_at)), UTC))
+    if not (job_id and provider and minted_at):
+        raise TokenInvalid("signed, but not a token")
+    try:
+        return Claim(job_id, provider, signer.timestamp_to_datetime(bytes_to_int(base64_decode(minted_at))))
+    except (BadData, ValueError, OverflowError, OSError, struct.error) as exc:
+        raise TokenInvalid("signed, but not a token") from exc
 
 
 def _signature(signer: TimestampSigner, key: bytes, value: bytes) -> bytes:

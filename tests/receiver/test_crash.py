@@ -152,7 +152,12 @@ async def test_a_death_at_each_commit_point_of_the_way_of_a_job(moment: str, tmp
         receiver.commit = 10**9
         await receiver.start()
         async with receiver.client() as client:
-            await eventually(lambda: all_ended(client, accepted), seconds=60, what=lambda: receiver.log[-3000:])
+            wrong_jobs: list[str] = []
+            await eventually(
+                lambda: all_right(client, sandbox, accepted, wrong_jobs),
+                seconds=60,
+                what=lambda: f"{wrong_jobs}\n{receiver.log[-3000:]}",
+            )
         await receiver.stop()
     with sqlite3.connect(tmp_path / "data" / "receiver.db") as db:
         told = Counter(row[0] for row in db.execute("SELECT job_id FROM events WHERE type IN (?, ?, ?, ?)", ENDS))
@@ -200,10 +205,17 @@ async def one_life(receiver: DyingReceiver, provider: str, *, key: str) -> list[
     return accepted
 
 
-async def all_ended(client: httpx.AsyncClient, accepted: list[tuple[str, str]]) -> bool:
-    """Every job has ended, or left without an answer and nobody can tell what became of it."""
-    for job, _ in accepted:
-        shown = (await client.get(f"/v1/jobs/{job}")).json()
-        if shown["state"] not in ("succeeded", "unconfirmed"):
-            return False
-    return True
+async def all_right(
+    client: httpx.AsyncClient, sandbox: Sandbox, accepted: list[tuple[str, str]], wrong_jobs: list[str]
+) -> bool:
+    """
+    Every job has ended as its provider says, or left without an answer and nobody can tell what became of it.
+
+    A provider that fetches the input fails where nobody is there to give it, as it would in life.
+    """
+    ends = {task.id: "succeeded" if task.failure is None else "failed" for task in sandbox.accepted()}
+    shown = [(await client.get(f"/v1/jobs/{job}")).json() for job, _ in accepted]
+    wrong_jobs[:] = [
+        str(job) for job in shown if job["state"] not in (ends.get(job["remote_id"], "succeeded"), "unconfirmed")
+    ]
+    return not wrong_jobs

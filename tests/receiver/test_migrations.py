@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import aiosqlite
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine
@@ -28,6 +29,17 @@ async def test_opening_a_database_again_changes_nothing(tmp_path: Path) -> None:
         database = await Database.open(tmp_path / "receiver.db")
         assert await database.schema_is_current()
         await database.close()
+
+
+async def test_nothing_is_written_by_itself_inside_somebodys_open_transaction(tmp_path: Path) -> None:
+    """It would be told to be durable, and be gone at a rollback."""
+    database = await Database.open(tmp_path / "receiver.db")
+    assert database._raw is not None
+    await database._raw.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RuntimeError, match="transaction is open"):
+        await database.statement(lambda db: db.execute("DELETE FROM jobs"))
+    await database._raw.rollback()
+    await database.close()
 
 
 def _differences(connection: Connection) -> list[object]:

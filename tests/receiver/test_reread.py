@@ -111,7 +111,7 @@ async def test_an_old_answer_that_said_busy_queues_nothing_again(tmp_path: Path)
                         job_id=job.id,
                         received_at=callback.received_at,
                         read_at=callback.received_at,
-                        headers=(),
+                        headers_json="[]",
                         body=b'{"message": "busy"}',
                         status=status,
                         verdict=Verdict.IGNORED,

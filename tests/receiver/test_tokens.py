@@ -71,6 +71,15 @@ def test_nothing_can_be_added_or_left_out(change: object) -> None:
         TOKENS.read_callback(change(TOKENS.callback(JOB, "freepik")))  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    "text", ["", "x", f"{JOB}.apixo", f"{JOB}.apixo.A", f"{JOB}.apixo.____________", f"{JOB}..AAAA"]
+)
+def test_what_our_key_signed_without_being_a_token_is_refused(text: str) -> None:
+    signature = TOKENS._callback.get_signature(text).decode()
+    with pytest.raises(TokenInvalid):
+        TOKENS.read_callback(f"{text}.{signature}")
+
+
 @given(st.one_of(st.text(max_size=600), st.text(ALPHABET, max_size=200), st.from_regex(r"[a-z.]+\.[\w-]{0,43}")))
 def test_whatever_is_no_token_is_refused_in_one_way(text: str) -> None:
     with pytest.raises(TokenInvalid):
