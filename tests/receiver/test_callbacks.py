@@ -277,7 +277,7 @@ async def test_what_comes_is_kept_byte_by_byte(tmp_path: Path) -> None:
         body = bytes(range(256)) * 3
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = request(here.path(job), body, X_Twice="one").replace(
-            b"\r\n\r\n", b"\r\nx-twice: two\r\nx-latin: \xe9\xff\r\n\r\n", 1
+            b"\r\n\r\n", b"\r\nx-twice: two\r\nx-latin: \xe9\xff\r\nx-name: \xd1\x84\r\n\r\n", 1
         )
         writer.write(head)
         assert (await answer_of(reader))[0] == 200
@@ -289,6 +289,8 @@ async def test_what_comes_is_kept_byte_by_byte(tmp_path: Path) -> None:
         shown = (await here.client.get(f"/v1/jobs/{job.id}/evidence")).json()["items"][0]
         assert shown["body"] is None
         assert shown["body_base64"].startswith("AAECAwQF")
+        assert ["x-latin", "\xe9\xff"] in shown["headers"]
+        assert ["x-name", "ф"] in shown["headers"]
 
 
 async def test_a_callback_is_answered_while_the_reader_is_stuck(tmp_path: Path) -> None:
