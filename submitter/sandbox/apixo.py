@@ -48,8 +48,8 @@ class Apixo(Wire):
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route("/generateTask/image-upscaler", self._submit, methods=["POST"]),
-            Route("/statusTask/{model}", self._status, methods=["GET"]),
+            Route("/generateTask/image-upscaler", self.submit, methods=["POST"]),
+            Route("/statusTask/{model}", self.status, methods=["GET"]),
         ]
 
     def admit(self, request: Request) -> None:
@@ -109,16 +109,7 @@ class Apixo(Wire):
 
     # --- The wire ---------------------------------------------------------------------------------------------------
 
-    async def _submit(self, request: Request) -> Response:
-        return await self.bench.submit(self, request)
-
-    async def _status(self, request: Request) -> Response:
-        if (fault := await self.bench.status(self, request)) is not None:
-            return fault
-        try:
-            self.admit(request)
-        except Refused as refused:
-            return refused.response
+    async def looked_up(self, request: Request) -> Response:
         task_id = request.query_params.get("taskId")
         if not task_id:
             return _missing("taskId").response

@@ -72,8 +72,8 @@ class Freepik(Wire):
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route("/v1/ai/image-upscaler", self._submit, methods=["POST"]),
-            Route("/v1/ai/image-upscaler/{id}", self._status, methods=["GET"]),
+            Route("/v1/ai/image-upscaler", self.submit, methods=["POST"]),
+            Route("/v1/ai/image-upscaler/{id}", self.status, methods=["GET"]),
         ]
 
     def admit(self, request: Request) -> None:
@@ -142,16 +142,7 @@ class Freepik(Wire):
 
     # --- The wire ---------------------------------------------------------------------------------------------------
 
-    async def _submit(self, request: Request) -> Response:
-        return await self.bench.submit(self, request)
-
-    async def _status(self, request: Request) -> Response:
-        if (fault := await self.bench.status(self, request)) is not None:
-            return fault
-        try:
-            self.admit(request)
-        except Refused as refused:
-            return refused.response
+    async def looked_up(self, request: Request) -> Response:
         task = self.bench.task(self.name, request.path_params["id"])
         if task is None:
             return _message(404, "Task not found")

@@ -66,8 +66,8 @@ class Novita(Wire):
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route("/v3/async/upscale", self._submit, methods=["POST"]),
-            Route("/v3/async/task-result", self._status, methods=["GET"]),
+            Route("/v3/async/upscale", self.submit, methods=["POST"]),
+            Route("/v3/async/task-result", self.status, methods=["GET"]),
         ]
 
     def admit(self, request: Request) -> None:
@@ -155,16 +155,7 @@ class Novita(Wire):
 
     # --- The wire ---------------------------------------------------------------------------------------------------
 
-    async def _submit(self, request: Request) -> Response:
-        return await self.bench.submit(self, request)
-
-    async def _status(self, request: Request) -> Response:
-        if (fault := await self.bench.status(self, request)) is not None:
-            return fault
-        try:
-            self.admit(request)
-        except Refused as refused:
-            return refused.response
+    async def looked_up(self, request: Request) -> Response:
         task_id = request.query_params.get("task_id")
         if not task_id:
             return _invalid("task_id is required").response

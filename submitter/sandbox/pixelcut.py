@@ -42,7 +42,7 @@ class Pixelcut(Wire):
     gone_status = 410
 
     def routes(self) -> list[BaseRoute]:
-        return [Route("/v1/upscale", self._submit, methods=["POST"])]
+        return [Route("/v1/upscale", self.submit, methods=["POST"])]
 
     def admit(self, request: Request) -> None:
         if not same_key(request.headers.get("x-api-key"), self.settings.api_keys[self.name]):
@@ -100,9 +100,6 @@ class Pixelcut(Wire):
         return PlainTextResponse("Not Found", 404)
 
     # --- The wire ---------------------------------------------------------------------------------------------------
-
-    async def _submit(self, request: Request) -> Response:
-        return await self.bench.submit(self, request)
 
     async def _fetched(self, fields: Mapping[str, Any]) -> bytes:
         if "image_url" not in fields:

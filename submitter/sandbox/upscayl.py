@@ -64,8 +64,8 @@ class Upscayl(Wire):
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route("/start-task", self._submit, methods=["POST"]),
-            Route("/get-task-status", self._status, methods=["POST"]),
+            Route("/start-task", self.submit, methods=["POST"]),
+            Route("/get-task-status", self.status, methods=["POST"]),
         ]
 
     def admit(self, request: Request) -> None:
@@ -120,16 +120,7 @@ class Upscayl(Wire):
 
     # --- The wire ---------------------------------------------------------------------------------------------------
 
-    async def _submit(self, request: Request) -> Response:
-        return await self.bench.submit(self, request)
-
-    async def _status(self, request: Request) -> Response:
-        if (fault := await self.bench.status(self, request)) is not None:
-            return fault
-        try:
-            self.admit(request)
-        except Refused as refused:
-            return refused.response
+    async def looked_up(self, request: Request) -> Response:
         body = await json_object(request)
         asked = body.get("data", body) if body is not None else None
         task_id = asked.get("taskId") if isinstance(asked, dict) else None

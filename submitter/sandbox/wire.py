@@ -93,6 +93,24 @@ class Wire(ABC):
     def not_found(self) -> Response:
         """How it answers an unknown path."""
 
+    async def looked_up(self, request: Request) -> Response:
+        """The answer to a status call whose key is right."""
+        raise NotImplementedError(f"{self.name} has no status call")
+
+    async def submit(self, request: Request) -> Response:
+        """For the route of its submit call."""
+        return await self.bench.submit(self, request)
+
+    async def status(self, request: Request) -> Response:
+        """For the route of its status call."""
+        if (fault := await self.bench.status(self, request)) is not None:
+            return fault
+        try:
+            self.admit(request)
+        except Refused as refused:
+            return refused.response
+        return await self.looked_up(request)
+
     def new_id(self) -> str:
         """A task id of its own making."""
         return str(uuid.uuid4())
