@@ -10,6 +10,7 @@ dropped at the next start, and a lapsed lease.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +36,8 @@ _PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
 _MAX_IMAGE_BYTES = 512 * 1024 * 1024
 _DOWNLOAD_SECONDS = (60.0, 120.0, 300.0)  # by tries made: a host that hangs holds its place for a minute at first
 _PER_HOST = 6
+_SEARCH_SECONDS = 1.0
+"""How often images of other hosts are searched for among those of hosts that are busy enough."""
 
 
 class Archive:
@@ -60,6 +63,9 @@ class Archive:
         self.loop = Loop("archive", self.step)
         self.crew = Crew(concurrency, on_free=self.loop.wake)
         self._busy: Counter[str] = Counter()
+        self._searched: frozenset[str] | None = None
+        """The full hosts beside which the last search found nothing, and until when that is taken to be so."""
+        self._search_at = 0.0
 
     async def step(self) -> float:
         now = self._clock()
@@ -68,8 +74,12 @@ class Archive:
         next_at = await self._store.images.next_at()
         if next_at is None or next_at > now:
             return 3600.0 if next_at is None else (next_at - now).total_seconds()
-        full = [origin for origin, count in self._busy.items() if origin and count >= _PER_HOST]
-        claimed = await self._store.images.claim(now, lease=LEASE, limit=self.crew.free, without=full)
+        full = frozenset(origin for origin, count in self._busy.items() if origin and count >= _PER_HOST)
+        rest = self._search_at - time.monotonic()
+        if full and full == self._searched and rest > 0:
+            return rest
+        claimed = await self._store.images.claim(now, lease=LEASE, limit=self.crew.free, without=sorted(full))
+        self._searched, self._search_at = (None, 0.0) if claimed else (full, time.monotonic() + _SEARCH_SECONDS)
         too_many = []
         for image, give_up_at in claimed:
             origin = "://".join(urlsplit(image.source_url or "")[:2]) if image.source_url else ""

@@ -4,6 +4,7 @@ Identifiers: a prefix and 26 characters of Crockford's base 32 that sort by time
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 import time
@@ -24,7 +25,7 @@ def new_id(prefix: str) -> str:
         if now > moment:
             moment, tail = now, secrets.randbits(79)
         else:
-            tail += 1 + secrets.randbits(32)
+            tail += 1 + random.getrandbits(32)
         _last = (moment, tail)
     return _text(prefix, (moment << 80) | (tail & ((1 << 80) - 1)))
 

@@ -35,21 +35,11 @@ class Images:
         *without* are beginnings of links (`https://host`) that are not wanted now. What is held is due again at its
         lease's end, so that it is not among what is due, and a dead holder's is.
         """
-        elsewhere = " AND substr(coalesce(source_url, ''), 1, ?) <> ?" * len(without)
-        async with self._database.write_raw() as db:
-            rows = await all_rows(
-                db,
-                # The plus keeps the planner off the index on next_at: it would read and sort all that is due.
-                f"SELECT {', '.join(IMAGE_COLUMNS)} FROM images WHERE state = 'wanted' AND +next_at <= ?"
-                f" AND (lease_until IS NULL OR lease_until <= ?){elsewhere} ORDER BY give_up_at LIMIT ?",
-                (us(now), us(now), *(part for origin in without for part in (len(origin), origin)), limit),
-            )
-            found = [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows]
-            await db.executemany(
-                "UPDATE images SET lease_until = ?, next_at = ? WHERE job_id = ? AND n = ?",
-                [(us(now + lease), us(now + lease), row["job_id"], row["n"]) for row in found],
-            )
-        return [(image_from_row(row), from_us(row["give_up_at"])) for row in found]
+        due = await self._database.glance(lambda db: _due(db, us(now), limit, without))
+        if not due:
+            return []
+        taken = await self._database.batch(lambda db: _taken(db, due, us(now), us(now + lease)))
+        return [(image_from_row(row), from_us(row["give_up_at"])) for row in taken]
 
     async def renew(self, image: KeptImage, now: datetime, *, lease: timedelta) -> None:
         async with self._database.write_raw() as db:
@@ -123,6 +113,29 @@ class Images:
                 now,
                 first_delay_seconds=self._first_delay,
             )
+
+
+def _due(db: sqlite3.Connection, now: int, limit: int, without: Sequence[str]) -> list[dict[str, Any]]:
+    """Read beside the writer: where most links are not wanted now, finding the others is a long search."""
+    elsewhere = " AND substr(coalesce(source_url, ''), 1, ?) <> ?" * len(without)
+    rows = db.execute(
+        # The plus keeps the planner off the index on next_at: it would read and sort all that is due.
+        f"SELECT {', '.join(IMAGE_COLUMNS)} FROM images WHERE state = 'wanted' AND +next_at <= ?"
+        f" AND (lease_until IS NULL OR lease_until <= ?){elsewhere} ORDER BY give_up_at LIMIT ?",
+        (now, now, *(part for origin in without for part in (len(origin), origin)), limit),
+    )
+    return [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows]
+
+
+def _taken(db: sqlite3.Connection, due: Sequence[dict[str, Any]], now: int, until: int) -> list[dict[str, Any]]:
+    """Those that nobody else has taken meanwhile."""
+    statement = (
+        "UPDATE images SET lease_until = ?, next_at = ? WHERE job_id = ? AND n = ? AND state = 'wanted'"
+        " AND +next_at <= ? AND (lease_until IS NULL OR lease_until <= ?)"
+    )
+    return [
+        row for row in due if db.execute(statement, (until, until, row["job_id"], row["n"], now, now)).rowcount == 1
+    ]
 
 
 _INSERT_IMAGE = (
