@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import json
 import logging
 import sys
@@ -93,7 +94,10 @@ class Lines:
 
     def flush(self) -> None:
         lines, self._lines, self._loop = self._lines, [], None
-        if lines:
+        if not lines:
+            return
+        # A full disk, or a reader that is gone, must not keep a callback from its answer or a provider from its pause.
+        with contextlib.suppress(OSError, ValueError):
             self._stream.write("\n".join(lines) + "\n")
             self._stream.flush()
 

@@ -7,8 +7,21 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
+from receiver.tokens import Tokens
+from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import TOKEN, LiveReceiver, eventually, free_port, live, submit, wait_for_state
+from tests.live import (
+    TOKEN,
+    LiveReceiver,
+    eventually,
+    free_port,
+    live,
+    provider_environment,
+    submit,
+    wait_for_state,
+)
 from tests.receiver.commanding import bare_environment
 
 CHATTER = """
@@ -105,3 +118,43 @@ async def test_lines_for_people_are_no_json(tmp_path: Path) -> None:
         pass
     assert "serving" in receiver.log
     assert "{" not in receiver.log
+
+
+class Speechless(LiveReceiver):
+    """Nothing that it prints can be written."""
+
+    @property
+    def log(self) -> str:
+        return "(nothing could be written)"
+
+    async def start(self, *, ready: bool = True) -> None:
+        (self.data_dir.parent / f"{self.data_dir.name}.log").symlink_to("/dev/full")
+        await super().start(ready=ready)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+async def test_a_log_that_cannot_be_written_keeps_nobody_from_an_answer_or_a_provider_from_its_pause(
+    tmp_path: Path,
+) -> None:
+    sandbox = Sandbox(faults=Faults(bad_key=1.0))
+    async with sandbox.serve() as origin:
+        wiring = provider_environment(sandbox.base_urls(origin))
+        receiver = Speechless(tmp_path / "data", {**wiring, "NOVITA_RATE": "1000/1"})
+        await receiver.start()
+        try:
+            async with receiver.client() as client:
+                for _ in range(5):
+                    job = await submit(client, "novita", picture_bytes(64, 64))
+
+                async def paused() -> bool:
+                    shown = (await client.get("/v1/providers")).json()["items"]
+                    return any(one["paused"] for one in shown if one["name"] == "novita")
+
+                await eventually(paused)
+                await asyncio.sleep(0.5)
+                assert 1 <= sandbox.calls("novita") <= 2
+                tokens = Tokens([json.loads((tmp_path / "data" / "secrets.json").read_text())["secret_key"]])
+                forged = f"/callbacks/freepik/{tokens.callback(job['id'], 'freepik')}"
+                assert (await client.post(forged, content=b"{}")).status_code == 401
+        finally:
+            assert await receiver.stop() == 0
