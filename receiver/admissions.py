@@ -8,6 +8,7 @@ complete and synced before the job row exists; a death in between leaves a part 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -62,23 +63,19 @@ class Admissions:
         self._clock = clock
         self._same_key: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def admit(
-        self, ask: Ask, *, token_id: str, key: str | None, resubmit_of: str | None = None
-    ) -> tuple[Job, list[KeptImage], bool]:
+    async def admit(self, ask: Ask, *, token_id: str, key: str | None) -> tuple[Job, list[KeptImage], bool]:
         """The job for *ask* and whether it is new. Raises `Problem`; then nothing was recorded or remembered."""
         try:
             if key is None:
-                return await self._admit(ask, None, resubmit_of)
+                return await self._admit(ask, None)
             lock = self._same_key.setdefault((token_id, key), asyncio.Lock())
             async with lock:
-                return await self._admit(ask, (token_id, key, ask.digest()), resubmit_of)
+                return await self._admit(ask, (token_id, key, ask.digest()))
         finally:
             if ask.part is not None:
                 await asyncio.to_thread(ask.part.unlink, missing_ok=True)
 
-    async def _admit(
-        self, ask: Ask, idempotency: tuple[str, str, str] | None, resubmit_of: str | None
-    ) -> tuple[Job, list[KeptImage], bool]:
+    async def _admit(self, ask: Ask, idempotency: tuple[str, str, str] | None) -> tuple[Job, list[KeptImage], bool]:
         if idempotency is not None and (known := await self._known(idempotency)) is not None:
             return (*known, False)
         provider, options = self._what(ask.document)
@@ -101,10 +98,13 @@ class Admissions:
                 input_name=await self._blobs.keep_input(part, job_id),
                 input_url=ask.url,
                 retry_at=now,
-                resubmit_of=resubmit_of,
             )
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)
+        return await self._record(job, idempotency)
+
+    async def _record(self, job: Job, idempotency: tuple[str, str, str] | None) -> tuple[Job, list[KeptImage], bool]:
+        """A job whose input is kept. Should its key be known by now, the input goes again."""
         try:
             recorded, new = await self._store.add_job(job, idempotency=idempotency)
         except KeyReused as exc:
@@ -126,8 +126,12 @@ class Admissions:
             raise _reused(known[1])
         return await self._store.job(known[1])
 
-    async def resubmit(self, job: Job) -> Job:
-        """A new job with the input and options of *job*."""
+    async def resubmitted(self, job: Job, *, token_id: str, key: str | None) -> tuple[Job, list[KeptImage]] | None:
+        """What *key* has made of *job* before."""
+        return None if key is None else await self._known((token_id, key, _again_digest(job)))
+
+    async def resubmit(self, job: Job, *, token_id: str, key: str | None) -> tuple[Job, list[KeptImage], bool]:
+        """A new job with the input and options of *job*, and whether it is new: a known *key* gives its job back."""
         if job.provider not in self._configured:
             raise _no_key(job.provider)
         now = self._clock()
@@ -155,9 +159,7 @@ class Admissions:
             retry_at=now,
             resubmit_of=job.id,
         )
-        recorded, _ = await self._store.add_job(again)
-        self._admitted()
-        return recorded
+        return await self._record(again, None if key is None else (token_id, key, _again_digest(job)))
 
     # --- What is asked ----------------------------------------------------------------------------------------------
 
@@ -319,6 +321,11 @@ def _no_key(name: str) -> Problem:
         field="provider",
         remedy=f"set {name.upper()}_API_KEY and start the receiver again",
     )
+
+
+def _again_digest(job: Job) -> str:
+    """What a key stands for when it comes with the wish to send *job* again."""
+    return hashlib.sha256(f"resubmit {job.id}".encode()).hexdigest()
 
 
 def _reused(job_id: str) -> Problem:

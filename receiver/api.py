@@ -112,19 +112,10 @@ class JobsApi:
 
     async def create(self, request: Request) -> Response:
         """`POST /v1/jobs`."""
-        key = request.headers.get("idempotency-key")
-        if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
-            raise Problem(
-                422,
-                "invalid_idempotency_key",
-                "Idempotency-Key must be 1 to 255 printable ASCII characters",
-                field="Idempotency-Key",
-                remedy="use a UUID, for example",
-            )
+        key = _idempotency_key(request)
         ask = await self._ask(request)
         job, images, new = await self.admissions.admit(ask, token_id=request.state.token_id, key=key)
-        headers = {"location": f"{self.base_url()}/v1/jobs/{job.id}"}
-        return JSONResponse(self._job(job, images), 202 if new else 200, headers=headers)
+        return JSONResponse(self._job(job, images), 202 if new else 200, headers=self._location(job))
 
     async def list(self, request: Request) -> Response:
         """`GET /v1/jobs?state=&provider=&cursor=&limit=`."""
@@ -255,8 +246,11 @@ class JobsApi:
         return JSONResponse(self._job(*found))
 
     async def resubmit(self, request: Request) -> Response:
+        key, token_id = _idempotency_key(request), request.state.token_id
         job, _ = await self._found(request)
         asked = await small_json(request)
+        if (known := await self.admissions.resubmitted(job, token_id=token_id, key=key)) is not None:
+            return JSONResponse(self._job(*known), 200, headers=self._location(known[0]))
         if job.state not in (State.FAILED, State.EXPIRED, State.CANCELED, State.UNCONFIRMED):
             raise Problem(409, "not_resubmittable", f"the job is {job.state}", remedy="wait for its end")
         if job.state is State.UNCONFIRMED and asked.get("may_pay_twice") is not True:
@@ -267,9 +261,11 @@ class JobsApi:
                 field="may_pay_twice",
                 remedy='send {"may_pay_twice": true} if that is meant',
             )
-        again = await self.admissions.resubmit(job)
-        headers = {"location": f"{self.base_url()}/v1/jobs/{again.id}"}
-        return JSONResponse(self._job(again, []), 202, headers=headers)
+        again, images, new = await self.admissions.resubmit(job, token_id=token_id, key=key)
+        return JSONResponse(self._job(again, images), 202 if new else 200, headers=self._location(again))
+
+    def _location(self, job: Job) -> dict[str, str]:
+        return {"location": f"{self.base_url()}/v1/jobs/{job.id}"}
 
     async def look_now(self, request: Request) -> Response:
         """`POST /v1/jobs/{id}/look`: an operator's look, now."""
@@ -410,3 +406,16 @@ def cursor_of(request: Request, name: str = "cursor") -> int:
             remedy="send what `next` said, or leave it out",
         )
     return int(given)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise Problem(
+            422,
+            "invalid_idempotency_key",
+            "Idempotency-Key must be 1 to 255 printable ASCII characters",
+            field="Idempotency-Key",
+            remedy="use a UUID, for example",
+        )
+    return key

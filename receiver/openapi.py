@@ -135,8 +135,8 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
             "post": _operation(
                 "jobs",
                 "A new job with the same input and options.",
-                {202: job, 400: None, 404: None, 409: None, 413: None, 422: None},
-                [one],
+                {202: job, 200: job, 400: None, 404: None, 409: None, 413: None, 422: None},
+                [one, key],
                 body=twice,
             )
         },

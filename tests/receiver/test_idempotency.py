@@ -18,9 +18,10 @@ from starlette.routing import Route
 from receiver.database import Database
 from receiver.jobs import Job
 from receiver.store import KeyReused, Store
+from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
-from tests.live import LiveReceiver, live
+from tests.live import LiveReceiver, live, wait_for_state
 from tests.receiver.listening import serving
 
 PICTURE = picture_bytes(96, 64)
@@ -85,6 +86,27 @@ async def test_other_content_under_the_same_key_is_refused_and_a_refused_post_is
             assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
         assert (await post(client, "other")).json()["id"] != first.json()["id"]
         assert (await post(client, "k")).json()["id"] == first.json()["id"]
+
+
+async def test_a_wish_to_send_again_that_comes_five_times_with_one_key_is_one_job(tmp_path: Path) -> None:
+    sandbox = Sandbox(seed=1, turnaround_seconds=(0.05, 0.1), faults=Faults(accept_then_reset=1.0))
+    async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
+        job = (await post(client, "k")).json()
+        await wait_for_state(client, job["id"], "unconfirmed")
+        sandbox.faults = Faults()
+
+        async def again(key: str) -> httpx.Response:
+            path, headers = f"/v1/jobs/{job['id']}/resubmit", {"idempotency-key": key}
+            return await client.post(path, json={"may_pay_twice": True}, headers=headers)
+
+        answers = await asyncio.gather(*(again("again") for _ in range(5)))
+        assert Counter(answer.status_code for answer in answers) == {202: 1, 200: 4}
+        assert len({(answer.json()["id"], answer.headers["location"]) for answer in answers}) == 1
+        assert (await again("k")).json()["code"] == "idempotency_key_reused"
+        await wait_for_state(client, answers[0].json()["id"], "succeeded")
+        assert (await again("again")).json()["state"] == "succeeded"
+        assert len(sandbox.accepted("upscayl")) == 2
+        assert len(list((receiver.data_dir / "inputs").iterdir())) == 2, "no input of a job that was not made"
 
 
 async def test_each_token_has_keys_of_its_own(tmp_path: Path) -> None:
