@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,8 +26,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from receiver.data_dir import DataUnusable, usable
 
 T = TypeVar("T")
 _CONNECT: dict[str, Any] = {"isolation_level": None, "cached_statements": 512}
@@ -35,6 +39,19 @@ _CONNECT: dict[str, Any] = {"isolation_level": None, "cached_statements": 512}
 _LOG_PAGES = 25_000
 """100 MB: where a commit checkpoints after all, should nobody else do it."""
 _LAST_QUERY_SECONDS = 5.0
+_RESTORE = "move it away and restore a backup (`receiver restore`)"
+_WRITABLE = "give the file and its directory to the user that this runs as, on a disk that can be written"
+_REMEDIES = {
+    sqlite3.SQLITE_NOTADB: _RESTORE,
+    sqlite3.SQLITE_CORRUPT: _RESTORE,
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
+    sqlite3.SQLITE_PERM: _WRITABLE,
+    sqlite3.SQLITE_FULL: "free some space",
+    sqlite3.SQLITE_IOERR: "see what the system's log says of this disk",
+    sqlite3.SQLITE_BUSY: "another process holds it; try again, or end that process",
+}
+"""By SQLite's primary code: what is wrong with the file. Everything else is a mistake of ours."""
 
 
 class Database:
@@ -53,7 +70,7 @@ class Database:
 
     @classmethod
     async def open(cls, path: Path, *, readers: int = 4) -> Database:
-        """Open *path*, make it if it is not there, and bring it to the newest schema."""
+        """Open *path*, make it if it is not there, and bring it to the newest schema. Raises `DataUnusable`."""
         await asyncio.to_thread(_make_private, path)
         url = f"sqlite+aiosqlite:///{path}"
         writer = create_async_engine(url, connect_args=_CONNECT, hide_parameters=True, pool_size=1, max_overflow=0)
@@ -66,19 +83,27 @@ class Database:
         database = cls(path, writer, reading)
         for engine in (writer, reading):
             event.listen(engine.sync_engine, "connect", database._remember)
-        connection = await writer.connect()
+        try:
+            with explaining(path):
+                await database._connect(path)
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    async def _connect(self, path: Path) -> None:
+        connection = await self._writer.connect()
         await connection.run_sync(upgrade)
         await connection.commit()
         pooled = await connection.get_raw_connection()
         driver = pooled.driver_connection
         assert isinstance(driver, aiosqlite.Connection)
         await connection.rollback()
-        database._connection, database._raw = connection, driver
-        database._reader = await aiosqlite.connect(path, **_CONNECT)
-        await on_its_thread(database._reader, _prepare_reader, None)
-        database._keeper = await aiosqlite.connect(path, isolation_level=None)
-        await on_its_thread(database._keeper, _prepare_writer, None)
-        return database
+        self._connection, self._raw = connection, driver
+        self._reader = await aiosqlite.connect(path, **_CONNECT)
+        await on_its_thread(self._reader, _prepare_reader, None)
+        self._keeper = await aiosqlite.connect(path, isolation_level=None)
+        await on_its_thread(self._keeper, _prepare_writer, None)
 
     async def close(self) -> None:
         """Close all connections and wait for their threads: one that outlived the event loop would die complaining."""
@@ -152,6 +177,10 @@ class Database:
         if self._keeper is not None:
             await on_its_thread(self._keeper, _checkpoint)
 
+    async def write_nothing(self) -> None:
+        """Commit a change that changes nothing; raises what keeps anything from being written."""
+        await self.batch(lambda db: db.execute("UPDATE alembic_version SET version_num = version_num"))
+
     async def schema_is_current(self) -> bool:
         async with self.read() as connection:
             current = await connection.run_sync(_revision)
@@ -163,10 +192,46 @@ def newest_schema() -> str | None:
     return _script().get_current_head()
 
 
+@contextlib.contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """What SQLite has against the file at *path* becomes `DataUnusable`; a mistake of ours stays what it is."""
+    try:
+        yield
+    except CommandError as exc:
+        remedy = "install the version that it was last used with, or a newer one"
+        raise DataUnusable(path, "its schema is not known to this version", remedy) from exc
+    except (DBAPIError, sqlite3.Error) as exc:
+        said = exc.orig if isinstance(exc, DBAPIError) else exc
+        # The drivers between us and SQLite wrap what they pass on.
+        while said is not None and not isinstance(said, sqlite3.Error):
+            said = said.__cause__
+        remedy = _REMEDIES.get(getattr(said, "sqlite_errorcode", 0) & 0xFF, "")
+        if not remedy:
+            raise
+        raise DataUnusable(path, f"can't be used: {said}", remedy) from exc
+
+
+def checked_revision(path: Path) -> str:
+    """The schema of the database at *path*, which must be one of ours. Raises `DataUnusable`; changes nothing."""
+    remedy = "name one that `receiver backup` made"
+    with explaining(path), contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not {"alembic_version", "jobs", "evidence"} <= names:
+            raise DataUnusable(path, "is no database of a receiver", remedy)
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    if row is None:
+        raise DataUnusable(path, "is no database of a receiver", remedy)
+    revision: str = row[0]
+    if revision not in {one.revision for one in _script().walk_revisions()}:
+        raise DataUnusable(path, "its schema is not known to this version", "install the version that it was made with")
+    return revision
+
+
 def _make_private(path: Path) -> None:
     """Secrets of endpoints are in there: a new file, and the log files beside it, are for their owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600, exist_ok=True)
+    with usable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
 
 
 def upgrade(connection: Connection) -> None:

@@ -5,6 +5,7 @@ path.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,9 @@ from submitter.vocabulary import State
 
 _DEAD_LOOP_SECONDS = 30.0
 _MOST_UNREAD = 50_000
+_WRITE_SECONDS = 2.0
+_WRITTEN_SECONDS = 1.0
+"""For so long a write that worked speaks for the next ones."""
 
 _MOST_COUNTED = 100_000
 
@@ -66,6 +70,8 @@ class Health:
         self._metrics = metrics
         self._reckoning = reckoning
         self._providers = providers
+        self._written_at = -_WRITTEN_SECONDS
+        self._writing: asyncio.Task[None] | None = None
 
     def routes(self) -> list[Route]:
         return [
@@ -84,8 +90,11 @@ class Health:
             checks["migrations"] = "ok" if await self._database.schema_is_current() else "behind; run receiver migrate"
             async with self._database.read() as connection:
                 unread = (await connection.exec_driver_sql(_UNREAD)).scalar_one()
+            await self._write()
             checks["database"] = "ok"
             checks["backlog"] = "ok" if unread <= _MOST_UNREAD else f"more than {_MOST_UNREAD} wait to be read"
+        except TimeoutError:
+            checks["database"] = f"nothing could be written for {_WRITE_SECONDS:g} s"
         except Exception as exc:  # noqa: BLE001 (a probe reports whatever is wrong)
             checks["database"] = f"failed: {type(exc).__name__}"
         now = time.monotonic()
@@ -93,6 +102,20 @@ class Health:
         checks["loops"] = "ok" if not dead else f"not running: {', '.join(dead)}"
         good = all(value == "ok" for value in checks.values())
         return JSONResponse({"status": "ready" if good else "not ready", "checks": checks}, 200 if good else 503)
+
+    async def _write(self) -> None:
+        """A database that can be read may be locked by somebody, or its disk full: then no callback can be kept."""
+        if time.monotonic() - self._written_at < _WRITTEN_SECONDS:
+            return
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._database.write_nothing())
+        writing = self._writing
+        done, _ = await asyncio.wait({writing}, timeout=_WRITE_SECONDS)
+        if not done:
+            raise TimeoutError
+        self._writing = None
+        writing.result()
+        self._written_at = time.monotonic()
 
     async def metrics(self, request: Request) -> Response:
         await self._measure(datetime.now(UTC))

@@ -83,6 +83,22 @@ async def test_an_older_schema_and_a_backlog_show(tmp_path: Path, monkeypatch: p
         assert answer.json()["checks"]["backlog"] == "ok"
 
 
+async def test_a_database_that_can_be_read_and_not_written_shows(tmp_path: Path) -> None:
+    async with probed(tmp_path) as (_, client):
+        holder = sqlite3.connect(tmp_path / "receiver.db", isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        answers = await asyncio.gather(*(client.get("/readyz") for _ in range(3)))
+        assert [answer.status_code for answer in answers] == [503] * 3
+        assert answers[0].json()["checks"]["database"] == "nothing could be written for 2 s"
+        holder.execute("ROLLBACK")
+        holder.close()
+        await eventually(lambda: _is_ready(client), seconds=15)
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/readyz")).status_code == 200
+
+
 async def test_a_database_that_is_gone_shows(tmp_path: Path) -> None:
     async with probed(tmp_path) as (database, client):
         async with database.write_raw() as db:
