@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.commands.sandboxed import as_served
 from receiver.doctor import Finding, Grade, examine, fail, healthy, ok, to_json, warn
 from receiver.settings import ProviderSettings, SettingsInvalid, given, load, provider_from
 from submitter.client import Submitter
@@ -39,7 +40,7 @@ async def _doctor(*, as_json: bool, spend: bool) -> int:
             _print(finding)
 
     try:
-        settings, each = load()
+        settings, each = as_served(*load())
     except SettingsInvalid as exc:
         for problem in exc.problems:
             add(fail("settings", problem, "correct it; nothing else was examined"))

@@ -12,6 +12,7 @@ import typer
 from receiver.admissions import check_target
 from receiver.asked import LONGEST_OVERLAP_SECONDS, NewEndpoint, Trial, validated
 from receiver.commands.opening import open_database
+from receiver.commands.sandboxed import as_served
 from receiver.database import Database
 from receiver.delivery_log import DeliveryLog
 from receiver.downstream import BY_OPERATOR
@@ -75,7 +76,8 @@ def add(
         }
         try:
             asked = validated(NewEndpoint, document)
-            await check_target(Guard(load()[0].allow_networks), url, field="url", code="invalid_url")
+            settings, _ = as_served(*load())
+            await check_target(Guard(settings.allow_networks), url, field="url", code="invalid_url")
         except Problem as exc:
             raise failed(f"{exc.detail}; {exc.remedy}") from exc
         secret = new_secret()
@@ -117,7 +119,7 @@ def test(
             raise failed(exc.detail) from exc
         async with open_database() as database:
             endpoint, log = await _found(database, endpoint_id), DeliveryLog(database)
-            data = example_data(event, endpoint, now, base_url=load()[0].public_url or "")
+            data = example_data(event, endpoint, now, base_url=as_served(*load())[0].public_url or "")
             delivery_id = await log.send_example(endpoint.id, event, data, now)
             until = now + timedelta(seconds=wait)
             while (found := await log.one(delivery_id)) and found[0].state == "pending":

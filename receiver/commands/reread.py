@@ -14,6 +14,7 @@ from receiver.app import timing
 from receiver.asked import moment_of
 from receiver.blobs import Blobs
 from receiver.commands.opening import open_database
+from receiver.commands.sandboxed import as_served
 from receiver.evidence import Selection
 from receiver.jobs import Verdict
 from receiver.rereading import UNUSED, Reread, Rereading
@@ -64,7 +65,7 @@ _DRY = {True: "; nothing was written", False: ""}
 
 
 async def _run(selection: Selection, *, reverify: bool, dry_run: bool) -> list[Reread]:
-    settings, each = load()
+    settings, each = as_served(*load())
     providers = {name: provider_from(name, each[name]) for name in PROVIDERS}
     async with open_database(settings) as database:
         store = Store(

@@ -11,10 +11,15 @@ import contextlib
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from receiver.settings import SettingsInvalid
+
+if sys.platform != "win32":
+    import fcntl
 
 _NAME = "sandbox.json"
 
@@ -30,12 +35,9 @@ class SandboxMark:
         return self._path.exists()
 
     def read(self) -> dict[str, str] | None:
-        """`sandbox` and `receiver`, the origins of a running pair; None if none runs."""
-        try:
-            found = json.loads(self._path.read_text())
-        except FileNotFoundError:
-            return None
-        return found if found.get("sandbox") else None
+        """`sandbox` and `receiver`, the origins of a running pair, the one that was started last; None if none runs."""
+        running = self._running()
+        return {name: running[-1][name] for name in ("sandbox", "receiver")} if running else None
 
     def check(self, database: Path) -> None:
         """Raises `SettingsInvalid` if *database* holds jobs that no sandbox made."""
@@ -46,26 +48,68 @@ class SandboxMark:
 
     @contextlib.contextmanager
     def put(self, *, sandbox: str, receiver: str) -> Iterator[None]:
-        """Say where the pair is for as long as the block runs."""
-        self._write({"sandbox": sandbox, "receiver": receiver})
+        """Say where the pair is for as long as the block runs, beside others that run on the same directory."""
+        own = {"pid": os.getpid(), "sandbox": sandbox, "receiver": receiver}
+        with self._alone():
+            self._write([*self._running(but=os.getpid()), own])
         try:
             yield
         finally:
-            self._write({})
+            with self._alone():
+                self._write(self._running(but=os.getpid()))
 
-    def _write(self, content: dict[str, str]) -> None:
+    def _running(self, *, but: int | None = None) -> list[dict[str, Any]]:
+        """Whose process still lives: one that was killed could not take its entry out."""
+        try:
+            found: list[dict[str, Any]] = json.loads(self._path.read_text()).get("running", [])
+        except FileNotFoundError:
+            return []
+        return [one for one in found if one["pid"] != but and _lives(one["pid"])]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two that start or stop at once write one after the other."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if sys.platform == "win32":
+            yield
+            return
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(directory)
+
+    def follow(self, other: SandboxMark) -> None:
+        """Be there if *other* is, for a copy of its directory; in a copy nothing runs."""
+        if other.there:
+            self._write({})
+        else:
+            self._path.unlink(missing_ok=True)
+
+    def _write(self, running: list[dict[str, Any]]) -> None:
         part = self._path.with_name(f".{_NAME}.{os.getpid()}")
         part.touch(mode=0o600)
-        part.write_text(json.dumps(content))
+        part.write_text(json.dumps({"running": running} if running else {}))
         part.replace(self._path)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def _has_jobs(database: Path) -> bool:
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
         return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
-    except sqlite3.OperationalError:
-        return False
+    except sqlite3.DatabaseError:
+        return False  # nothing of ours, or nothing readable: whoever opens it tells
     finally:
         connection.close()

@@ -7,7 +7,6 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Annotated
 
 import structlog
@@ -15,8 +14,11 @@ import typer
 
 from receiver import logs
 from receiver.app import Receiver
+from receiver.commands.occupancy import occupied
 from receiver.commands.sandbox_mark import SandboxMark
+from receiver.commands.sandboxed import in_sandbox
 from receiver.configuration import misspelt
+from receiver.data_dir import prepare
 from receiver.server import listen, origin_of, run, running, server
 from receiver.settings import ProviderSettings, Settings, given, load
 from submitter.sandbox import Sandbox
@@ -26,7 +28,7 @@ log = structlog.get_logger("receiver")
 _TURNAROUND_SECONDS = (1.0, 3.0)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
-Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 WithSandbox = Annotated[
     bool, typer.Option("--sandbox", help="Stand-ins of all providers in this process: nothing is sent or billed.")
 ]
@@ -94,30 +96,31 @@ async def served(
         listener = listen(host, port)
         stack.callback(listener.close)
         origin = origin_of(host, listener)
+        prepare(settings.data_dir)
         mark = SandboxMark(settings.data_dir)
         stand_ins: str | None = None
         if sandbox is not None:
             mark.check(settings.database_path)
+        if stack.enter_context(occupied(settings.data_dir)):
+            log.warning(
+                "data_directory_shared",
+                data_dir=str(settings.data_dir),
+                effect="another receiver serves it too: both take its jobs, and each keeps to rate limits for itself"
+                + (", with stand-ins that don't know each other's tasks" if sandbox else ""),
+                remedy="stop one of the two, or give this one a RECEIVER_DATA_DIR of its own",
+            )
+        if sandbox is not None:
             stand_ins = await stack.enter_async_context(sandbox.serve())
             settings, each = in_sandbox(settings, stand_ins, origin)
             stack.enter_context(mark.put(sandbox=stand_ins, receiver=origin))
         elif mark.there:
             log.warning("sandbox_data", effect="this data directory holds jobs of a sandbox, which no provider knows")
         receiver = Receiver(settings, each)
-        made = server(receiver.app, on_stop=receiver.stopping.set, trusted_proxies=receiver.settings.trusted_proxies)
+        made = server(
+            receiver.app,
+            on_stop=receiver.stopping.set,
+            trusted_proxies=settings.trusted_proxies,
+            lifespan=receiver.app.router.lifespan_context(receiver.app),
+        )
         ended = await stack.enter_async_context(running(made, listener))
         yield Served(receiver, origin, ended, stand_ins)
-
-
-def in_sandbox(settings: Settings, sandbox: str, origin: str) -> tuple[Settings, dict[str, ProviderSettings]]:
-    """*settings* with the stand-ins at *sandbox* as the providers, reachable on this machine's own addresses."""
-    stand_ins = Sandbox().environment(sandbox)
-    providers = {}
-    for name, url in Sandbox.base_urls(sandbox).items():
-        providers[name] = {"base_url": url, "api_key": stand_ins[f"{name.upper()}_API_KEY"]}
-    for field in ("webhook_secret", "webhook_secret_encoding", "api_key_header"):
-        providers["freepik"][field] = stand_ins[f"FREEPIK_{field.upper()}"]
-    _, each = load(providers=providers)
-    here = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-    changed = {"allow_networks": (*settings.allow_networks, *here), "public_url": settings.public_url or origin}
-    return settings.model_copy(update=changed), each

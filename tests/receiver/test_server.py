@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pty
+import signal
 import sqlite3
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 from submitter.sandbox import API_KEYS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import LiveReceiver, eventually, free_port, live, submit, wait_for_state
-from tests.receiver.commanding import PROGRAM, bare_environment, receiver_command
+from tests.receiver.commanding import PROGRAM, Done, bare_environment, receiver_command
 
 
 async def test_sigterm_ends_it_within_ten_seconds_with_streams_open_and_calls_hanging(tmp_path: Path) -> None:
@@ -123,7 +124,8 @@ async def test_serve_with_a_sandbox_needs_no_settings_and_settles_jobs_of_all_pr
             assert (await wait_for_state(client, job["id"], kept=True))["state"] == "succeeded"
         mark = tmp_path / "data" / "sandbox.json"
         assert mark.stat().st_mode & 0o777 == 0o600
-        assert json.loads(mark.read_text())["receiver"] == str(client.base_url).rstrip("/")
+        (running,) = json.loads(mark.read_text())["running"]
+        assert running["receiver"] == str(client.base_url).rstrip("/")
     assert json.loads(mark.read_text()) == {}
 
 
@@ -139,20 +141,76 @@ async def test_a_sandbox_never_touches_the_jobs_of_real_providers(tmp_path: Path
         assert database.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
 
 
+async def test_two_on_one_data_directory_are_told_and_neither_end_takes_the_other_away(tmp_path: Path) -> None:
+    async def triggered() -> tuple[int, str]:
+        done = await receiver_command(
+            "trigger", "freepik", "completed", environment=bare_environment(), directory=tmp_path
+        )
+        return done.status, done.err
+
+    def warned(log: Path) -> list[str]:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        return [line["effect"] for line in lines if line["event"] == "data_directory_shared"]
+
+    logs = [tmp_path / name for name in ("first", "second", "third", "fourth")]
+    async with sandboxed(tmp_path, logs[0]):
+        async with sandboxed(tmp_path, logs[1]):
+            assert await triggered() == (0, "")
+        assert await triggered() == (0, "")
+        async with sandboxed(tmp_path, logs[2], end=signal.SIGKILL):
+            assert await triggered() == (0, "")
+        assert await triggered() == (0, "")
+    async with sandboxed(tmp_path, logs[3]):
+        backup = await receiver_command(
+            "backup", str(tmp_path / "copy"), environment=bare_environment(), directory=tmp_path
+        )
+        assert backup.status == 0, backup.err
+    assert [len(warned(log)) for log in logs] == [0, 1, 1, 0]
+    assert "another receiver serves it too" in warned(logs[1])[0]
+    assert not (tmp_path / "copy" / "serving.lock").exists()
+
+
+async def test_commands_beside_a_sandbox_judge_addresses_and_providers_as_it_does(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}/hook"
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    taken = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+
+    async def command(*arguments: str) -> Done:
+        return await receiver_command(*arguments, environment=bare_environment(), directory=tmp_path)
+
+    async with server, sandboxed(tmp_path) as client:
+        assert (await client.post("/v1/endpoints", json={"url": taken})).status_code == 201
+        added = await command("endpoints", "add", url, "--json")
+        assert added.status == 0, added.err
+        disabled = await command("endpoints", "disable", added.json["id"])
+        assert disabled.status == 0, disabled.err
+        doctor = await command("doctor", "--json")
+        assert doctor.status == 0, doctor.out
+        checks = {one["check"]: one["grade"] for one in doctor.json["items"]}
+        assert {checks[f"{name} key"] for name in ("freepik", "apixo", "novita", "upscayl")} == {"ok"}
+    assert (await command("endpoints", "add", url)).status == 0
+    elsewhere = await receiver_command(
+        "endpoints", "add", url, environment=bare_environment(RECEIVER_DATA_DIR="other"), directory=tmp_path
+    )
+    assert elsewhere.status == 1
+    assert "must not be reached" in elsewhere.err
+
+
 @contextlib.asynccontextmanager
-async def sandboxed(directory: Path):  # type: ignore[no-untyped-def]
+async def sandboxed(directory: Path, log: Path | None = None, *, end: int = signal.SIGTERM):  # type: ignore[no-untyped-def]
     """A client of a `serve --sandbox` with nothing set, but that polling is as quick as a test."""
     port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM,
-        "serve",
-        "--sandbox",
-        "--port",
-        str(port),
-        env=bare_environment(RECEIVER_POLL_INTERVAL="0.5"),
-        cwd=directory,
-        stderr=sys.stderr,
-    )
+    with log.open("wb") if log else contextlib.nullcontext(sys.stderr) as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *PROGRAM,
+            "serve",
+            "--sandbox",
+            "--port",
+            str(port),
+            env=bare_environment(RECEIVER_POLL_INTERVAL="0.5"),
+            cwd=directory,
+            stderr=stderr,
+        )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
             await eventually(lambda: _answers(client), seconds=20)
@@ -160,8 +218,8 @@ async def sandboxed(directory: Path):  # type: ignore[no-untyped-def]
             client.headers["authorization"] = f"Bearer {token}"
             yield client
     finally:
-        process.terminate()
-        assert await process.wait() == 0
+        process.send_signal(end)
+        assert await process.wait() == (0 if end == signal.SIGTERM else -end)
 
 
 async def _answers(client: httpx.AsyncClient) -> bool:

@@ -1,0 +1,45 @@
+"""What is in force where a sandbox stands in for the providers: for its server, and for commands beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_network
+
+from receiver.commands.sandbox_mark import SandboxMark
+from receiver.settings import ProviderSettings, Settings, load
+from submitter.sandbox import Sandbox
+
+_HERE = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+def in_sandbox(settings: Settings, sandbox: str, origin: str) -> tuple[Settings, dict[str, ProviderSettings]]:
+    """*settings* with the stand-ins at *sandbox* as the providers, reachable on this machine's own addresses."""
+    stand_ins = Sandbox().environment(sandbox)
+    providers = {}
+    for name, url in Sandbox.base_urls(sandbox).items():
+        providers[name] = {"base_url": url, "api_key": stand_ins[f"{name.upper()}_API_KEY"]}
+    for field in ("webhook_secret", "webhook_secret_encoding", "api_key_header"):
+        providers["freepik"][field] = stand_ins[f"FREEPIK_{field.upper()}"]
+    _, each = load(providers=providers)
+    return _open_here(settings, public_url=settings.public_url or origin), each
+
+
+def as_served(
+    settings: Settings, each: Mapping[str, ProviderSettings]
+) -> tuple[Settings, Mapping[str, ProviderSettings]]:
+    """
+    *settings* and *each* as the server of this data directory has them: those of its sandbox, if one runs there.
+
+    Where none runs but one will (the mark is there, and no provider has a key), its networks are open already.
+    """
+    mark = SandboxMark(settings.data_dir)
+    running = mark.read()
+    if running is not None:
+        return in_sandbox(settings, running["sandbox"], running["receiver"])
+    if mark.there and all(one.api_key is None for one in each.values()):
+        return _open_here(settings), each
+    return settings, each
+
+
+def _open_here(settings: Settings, **more: str) -> Settings:
+    return settings.model_copy(update={"allow_networks": (*settings.allow_networks, *_HERE), **more})
