@@ -58,3 +58,6 @@ def main() -> None:
     except CommandFailed as exc:
         print(f"submitter: {exc}", file=sys.stderr)
         sys.exit(exc.status)
+    except OSError as exc:
+        print(f"submitter: {exc}", file=sys.stderr)
+        sys.exit(1)

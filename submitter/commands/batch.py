@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from submitter.commands.connection import CommandFailed, Connection, as_text, run
 from submitter.commands.journal import Journal
 from submitter.commands.options import parse_options
-from submitter.commands.results import save
+from submitter.commands.results import make_ready, save
 from submitter.commands.sources import Item, items_of
 from submitter.commands.summary import Ended, Summary
 from submitter.errors import SubmitterError
@@ -27,6 +27,7 @@ _JOURNAL = ".submitter-batch.jsonl"
 _UPLOADS = 4
 _LOOKS = 8
 _PATIENCE_SECONDS = 60.0
+_AGAIN = "the same command again goes on with it and sends nothing anew"
 
 
 def batch(
@@ -49,6 +50,7 @@ def batch(
     """
     connection: Connection = context.obj
     items = items_of(source, parse_options(option or ()))
+    make_ready(out)
     with Journal(out / _JOURNAL) as journal:
         summary = run(_batch(connection, items, provider, out, journal, again=again))
     if as_json:
@@ -111,7 +113,7 @@ class Batch:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_all())
                 group.create_task(self._watch())
-        except* (CommandFailed, SubmitterError) as failed:
+        except* (CommandFailed, SubmitterError, OSError) as failed:
             raise _first(failed) from None
         order = [self._ended[item.name] for item in self._items]
         return Summary(self._provider, order, time.monotonic() - began)
@@ -184,18 +186,22 @@ class Batch:
             task.add_done_callback(self._saving.discard)
 
     async def _finish(self, item: Item, job: Job) -> None:
-        saved: tuple[str, ...] = ()
-        if job.succeeded:
-            entry = self._journal.entry(item.name)
-            saved = entry.saved
-            if not saved or not all([await asyncio.to_thread((self._out / name).is_file) for name in saved]):
-                try:
-                    saved = tuple(path.name for path in await save(self._receiver, job, self._out, item.name))
-                except (SubmitterError, OSError) as exc:
-                    self._end(item, Ended(item, job=job, state="unsaved", reason=str(exc) or "not kept in time"))
-                    return
-        self._journal.ended(item.name, job.state.value, saved)
-        self._end(item, Ended.of(item, job, saved=tuple(str(self._out / name) for name in saved)))
+        try:
+            saved = await self._saved(item, job) if job.succeeded else ()
+            self._journal.ended(item.name, job.state.value, saved)
+        except (SubmitterError, OSError) as exc:
+            state = "unsaved" if job.succeeded else job.state.value
+            reason = f"{job.id}: {str(exc) or 'not kept in time'}; {_AGAIN}"
+            self._end(item, Ended(item, job=job, state=state, reason=reason))
+        else:
+            self._end(item, Ended.of(item, job, saved=tuple(str(self._out / name) for name in saved)))
+
+    async def _saved(self, item: Item, job: Job) -> tuple[str, ...]:
+        """The names of its results in *out*, fetched unless they are there from a run before."""
+        saved = self._journal.entry(item.name).saved
+        if saved and all([await asyncio.to_thread((self._out / name).is_file) for name in saved]):
+            return saved
+        return tuple(path.name for path in await save(self._receiver, job, self._out, item.name))
 
     def _end(self, item: Item, ended: Ended) -> None:
         self._ended[item.name] = ended

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import typer
+
+from submitter.commands.connection import CommandFailed
+from submitter.errors import SubmitterError
 from submitter.remote import Job, JobImage, Receiver
 
 _EXTENSIONS = {
@@ -28,6 +36,43 @@ def result_name(stem: str, image: JobImage, n: int, count: int) -> str:
     """`cat.png`; `cat-1.png`, `cat-2.png` where a task has several results."""
     extension = _EXTENSIONS.get(image.content_type or "", "bin")
     return f"{stem}.{extension}" if count == 1 else f"{stem}-{n + 1}.{extension}"
+
+
+def make_ready(out: Path) -> None:
+    """
+    Make the directory *out* and see that files can be written there; `CommandFailed` if not.
+
+    To be called before anything is sent: a result that has no place to go is paid for all the same.
+    """
+    try:
+        if out.exists() and not out.is_dir():
+            raise CommandFailed(f"--out {out} is no directory; name one, or one to be made", status=2)
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as exc:
+        why = exc.strerror or exc
+        raise CommandFailed(
+            f"--out {out} can't be written to ({why}); name a directory that can, or one to be made", status=2
+        ) from exc
+
+
+@contextmanager
+def naming(job: Job | str, out: Path | None) -> Iterator[None]:
+    """Whatever ends the command in this block names the job and says how to go on: it is sent, and may be paid for."""
+    job_id = job if isinstance(job, str) else job.id
+    again = f"`submitter wait {job_id}{'' if out is None else f' --out {shlex.quote(str(out))}'}`"
+    try:
+        yield
+    except TimeoutError as exc:
+        raise CommandFailed(
+            f"{job_id} succeeded, but the receiver has not kept its images in time; fetch them with {again}"
+        ) from exc
+    except (SubmitterError, OSError) as exc:
+        raise CommandFailed(f"{job_id} was sent, but: {exc}; go on with {again}") from exc
+    except asyncio.CancelledError:
+        typer.echo(f"{job_id} was sent; go on with {again}", err=True)
+        raise
 
 
 async def save(receiver: Receiver, job: Job, out: Path, stem: str, *, patience_seconds: float = 300.0) -> list[Path]:
@@ -53,8 +98,11 @@ async def save(receiver: Receiver, job: Job, out: Path, stem: str, *, patience_s
 
 def _write(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from submitter.commands.connection import CommandFailed, Connection, as_text, job_to_json, reason, run
 from submitter.commands.options import parse_options
-from submitter.commands.results import save, stem_of
-from submitter.remote import Job, Receiver
+from submitter.commands.results import make_ready, naming, save, stem_of
+from submitter.remote import Job
 
 
 def send(
@@ -28,7 +28,10 @@ def send(
     """Send one image. Exit status 1: refused, failed, or not kept."""
     connection: Connection = context.obj
     options = parse_options(option or ())
-    job, saved = run(_send(connection, _source(image), provider, options, wait or out is not None, out))
+    source = _source(image)
+    if out is not None:
+        make_ready(out)
+    job, saved = run(_send(connection, source, provider, options, wait or out is not None, out))
     if as_json:
         typer.echo(as_text(job_to_json(job, saved)))
     else:
@@ -56,18 +59,12 @@ async def _send(
     async with connection.open() as receiver:
         with Console(stderr=True).status(f"sending to the receiver, for {provider}") as status:
             job = await receiver.submit(provider, image, options=options)
-            if wait:
-                status.update(f"{job.id} is with {provider}")
-                job = await receiver.wait(job)
-            if out is not None and job.succeeded:
-                status.update(f"{job.id} is done, saving")
-                saved = await _saved(job, out, stem_of(image), receiver)
-                job = await receiver.job(job)
+            with naming(job, out):
+                if wait:
+                    status.update(f"{job.id} is with {provider}")
+                    job = await receiver.wait(job)
+                if out is not None and job.succeeded:
+                    status.update(f"{job.id} is done, saving")
+                    saved = await save(receiver, job, out, stem_of(image))
+                    job = await receiver.job(job)
     return job, saved
-
-
-async def _saved(job: Job, out: Path, stem: str, receiver: Receiver) -> list[Path]:
-    try:
-        return await save(receiver, job, out, stem)
-    except TimeoutError as exc:
-        raise CommandFailed(f"{job.id} succeeded, but the receiver has not kept its images in time") from exc

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from submitter.commands.connection import CommandFailed, Connection, run
+from submitter.commands.results import make_ready, naming
 from submitter.errors import SubmitterError
-from submitter.remote import Job, Receiver
+from submitter.remote import Receiver
 
 
 def wait(
@@ -25,6 +26,8 @@ def wait(
     Wait until jobs have ended, and print their states. Exit status 0: all succeeded; 1: not all; 124: timeout.
     """
     connection: Connection = context.obj
+    if out is not None:
+        make_ready(out)
     run(_wait(connection, jobs, timeout, out, as_json))
 
 
@@ -40,13 +43,22 @@ async def _wait(
         raise CommandFailed(f"not ended within {timeout:g} s", status=124) from exc
     except SubmitterError as exc:
         raise CommandFailed(str(exc)) from exc
-    if not all(job.succeeded for job in ended):
-        raise CommandFailed(f"{sum(not job.succeeded for job in ended)} of {len(ended)} did not succeed")
+    if not all(ended):
+        unsaved = "" if out is None else ", or is not saved"
+        raise CommandFailed(f"{sum(not good for good in ended)} of {len(ended)} did not succeed{unsaved}")
 
 
-async def _one(receiver: Receiver, job_id: str, out: Path | None, as_json: bool) -> Job:
+async def _one(receiver: Receiver, job_id: str, out: Path | None, as_json: bool) -> bool:
+    """Wait for a job and tell of it. Whether it succeeded, and is saved if that is wanted."""
     job = await receiver.wait(job_id)
-    saved = [str(path) for path in await receiver.save(job, out)] if out is not None and job.succeeded else []
+    good, saved = job.succeeded, list[str]()
+    if out is not None and job.succeeded:
+        try:
+            with naming(job, out):
+                saved = [str(path) for path in await receiver.save(job, out)]
+        except CommandFailed as exc:
+            typer.echo(str(exc), err=True)
+            good = False
     if as_json:
         error = job.error and {"code": job.error.code, "message": job.error.message}
         shown = {"id": job.id, "provider": job.provider, "state": job.state.value, "error": error, "saved": saved}
@@ -54,4 +66,4 @@ async def _one(receiver: Receiver, job_id: str, out: Path | None, as_json: bool)
     else:
         reason = f": {job.error.message}" if job.error else ""
         typer.echo(f"{job.id} {job.state.value}{reason}" + "".join(f"\n{path}" for path in saved))
-    return job
+    return good

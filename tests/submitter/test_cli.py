@@ -1,5 +1,6 @@
 """`submitter send`, `wait` and `providers`, as processes against a live receiver."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from submitter.commands.options import parse_options
 from submitter.commands.results import stem_of
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import live
-from tests.submitter.commanding import submitter
+from tests.live import eventually, live, wait_for_state
+from tests.submitter.commanding import started, submitter
 
 
 async def test_an_image_is_sent_waited_for_and_saved_under_its_own_name(tmp_path: Path) -> None:
@@ -93,3 +94,53 @@ def test_option_values_are_json_where_they_are_json() -> None:
 )
 def test_results_are_named_after_their_image(image: Path | str, stem: str) -> None:
     assert stem_of(image) == stem
+
+
+@pytest.mark.parametrize("out", ["cat.jpg", "cat.jpg/deeper", "/proc/not-to-be-made"])
+async def test_where_results_can_not_be_saved_nothing_is_sent(tmp_path: Path, out: str) -> None:
+    (tmp_path / "cat.jpg").write_bytes(picture_bytes(160, 120))
+    async with live(tmp_path) as (receiver, sandbox), receiver.client() as client:
+        for command in (("send", "cat.jpg"), ("batch", "*.jpg"), ("wait", "job_1")):
+            provider = () if command[0] == "wait" else ("--provider", "pixelcut")
+            done = await submitter(receiver, *command, *provider, "--out", out)
+            assert (done.status, done.out) == (2, "")
+            assert done.err.startswith(f"submitter: --out {out} ") and done.err.count("\n") == 1, done.err
+        assert (await client.get("/v1/jobs")).json()["items"] == []
+        assert sandbox.calls("pixelcut") == 0
+    assert (tmp_path / "cat.jpg").read_bytes().startswith(b"\xff\xd8")
+
+
+async def test_a_result_that_can_not_be_saved_names_its_job_and_is_fetched_without_paying_again(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(picture_bytes(160, 120))
+    for suffix in ("jpg", "png"):
+        (tmp_path / "my out" / f"cat.{suffix}").mkdir(parents=True)
+    async with live(tmp_path) as (receiver, sandbox), receiver.client() as client:
+        done = await submitter(receiver, "send", "cat.jpg", "--provider", "pixelcut", "--out", "my out")
+        (job,) = (await client.get("/v1/jobs")).json()["items"]
+        assert done.status == 1
+        assert "Traceback" not in done.err
+        assert f"`submitter wait {job['id']} --out 'my out'`" in done.err
+        fetched = await submitter(receiver, "wait", job["id"], "--out", "my out", "--json")
+        assert fetched.status == 0, fetched.err
+        (saved,) = fetched.json["saved"]
+        assert (tmp_path / saved).is_file()
+        (tmp_path / "other" / Path(saved).name).mkdir(parents=True)
+        again = await submitter(receiver, "wait", job["id"], "--out", "other")
+        assert (again.status, "Traceback" in again.err) == (1, False)
+        assert f"`submitter wait {job['id']} --out other`" in again.err
+        assert len(sandbox.accepted()) == 1
+    assert not list(tmp_path.rglob(".*.part"))
+
+
+async def test_a_command_that_is_interrupted_while_it_waits_names_its_job(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(picture_bytes(160, 120))
+    sandbox = Sandbox(seed=1, turnaround_seconds=(600, 600))
+    async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
+        running = await started(receiver, "send", "cat.jpg", "--provider", "novita", "--wait")
+        await eventually(lambda: len(sandbox.accepted()) == 1, seconds=30)
+        (job,) = (await client.get("/v1/jobs")).json()["items"]
+        await wait_for_state(client, job["id"], "running")
+        running.send_signal(signal.SIGINT)
+        _, err = await running.communicate()
+        assert running.returncode == 130
+        assert f"go on with `submitter wait {job['id']}`" in err.decode()

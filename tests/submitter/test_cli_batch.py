@@ -56,6 +56,23 @@ async def test_failures_are_told_with_their_reasons_and_sent_anew_only_when_aske
         assert len(sandbox.accepted()) == 7
 
 
+async def test_results_that_can_not_be_saved_are_told_and_fetched_by_the_next_run(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 2, picture_bytes(96, 64))
+    for suffix in ("jpg", "png"):
+        (tmp_path / "out" / f"photo-000.{suffix}").mkdir(parents=True)
+    command = ("batch", str(tmp_path / "in"), "--provider", "pixelcut", "--out", str(tmp_path / "out"), "--json")
+    async with live(tmp_path) as (receiver, sandbox):
+        first = await submitter(receiver, *command)
+        assert first.status == 1
+        lost, saved = first.json["items"]
+        assert (lost["state"], saved["state"]) == ("unsaved", "succeeded")
+        assert lost["job"] in lost["reason"] and "sends nothing anew" in lost["reason"]
+        for suffix in ("jpg", "png"):
+            (tmp_path / "out" / f"photo-000.{suffix}").rmdir()
+        assert (await submitter(receiver, *command)).json["succeeded"] == 2
+        assert len(sandbox.accepted()) == 2
+
+
 def test_a_csv_names_images_results_and_options_of_each_row(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture_bytes(32, 32))
     (tmp_path / "list.csv").write_text(
