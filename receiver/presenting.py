@@ -18,6 +18,9 @@ from receiver.jobs import iso
 
 _CAPABILITY = re.compile(r"(/(?:callbacks/[a-z0-9_-]+|inputs)/)[A-Za-z0-9_.\-]+")
 _CAPABILITY_ESCAPED = re.compile(r"(\\/(?:callbacks\\/[a-z0-9_-]+|inputs)\\/)[A-Za-z0-9_.\-]+")
+_DOT = r"(?:\.|%2[eE]|\\u002[eE])"
+_TOKEN = re.compile(rf"(job_[0-9a-z]{{26}}){_DOT}[a-z0-9_-]+{_DOT}[A-Za-z0-9_-]{{2,12}}{_DOT}[A-Za-z0-9_-]{{43}}")
+"""A token by itself, or in an address whose slashes are written in some other way."""
 _SECRET_HEADERS = re.compile(r"authorization|cookie|api-?key|secret|token", re.IGNORECASE)
 MASK = "[redacted]"
 
@@ -26,7 +29,8 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """*text* without the tokens of capability URLs and without *secrets*."""
     for secret in secrets:
         text = text.replace(secret, MASK)
-    return _CAPABILITY_ESCAPED.sub(rf"\1{MASK}", _CAPABILITY.sub(rf"\1{MASK}", text))
+    text = _CAPABILITY_ESCAPED.sub(rf"\1{MASK}", _CAPABILITY.sub(rf"\1{MASK}", text))
+    return _TOKEN.sub(rf"\1.{MASK}", text)
 
 
 def evidence_to_json(evidence: Evidence, secrets: Collection[str] = ()) -> dict[str, Any]:

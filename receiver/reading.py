@@ -22,6 +22,7 @@ from receiver.blobs import Blobs
 from receiver.evidence import Evidence
 from receiver.jobs import Source, Verdict
 from receiver.lifecycle import News
+from receiver.presenting import redact
 from receiver.store import Store
 from submitter.answers import NO_RESULT
 from submitter.errors import (
@@ -72,7 +73,7 @@ class Reading:
         Read *again* (long after), an answer counts for what it says of the task, not for what was to be done then.
         """
         try:
-            return await self._read(evidence, now, again)
+            return _discreet(await self._read(evidence, now, again))
         except CallbackUnreadable as exc:
             log.warning("callback_unreadable", provider=evidence.provider, job=evidence.job_id, reason=str(exc))
             return Read(None, Verdict.UNREADABLE, str(exc))
@@ -169,6 +170,17 @@ class Reading:
             )
             return Read(news, unreadable)
         return Read(News(report, Source.POLL, asked_at=evidence.asked_at, again=again))
+
+
+def _discreet(read: Read) -> Read:
+    """What a provider said of a failure goes to events and pages: without a token of ours that it may quote."""
+    news = read.news
+    if news is None or (news.trouble is None and (news.report is None or news.report.error is None)):
+        return read
+    report, trouble = news.report, news.trouble
+    if report is not None and report.error is not None:
+        report = replace(report, error=replace(report.error, message=redact(report.error.message)))
+    return replace(read, news=replace(news, report=report, trouble=trouble and redact(trouble)))
 
 
 async def keep_data(blobs: Blobs, job_id: str, news: News) -> News:

@@ -31,6 +31,7 @@ from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
 from receiver.pacing import Pace
 from receiver.pauses import Pauses
+from receiver.presenting import redact
 from receiver.reading import outcome_of
 from receiver.settling import Item
 from receiver.store import Store
@@ -243,7 +244,7 @@ class Submissions:
         if isinstance(exc, AccountRefused):
             pace.refused()
             sent_at = sending.begun_at or now
-            await self._pauses.refused(job.provider, now, sent_at=sent_at, reason=f"{exc.code}: {exc}")
+            await self._pauses.refused(job.provider, now, sent_at=sent_at, reason=redact(f"{exc.code}: {exc}"))
         elif isinstance(exc, ProviderBusy | NotSent):
             pace.not_now(exc.retry_after_seconds)
         elif not isinstance(exc, AnswerLost):

@@ -15,6 +15,7 @@ from receiver.evidence import Evidence, headers_to_json
 from receiver.jobs import Source, Verdict
 from receiver.reading import Reading
 from receiver.store import Store
+from receiver.tokens import Tokens
 from submitter.providers import build
 from submitter.vocabulary import State
 
@@ -53,3 +54,14 @@ async def test_trouble_of_our_own_leaves_an_answer_unread_for_a_while(reading: R
     assert gone.news is not None
     assert gone.news.report is not None
     assert gone.news.report.state is State.UNCONFIRMED
+
+
+async def test_a_reason_that_quotes_a_token_of_ours_is_read_without_it(reading: Reading) -> None:
+    token = Tokens(["key"]).callback("job_01k0000000000000000000000z", "novita")
+    task = {"task_id": "task-1", "status": "TASK_STATUS_FAILED", "reason": f"could not call {token} back"}
+    answer = httpx.Response(200, json={"task": task})
+    headers = headers_to_json(answer.headers.raw)
+    evidence = Evidence(Source.POLL, "novita", "job_1", NOW, headers, answer.content, status=200, id=1)
+    news = (await reading.read(evidence, NOW)).news
+    assert news is not None and news.report is not None and news.report.error is not None
+    assert news.report.error.message == "could not call job_01k0000000000000000000000z.[redacted] back"

@@ -4,7 +4,10 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 
+from receiver.presenting import MASK, redact
+from receiver.tokens import Tokens
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import TOKEN, free_port, live, submit, wait_for_state
@@ -68,3 +71,28 @@ async def test_no_secret_is_printed_whatever_happens_to_the_jobs(tmp_path: Path)
 async def _job(client: httpx.AsyncClient, job: dict[str, object]) -> dict[str, list[dict[str, str]]]:
     found: dict[str, list[dict[str, str]]] = (await client.get(f"/v1/jobs/{job['id']}")).json()
     return found
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "{url}",
+        "the token {token} is unknown",
+        "https%3A%2F%2Fhooks.example.com%2Fcallbacks%2Ffreepik%2F{token}",
+        "https:\\/\\/hooks.example.com\\/callbacks\\/freepik\\/{token}",
+        "https:\\\\/\\\\/hooks.example.com\\\\/callbacks\\\\/freepik\\\\/{token}",
+        "https:\\u002f\\u002fhooks.example.com\\u002fcallbacks\\u002ffreepik\\u002f{token}",
+        "https:&#x2F;&#x2F;hooks.example.com&#x2F;callbacks&#x2F;freepik&#x2F;{token}",
+        "{dotless}",
+    ],
+)
+def test_a_token_is_masked_however_it_is_quoted(quoted: str) -> None:
+    tokens, job = Tokens(["key"]), "job_01k0000000000000000000000z"
+    for token in (tokens.callback(job, "freepik"), tokens.input(job)):
+        text = quoted.format(
+            url=f"https://hooks.example.com/callbacks/freepik/{token}",
+            token=token,
+            dotless=token.replace(".", "\\u002e"),
+        )
+        assert token.rpartition(".")[2] not in redact(f"before {text} behind")
+        assert redact(text).endswith((MASK, f"{MASK} is unknown"))
