@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from receiver.database import Database
 from receiver.evidence import Evidence, EvidenceLog
-from receiver.jobs import Job, Source, Verdict, iso
+from receiver.jobs import Job, KeptImage, Source, Verdict, iso
 from receiver.presenting import redact
 from receiver.rows import from_us, moment
 from receiver.store import Store
@@ -41,12 +41,13 @@ class Timeline:
     """The way so far, oldest first, and what comes next."""
 
     job: Job
+    images: Sequence[KeptImage]
     past: Sequence[Line]
     next: Sequence[Line]
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "job": self.job.to_json(()),
+            "job": self.job.to_json(self.images),
             "timeline": [line.to_json() for line in self.past],
             "next": [line.to_json() for line in self.next],
         }
@@ -57,7 +58,7 @@ async def explain(database: Database, job_id: str, now: datetime) -> Timeline | 
     found = await Store(database).job(job_id)
     if found is None:
         return None
-    job, _ = found
+    job, images = found
     past = _own(job)
     coming: list[Line] = []
     rows: Any
@@ -104,7 +105,7 @@ async def explain(database: Database, job_id: str, now: datetime) -> Timeline | 
             )
         ).first()
     past.sort(key=lambda line: line.at or now)
-    return Timeline(job, past, [*_next(job, paused, now), *coming])
+    return Timeline(job, images, past, [*_next(job, paused, now), *coming])
 
 
 def _own(job: Job) -> list[Line]:

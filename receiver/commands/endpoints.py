@@ -20,6 +20,7 @@ from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.examples import example_data
 from receiver.guard import Guard
 from receiver.ids import new_id
+from receiver.jobs import iso
 from receiver.problems import Problem
 from receiver.settings import load
 from submitter.printing import failed, headed, print_fields, print_json, print_table
@@ -150,7 +151,7 @@ def rotate_secret(
     """Give it a new secret, shown now and never again; the old one signs beside it for a while."""
     secret, now = new_secret(), datetime.now(UTC)
     changed = _change(endpoint_id, lambda one: one.rotated(secret, now, overlap=timedelta(seconds=overlap)))
-    _print_endpoint(changed, as_json, secret=secret)
+    _print_endpoint(changed, as_json, secret=secret, old_secrets_sign_until=iso(now + timedelta(seconds=overlap)))
 
 
 @endpoints.command()
@@ -199,11 +200,12 @@ async def _found(database: Database, endpoint_id: str) -> Endpoint:
     return found
 
 
-def _print_endpoint(endpoint: Endpoint, as_json: bool, *, secret: str | None = None) -> None:
-    shown = endpoint.to_json() | ({"secret": secret} if secret else {})
+def _print_endpoint(endpoint: Endpoint, as_json: bool, **once: str | None) -> None:
+    """With what is shown this *once*: its secret, and until when those before it sign."""
+    shown = endpoint.to_json() | once
     if as_json:
         print_json(shown)
         return
     print_fields(shown)
-    if secret:
+    if "secret" in once:
         typer.echo("The secret is not shown again.", err=True)

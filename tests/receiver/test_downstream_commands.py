@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ async def test_an_endpoint_is_looked_after_from_the_shell(tmp_path: Path) -> Non
         verify(subscriber.seen[4].headers, subscriber.seen[4].body, made["secret"])
 
         rotated = await command(receiver, "endpoints", "rotate-secret", made["id"], "--overlap", "60")
+        until = datetime.fromisoformat(rotated["old_secrets_sign_until"])
+        assert timedelta(seconds=30) < until - datetime.now(UTC) <= timedelta(seconds=60)
+        assert "old_secrets_sign_until" not in await command(receiver, "endpoints", "show", made["id"])
         tried = await command(receiver, "endpoints", "test", made["id"])
         assert (tried["state"], tried["example"]) == ("delivered", True)
         for secret in (made["secret"], rotated["secret"]):

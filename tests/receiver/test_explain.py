@@ -117,6 +117,9 @@ async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> No
         shown = (await jobs(receiver, "show", first["id"], "--json")).json
         answered = (await client.get(f"/v1/jobs/{first['id']}")).json()
         assert {**shown, "images": None} == {**answered, "images": None}
+        explained = (await jobs(receiver, "explain", first["id"], "--json")).json["job"]
+        assert explained == shown
+        assert [image["kept"] for image in explained["images"]] == [True]
         assert first["id"] in (await jobs(receiver, "list")).out
         assert "freepik" in (await jobs(receiver, "show", first["id"])).out
 
