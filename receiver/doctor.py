@@ -196,8 +196,8 @@ def tokens_of(settings: Settings) -> Tokens:
     return Tokens(keys or [generated(settings.data_dir)["secret_key"]])
 
 
-async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None) -> Finding:
-    """GET a callback URL that was minted now: it must come back to us, unchanged."""
+async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None, *, serving: bool = False) -> Finding:
+    """GET a callback URL that was minted now: it must come back to us, unchanged. *serving*: to this very process."""
     check = "public URL"
     url = httpx.URL(f"{public_url}/callbacks/freepik/{tokens.callback('job_doctor', 'freepik')}")
     headers = {"accept-encoding": "identity", "user-agent": "receiver-doctor"}
@@ -206,7 +206,8 @@ async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None) -
             answer = await client.get(url, headers=headers)
     except httpx.TransportError as exc:
         why = type(exc).__name__ if not str(exc) else str(exc)
-        remedy = "start `receiver serve`, and check the name, the port and the proxy in front"
+        check_them = "check the name, the port and the proxy in front"
+        remedy = check_them if serving else f"start `receiver serve`, and {check_them}"
         return fail(check, f"a callback URL gets no answer: {why}", remedy)
     if clocks is not None:
         clocks.note(answer)

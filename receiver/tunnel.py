@@ -33,6 +33,7 @@ _ALLOCATED = re.compile(r"Allocated port (\d+) for remote forward")
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _GRACE_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,25 +121,45 @@ class Tunnel:
 
     async def _once(self) -> None:
         """One life of the child."""
+        # A pipe of our own: one of asyncio's would hide the child's death for as long as a child of it holds the pipe.
+        reading, writing = os.pipe()
         try:
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *self._way.program),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=writing,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
             )
         except OSError as exc:
+            os.close(reading)
             log.error("tunnel_not_started", program=self._way.program[0], error=str(exc))
             return
+        finally:
+            os.close(writing)
         log.info("tunnel_started", program=self._way.program[0], pid=child.pid)
         last: deque[str] = deque(maxlen=5)
-        trying: asyncio.Task[None] | None = None
+        hearing = asyncio.create_task(self._hear(reading, last))
         try:
-            if self._way.fixed_url is not None:
-                trying = asyncio.create_task(self._try(self._way.fixed_url))
-            assert child.stdout is not None
-            async for raw in child.stdout:
+            status = await child.wait()
+            await asyncio.wait({hearing}, timeout=_LAST_WORDS_SECONDS)
+            log.warning("tunnel_ended", program=self._way.program[0], status=status, said=list(last))
+        finally:
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
+            await _end(child)
+
+    async def _hear(self, pipe: int, last: deque[str]) -> None:
+        """Try the public URL, and each new one that the child prints. Its *last* lines are kept."""
+        trying: asyncio.Task[None] | None = None
+        if self._way.fixed_url is not None:
+            trying = asyncio.create_task(self._try(self._way.fixed_url))
+        lines = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(pipe, "rb", buffering=0)
+        )
+        try:
+            async for raw in lines:
                 line = raw.decode("utf-8", "replace").strip()
                 last.append(redact(line)[:300])
                 url = None if self._way.fixed_url else self._way.url_in(line)
@@ -146,13 +167,13 @@ class Tunnel:
                     if trying is not None:
                         trying.cancel()
                     trying = asyncio.create_task(self._try(url))
-            status = await child.wait()
-            log.warning("tunnel_ended", program=self._way.program[0], status=status, said=list(last))
+            if trying is not None:
+                await trying
         finally:
+            transport.close()
             if trying is not None:
                 trying.cancel()
                 await asyncio.gather(trying, return_exceptions=True)
-            await _end(child)
 
     async def _try(self, url: str) -> None:
         """Use *url* once it leads here; after a while also if it does not seem to, with what is wrong told."""

@@ -72,7 +72,7 @@ async def _tunnelled(live: Served, way: Way | None, public_url: str | None, pati
         receiver.public_url = url
 
     async def outside_in(url: str) -> Finding:
-        return await reach(url, receiver.tokens)
+        return await reach(url, receiver.tokens, serving=True)
 
     if way is None:
         live.announce()

@@ -44,6 +44,10 @@ while :; do sleep 1; done
 """
 
 
+# One whose own child outlives it, and holds its output open.
+FORKING = CLOUDFLARED.partition("trap")[0] + "sleep 1000 &\nwait\n"
+
+
 @dataclass
 class Tunnelled:
     """A `receiver tunnel` of its own process."""
@@ -137,6 +141,23 @@ async def test_new_jobs_follow_the_changed_name_of_a_quick_tunnel(tmp_path: Path
         arguments = (Path(stand_in["STANDIN"]) / "arguments").read_text().split()
         assert arguments == ["tunnel", "--no-autoupdate", "--url", str(live.client.base_url).rstrip("/")]
         assert not any(url.rpartition("/")[2] in live.log_path.read_text() for url in urls)
+
+
+async def test_the_end_of_a_child_is_noticed_though_a_child_of_its_own_lives_on(
+    tmp_path: Path, stand_in: dict[str, str]
+) -> None:
+    (Path(stand_in["STANDIN"]) / "cloudflared").write_text(FORKING)
+    sandbox = Sandbox(seed=1)
+    async with tunnelled(tmp_path, sandbox, "--patience", "0.1", **stand_in) as live:
+        first = await live.told("tunnel_unreachable")
+        assert "receiver serve" not in first["remedy"]
+        left_behind = psutil.Process(pid_of(stand_in)).children()
+        assert left_behind
+        os.kill(pid_of(stand_in), signal.SIGTERM)
+        assert (await live.told("tunnel_ended"))["said"]
+        second = await live.told("tunnel_unreachable", 2)
+        assert second["public_url"] == "https://some-quick-words-2.trycloudflare.com"
+        assert not any(is_alive(one.pid) for one in left_behind)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
