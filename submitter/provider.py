@@ -121,8 +121,6 @@ class Provider(ABC):
     submit_timeout_seconds: ClassVar[float] = 60.0
     callback_timeout_seconds: ClassVar[float | None] = None
     """How long it documents to wait for our answer to its callback."""
-    image_seconds: ClassVar[float | None] = None
-    """How long its result links are documented to live."""
     max_input_bytes: ClassVar[int | None] = None
 
     def __init__(self, *, api_key: str, base_url: str | None = None) -> None:

@@ -97,7 +97,6 @@ class Apixo(Provider):
     Options = ApixoOptions
     rhythm = Rhythm(first=12, interval=7)
     callback_timeout_seconds = 30.0
-    image_seconds = 86400.0
 
     def check(self, picture: Picture, options: ProviderOptions) -> None:
         if picture.content_type not in ("image/jpeg", "image/png", "image/webp"):

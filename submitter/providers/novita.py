@@ -100,7 +100,6 @@ class Novita(Provider):
     rates: ClassVar[tuple[Rate, ...]] = (Rate(20, 60),)
     rhythm = Rhythm(first=5, interval=5)
     callback_timeout_seconds = 5.0
-    image_seconds = 3600.0
     max_input_bytes = MAX_BYTES
 
     def __init__(self, *, api_key: str, base_url: str | None = None, price: Cost | None = None) -> None:

@@ -49,7 +49,6 @@ class Pixelcut(Provider):
     rates: ClassVar[tuple[Rate, ...]] = (Rate(5, 1),)
     concurrency = 5
     submit_timeout_seconds = 180.0
-    image_seconds = float(LINK_SECONDS)
     max_input_bytes = MAX_BYTES
 
     def __init__(self, *, api_key: str, base_url: str | None = None, price: Cost | None = None) -> None:
