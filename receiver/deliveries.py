@@ -124,6 +124,12 @@ def _book(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: datetime) ->
         "INSERT INTO attempts (delivery_id, started_at, seconds, status, answer, error) VALUES (?, ?, ?, ?, ?, ?)",
         [(o.delivery.id, us(o.started_at), o.seconds, o.status, o.answer, o.error) for o in outcomes],
     )
+    # What was ended meanwhile (its endpoint was disabled or removed during the try) stays so; the try counts.
+    db.executemany(
+        "UPDATE deliveries SET tries = tries + 1"
+        " WHERE id = ? AND state <> 'pending' AND NOT (state = 'given_up' AND ? = 'delivered')",
+        [(o.delivery.id, o.state) for o in outcomes],
+    )
     db.executemany(
         "UPDATE deliveries SET state = ?, tries = tries + 1, retry = 1, next_at = ?, finished_at = ?,"
         " last_status = ?, last_error = ?, fault = ?, lease_owner = NULL, lease_until = NULL"

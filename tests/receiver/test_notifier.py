@@ -15,6 +15,7 @@ from starlette.responses import Response
 from receiver.endpoints import DISABLE_AFTER
 from receiver.events import Events
 from submitter.signatures import verify
+from tests.live import eventually
 from tests.receiver.subscribers import House, Seen, Subscriber, house
 
 
@@ -117,6 +118,30 @@ async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_told(
     (told,) = subscriber.at("/other")
     assert json.loads(told.body)["data"]["id"] == gone.id
     assert len(deliveries) == 4
+
+
+@pytest.mark.parametrize("ended_by", ["PATCH", "DELETE"])
+async def test_a_try_during_which_its_endpoint_was_disabled_or_removed_is_counted(
+    tmp_path: Path, ended_by: str
+) -> None:
+    subscriber = Subscriber({"/slow": [5.0]})
+    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+        endpoint = await made.endpoint(f"{origin}/slow", timeout_seconds=0.5)
+        await made.tell("job.succeeded")
+        await eventually(lambda: bool(subscriber.seen))
+        ended = await client.request(
+            ended_by, f"/v1/endpoints/{endpoint.id}", json={"enabled": False} if ended_by == "PATCH" else None
+        )
+        assert ended.is_success
+        (delivery,) = await made.settled()
+
+        async def attempts() -> int:
+            return len((await client.get(f"/v1/deliveries/{delivery.id}")).json()["attempts"])
+
+        await eventually(attempts)
+        shown = (await client.get(f"/v1/deliveries/{delivery.id}")).json()
+    assert (shown["state"], shown["tries"]) == ({"PATCH": "given_up", "DELETE": "dropped"}[ended_by], 1)
+    assert len(shown["attempts"]) == 1
 
 
 async def test_failing_is_told_once_a_period_and_again_in_the_next(tmp_path: Path) -> None:
