@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from receiver import openapi
 from receiver.admissions import Admissions
@@ -353,12 +353,15 @@ async def _not_found(request: Request, exc: Exception) -> Response:
 
 
 async def _not_allowed(request: Request, exc: Exception) -> Response:
-    headers = dict(getattr(exc, "headers", None) or {})
+    # The router names the methods of one route only, and a path has a route for each of its methods.
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
+    methods = {method for route in routes if route.path == path for method in route.methods or ()}
     return Problem(
         405,
         "method_not_allowed",
         "this method is not for this path",
-        headers=headers,
+        headers={"allow": ", ".join(sorted(methods))},
         remedy="/openapi.json lists what there is",
     ).to_response()
 

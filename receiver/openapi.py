@@ -291,10 +291,12 @@ def _service() -> dict[str, Any]:
     return {
         "/callbacks/{provider}/{token}": {
             "get": plain("Whether the callback URL is good.", (200, 404), parameters=callback),
+            "head": _bodiless(plain("Whether the callback URL is good.", (200, 404), parameters=callback)),
             "post": received,
         },
         "/inputs/{token}": {
             "get": public("A job's input, for its provider.", {200: "image/*", 404: None}, token),
+            "head": _bodiless(public("Whether the input is there, and its type.", {200: "", 404: None}, token)),
         },
         "/healthz": {"get": public("Whether it is alive.", {200: status})},
         "/readyz": {"get": ready},
@@ -352,6 +354,12 @@ def _operation(
             response["content"] = {_JSON: {"schema": answer}}
         found["responses"][str(status)] = response
     return found
+
+
+def _bodiless(operation: Schema) -> Schema:
+    """What answers HEAD: the same, without any body."""
+    answers = {status: {"description": answer["description"]} for status, answer in operation["responses"].items()}
+    return {**operation, "responses": answers}
 
 
 def _path(name: str, schema: Schema | None = None) -> Schema:

@@ -217,6 +217,8 @@ def schemas(providers: Mapping[str, type[Provider]]) -> dict[str, Schema]:
     }
     for model in (NewEndpoint, EndpointChange, Rotation, Trial, BulkReplay):
         _add_model(found, model.__name__, model)
+    for one in found["EndpointChange"]["properties"].values():
+        one.pop("default", None)  # what a change does not name stays as it is
     for name, provider in providers.items():
         _add_model(found, f"{name.capitalize()}Options", provider.Options)
         for suffix, image in (("Job", ref("ImageSource")), ("JobPart", None)):
