@@ -28,7 +28,7 @@ from receiver.api import Bearer, JobsApi
 from receiver.archive import Archive
 from receiver.blobs import Blobs
 from receiver.callbacks import Callbacks, Doorway
-from receiver.database import Database
+from receiver.database import Database, explaining
 from receiver.deliveries import Deliveries
 from receiver.delivery_log import DeliveryLog
 from receiver.downstream import DeliveriesApi, EndpointsApi, EventsApi
@@ -98,7 +98,8 @@ class Receiver:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            await self._open(stack)
+            with explaining(self.settings.database_path):
+                await self._open(stack)
             tasks = [asyncio.create_task(loop.run(), name=f"loop {loop.name}") for loop in self.loops]
             self._warn()
             try:

@@ -21,6 +21,7 @@ from receiver.commands import (
     trigger,
     tunnel,
 )
+from receiver.data_dir import DataUnusable
 from receiver.settings import SettingsInvalid
 
 cli = typer.Typer(
@@ -47,12 +48,12 @@ cli.command()(reread.reread)
 
 
 def main() -> None:
-    """Entry point: settings that can't be used are told all at once."""
+    """Entry point: settings that can't be used are told all at once, files that can't be used with their remedy."""
     try:
         cli()
     except SettingsInvalid as exc:
         print("These settings can't be used:", *exc.problems, sep="\n  ", file=sys.stderr)
         sys.exit(2)
-    except OSError as exc:
+    except (DataUnusable, OSError) as exc:
         print(f"receiver: {exc}", file=sys.stderr)
         sys.exit(1)

@@ -41,6 +41,7 @@ _LOG_PAGES = 25_000
 _LAST_QUERY_SECONDS = 5.0
 _RESTORE = "move it away and restore a backup (`receiver restore`)"
 _WRITABLE = "give the file and its directory to the user that this runs as, on a disk that can be written"
+_NEWER = "install the version that it was last used with, or a newer one"
 _REMEDIES = {
     sqlite3.SQLITE_NOTADB: _RESTORE,
     sqlite3.SQLITE_CORRUPT: _RESTORE,
@@ -198,10 +199,9 @@ def explaining(path: Path) -> Iterator[None]:
     try:
         yield
     except CommandError as exc:
-        remedy = "install the version that it was last used with, or a newer one"
-        raise DataUnusable(path, "its schema is not known to this version", remedy) from exc
+        raise DataUnusable(path, "its schema is not known to this version", _NEWER) from exc
     except (DBAPIError, sqlite3.Error) as exc:
-        said = exc.orig if isinstance(exc, DBAPIError) else exc
+        said: BaseException | None = exc.orig if isinstance(exc, DBAPIError) else exc
         # The drivers between us and SQLite wrap what they pass on.
         while said is not None and not isinstance(said, sqlite3.Error):
             said = said.__cause__
@@ -211,9 +211,8 @@ def explaining(path: Path) -> Iterator[None]:
         raise DataUnusable(path, f"can't be used: {said}", remedy) from exc
 
 
-def checked_revision(path: Path) -> str:
-    """The schema of the database at *path*, which must be one of ours. Raises `DataUnusable`; changes nothing."""
-    remedy = "name one that `receiver backup` made"
+def check_ours(path: Path, *, remedy: str) -> None:
+    """The database at *path* must have our tables and a schema that we know. Raises `DataUnusable`; changes nothing."""
     with explaining(path), contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "jobs", "evidence"} <= names:
@@ -221,10 +220,8 @@ def checked_revision(path: Path) -> str:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     if row is None:
         raise DataUnusable(path, "is no database of a receiver", remedy)
-    revision: str = row[0]
-    if revision not in {one.revision for one in _script().walk_revisions()}:
-        raise DataUnusable(path, "its schema is not known to this version", "install the version that it was made with")
-    return revision
+    if row[0] not in {one.revision for one in _script().walk_revisions()}:
+        raise DataUnusable(path, "its schema is not known to this version", _NEWER)
 
 
 def _make_private(path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import ssl
@@ -25,9 +26,11 @@ from pydantic import SecretStr
 
 from receiver.clocks import Clocks
 from receiver.configuration import misspelt
+from receiver.data_dir import DataUnusable
+from receiver.data_dir import check as check_data_dir
 from receiver.database import newest_schema
 from receiver.guard import Guard, OutboundError
-from receiver.secrets_file import generated, secrets_path
+from receiver.secrets_file import generated, kept, secrets_path
 from receiver.settings import ProviderSettings, Settings, provider_from
 from receiver.tokens import Tokens
 from submitter.client import Wire, converse
@@ -105,6 +108,10 @@ async def examine(
         yield finding
 
 
+def _unusable(check: str, exc: DataUnusable) -> Finding:
+    return fail(check, f"{exc.path}: {exc.wrong}", exc.remedy)
+
+
 def settings_findings(given: Mapping[str, str]) -> list[Finding]:
     found = [warn("settings", wrong, "correct or remove it: it has no effect") for wrong in misspelt(given)]
     return found or [ok("settings", "all of them can be used")]
@@ -128,12 +135,22 @@ def secrets_findings(settings: Settings) -> list[Finding]:
         if mode & 0o077:
             found.append(fail("secrets", f"{path} can be read by others (mode {mode:04o})", f"chmod 600 {path}"))
         missing = [name for name, values in given.items() if not values]
+        try:
+            kept(settings.data_dir)
+        except DataUnusable as exc:
+            return [*found, _unusable("secrets", exc)]
         if missing:
             found.append(ok("secrets", f"{', '.join(missing)} generated, kept in {path}"))
     return found or [ok("secrets", "all set" if all(given.values()) else "generated at the first start")]
 
 
 def disk_findings(settings: Settings) -> list[Finding]:
+    """Whether it can be written, and how much."""
+    try:
+        for directory in (settings.data_dir, settings.database_path.parent):
+            check_data_dir(directory)
+    except DataUnusable as exc:
+        return [_unusable("disk", exc)]
     directory = settings.data_dir
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
@@ -145,7 +162,11 @@ def disk_findings(settings: Settings) -> list[Finding]:
 
 
 def database_findings(path: Path) -> list[Finding]:
-    """Whole, at the newest schema, and in WAL mode. Opened for reading only."""
+    """Whole, at the newest schema, in WAL mode, and ours to write. Opened for reading only."""
+    try:
+        check_data_dir(path.parent)
+    except DataUnusable as exc:
+        return [fail("database", f"{path} can't be written", exc.remedy)]
     if not path.exists():
         return [ok("database", f"{path} is made at the first start")]
     restore = "stop the receiver and restore a backup (see deploy/)"
@@ -163,6 +184,8 @@ def database_findings(path: Path) -> list[Finding]:
         return [fail("database", "its schema is not this version's", "run `receiver migrate`, or start the receiver")]
     if mode != "wal":
         return [fail("database", f"journal mode is {mode}, not wal", "keep it on a local disk and start the receiver")]
+    if not os.access(path, os.W_OK):
+        return [fail("database", f"{path} can't be written", "give it to the user that this runs as (chown)")]
     return [ok("database", f"{path} is whole and at the newest schema")]
 
 
@@ -188,7 +211,12 @@ async def public_url_findings(settings: Settings, public_url: str | None, clocks
     if not settings.secret_keys and not secrets_path(settings.data_dir).exists():
         yield fail("public URL", "no receiver has run with this data directory yet", "start `receiver serve`")
         return
-    yield await reach(public_url, tokens_of(settings), clocks)
+    try:
+        tokens = tokens_of(settings)
+    except DataUnusable:
+        yield fail("public URL", "can't be tried without the secrets", "see what is said of them")
+        return
+    yield await reach(public_url, tokens, clocks)
 
 
 def tokens_of(settings: Settings) -> Tokens:

@@ -7,9 +7,11 @@ import os
 import secrets
 from pathlib import Path
 
-from submitter.signatures import new_secret
+from receiver.data_dir import DataUnusable, prepare, usable
+from submitter.signatures import new_secret, parse_secret
 
 _NAME = "secrets.json"
+_KEYS = ("secret_key", "api_token", "notify_secret")
 
 
 def secrets_path(data_dir: Path) -> Path:
@@ -21,27 +23,52 @@ def generated(data_dir: Path) -> dict[str, str]:
     The secrets of this data directory: `secret_key`, `api_token`, `notify_secret`. Makes them on the first call.
 
     Two processes that start at once agree: the file is written whole beside its place and linked into it, and whoever
-    comes second reads what the first one wrote.
+    comes second reads what the first one wrote. Raises `DataUnusable`.
     """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    prepare(data_dir)
     path = secrets_path(data_dir)
     if not path.exists():
-        fresh = {
-            "secret_key": secrets.token_urlsafe(32),
-            "api_token": secrets.token_urlsafe(32),
-            "notify_secret": new_secret(),
-        }
-        part = data_dir / f".{_NAME}.{secrets.token_hex(4)}"
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump(fresh, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            pass
-        finally:
-            part.unlink()
-    found: dict[str, str] = json.loads(path.read_text())
-    return found
+        with usable(path):
+            _make(path)
+    return kept(data_dir)
+
+
+def kept(data_dir: Path) -> dict[str, str]:
+    """The secrets that were made before. Raises `DataUnusable`; they are never made anew in place of broken ones."""
+    path = secrets_path(data_dir)
+    remedy = "bring it back from a backup; moved away it is made anew, and links and tokens given out so far end"
+    try:
+        found = json.loads(path.read_text())
+    except OSError as exc:
+        raise DataUnusable(path, f"can't be read: {exc.strerror}", "give it to the user that this runs as") from exc
+    except ValueError as exc:
+        raise DataUnusable(path, "is not the JSON that was written there", remedy) from exc
+    given = found if isinstance(found, dict) else {}
+    missing = [key for key in _KEYS if not isinstance(given.get(key), str) or not given[key]]
+    if missing:
+        raise DataUnusable(path, f"lacks {', '.join(missing)}", remedy)
+    try:
+        parse_secret(given["notify_secret"])
+    except ValueError as exc:
+        raise DataUnusable(path, "its notify_secret is no whsec_…", remedy) from exc
+    return given
+
+
+def _make(path: Path) -> None:
+    fresh = {
+        "secret_key": secrets.token_urlsafe(32),
+        "api_token": secrets.token_urlsafe(32),
+        "notify_secret": new_secret(),
+    }
+    part = path.with_name(f".{_NAME}.{secrets.token_hex(4)}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        json.dump(fresh, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    finally:
+        part.unlink()

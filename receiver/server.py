@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import ipaddress
 import os
@@ -37,9 +38,30 @@ _LAST_RESORT_SECONDS = 9.5
 class Server(uvicorn.Server):
     """A uvicorn server that says that it is stopping before it waits, and that does not die of the signal."""
 
-    def __init__(self, config: uvicorn.Config, *, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        on_stop: Callable[[], None],
+        lifespan: contextlib.AbstractAsyncContextManager[object] | None = None,
+    ) -> None:
         super().__init__(config)
         self._on_stop = on_stop
+        self._lifespan = lifespan or contextlib.nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """What keeps the application from starting is raised as it is; uvicorn would print all of it and only end."""
+        await self._lifespan.__aenter__()
+        try:
+            await super().startup(sockets)
+        except BaseException:
+            await self._lifespan.__aexit__(*sys.exc_info())
+            raise
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            await self._lifespan.__aexit__(None, None, None)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -79,10 +101,17 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.01)
 
 
-def server(app: ASGIApp, *, on_stop: Callable[[], None], trusted_proxies: tuple[str, ...] = ()) -> Server:
-    """The server around *app*, for `running`."""
+def server(
+    app: ASGIApp,
+    *,
+    on_stop: Callable[[], None],
+    trusted_proxies: tuple[str, ...] = (),
+    lifespan: contextlib.AbstractAsyncContextManager[object] | None = None,
+) -> Server:
+    """The server around *app*, for `running`. A *lifespan* takes the place of the application's own."""
     config = uvicorn.Config(
         RequestIds(app),
+        lifespan="auto" if lifespan is None else "off",
         access_log=False,
         log_config=None,
         server_header=False,
@@ -92,7 +121,7 @@ def server(app: ASGIApp, *, on_stop: Callable[[], None], trusted_proxies: tuple[
         timeout_keep_alive=30,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    return Server(config, on_stop=on_stop)
+    return Server(config, on_stop=on_stop, lifespan=lifespan)
 
 
 @contextlib.asynccontextmanager
@@ -105,8 +134,9 @@ async def running(made: Server, listener: socket.socket) -> AsyncIterator[asynci
     serving = asyncio.create_task(made.serve(sockets=[listener]), name="server")
     starting = asyncio.create_task(made.wait_started())
     await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
     if serving.done():
-        starting.cancel()
         await serving
         raise SystemExit(3)
     try:
@@ -128,9 +158,12 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen(2048)
         return listener
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:
         listener.close()
-        raise OSError(f"can't listen on {host} port {port}: {exc.strerror}; try another --port") from exc
+        theirs = isinstance(exc, UnicodeError | socket.gaierror) or exc.errno == errno.EADDRNOTAVAIL
+        remedy = "give --host an address of this machine" if theirs else "try another --port"
+        said = exc.strerror if isinstance(exc, OSError) else "no name of a host"
+        raise OSError(f"can't listen on {host} port {port}: {said}; {remedy}") from exc
 
 
 def origin_of(host: str, listener: socket.socket) -> str:

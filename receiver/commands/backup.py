@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from receiver.commands.sandbox_mark import SandboxMark
+from receiver.data_dir import prepare, usable
+from receiver.database import check_ours, explaining
 from receiver.secrets_file import secrets_path
 from receiver.settings import Settings, load
 from submitter.printing import failed
@@ -23,16 +28,20 @@ def backup(directory: Annotated[Path, typer.Argument(help="A new directory.")]) 
     Copy database, files and generated secrets into a new directory.
 
     The database comes first, as one consistent snapshot; files are written before the rows that name them, so the
-    copy holds every file that its rows name, unless its time to be dropped came meanwhile.
+    copy holds every file that its rows name, unless its time to be dropped came meanwhile. The directory is there when
+    all of it is: one that was not finished is never taken for a backup.
     """
     settings, _ = load()
     if not settings.database_path.exists():
         raise failed(f"there is no database at {settings.database_path}; is RECEIVER_DATA_DIR right?")
-    _new(directory)
-    with contextlib.closing(sqlite3.connect(settings.database_path, timeout=30)) as source:
-        source.execute("VACUUM INTO ?", (str(directory / "receiver.db"),))
-    _copy(settings.data_dir, directory)
-    _sync(directory)
+    check_ours(settings.database_path, remedy="is RECEIVER_DATA_DIR right? `receiver migrate` finishes a new one")
+    with _whole(directory) as part:
+        with (
+            explaining(settings.database_path),
+            contextlib.closing(sqlite3.connect(settings.database_path, timeout=30)) as source,
+        ):
+            source.execute("VACUUM INTO ?", (str(part / "receiver.db"),))
+        _copy(settings.data_dir, part)
     typer.echo(f"backed up into {directory}")
 
 
@@ -50,13 +59,14 @@ def restore(directory: Annotated[Path, typer.Argument(help="What `receiver backu
         except sqlite3.DatabaseError as exc:
             said = str(exc)
     if said != "ok":
-        raise failed(f"the backup's database is damaged: {said}")
+        raise failed(f"the backup's database is damaged: {said}; restore another one")
+    check_ours(database, remedy="name what `receiver backup` made")
     _restore(settings, directory)
     typer.echo(f"restored into {settings.data_dir}; start the receiver")
 
 
 def _restore(settings: Settings, directory: Path) -> None:
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    prepare(settings.data_dir)
     _copy(directory, settings.data_dir)
     settings.database_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # The database last, and in one step: its presence says that everything else is there.
@@ -81,20 +91,37 @@ def _copy(source: Path, target: Path) -> None:
     if secrets_path(source).exists():
         secrets_path(target).touch(mode=0o600)
         shutil.copy2(secrets_path(source), secrets_path(target))
+    SandboxMark(target).follow(SandboxMark(source))
 
 
-def _new(directory: Path) -> None:
+@contextlib.contextmanager
+def _whole(directory: Path) -> Iterator[Path]:
+    """A new directory, named *directory* once the block has ended well and all is on disk; else it goes."""
+    if os.path.lexists(directory):
+        raise failed(f"{directory} is there already; name a new directory")
+    part = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
+    with usable(directory.parent, "name a directory that this user can write to"):
+        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part.mkdir(mode=0o700)
     try:
-        directory.mkdir(parents=True, mode=0o700)
-    except FileExistsError:
-        raise failed(f"{directory} is there already; name a new directory") from None
+        yield part
+        _sync(part)
+        part.rename(directory)
+        _sync_one(directory.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _sync(directory: Path) -> None:
     """Have the copy on disk before anybody is told that it is."""
     for path in (*directory.rglob("*"), directory):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

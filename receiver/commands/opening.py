@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from receiver.database import Database
+from receiver.database import Database, explaining
 from receiver.settings import Settings, load
 from submitter.printing import failed
 
@@ -19,6 +19,7 @@ async def open_database(settings: Settings | None = None) -> AsyncIterator[Datab
         raise failed(f"there is no database at {path}; is RECEIVER_DATA_DIR right? `receiver serve` makes it")
     database = await Database.open(path)
     try:
-        yield database
+        with explaining(path):
+            yield database
     finally:
         await database.close()

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from receiver.database import explaining
 from receiver.settings import SettingsInvalid
 
 if sys.platform != "win32":
@@ -40,7 +41,7 @@ class SandboxMark:
         return {name: running[-1][name] for name in ("sandbox", "receiver")} if running else None
 
     def check(self, database: Path) -> None:
-        """Raises `SettingsInvalid` if *database* holds jobs that no sandbox made."""
+        """Raises `SettingsInvalid` if *database* holds jobs that no sandbox made, `DataUnusable` if nobody can tell."""
         if not self.there and database.exists() and _has_jobs(database):
             raise SettingsInvalid(
                 ["RECEIVER_DATA_DIR: holds jobs of real providers; give the sandbox a directory of its own"]
@@ -62,7 +63,7 @@ class SandboxMark:
         """Whose process still lives: one that was killed could not take its entry out."""
         try:
             found: list[dict[str, Any]] = json.loads(self._path.read_text()).get("running", [])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [one for one in found if one["pid"] != but and _lives(one["pid"])]
 
@@ -84,7 +85,7 @@ class SandboxMark:
     def follow(self, other: SandboxMark) -> None:
         """Be there if *other* is, for a copy of its directory; in a copy nothing runs."""
         if other.there:
-            self._write({})
+            self._write([])
         else:
             self._path.unlink(missing_ok=True)
 
@@ -108,8 +109,9 @@ def _lives(pid: int) -> bool:
 def _has_jobs(database: Path) -> bool:
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
-        return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
-    except sqlite3.DatabaseError:
-        return False  # nothing of ours, or nothing readable: whoever opens it tells
+        with explaining(database):
+            return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
+    except sqlite3.OperationalError:
+        return False
     finally:
         connection.close()

@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from receiver import logs
-from receiver.commands.serve import Served, WithSandbox, new_sandbox, served
+from receiver.commands.serve import Port, Served, WithSandbox, new_sandbox, served
 from receiver.doctor import Finding, Grade, reach
 from receiver.server import run
 from receiver.settings import load
@@ -28,10 +28,12 @@ def tunnel(
         bool, typer.Option("--cloudflared", help="A quick tunnel; the default if installed.")
     ] = False,
     ssh: Annotated[str | None, typer.Option(help="Forward a port of this host: [user@]name.")] = None,
-    remote_port: Annotated[int, typer.Option(help="With --ssh: the port there; 0 takes a free one.")] = 0,
+    remote_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="With --ssh: the port there; 0 takes a free one.")
+    ] = 0,
     ssh_option: Annotated[list[str] | None, typer.Option(help="With --ssh: as ssh's -o; may be repeated.")] = None,
     public_url: Annotated[str | None, typer.Option(help="How this machine, or the host of --ssh, is reached.")] = None,
-    port: Annotated[int, typer.Option(help="Port to listen on here; 0 takes a free one.")] = 8000,
+    port: Port = 8000,
     patience: Annotated[
         float, typer.Option(help="Seconds to wait for the public URL to answer before it is used all the same.")
     ] = 30.0,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 from submitter.sandbox import Sandbox
@@ -61,3 +64,59 @@ async def test_a_damaged_backup_is_refused_and_nothing_is_made(tmp_path: Path) -
     assert (done.status, "damaged" in done.err) == (1, True)
     assert not receiver.data_dir.exists()
     assert "there is no database" in (await command(receiver, "backup", str(tmp_path / "other"))).err
+
+
+async def test_a_backup_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
+    receiver = LiveReceiver(tmp_path / "data")
+    receiver.data_dir.mkdir()
+    database = receiver.data_dir / "receiver.db"
+    for content in (os.urandom(200_000), b""):
+        database.write_bytes(content)
+        done = await command(receiver, "backup", str(tmp_path / "kept"))
+        assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1), done.err
+        assert str(database) in done.err
+        assert database.read_bytes() == content
+    database.unlink()
+    assert (await command(receiver, "migrate")).status == 0
+    for name in ("1", "2", "3"):
+        (receiver.data_dir / "images" / name).mkdir(parents=True)
+    (receiver.data_dir / "images" / "2" / "0").symlink_to("0")  # can't be copied
+    assert (await command(receiver, "backup", str(tmp_path / "kept"))).status == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+async def test_a_copy_without_a_database_of_ours_is_no_backup(tmp_path: Path) -> None:
+    receiver = LiveReceiver(tmp_path / "data")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    tables = ["", "CREATE TABLE jobs (id)", "CREATE TABLE alembic_version (version_num)"]
+    tables.append(";".join(["", *tables[1:], "CREATE TABLE evidence (id)"]))
+    tables.append(f"{tables[-1]}; INSERT INTO alembic_version VALUES ('9999')")
+    for script in tables:
+        (kept / "receiver.db").unlink(missing_ok=True)
+        (kept / "receiver.db").touch()
+        with contextlib.closing(sqlite3.connect(kept / "receiver.db")) as database:
+            database.executescript(script)
+        done = await command(receiver, "restore", str(kept))
+        assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1), (script, done.err)
+        assert "not known to this version" in done.err if "9999" in script else "no database of a receiver" in done.err
+        assert not receiver.data_dir.exists()
+
+
+async def test_a_restored_sandbox_is_a_sandbox_and_none_that_runs(tmp_path: Path) -> None:
+    receiver = LiveReceiver(tmp_path / "data")
+    assert (await command(receiver, "migrate")).status == 0
+    mark = receiver.data_dir / "sandbox.json"
+    mark.write_text('{"running": [{"pid": 1, "sandbox": "http://127.0.0.1:1", "receiver": "http://127.0.0.1:2"}]}')
+    assert (await command(receiver, "backup", str(tmp_path / "sandbox"))).status == 0
+    mark.unlink()
+    assert (await command(receiver, "backup", str(tmp_path / "real"))).status == 0
+    for name in ("sandbox", "real"):
+        shutil.rmtree(receiver.data_dir)
+        receiver.data_dir.mkdir()
+        mark.write_text("{}")  # left over from what was there before
+        assert (await command(receiver, "restore", str(tmp_path / name))).status == 0
+        assert mark.exists() == (name == "sandbox")
+        if mark.exists():
+            assert mark.read_text() == "{}"
+            assert mark.stat().st_mode & 0o777 == 0o600

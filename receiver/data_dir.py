@@ -1,0 +1,67 @@
+"""
+The data directory: made at the first start, for its owner only, and written to.
+
+What keeps us from using what is there is told by `DataUnusable`: the file, what is wrong with it, and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_REMEDY = "name a directory that this user can write to, with RECEIVER_DATA_DIR"
+
+
+class DataUnusable(Exception):
+    """A file of ours can't be used. The text is one line, for a person."""
+
+    def __init__(self, path: Path, wrong: str, remedy: str) -> None:
+        super().__init__(f"{path}: {wrong}; {remedy}")
+        self.path = path
+        self.wrong = wrong
+        self.remedy = remedy
+
+
+def prepare(directory: Path) -> None:
+    """Make *directory* if it is not there, and see that it can be written. Raises `DataUnusable`."""
+    with usable(directory):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _try(directory)
+
+
+def check(directory: Path) -> None:
+    """`prepare` for who only looks: of a directory that is not there, see that it could be made."""
+    there = directory
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    with usable(directory):
+        if there == directory:
+            _try(directory)
+        elif not there.is_dir():
+            raise NotADirectoryError
+        elif not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError
+
+
+@contextlib.contextmanager
+def usable(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
+    """The operating system's refusals as `DataUnusable`; *path* is what it is about where it names nothing itself."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as exc:
+        raise DataUnusable(path, "is or lies in a file where a directory is needed", remedy) from exc
+    except OSError as exc:
+        said = exc.strerror or "permission denied"
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space"
+        raise DataUnusable(path, f"can't be written: {said[0].lower()}{said[1:]}", remedy) from exc
+
+
+def _try(directory: Path) -> None:
+    """Make a file without a name. Rights alone don't tell of a file system that is read-only."""
+    with tempfile.TemporaryFile(dir=directory):
+        pass

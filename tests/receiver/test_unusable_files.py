@@ -1,0 +1,135 @@
+"""What is on disk can't be used: one line says which file, what is wrong and what to do, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from receiver.data_dir import DataUnusable, prepare
+from receiver.database import Database
+from tests.live import LiveReceiver
+from tests.receiver.commanding import Done, bare_environment, receiver_command
+
+SERVE = ("serve", "--port", "0")
+SECRETS = {"secret_key": "a" * 43, "api_token": "b" * 43, "notify_secret": "whsec_" + "c" * 40}
+
+
+async def run(directory: Path, *arguments: str, data_dir: str = "data") -> Done:
+    environment = bare_environment(RECEIVER_DATA_DIR=data_dir)
+    return await receiver_command(*arguments, environment=environment, directory=directory)
+
+
+def assert_told(done: Done, *words: str) -> None:
+    assert done.status == 1, done.err
+    assert len(done.err.splitlines()) == 1, done.err
+    assert [word for word in words if word not in done.err] == [], done.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [SERVE, (*SERVE, "--sandbox"), ("migrate",), ("jobs", "list"), ("endpoints", "list")]
+)
+async def test_a_file_that_is_no_database(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "data").mkdir()
+    path, content = tmp_path / "data" / "receiver.db", os.urandom(200_000)
+    path.write_bytes(content)
+    assert_told(await run(tmp_path, *arguments), "data/receiver.db", "not a database", "restore a backup")
+    assert path.read_bytes() == content
+    assert not (tmp_path / "data" / "sandbox.json").exists()
+
+
+async def test_a_database_that_is_damaged_deep_inside_does_not_start(tmp_path: Path) -> None:
+    assert (await run(tmp_path, "migrate")).status == 0
+    with (tmp_path / "data" / "receiver.db").open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+    for arguments in (SERVE, ("jobs", "list"), ("backup", "copy")):
+        done = await run(tmp_path, *arguments)
+        assert "Traceback" not in done.err
+        assert done.err.splitlines()[-1].startswith("receiver: data/receiver.db: can't be used: database disk image is")
+        assert done.status == 1
+    assert not (tmp_path / "copy").exists()
+
+
+async def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "receiver.db")
+    async with database.write_raw() as db:
+        await db.execute("UPDATE alembic_version SET version_num = '9999'")
+    await database.close()
+    with pytest.raises(DataUnusable, match="not known to this version; install the version"):
+        await Database.open(tmp_path / "receiver.db")
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        ("{bad", "is not the JSON"),
+        ("\x00", "is not the JSON"),
+        ("{}", "lacks secret_key, api_token, notify_secret"),
+        ("[]", "lacks"),
+        (json.dumps({**SECRETS, "secret_key": ""}), "lacks secret_key"),
+        (json.dumps({**SECRETS, "api_token": 5}), "lacks api_token"),
+        (json.dumps({**SECRETS, "notify_secret": "short"}), "its notify_secret"),
+    ],
+)
+async def test_secrets_that_are_broken_stop_the_start_and_doctor_says_so(
+    tmp_path: Path, content: str, wrong: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "secrets.json"
+    path.write_text(content)
+    path.chmod(0o600)
+    assert_told(await run(tmp_path, *SERVE), "data/secrets.json", wrong, "backup")
+    assert path.read_text() == content
+    doctor = await run(tmp_path, "doctor", "--json")
+    found = {one["check"]: one for one in doctor.json["items"]}["secrets"]
+    assert (found["grade"], wrong in found["found"], "backup" in found["remedy"]) == ("fail", True, True)
+
+
+@pytest.mark.parametrize("place", ["a_file", "a_file/below", "/proc"])
+async def test_a_data_directory_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+    """A file where it should be; /proc, where nobody can make a file, not even root."""
+    (tmp_path / "a_file").write_text("mine")
+    for arguments in (SERVE, (*SERVE, "--sandbox"), ("migrate",)):
+        assert_told(await run(tmp_path, *arguments, data_dir=place), place, "RECEIVER_DATA_DIR")
+    assert (tmp_path / "a_file").read_text() == "mine"
+    doctor = await run(tmp_path, "doctor", "--json", data_dir=place)
+    found = {one["check"]: one for one in doctor.json["items"]}
+    for check in ("disk", "database"):
+        assert (found[check]["grade"], "RECEIVER_DATA_DIR" in found[check]["remedy"]) == ("fail", True)
+
+
+def test_a_data_directory_is_made_for_its_owner_only_and_left_empty(tmp_path: Path) -> None:
+    for _ in range(2):
+        prepare(tmp_path / "data")
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("port", ["99999", "65536", "-1"])
+@pytest.mark.parametrize("command", [("serve",), ("tunnel", "--public-url", "http://example.com")])
+async def test_a_port_that_is_none(tmp_path: Path, command: tuple[str, ...], port: str) -> None:
+    done = await run(tmp_path, *command, "--port", port)
+    assert done.status == 2
+    assert "Invalid value for '--port'" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("host", ["1.2.3.4", "no such host", "a" * 70 + ".example"])
+async def test_a_host_that_is_not_ours(tmp_path: Path, host: str) -> None:
+    assert_told(await run(tmp_path, *SERVE, "--host", host), host, "give --host an address of this machine")
+
+
+async def test_a_start_that_failed_can_be_tried_again_at_once(tmp_path: Path) -> None:
+    receiver = LiveReceiver(tmp_path / "data")
+    receiver.data_dir.mkdir()
+    (receiver.data_dir / "receiver.db").write_bytes(os.urandom(8192))
+    await receiver.start(ready=False)
+    assert receiver.process is not None
+    assert await receiver.process.wait() == 1
+    (receiver.data_dir / "receiver.db").unlink()
+    await receiver.start()
+    assert await receiver.stop() == 0
