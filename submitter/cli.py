@@ -14,6 +14,7 @@ from submitter.commands.connection import CommandFailed, Connection
 from submitter.commands.providers import providers
 from submitter.commands.send import send
 from submitter.commands.wait import wait
+from submitter.printing import say
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -56,8 +57,8 @@ def main() -> None:
     try:
         cli()
     except CommandFailed as exc:
-        print(f"submitter: {exc}", file=sys.stderr)
+        say(f"submitter: {exc}", err=True)
         sys.exit(exc.status)
     except OSError as exc:
-        print(f"submitter: {exc}", file=sys.stderr)
+        say(f"submitter: {exc}", err=True)
         sys.exit(1)

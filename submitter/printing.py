@@ -1,10 +1,16 @@
-"""What the commands of both packages print with: JSON, tables, and the last word before a failure."""
+"""
+What the commands of both packages print with: lines, JSON, tables, and the last word before a failure.
+
+Descriptions, error messages and answers are written by others, and a terminal obeys control characters: whatever is
+printed here shows them as escapes.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
@@ -14,6 +20,33 @@ from rich.text import Text
 
 _NO_END = 10_000
 """Columns of an output that is no terminal: whoever reads it cuts by itself."""
+
+_HIGH = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+"""DEL, the C1 set, what ends a line or turns its direction, and halves of characters, which can't be printed at all."""
+_CONTROL = re.compile(f"[\x00-\x1f{_HIGH}]")
+_CONTROL_IN_JSON = re.compile(f"[{_HIGH}]")
+
+
+def harmless(text: str) -> str:
+    """*text* with its control characters as escapes (`\\x1b`), on one line."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str, *, err: bool = False, fg: str | None = None, dim: bool | None = None) -> None:
+    """Print a line."""
+    line = harmless(text)
+    typer.echo(typer.style(line, fg=fg, dim=dim) if fg or dim else line, err=err)
+
+
+class _Table(Table):
+    """A table whose cells are harmless."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(_harmless_cell(cell) for cell in cells), **options)
+
+
+def _harmless_cell(cell: str | Text) -> str | Text:
+    return harmless(cell) if isinstance(cell, str) else Text(harmless(cell.plain), style=cell.style)
 
 
 def console() -> Console:
@@ -25,7 +58,7 @@ def console() -> Console:
 
 def headed(*columns: str) -> Table:
     """An empty table with these headings. The first column, an id or a name, is always whole."""
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = _Table(*columns, box=None, pad_edge=False, header_style="bold")
     table.columns[0].no_wrap = True
     return table
 
@@ -44,18 +77,25 @@ def print_table(table: Table) -> None:
 
 def print_fields(shown: Mapping[str, Any]) -> None:
     """A line for each field that has a value."""
-    table = Table.grid(padding=(0, 2))
+    table = _Table.grid(padding=(0, 2))
     for name, value in shown.items():
         if value not in (None, "", {}, []):
-            table.add_row(Text(name, style="bold"), Text(value if isinstance(value, str) else json.dumps(value)))
+            text = harmless(value if isinstance(value, str) else json.dumps(value))  # as a Text it would lose some
+            table.add_row(Text(name, style="bold"), Text(text))
     print_table(table)
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json_text(value))
+
+
+def json_text(value: Any, *, indent: int | None = 2, default: Callable[[Any], str] | None = None) -> str:
+    """*value* as JSON, readable as it is but for what a terminal obeys."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
+    return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def failed(message: str, *, status: int = 1) -> typer.Exit:
     """Says what is wrong, for `raise`."""
-    typer.echo(message, err=True)
+    say(message, err=True)
     return typer.Exit(status)

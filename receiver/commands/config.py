@@ -9,7 +9,7 @@ import typer
 
 from receiver.configuration import in_force, misspelt, to_markdown
 from receiver.settings import given, load
-from submitter.printing import headed, print_json, print_table
+from submitter.printing import headed, print_json, print_table, say
 
 
 def config(
@@ -34,4 +34,4 @@ def config(
         table.add_row(one.name, one.value, one.origin, style="dim" if one.origin == "default" else None)
     print_table(table)
     for warning in warnings:
-        typer.secho(f"warning: {warning}", err=True, fg="yellow")
+        say(f"warning: {warning}", err=True, fg="yellow")

@@ -14,7 +14,7 @@ from receiver.asked import moment_of
 from receiver.commands.opening import open_database
 from receiver.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Shown, Wanted
 from receiver.endpoints import Endpoints
-from submitter.printing import failed, headed, print_fields, print_json, print_table
+from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 
 deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")
 
@@ -74,7 +74,7 @@ def show(delivery_id: Annotated[str, typer.Argument(help="The delivery's id, dlv
         for one in attempts:
             came = one.error or f"answered {one.status}"
             said = (one.answer or b"").decode("utf-8", "replace")[:200]
-            typer.echo(f"  {one.started_at:%Y-%m-%d %H:%M:%S.%f}Z {one.seconds:8.3f} s  {came}  {said!r}")
+            say(f"  {one.started_at:%Y-%m-%d %H:%M:%S.%f}Z {one.seconds:8.3f} s  {came}  {said!r}")
 
     asyncio.run(run())
 

@@ -23,6 +23,7 @@ import httpx
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -35,6 +36,7 @@ from receiver.server import listen, run, running, server
 from receiver.settings import load
 from submitter.errors import CallbackRefused, TaskRefused
 from submitter.images import inspect
+from submitter.printing import harmless
 from submitter.providers import PROVIDERS
 from submitter.sandbox import Faults, Sandbox, test_picture
 from submitter.signatures import verify
@@ -86,7 +88,7 @@ async def _demo(image: Path | None, out: Path, *, with_faults: bool, keep: bool)
         try:
             shape = await asyncio.to_thread(inspect, picture)
         except (OSError, TaskRefused) as exc:
-            console.print(f"[red]{picture}: {exc}[/red]", highlight=False)
+            console.print(f"[red]{escape(harmless(f'{picture}: {exc}'))}[/red]", highlight=False)
             return 2
         downstream = _Downstream()
         sandbox = Sandbox(seed=_SEED, faults=_FAULTS if with_faults else None)
@@ -207,7 +209,7 @@ class _Show:
             problems.append(f"{self._downstream.refused} notifications did not verify")
         if problems or len(self.jobs) < len(PROVIDERS):
             for problem in problems:
-                self.console.print(f"[red]{problem}[/red]", highlight=False)
+                self.console.print(f"[red]{escape(harmless(problem))}[/red]", highlight=False)
             return False
         self.console.print(f"[green]all {len(self.jobs)} jobs succeeded, their notifications verified[/green]")
         return True

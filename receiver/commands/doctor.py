@@ -16,6 +16,7 @@ from receiver.settings import ProviderSettings, SettingsInvalid, given, load, pr
 from submitter.client import Submitter
 from submitter.errors import ProviderError, TaskRefused
 from submitter.images import inspect
+from submitter.printing import say
 from submitter.sandbox import test_picture
 
 _COLOURS = {Grade.OK: "green", Grade.WARN: "yellow", Grade.FAIL: "red"}
@@ -85,6 +86,6 @@ async def _spent(each: Mapping[str, ProviderSettings]) -> list[Finding]:
 
 def _print(finding: Finding) -> None:
     typer.secho(f"{finding.grade.value:<5}", fg=_COLOURS[finding.grade], bold=True, nl=False)
-    typer.echo(f" {finding.check}: {finding.found}")
+    say(f" {finding.check}: {finding.found}")
     if finding.remedy:
-        typer.secho(f"      → {finding.remedy}", fg=_COLOURS[finding.grade])
+        say(f"      → {finding.remedy}", fg=_COLOURS[finding.grade])

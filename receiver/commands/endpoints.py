@@ -23,7 +23,7 @@ from receiver.ids import new_id
 from receiver.jobs import iso
 from receiver.problems import Problem
 from receiver.settings import load
-from submitter.printing import failed, headed, print_fields, print_json, print_table
+from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 from submitter.signatures import new_secret
 
 endpoints = typer.Typer(no_args_is_help=True, help="Subscribers' URLs: who is told of events.")
@@ -133,7 +133,7 @@ def test(
             print_json({**shown.to_json(), "attempts": [one.to_json() for one in attempts]})
         else:
             took = f" in {attempts[-1].seconds:.3f} s" if attempts else ""
-            typer.echo(f"{shown.id} {shown.state}: {shown.last_error or shown.last_status}{took}")
+            say(f"{shown.id} {shown.state}: {shown.last_error or shown.last_status}{took}")
         if shown.state != "delivered":
             raise typer.Exit(1)
 

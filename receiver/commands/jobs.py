@@ -18,7 +18,7 @@ from receiver.commands.opening import open_database
 from receiver.explaining import Line, Timeline, explain
 from receiver.jobs import Job, KeptImage
 from receiver.store import Store
-from submitter.printing import console, failed, headed, print_fields, print_json, print_table
+from submitter.printing import console, failed, harmless, headed, print_fields, print_json, print_table
 from submitter.vocabulary import State
 
 jobs = typer.Typer(no_args_is_help=True, help="Look at jobs.")
@@ -185,7 +185,9 @@ def _line(line: Line, began: datetime, mark: str, style: str = "") -> Text:
         if line.at is None
         else f"{line.at:%Y-%m-%d %H:%M:%S}Z {(line.at - began).total_seconds():+9.3f} s"
     )
-    return Text.assemble((mark, style), (f"{when:<34}", "dim"), (f"{line.what:<12}", "bold"), (line.text, style))
+    return Text.assemble(
+        (mark, style), (f"{when:<34}", "dim"), (f"{line.what:<12}", "bold"), (harmless(line.text), style)
+    )
 
 
 def _no_such_job(job_id: str) -> typer.Exit:

@@ -14,7 +14,7 @@ from receiver.commands.sandbox_mark import SandboxMark
 from receiver.doctor import tokens_of
 from receiver.secrets_file import generated
 from receiver.settings import Settings, load
-from submitter.printing import failed, print_json
+from submitter.printing import failed, print_json, say
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture
 
@@ -156,11 +156,9 @@ async def _eventually(condition: Callable[[], Awaitable[dict[str, Any] | None]])
 
 def _print(told: dict[str, Any]) -> None:
     job, sent = told["job"], told["sent"]
-    typer.echo(
-        f"{told['provider']} called back: task {sent['task_id']} is {sent['state']}; answered {told['answered']}"
-    )
+    say(f"{told['provider']} called back: task {sent['task_id']} is {sent['state']}; answered {told['answered']}")
     trust = f" (trust {told['trust']})" if told["trust"] else ""
-    typer.echo(f"evidence: {told['verdict'] or 'nothing was recorded'}{trust}")
+    say(f"evidence: {told['verdict'] or 'nothing was recorded'}{trust}")
     by = f", settled by {job['settled_by']}" if job["settled_by"] else ""
-    typer.echo(f"job {job['id']}: {job['was']} → {job['is']}{by}")
-    typer.secho(f"all of it: receiver jobs explain {job['id']}", dim=True)
+    say(f"job {job['id']}: {job['was']} → {job['is']}{by}")
+    say(f"all of it: receiver jobs explain {job['id']}", dim=True)

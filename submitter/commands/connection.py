@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from submitter.errors import SubmitterError
+from submitter.printing import json_text
 from submitter.remote import Job, Receiver, RequestRefused
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def as_text(shown: Any) -> str:
     """*shown* as JSON for programs."""
-    return json.dumps(shown, ensure_ascii=False, indent=2, default=_plain)
+    return json_text(shown, default=_plain)
 
 
 def job_to_json(job: Job, saved: Sequence[Path] = ()) -> dict[str, Any]:

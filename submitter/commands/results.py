@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import typer
-
 from submitter.commands.connection import CommandFailed
 from submitter.errors import SubmitterError
+from submitter.printing import say
 from submitter.remote import Job, JobImage, Receiver
 
 _EXTENSIONS = {
@@ -71,7 +70,7 @@ def naming(job: Job | str, out: Path | None) -> Iterator[None]:
     except (SubmitterError, OSError) as exc:
         raise CommandFailed(f"{job_id} was sent, but: {exc}; go on with {again}") from exc
     except asyncio.CancelledError:
-        typer.echo(f"{job_id} was sent; go on with {again}", err=True)
+        say(f"{job_id} was sent; go on with {again}", err=True)
         raise
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from submitter.commands.connection import CommandFailed, Connection, as_text, job_to_json, reason, run
 from submitter.commands.options import parse_options
 from submitter.commands.results import make_ready, naming, save, stem_of
+from submitter.printing import say
 from submitter.remote import Job
 
 
@@ -36,9 +37,9 @@ def send(
         typer.echo(as_text(job_to_json(job, saved)))
     else:
         cost = f", {job.cost.amount:f} {job.cost.unit}" if job.cost else ""
-        typer.echo(f"{job.id} {job.state.value}{cost}")
+        say(f"{job.id} {job.state.value}{cost}")
         for path in saved:
-            typer.echo(str(path))
+            say(str(path))
     if (wait or out is not None) and not job.succeeded:
         raise CommandFailed(reason(job))
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from submitter.commands.sources import Item
+from submitter.printing import harmless
 from submitter.remote import Job
 from submitter.vocabulary import Cost
 
@@ -83,9 +84,9 @@ class Summary:
             reasons[f"{one.state}: {one.reason or 'no reason was given'}"].append(one.item.name)
         for reason, names in reasons.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            table.add_row("", escape(f"{len(names)} {reason}: {', '.join(names[:3])}{more}"), style="red")
+            table.add_row("", escape(harmless(f"{len(names)} {reason}: {', '.join(names[:3])}{more}")), style="red")
         cost = ", ".join(f"{amount:f} {unit}" for unit, amount in self.cost().items())
-        table.add_row("cost", cost or "not said")
+        table.add_row("cost", escape(harmless(cost or "not said")))
         table.add_row("time", f"{self.seconds:.1f} s")
         console.print(table)
 

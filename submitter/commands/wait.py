@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import typer
 from submitter.commands.connection import CommandFailed, Connection, run
 from submitter.commands.results import make_ready, naming
 from submitter.errors import SubmitterError
+from submitter.printing import json_text, say
 from submitter.remote import Receiver
 
 
@@ -57,13 +57,15 @@ async def _one(receiver: Receiver, job_id: str, out: Path | None, as_json: bool)
             with naming(job, out):
                 saved = [str(path) for path in await receiver.save(job, out)]
         except CommandFailed as exc:
-            typer.echo(str(exc), err=True)
+            say(str(exc), err=True)
             good = False
     if as_json:
         error = job.error and {"code": job.error.code, "message": job.error.message}
         shown = {"id": job.id, "provider": job.provider, "state": job.state.value, "error": error, "saved": saved}
-        typer.echo(json.dumps(shown, ensure_ascii=False))
+        typer.echo(json_text(shown, indent=None))
     else:
         reason = f": {job.error.message}" if job.error else ""
-        typer.echo(f"{job.id} {job.state.value}{reason}" + "".join(f"\n{path}" for path in saved))
+        say(f"{job.id} {job.state.value}{reason}")
+        for path in saved:
+            say(path)
     return good

@@ -12,6 +12,7 @@ from typing import Any
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import verify
 from tests.live import LiveReceiver, eventually, live, submit, wait_for_state
+from tests.receiver.commanding import receiver_command
 from tests.receiver.subscribers import Subscriber
 
 
@@ -41,6 +42,11 @@ async def test_an_endpoint_is_looked_after_from_the_shell(tmp_path: Path) -> Non
         made = await command(receiver, "endpoints", "add", f"{origin}/hook", "--event", "job.succeeded")
         assert made["event_types"] == ["job.succeeded"]
         assert "secret" not in await command(receiver, "endpoints", "show", made["id"])
+        await client.patch(f"/v1/endpoints/{made['id']}", json={"description": "a\x1b]0;title\x07\nurl  b\x9b2J"})
+        environment, directory = receiver.full_environment(), receiver.data_dir.parent
+        readable = await receiver_command("endpoints", "show", made["id"], environment=environment, directory=directory)
+        assert r"a\x1b]0;title\x07\nurl  b\x9b2J" in readable.out
+        assert all(char.isprintable() for char in readable.out.replace("\n", ""))
 
         job = await submit(client, "freepik", picture_bytes(64, 64))
         await wait_for_state(client, job["id"], "succeeded")
