@@ -14,12 +14,11 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from receiver.settings import PRICED, ProviderSettings, Settings
+from receiver.settings import ProviderSettings, Settings, takers
 from submitter.providers import PROVIDERS
 
 MASK = "********"
 _GENERATED = {"RECEIVER_SECRET_KEYS", "RECEIVER_API_TOKENS", "RECEIVER_NOTIFY_SECRETS"}
-_ONLY = {"webhook_secret": ("freepik",), "webhook_secret_encoding": ("freepik",), "api_key_header": ("freepik",)}
 _DEFAULTS = {
     "RECEIVER_DATA_DIR": "./data",
     "RECEIVER_DATABASE_URL": "SQLite in the data directory",
@@ -58,7 +57,7 @@ def known() -> list[Known]:
     """Every setting there is; what all providers can be given is listed once, as `<NAME>_…`."""
     found = [_known(f"RECEIVER_{name.upper()}", info) for name, info in Settings.model_fields.items()]
     for name, info in ProviderSettings.model_fields.items():
-        prefix = "FREEPIK" if _ONLY.get(name) else "<NAME>"
+        prefix = "FREEPIK" if takers(name) == ("freepik",) else "<NAME>"
         found.append(_known(f"{prefix}_{name.upper()}", info))
     return found
 
@@ -68,11 +67,11 @@ def in_force(settings: Settings, each: Mapping[str, ProviderSettings], given: Ma
     found = [_in_force(f"RECEIVER_{name.upper()}", getattr(settings, name), info, given) for name, info in _fields()]
     for provider, its in each.items():
         for name, info in ProviderSettings.model_fields.items():
-            if provider not in _applies_to(name):
+            if provider not in takers(name):
                 continue
             one = _in_force(f"{provider.upper()}_{name.upper()}", getattr(its, name), info, given)
-            if name == "base_url" and its.base_url is None:
-                one = replace(one, value=PROVIDERS[provider].default_base_url)
+            if getattr(its, name) is None and (value := _without(provider, name)) is not None:
+                one = replace(one, value=value)
             found.append(one)
     return found
 
@@ -80,13 +79,16 @@ def in_force(settings: Settings, each: Mapping[str, ProviderSettings], given: Ma
 def misspelt(given: Iterable[str]) -> list[str]:
     """A warning for each name that looks like one of ours and is none."""
     ours = {f"RECEIVER_{name.upper()}" for name in Settings.model_fields}
-    theirs = {f"{p.upper()}_{name.upper()}" for name in ProviderSettings.model_fields for p in _applies_to(name)}
+    theirs = {f"{p.upper()}_{name.upper()}" for name in ProviderSettings.model_fields for p in takers(name)}
     warnings = []
     for name in sorted(given):
         if name in ours | theirs:
             continue
         if name.startswith("RECEIVER_"):
             near = difflib.get_close_matches(name, ours, n=1, cutoff=0.75)
+        elif own := _same_of_others(name):
+            warnings.append(f"{name} is no setting of ours; only {own} can be set")
+            continue
         elif name.startswith(tuple(f"{provider.upper()}_" for provider in PROVIDERS)):
             near = difflib.get_close_matches(name, theirs, n=1, cutoff=0.8)
             if not near:
@@ -107,8 +109,20 @@ def _fields() -> list[tuple[str, FieldInfo]]:
     return list(Settings.model_fields.items())
 
 
-def _applies_to(field: str) -> tuple[str, ...]:
-    return PRICED if field == "price" else _ONLY.get(field, tuple(PROVIDERS))
+def _same_of_others(name: str) -> str:
+    """The settings that *name* would be if its provider had them; empty if it is none of any provider."""
+    provider, _, field = name.lower().partition("_")
+    if provider not in PROVIDERS or field not in ProviderSettings.model_fields:
+        return ""
+    *most, last = (f"{taker.upper()}_{field.upper()}" for taker in takers(field))
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _without(provider: str, field: str) -> str | None:
+    """What is in force where *field* is not set; None where that is nothing."""
+    its = PROVIDERS[provider]
+    values = {"base_url": its.default_base_url, "concurrency": str(its.concurrency)}
+    return values.get(field) or _DEFAULTS.get(f"<NAME>_{field.upper()}")
 
 
 def _known(name: str, info: FieldInfo) -> Known:
@@ -121,7 +135,8 @@ def _in_force(name: str, value: Any, info: FieldInfo, given: Mapping[str, str]) 
     if name in _GENERATED and is_default:
         return InForce(name, MASK, "generated", info.description or "")
     origin = given.get(name, "default" if is_default else "command line")
-    return InForce(name, _shown(value), origin, info.description or "")
+    shown = _DEFAULTS.get(name) if value is None else None
+    return InForce(name, shown or _shown(value), origin, info.description or "")
 
 
 def _shown(value: Any) -> str:

@@ -8,6 +8,7 @@ Durations are seconds and may be fractional.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -26,8 +28,12 @@ from submitter.signatures import parse_secret
 from submitter.vocabulary import Cost
 
 _ENV_FILE = ".env"
-PRICED = ("freepik", "novita", "pixelcut")
-"""Providers whose answers don't say what a job costs."""
+_ONLY = {
+    "webhook_secret": ("freepik",),
+    "webhook_secret_encoding": ("freepik",),
+    "api_key_header": ("freepik",),
+    "price": ("freepik", "novita", "pixelcut"),  # the others' answers say what a job costs
+}
 
 
 def _split(value: Any) -> Any:
@@ -178,7 +184,11 @@ class ProviderSettings(BaseSettings):
         "utf8", description="How the secret becomes a key."
     )
     api_key_header: str | None = Field(None, description="Name of the header that carries the key.")
-    price: str | None = Field(None, description="What one job costs where no answer tells: `0.10 USD` or `5 credits`.")
+    price: str | None = Field(
+        None,
+        description="FREEPIK, NOVITA and PIXELCUT only, whose answers don't tell what a job costs: "
+        "`0.10 USD` or `5 credits`.",
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -198,6 +208,11 @@ class ProviderSettings(BaseSettings):
         return value
 
 
+def takers(field: str) -> tuple[str, ...]:
+    """The providers that have this field of `ProviderSettings`; to the others its name is no setting of ours."""
+    return _ONLY.get(field, tuple(PROVIDERS))
+
+
 class SettingsInvalid(Exception):
     """Settings that can't be used. `problems` are lines of `NAME: what to change`, all of them at once."""
 
@@ -214,7 +229,12 @@ def load(
 
     Raises `SettingsInvalid` with every problem of every setting; a problem never quotes a value.
     """
-    problems: list[str] = []
+    # It would say on standard error what is said here, once for each reader.
+    logging.getLogger("dotenv").setLevel(logging.CRITICAL)
+    try:
+        problems = _unreadable_lines()
+    except UnicodeError:
+        raise SettingsInvalid([f"{_ENV_FILE}: must be UTF-8"]) from None
     settings: Settings | None = None
     try:
         settings = Settings(**overrides)
@@ -224,7 +244,9 @@ def load(
     for name in PROVIDERS:
         prefix = f"{name.upper()}_"
         try:
-            each[name] = ProviderSettings(_env_prefix=prefix, **(providers or {}).get(name, {}))
+            each[name] = ProviderSettings(
+                _env_prefix=prefix, **{**_fields_of_others(name), **(providers or {}).get(name, {})}
+            )
             provider_from(name, each[name])
         except ValidationError as exc:
             problems += _explain(exc, prefix)
@@ -247,7 +269,7 @@ def provider_from(name: str, settings: ProviderSettings) -> Provider:
         specific["secret_encoding"] = settings.webhook_secret_encoding
         if settings.api_key_header:
             specific["api_key_header"] = settings.api_key_header
-    if settings.price is not None and name in PRICED:
+    if settings.price is not None:
         amount, unit = settings.price.split()
         specific["price"] = Cost(Decimal(amount), unit)
     key = settings.api_key.get_secret_value() if settings.api_key else "not-configured"
@@ -258,6 +280,28 @@ def given() -> dict[str, str]:
     """The names (in capitals) of everything that is set, and where: `environment` or `.env`. Never a value."""
     names = {name.upper(): _ENV_FILE for name, value in dotenv_values(_ENV_FILE).items() if value is not None}
     return {**names, **{name.upper(): "environment" for name in os.environ}}
+
+
+def _unreadable_lines() -> list[str]:
+    """A problem for each place of `.env` that no name and value can be read from; a quote left open reaches far."""
+    if not Path(_ENV_FILE).is_file():
+        return []
+    with open(_ENV_FILE, encoding="utf-8") as stream:
+        broken = [one.original for one in parse_stream(stream) if one.error]
+    return [
+        f"{_ENV_FILE} line {one.line + _blank_lines(one.string)}: write it as NAME=value, and close its quotes"
+        for one in broken
+    ]
+
+
+def _blank_lines(text: str) -> int:
+    """Those that the parser counts to what follows them."""
+    return text[: len(text) - len(text.lstrip())].count("\n")
+
+
+def _fields_of_others(provider: str) -> dict[str, Any]:
+    """What *provider* does not have, as if nobody had set it."""
+    return {name: info.default for name, info in ProviderSettings.model_fields.items() if provider not in takers(name)}
 
 
 def _explain(exc: ValidationError, prefix: str) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 
 from receiver.configuration import MASK, in_force, known, misspelt, to_markdown
 from receiver.settings import Settings, SettingsInvalid, given, load
+from submitter.providers import PROVIDERS
 from submitter.signatures import new_secret
 from tests.live import ROOT
 from tests.receiver.commanding import bare_environment, receiver_command
@@ -47,6 +48,9 @@ async def test_it_says_where_each_value_came_from_and_masks_secrets(tmp_path: Pa
     assert found["RECEIVER_API_TOKENS"] == (f"{MASK},{MASK}", "environment")
     assert found["FREEPIK_API_KEY"] == (MASK, ".env")
     assert found["FREEPIK_BASE_URL"] == ("https://api.freepik.com", "default")
+    assert found["FREEPIK_API_KEY_HEADER"] == ("x-freepik-api-key", "default")
+    assert found["FREEPIK_CONCURRENCY"] == (str(PROVIDERS["freepik"].concurrency), "default")
+    assert found["RECEIVER_POLL_INTERVAL"] == ("each provider's own", "default")
     readable = await receiver_command("config", environment=environment, directory=tmp_path)
     assert "RECEIVER_KEEP_DAYS" in readable.out
     assert SECRET not in done.out + done.err + readable.out + readable.err
@@ -76,6 +80,55 @@ async def test_wrong_settings_stop_the_start_with_all_errors_at_once(tmp_path: P
     ]
     assert SECRET not in done.out + done.err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ('RECEIVER_KEEP_DAYS="5\nGARBAGE LINE\nRECEIVER_JOB_TIMEOUT=77\n', [1, 2]),
+        (f"# fine\n\nFREEPIK_API_KEY={SECRET}\n\n  {SECRET} oh\nexport A=b\nRECEIVER_JOB_TIMEOUT 77\n", [5, 7]),
+        (f"RECEIVER_API_TOKENS='{SECRET}' and more\nNAME_ALONE\n", [1]),
+    ],
+)
+async def test_a_line_that_cannot_be_read_is_a_wrong_setting(tmp_path: Path, content: str, lines: list[int]) -> None:
+    (tmp_path / ".env").write_text(content)
+    told = [f".env line {line}: write it as NAME=value, and close its quotes" for line in lines]
+    environment = bare_environment(RECEIVER_CONFIRM="maybe")
+    for arguments in (["serve", "--port", "0"], ["config"], ["doctor", "--json"]):
+        done = await receiver_command(*arguments, environment=environment, directory=tmp_path)
+        assert SECRET not in done.out + done.err
+        if "doctor" in arguments:
+            assert (done.status, done.err) == (1, "")
+            found = [one["found"] for one in done.json["items"] if one["grade"] == "fail"]
+        else:
+            assert (done.status, done.out) == (2, "")
+            found = [line.strip() for line in done.err.splitlines()[1:]]
+        assert found[:-1] == told
+        assert found[-1].startswith("RECEIVER_CONFIRM: ")
+    assert not (tmp_path / "data").exists()
+
+
+async def test_settings_that_are_no_text_stop_the_start(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"RECEIVER_KEEP_DAYS=\xff\n")
+    done = await receiver_command("config", environment=bare_environment(), directory=tmp_path)
+    assert (done.status, ".env: must be UTF-8" in done.err, "Traceback" in done.err) == (2, True, False)
+
+
+def test_what_only_some_providers_take_is_no_setting_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("1 USD", "cheap"):
+        for name in ("APIXO_PRICE", "UPSCAYL_PRICE"):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("NOVITA_WEBHOOK_SECRET_ENCODING", value)
+        _, each = load()
+        assert (each["apixo"].price, each["upscayl"].price) == (None, None)
+        assert misspelt(given()) == [
+            "APIXO_PRICE is no setting of ours; only FREEPIK_PRICE, NOVITA_PRICE and PIXELCUT_PRICE can be set",
+            "NOVITA_WEBHOOK_SECRET_ENCODING is no setting of ours; only FREEPIK_WEBHOOK_SECRET_ENCODING can be set",
+            "UPSCAYL_PRICE is no setting of ours; only FREEPIK_PRICE, NOVITA_PRICE and PIXELCUT_PRICE can be set",
+        ]
+    monkeypatch.setenv("NOVITA_PRICE", "cheap")
+    with pytest.raises(SettingsInvalid, match="NOVITA_PRICE: write it as"):
+        load()
 
 
 def test_misspelt_names_are_noticed_and_names_of_others_are_not() -> None:
