@@ -262,7 +262,7 @@ async def check_target(guard: Guard, url: str, *, field: str, code: str) -> None
             target.host, target.port or (443 if target.scheme == "https" else 80), encrypted=target.scheme == "https"
         )
     except AddressForbidden as exc:
-        raise Problem(422, code, str(exc), field=field, remedy="use a public https URL") from exc
+        raise Problem(422, code, exc.found, field=field, remedy=exc.remedy) from exc
     except OutboundError as exc:
         if exc.permanent:
             raise Problem(422, code, str(exc), field=field, remedy="use a public https URL") from exc
@@ -302,7 +302,11 @@ def _bad_option(exc: ValidationError, provider: Provider) -> Problem:
         return Problem(422, "unknown_option", detail, field=field, remedy=remedy)
     described = fields[name].description if name in fields else None
     return Problem(
-        422, "invalid_option", f"{field}: {error['msg']}", field=field, remedy=described or "change the value"
+        422,
+        "invalid_option",
+        f"{field}: {error['msg']}",
+        field=field,
+        remedy=described or "GET /v1/providers shows what it takes",
     )
 
 

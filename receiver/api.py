@@ -119,6 +119,7 @@ class JobsApi:
 
     async def list(self, request: Request) -> Response:
         """`GET /v1/jobs?state=&provider=&cursor=&limit=`."""
+        known_only(request, "state", "provider", "cursor", "limit")
         states = [value for value in ",".join(request.query_params.getlist("state")).split(",") if value]
         for state in states:
             if state not in State.__members__.values():
@@ -144,6 +145,7 @@ class JobsApi:
         return JSONResponse(self._job(*await self._found(request)))
 
     async def evidence(self, request: Request) -> Response:
+        known_only(request, "cursor", "limit")
         job, _ = await self._found(request)
         limit = limit_of(request)
         after = cursor_of(request)
@@ -382,6 +384,19 @@ async def small_json(request: Request) -> dict[str, Any]:
     """An optional small JSON object."""
     body = await read_body(request, limit=_MAX_SMALL_JSON_BYTES)
     return parse_document(body) if body.strip() else {}
+
+
+def known_only(request: Request, *known: str, aliases: Sequence[str] = ()) -> None:
+    """Refuse a parameter that is none of *known*: a filter that is misspelt would let everything through."""
+    for name in request.query_params:
+        if name not in known and name not in aliases:
+            raise Problem(
+                422,
+                "unknown_parameter",
+                f"there is no parameter {name[:60]!r}",
+                field=name[:60],
+                remedy=f"the parameters are {', '.join(known)}",
+            )
 
 
 def limit_of(request: Request, *, most: int = 200) -> int:

@@ -138,9 +138,31 @@ def validated(model: type[Model], document: dict[str, Any]) -> Model:
                 422, "unknown_field", f"there is no field {path!r}", field=path, remedy=f"the fields are {known}"
             ) from exc
         detail = error["msg"].removeprefix("Value error, ")
-        raise Problem(
-            422, "invalid_field", f"{path}: {detail}", field=path, remedy="send what the detail asks"
-        ) from exc
+        name = str(error["loc"][0])
+        remedy = f"{'add' if error['type'] == 'missing' else 'change'} {name}: {_taken(model, name)}"
+        raise Problem(422, "invalid_field", f"{path}: {detail}", field=path, remedy=remedy) from exc
+
+
+def _taken(model: type[BaseModel], name: str) -> str:
+    """What a field takes, in words."""
+    schema = model.model_json_schema()["properties"][name]
+    words = " or ".join(_words(one) for one in schema.get("anyOf", [schema]))
+    return f"{words} ({description.rstrip('.')})" if (description := schema.get("description")) else words
+
+
+def _words(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    kind = str(schema.get("type"))
+    if kind == "array":
+        return f"a list of at most {schema['maxItems']}, each {_words(schema['items'])}"
+    words = {"string": "text", "number": "a number", "integer": "a whole number", "boolean": "true or false"}
+    least, most = schema.get("minimum"), schema.get("maximum")
+    limits = "" if least is None else f" from {least:g} to {most:g}"
+    if longest := schema.get("maxLength"):
+        limits = f" of at most {longest} characters"
+    example = f" such as {examples[0]}" if (examples := schema.get("examples")) else ""
+    return words.get(kind, kind) + limits + example
 
 
 def moment_of(text: str) -> datetime:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from receiver.admissions import check_target
-from receiver.api import Bearer, cursor_of, limit_of, small_json
+from receiver.api import Bearer, cursor_of, known_only, limit_of, small_json
 from receiver.asked import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial, validated
 from receiver.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Wanted
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
@@ -26,6 +26,10 @@ from receiver.outbox import EVENT_TYPES
 from receiver.problems import Problem
 from receiver.stream import Stream
 from submitter.signatures import new_secret
+
+_EVENT_PARAMETERS = ("type", "provider", "job", "after", "last_event_id", "cursor", "limit")
+_DELIVERY_PARAMETERS = ("state", "undelivered", "fault", "endpoint", "job", "event", "type", "cursor", "limit")
+_DELIVERY_ALIASES = ("endpoint_id", "job_id", "event_id", "event_type")
 
 BY_OPERATOR = "switched off by an operator"
 
@@ -48,7 +52,9 @@ class EventsApi:
             job_id=text_of(request, "job") or text_of(request, "job_id"),
         )
         if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
+            # Clients of such streams add parameters of their own, and never come again after a refusal.
             return await self._streamed(request, choice)
+        known_only(request, *_EVENT_PARAMETERS, aliases=("job_id",))
         limit = limit_of(request, most=500)
         after = max(cursor_of(request), cursor_of(request, "after"))
         found, _ = await self.events.after(after, limit=limit + 1, choice=choice)
@@ -108,6 +114,7 @@ class EndpointsApi:
         ]
 
     async def list(self, request: Request) -> Response:
+        known_only(request, "cursor", "limit")
         limit = limit_of(request)
         found = await self.endpoints.page(after=text_of(request, "cursor") or "", limit=limit + 1)
         page = found[:limit]
@@ -221,6 +228,7 @@ class DeliveriesApi:
 
     async def list(self, request: Request) -> Response:
         """`?state=&endpoint=&job=&event=&type=&fault=&undelivered=true&cursor=&limit=`, newest first."""
+        known_only(request, *_DELIVERY_PARAMETERS, aliases=_DELIVERY_ALIASES)
         limit = limit_of(request)
         wanted = Wanted(
             states=tuple(chosen_of(request, "state", tuple(DeliveryState))),

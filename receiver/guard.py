@@ -136,16 +136,21 @@ class AddressForbidden(OutboundRefused):
     It leads to an address that must not be reached from here.
 
     The message names the host as it was asked for, never what it resolved to: that would map our network for whoever
-    owns the name. `reason` is the network's kind, for our own log and metrics.
+    owns the name. `reason` is the network's kind, for our own log and metrics; `found` and `remedy` are for whoever
+    chose the URL just now.
     """
 
     def __init__(self, host: str, *, reason: str) -> None:
-        remedy = (
-            "metadata addresses stay shut, whatever RECEIVER_ALLOW_NETWORKS says"
-            if reason == "metadata"
-            else "add its network to RECEIVER_ALLOW_NETWORKS if it is yours"
-        )
-        super().__init__(f"{host} is, or leads to, an address that must not be reached from here; {remedy}")
+        self.found = f"{host} is, or leads to, an address that must not be reached from here"
+        if reason == "metadata":
+            stays = "metadata addresses stay shut, whatever RECEIVER_ALLOW_NETWORKS says"
+            self.remedy = f"use a public https URL: {stays}"
+        else:
+            stays = "add its network to RECEIVER_ALLOW_NETWORKS if it is yours"
+            self.remedy = (
+                "use a public https URL, or, if the address is yours, add its network to RECEIVER_ALLOW_NETWORKS"
+            )
+        super().__init__(f"{self.found}; {stays}")
         self.host = host
         self.reason = reason
 

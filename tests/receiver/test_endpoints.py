@@ -95,6 +95,30 @@ async def test_what_can_not_be_set_is_refused_with_its_field(
         assert await made.endpoints.all() == []
 
 
+@pytest.mark.parametrize(
+    ("document", "remedy"),
+    [
+        ({}, "add url: text of at most 2000 characters (https, or http inside RECEIVER_ALLOW_NETWORKS)"),
+        (
+            {"url": URL, "timeout_seconds": 0},
+            "change timeout_seconds: a number from 0.1 to 60 (For one try, all of it)",
+        ),
+        ({"url": URL, "enabled": "yes"}, "change enabled: true or false"),
+        ({"url": URL, "providers": ["nobody"]}, "each one of freepik, apixo, novita, upscayl, pixelcut"),
+        ({"url": URL, "rate": "fast"}, "change rate: text of at most 40 characters such as 20/60 or null (Tries in"),
+        ({"url": URL, "secret": "x"}, "text of at most 200 characters or null (One of your own"),
+        ({"url": "https://10.1.2.3/"}, "use a public https URL, or, if the address is yours, add its network to"),
+        ({"url": "https://169.254.169.254/"}, "use a public https URL: metadata addresses stay shut"),
+    ],
+    ids=lambda value: json.dumps(value)[:60],
+)
+async def test_a_refusal_says_what_the_field_takes(tmp_path: Path, document: dict[str, Any], remedy: str) -> None:
+    async with house(tmp_path) as made, made.client() as client:
+        problem = (await client.post("/v1/endpoints", json=document)).json()
+        assert remedy in problem["remedy"], problem
+        assert "RECEIVER_ALLOW_NETWORKS" not in problem["detail"]
+
+
 @pytest.mark.parametrize("url", HOSTILE, ids=ascii)
 async def test_no_hostile_url_becomes_an_endpoint_or_is_dialled_by_its_test(tmp_path: Path, url: str) -> None:
     """

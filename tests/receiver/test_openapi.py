@@ -75,6 +75,23 @@ async def test_a_method_that_is_not_for_a_path_is_told_all_that_are(tmp_path: Pa
             assert set(answer.headers["allow"].split(", ")) == methods, path
 
 
+async def test_lists_take_the_parameters_that_are_described_and_refuse_others(tmp_path: Path) -> None:
+    async with house(tmp_path) as here:
+        job = await here.job()
+        for path in ("/v1/jobs", "/v1/events", "/v1/endpoints", "/v1/deliveries", "/v1/jobs/{id}/evidence"):
+            parameters = DESCRIPTION["paths"][path]["get"]["parameters"]
+            described = [one["name"] for one in parameters if one["in"] == "query"]
+            url = path.replace("{id}", job.id)
+            for name in described:
+                answer = await here.client.get(url, params={name: ""} if name != "limit" else {name: "1"})
+                assert answer.status_code == 200, (path, name, answer.text)
+            answer = await here.client.get(url, params={"undelivred": "true"})
+            problem = answer.json()
+            assert (answer.status_code, problem["code"], problem["field"]) == (422, "unknown_parameter", "undelivred")
+            named = problem["remedy"].removeprefix("the parameters are ").split(", ")
+            assert sorted(named) == sorted(described), path
+
+
 def test_a_change_of_an_endpoint_has_no_defaults() -> None:
     """What is not named stays; only what is made, or set as a whole, takes defaults."""
     models = DESCRIPTION["components"]["schemas"]
