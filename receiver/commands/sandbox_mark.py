@@ -65,6 +65,8 @@ class SandboxMark:
             found: list[dict[str, Any]] = json.loads(self._path.read_text()).get("running", [])
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except (ValueError, AttributeError):
+            return []  # cut short or written over; that it is there says what kind of jobs these are
         return [one for one in found if one["pid"] != but and _lives(one["pid"])]
 
     @contextlib.contextmanager
