@@ -24,7 +24,7 @@ cli = typer.Typer(
 )
 
 
-class _Environment(BaseSettings):
+class Environment(BaseSettings):
     """`SUBMITTER_RECEIVER_URL` and `SUBMITTER_TOKEN`; a `.env` file in the working directory is read too."""
 
     model_config = SettingsConfigDict(env_prefix="SUBMITTER_", env_file=".env", extra="ignore")
@@ -41,7 +41,7 @@ def connect(
     ] = None,
 ) -> None:
     """Send images to AI upscaling APIs through a running receiver; SUBMITTER_TOKEN is its bearer token."""
-    environment = _Environment()
+    environment = Environment()
     token = environment.token.get_secret_value() if environment.token else None
     context.obj = Connection(receiver or environment.receiver_url, token)
 

@@ -53,15 +53,22 @@ class NoReceiver(SubmitterError):
 
 
 class Receiver:
-    """A receiver at *url*, spoken to with the bearer *token*. Used with `async with`."""
+    """
+    A receiver at *url*, spoken to with the bearer *token*. Used with `async with`.
 
-    def __init__(self, url: str, token: str, *, timeout_seconds: float = 60.0) -> None:
+    *waiting* is told, in a sentence, whenever a call or the stream is cut and tried again.
+    """
+
+    def __init__(
+        self, url: str, token: str, *, timeout_seconds: float = 60.0, waiting: Callable[[str], None] = lambda why: None
+    ) -> None:
         try:
             base = httpx.URL(url.rstrip("/"))
         except httpx.InvalidURL as exc:
             raise NoReceiver(f"{url!r} is no http:// or https:// URL") from exc
         if base.scheme not in ("http", "https") or not base.host:
             raise NoReceiver(f"{url!r} is no http:// or https:// URL")
+        self._waiting = waiting
         self._client = httpx.AsyncClient(
             base_url=base,
             headers={"authorization": f"Bearer {token}"},
@@ -213,8 +220,8 @@ class Receiver:
                             async for event in events:
                                 position, cuts = event.position, 0
                                 yield event
-            except httpx.TransportError:
-                pass
+            except httpx.TransportError as exc:
+                self._waiting(f"the stream of {self._client.base_url} was cut ({type(exc).__name__}); trying again")
             cuts += 1
             await asyncio.sleep(_pause(cuts))
 
@@ -248,10 +255,12 @@ class Receiver:
                 if tried == _TRIES:
                     reason = type(exc).__name__
                     raise NoReceiver(f"no answer from {self._client.base_url} ({reason}); is it running?") from exc
+                self._waiting(f"no answer from {self._client.base_url} yet; trying again")
                 await asyncio.sleep(_pause(tried))
                 continue
             if answer.status_code not in _AGAIN or tried == _TRIES:
                 return await _checked(answer)
+            self._waiting(f"{self._client.base_url} answers {answer.status_code}; trying again")
             wish = answer.headers.get("retry-after", "")
             await asyncio.sleep(min(float(wish), 30.0) if wish.isdecimal() else _pause(tried))
         raise AssertionError("unreachable")

@@ -14,6 +14,8 @@ from receiver.forwarding import Forwarded, Forwarder
 from receiver.outbox import EVENT_TYPES
 from receiver.secrets_file import generated, secrets_path
 from receiver.settings import Settings, load
+from submitter.cli import Environment
+from submitter.printing import failed, say
 from submitter.remote import NoReceiver, Receiver, RequestRefused
 from submitter.signatures import new_secret, parse_secret
 
@@ -21,8 +23,12 @@ from submitter.signatures import new_secret, parse_secret
 def listen(
     forward_to: Annotated[str, typer.Option(help="Where to post events, such as http://localhost:3000/hook.")],
     types: Annotated[list[str] | None, typer.Option(help="Only these events; comma-separated or repeated.")] = None,
-    url: Annotated[str, typer.Option(help="The receiver's address.")] = "http://127.0.0.1:8000",
-    token: Annotated[str | None, typer.Option(help="Its API token. Default: that of the settings in force.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Where the receiver is. Default: SUBMITTER_RECEIVER_URL, or this machine.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Its API token. Default: SUBMITTER_TOKEN, or that of the settings in force.")
+    ] = None,
     secret: Annotated[str | None, typer.Option(help="Sign with this whsec_…; default: a new one, shown.")] = None,
     after: Annotated[int | None, typer.Option(help="Begin after this position; 0: at the first event.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
@@ -40,14 +46,15 @@ def listen(
         parse_secret(secret)
     except ValueError as exc:
         raise typer.BadParameter(f"--secret: {exc}") from exc
+    given = Environment()
+    url = url or given.receiver_url
+    token = token or (given.token.get_secret_value() if given.token else None) or _own_token(load()[0])
     try:
-        asyncio.run(_listen(forward_to, wanted, url, token or _own_token(load()[0]), secret, after, as_json=as_json))
+        asyncio.run(_listen(forward_to, wanted, url, token, secret, after, as_json=as_json))
     except RequestRefused as exc:
-        typer.echo(f"the receiver at {url} refuses: {exc}", err=True)
-        raise typer.Exit(1) from exc
+        raise failed(f"the receiver at {url} refuses: {exc}") from exc
     except NoReceiver as exc:
-        typer.echo(str(exc), err=True)
-        raise typer.Exit(1) from exc
+        raise failed(str(exc)) from exc
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
@@ -58,14 +65,15 @@ async def _listen(
     said: set[str] = set()
 
     def told(one: Forwarded) -> None:
-        typer.echo(_as_json(one) if as_json else _as_line(one))
+        said.clear()
+        say(_as_json(one) if as_json else _as_line(one))
 
     def waiting(why: str) -> None:
         if why not in said:
             said.add(why)
-            typer.secho(why, err=True, fg="yellow")
+            say(why, err=True, fg="yellow")
 
-    async with Receiver(url, token) as receiver:
+    async with Receiver(url, token, waiting=waiting) as receiver:
         await receiver.providers()  # whoever does not answer at all is told of now, a cut later on is mended
         typer.echo(f"events of {url} go to {forward_to}", err=True)
         forwarding = asyncio.create_task(

@@ -20,6 +20,7 @@ from receiver.jobs import Verdict
 from receiver.rereading import UNUSED, Reread, Rereading
 from receiver.settings import load, provider_from
 from receiver.store import Store
+from submitter.printing import failed
 from submitter.providers import PROVIDERS
 
 
@@ -68,6 +69,8 @@ async def _run(selection: Selection, *, reverify: bool, dry_run: bool) -> list[R
     settings, each = as_served(*load())
     providers = {name: provider_from(name, each[name]) for name in PROVIDERS}
     async with open_database(settings) as database:
+        if selection.job_id is not None and await Store(database).job(selection.job_id) is None:
+            raise failed(f"there is no job {selection.job_id}")
         store = Store(
             database,
             public_url=lambda: settings.public_url or "",

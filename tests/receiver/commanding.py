@@ -31,7 +31,7 @@ class Done:
 
 def bare_environment(**settings: str) -> dict[str, str]:
     """This process's environment without any setting of the receiver, and with *settings*."""
-    prefixes = ("RECEIVER_", "FREEPIK_", "APIXO_", "NOVITA_", "UPSCAYL_", "PIXELCUT_")
+    prefixes = ("RECEIVER_", "FREEPIK_", "APIXO_", "NOVITA_", "UPSCAYL_", "PIXELCUT_", "SUBMITTER_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **settings}
 

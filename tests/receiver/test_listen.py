@@ -95,11 +95,11 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextlib.asynccontextmanager
-async def listening(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def listening(tmp_path: Path, *arguments: str, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A `receiver listen` of its own process; its output stands in `listen.out` and `listen.err`."""
     with (tmp_path / "listen.out").open("wb") as out, (tmp_path / "listen.err").open("wb") as err:
         process = await asyncio.create_subprocess_exec(
-            *PROGRAM, "listen", *arguments, env=bare_environment(), cwd=tmp_path, stdout=out, stderr=err
+            *PROGRAM, "listen", *arguments, env=bare_environment(**settings), cwd=tmp_path, stdout=out, stderr=err
         )
     try:
         yield process
@@ -209,3 +209,22 @@ async def test_beside_its_receiver_it_finds_the_token_and_shows_a_secret_of_its_
             async with await application.serve():
                 await submit(client, "freepik", picture_bytes(160, 120))
                 await eventually(lambda: len(application.events) > 0, seconds=20)
+
+
+async def test_a_receiver_that_is_not_there_is_told_at_once_with_its_address_and_waited_for(tmp_path: Path) -> None:
+    secret = new_secret()
+    application = Application(secret)
+    elsewhere = {"SUBMITTER_RECEIVER_URL": f"http://127.0.0.1:{free_port()}", "SUBMITTER_TOKEN": TOKEN}
+    async with listening(tmp_path, "--forward-to", application.url, **elsewhere) as process:
+        path = tmp_path / "listen.err"
+        waits = f"no answer from {elsewhere['SUBMITTER_RECEIVER_URL']} yet; trying again"
+        await eventually(lambda: waits in path.read_text(), seconds=20)
+        assert process.returncode is None, "told while it is still waiting"
+        assert await asyncio.wait_for(process.wait(), 20) == 1
+        assert path.read_text().count(waits) == 1
+    async with live(tmp_path) as (receiver, _), receiver.client() as client, await application.serve():
+        here = {"SUBMITTER_RECEIVER_URL": receiver.url, "SUBMITTER_TOKEN": TOKEN}
+        arguments = ("--forward-to", application.url, "--secret", secret, "--after", "0")
+        async with listening(tmp_path, *arguments, **here):
+            await submit(client, "freepik", picture_bytes(160, 120))
+            await eventually(lambda: len(application.events) > 0, seconds=20)

@@ -190,6 +190,10 @@ async def test_the_command_reads_again_beside_nobody(dry_run: bool, tmp_path: Pa
 async def test_the_command_says_what_it_does_not_understand(tmp_path: Path) -> None:
     assert (await _command(tmp_path, "--provider", "leonardo")).status == 2
     assert (await _command(tmp_path, "--since", "yesterday")).status == 2
+    async with house(tmp_path):
+        pass
+    done = await _command(tmp_path, "--job", "job_no")
+    assert (done.status, done.out, done.err) == (1, "", "there is no job job_no\n")
 
 
 async def _command(tmp_path: Path, *arguments: str) -> Done:
