@@ -87,7 +87,8 @@ class Archive:
                 too_many.append(image)
                 continue
             self._busy[origin] += 1
-            self.crew.start(self._work(image, give_up_at or now, origin), name=f"image {image.job_id}/{image.n}")
+            name = f"image {image.job_id}/{image.n}"
+            self.crew.start(self._work(image, give_up_at or now, origin), name=name, job=image.job_id)
         if too_many:  # the host is full from now on, and the next claim leaves it out
             await self._store.images.put_back(too_many, now)
         return 0.0 if claimed else 1.0

@@ -203,7 +203,8 @@ class Intake:
         except Exception as exc:
             if not items:
                 raise
-            log.error("settling_failed", pieces=len(items), error=type(exc).__name__, detail=str(exc)[:300])
+            one = items[0].job_id if len(items) == 1 else None
+            log.error("settling_failed", pieces=len(items), job=one, error=type(exc).__name__, detail=str(exc)[:300])
             if len(items) == 1:
                 note = f"settling it failed: {type(exc).__name__}"
                 number = items[0].evidence_id

@@ -61,7 +61,7 @@ class Crew:
 
     def __init__(self, size: int, *, on_free: Callable[[], None] | None = None) -> None:
         self.size = size
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], str | None] = {}
         self._on_free = on_free
 
     @property
@@ -75,9 +75,10 @@ class Crew:
     def names(self) -> list[str]:
         return [task.get_name() for task in self._tasks]
 
-    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+    def start(self, work: Coroutine[Any, Any, None], *, name: str, job: str | None) -> None:
+        """*job* is the id of the one that it is about; a line about its failure names it."""
         task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
+        self._tasks[task] = job
         task.add_done_callback(self._done)
 
     async def dismiss(self, *, grace_seconds: float) -> None:
@@ -90,8 +91,8 @@ class Crew:
             await asyncio.gather(*set(self._tasks), return_exceptions=True)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        job = self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("work_failed", work=task.get_name(), error=type(error).__name__, detail=str(error)[:300])
+            log.error("work_failed", work=task.get_name(), job=job, error=type(error).__name__, detail=str(error)[:300])
         if self._on_free is not None:
             self._on_free()

@@ -240,7 +240,7 @@ class Notifier:
             lane.used_at = time.monotonic()
             lane.later_busy += delivery.retry
             self._notify_calls += delivery.endpoint_id is None
-            lane.crew.start(self._work(lane, delivery), name=delivery.id)
+            lane.crew.start(self._work(lane, delivery), name=delivery.id, job=delivery.job_id)
 
     def _freed(self, name: str) -> None:
         lane = self._lanes.get(name)

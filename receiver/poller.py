@@ -90,7 +90,7 @@ class Poller:
             if f"look {job.id}" in under_way:
                 continue  # we were stopped for longer than a lease, and have it back
             self._paces[job.provider].leaving(job.id)
-            self.crew.start(self._work(job), name=f"look {job.id}")
+            self.crew.start(self._work(job), name=f"look {job.id}", job=job.id)
         # Due and yet not to be had: another look at the same job is under way.
         return 0.0 if jobs else 0.5
 

@@ -87,7 +87,13 @@ class Reading:
             return self._failed(evidence, exc, again)
 
     def _failed(self, evidence: Evidence, exc: Exception, again: bool) -> Read:
-        log.error("reader_failed", provider=evidence.provider, evidence=evidence.id, error=type(exc).__name__)
+        log.error(
+            "reader_failed",
+            provider=evidence.provider,
+            job=evidence.job_id,
+            evidence=evidence.id,
+            error=type(exc).__name__,
+        )
         note = f"the reader failed: {type(exc).__name__}"
         return Read(None if again else _without_an_answer(evidence, note), Verdict.UNREADABLE, note)
 

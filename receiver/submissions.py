@@ -135,7 +135,7 @@ class Submissions:
             pace.leaving(job.id)
             if pause is not None:
                 self._pauses.probe_leaves(name, job.id, now)
-            crew.start(self._work(job), name=f"submit {job.id}")
+            crew.start(self._work(job), name=f"submit {job.id}", job=job.id)
         return 0.0 if len(jobs) == limit else 0.05
 
     async def _work(self, job: Job) -> None:
@@ -154,7 +154,7 @@ class Submissions:
             except asyncio.CancelledError:
                 # An answer that could not be recorded has had its time; the next life's sweep says what is to be said.
                 if not sending.answered:
-                    await _within(_LAST_WORD_SECONDS, asyncio.ensure_future(self._let_go(job, sending)))
+                    await _within(_LAST_WORD_SECONDS, asyncio.ensure_future(self._let_go(job, sending)), job=job.id)
                 raise
             except Exception:
                 await self._let_go(job, sending, pause=_AFTER_ERROR)
@@ -189,7 +189,7 @@ class Submissions:
                 await asyncio.shield(recording)
             except asyncio.CancelledError:
                 hurry.set()
-                await _within(_LAST_WORD_SECONDS, recording)
+                await _within(_LAST_WORD_SECONDS, recording, job=job.id)
                 raise
             return response
 
@@ -212,7 +212,7 @@ class Submissions:
             if not await asyncio.shield(beginning):
                 raise _LostHold
         except asyncio.CancelledError:
-            if await _within(_LAST_WORD_SECONDS, beginning) and beginning.result():
+            if await _within(_LAST_WORD_SECONDS, beginning, job=job.id) and beginning.result():
                 sending.begun_at = now
             raise
 
@@ -294,7 +294,7 @@ class Submissions:
             await self._intake.settle([Item(job_id, news) for job_id in lapsed], now)
 
 
-async def _within(seconds: float, work: asyncio.Future[Any]) -> bool:
+async def _within(seconds: float, work: asyncio.Future[Any], *, job: str) -> bool:
     """Wait for *work* as long as a stop may take, then give it up. Returns whether it was done; its error is logged."""
     await asyncio.wait([work], timeout=seconds)
     if not work.done():
@@ -302,5 +302,5 @@ async def _within(seconds: float, work: asyncio.Future[Any]) -> bool:
         await asyncio.wait([work], timeout=0.1)
     error = work.exception() if work.done() and not work.cancelled() else TimeoutError()
     if error is not None:
-        log.error("stopped_in_the_middle", error=type(error).__name__)
+        log.error("stopped_in_the_middle", job=job, error=type(error).__name__)
     return error is None

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from receiver.loops import Crew
 from receiver.tokens import Tokens
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
@@ -90,6 +92,7 @@ async def test_every_line_of_a_job_names_it_and_those_of_a_request_name_the_requ
     told = [line for line in lines_of(receiver) if line["event"] in about]
     assert {str(line["event"]) for line in told} >= {"callback", "image_kept", "callback_refused"}
     assert {line["job"] for line in told} == {job["id"]}
+    assert all(line["request_id"] for line in told if str(line["event"]).startswith("callback"))
     assert all(line["timestamp"] and line["level"] for line in lines_of(receiver))
     assert TOKEN not in receiver.log
     assert path.rpartition("/")[2] not in receiver.log
@@ -111,6 +114,19 @@ async def test_a_failed_delivery_is_one_line_with_its_job(tmp_path: Path) -> Non
         await eventually(lambda: bool(failed()), what=lambda: receiver.log)
         assert failed()[0]["job"] == job["id"]
         assert failed()[0]["type"] == "job.succeeded"
+
+
+async def test_work_that_fails_names_its_job() -> None:
+    async def fail() -> None:
+        raise ValueError("a bug")
+
+    crew = Crew(1)
+    with capture_logs() as lines:
+        crew.start(fail(), name="look job_1", job="job_1")
+        await crew.dismiss(grace_seconds=1)
+        await eventually(lambda: bool(lines))
+    assert [(line["event"], line["job"]) for line in lines] == [("work_failed", "job_1")]
+    assert not crew.busy
 
 
 async def test_lines_for_people_are_no_json(tmp_path: Path) -> None:

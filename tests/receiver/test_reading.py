@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from receiver.blobs import Blobs
 from receiver.database import Database
@@ -49,7 +50,9 @@ async def test_trouble_of_our_own_leaves_an_answer_unread_for_a_while(reading: R
         await reading.read(kept, NOW + timedelta(minutes=1))
     given_up = await reading.read(kept, NOW + timedelta(hours=1))
     assert given_up.verdict is Verdict.UNREADABLE
-    gone = await reading.read(replace(kept, body_name="gone"), NOW)
+    with capture_logs() as lines:
+        gone = await reading.read(replace(kept, body_name="gone"), NOW)
+    assert [(line["event"], line["job"]) for line in lines] == [("reader_failed", "job_1")]
     assert gone.verdict is Verdict.UNREADABLE
     assert gone.news is not None
     assert gone.news.report is not None
