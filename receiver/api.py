@@ -24,6 +24,7 @@ from receiver.lifecycle import Timing
 from receiver.pauses import Pauses
 from receiver.presenting import evidence_to_json
 from receiver.problems import Problem
+from receiver.queries import chosen_of, invalid_cursor, place_of
 from receiver.reckoning import Reckoning
 from receiver.store import Store
 from receiver.tokens import TokenInvalid, Tokens
@@ -120,21 +121,11 @@ class JobsApi:
     async def list(self, request: Request) -> Response:
         """`GET /v1/jobs?state=&provider=&cursor=&limit=`."""
         known_only(request, "state", "provider", "cursor", "limit")
-        states = [value for value in ",".join(request.query_params.getlist("state")).split(",") if value]
-        for state in states:
-            if state not in State.__members__.values():
-                raise Problem(
-                    422,
-                    "invalid_filter",
-                    f"there is no state {state[:40]!r}",
-                    field="state",
-                    remedy=f"use {', '.join(State)}",
-                )
         limit = limit_of(request)
         found = await self.store.jobs(
-            states=states,
-            provider=request.query_params.get("provider"),
-            before=request.query_params.get("cursor"),
+            states=chosen_of(request, "state", tuple(State)),
+            providers=chosen_of(request, "provider", tuple(self.providers)),
+            before=place_of(request, "job"),
             limit=limit + 1,
         )
         page = found[:limit]
@@ -413,13 +404,7 @@ def cursor_of(request: Request, name: str = "cursor") -> int:
     """A numeric cursor, 0 if not given."""
     given = request.query_params.get(name) or "0"
     if not (given.isascii() and given.isdigit() and len(given) < 19):
-        raise Problem(
-            422,
-            "invalid_cursor",
-            f"{name} must be what `next` said",
-            field=name,
-            remedy="send what `next` said, or leave it out",
-        )
+        raise invalid_cursor(name)
     return int(given)
 
 

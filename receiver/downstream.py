@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +23,7 @@ from receiver.ids import new_id
 from receiver.jobs import iso
 from receiver.outbox import EVENT_TYPES
 from receiver.problems import Problem
+from receiver.queries import chosen_of, place_of, text_of
 from receiver.stream import Stream
 from submitter.signatures import new_secret
 
@@ -116,7 +116,7 @@ class EndpointsApi:
     async def list(self, request: Request) -> Response:
         known_only(request, "cursor", "limit")
         limit = limit_of(request)
-        found = await self.endpoints.page(after=text_of(request, "cursor") or "", limit=limit + 1)
+        found = await self.endpoints.page(after=place_of(request, "ep") or "", limit=limit + 1)
         page = found[:limit]
         following = page[-1].id if len(found) > limit else None
         return JSONResponse({"items": [one.to_json() for one in page], "next": following})
@@ -239,7 +239,7 @@ class DeliveriesApi:
             fault=next(iter(chosen_of(request, "fault", ("ours", "theirs"))), None),
             undelivered="true" in chosen_of(request, "undelivered", ("true", "false")),
         )
-        found = await self.log.page(wanted, before=text_of(request, "cursor"), limit=limit + 1)
+        found = await self.log.page(wanted, before=place_of(request, "dlv"), limit=limit + 1)
         page = found[:limit]
         following = page[-1].id if len(found) > limit else None
         return JSONResponse({"items": [one.to_json() for one in page], "next": following})
@@ -309,32 +309,3 @@ def _no_such_delivery() -> Problem:
     return Problem(
         404, "no_such_delivery", "there is no such delivery", field="id", remedy="GET /v1/deliveries lists them"
     )
-
-
-def text_of(request: Request, name: str) -> str | None:
-    """One plain value of a filter or cursor."""
-    value = request.query_params.get(name)
-    if value and not re.fullmatch(r"[\x21-\x7e]{1,255}", value):
-        raise Problem(
-            422,
-            "invalid_filter",
-            f"{name} is not an id",
-            field=name,
-            remedy="send an id as the lists show it, or leave the filter out",
-        )
-    return value or None
-
-
-def chosen_of(request: Request, name: str, known: Sequence[str]) -> list[str]:
-    """The values of a filter that may be repeated or separated by commas; each must be *known*."""
-    chosen = [value.strip() for value in ",".join(request.query_params.getlist(name)).split(",") if value.strip()]
-    for value in chosen:
-        if value not in known:
-            raise Problem(
-                422,
-                "invalid_filter",
-                f"there is no {name} {value[:48]!r}",
-                field=name,
-                remedy=f"use {', '.join(known)}",
-            )
-    return chosen

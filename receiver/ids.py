@@ -30,6 +30,12 @@ def new_id(prefix: str) -> str:
     return _text(prefix, (moment << 80) | (tail & ((1 << 80) - 1)))
 
 
+def is_id(prefix: str, text: str) -> bool:
+    """Whether *text* looks like one of our ids of *prefix*."""
+    head, _, tail = text.partition("_")
+    return head == prefix and len(tail) == 26 and set(tail) <= set(_ALPHABET)
+
+
 def lowest_id(prefix: str, moment: datetime) -> str:
     """Below every id that was made at or after *moment*."""
     return _text(prefix, max(int(moment.timestamp() * 1000), 0) << 80)

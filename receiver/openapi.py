@@ -98,7 +98,7 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
     }
     one, nth = _path("id"), _path("n", {"type": "integer", "minimum": 0})
     abandon, twice = _optional_flag("abandon"), _optional_flag("may_pay_twice")
-    listed = [_many("state", State), _one("provider", {**_TEXT, "enum": names}), *_paging()]
+    listed = [_many("state", State), _many("provider", names), *_paging("job")]
     return {
         "/v1/jobs": {
             "get": _operation("jobs", "List jobs, newest first.", {200: page_of("Job"), 422: None}, listed),
@@ -116,7 +116,7 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
                 "jobs",
                 "What came in about it, as it came.",
                 {200: page_of("Evidence"), 404: None, 422: None},
-                [one, *_paging(numeric=True)],
+                [one, *_paging()],
             )
         },
         "/v1/jobs/{id}/images/{n}": {
@@ -171,7 +171,7 @@ def _events(providers: Sequence[str]) -> dict[str, Any]:
             _one("after", cursor, "Above this position; a stream without it begins with what happens from now on."),
             _one("last_event_id", cursor, resume),
             {"name": "Last-Event-ID", "in": "header", "description": resume, "schema": cursor},
-            *_paging(numeric=True, most=500),
+            *_paging(most=500),
         ],
     )
     operation["responses"]["200"]["content"][_STREAM] = {
@@ -190,7 +190,7 @@ def _endpoints() -> dict[str, Any]:
     return {
         "/v1/endpoints": {
             "get": _operation(
-                "endpoints", "List endpoints, oldest first.", {200: page_of("Endpoint"), 422: None}, _paging()
+                "endpoints", "List endpoints, oldest first.", {200: page_of("Endpoint"), 422: None}, _paging("ep")
             ),
             "post": _operation(
                 "endpoints",
@@ -243,7 +243,7 @@ def _deliveries() -> dict[str, Any]:
                 "deliveries",
                 "List deliveries, newest first.",
                 {200: page_of("Delivery"), 422: None},
-                [*filters, *_paging()],
+                [*filters, *_paging("dlv")],
             )
         },
         "/v1/deliveries/replay": {
@@ -376,8 +376,9 @@ def _many(name: str, values: Any) -> Schema:
     return {"name": name, "in": "query", "schema": schema, "style": "form", "explode": False}
 
 
-def _paging(*, numeric: bool = False, most: int = 200) -> list[Schema]:
-    cursor = {"type": "string", "pattern": "^[0-9]{1,18}$"} if numeric else _TEXT
+def _paging(prefix: str | None = None, *, most: int = 200) -> list[Schema]:
+    """A cursor is an id of *prefix*, or else a number."""
+    cursor = {"type": "string", "pattern": f"^{prefix}_[0-9a-z]{{26}}$" if prefix else "^[0-9]{1,18}$"}
     limit = {"type": "integer", "minimum": 1, "maximum": most, "default": 50}
     return [_one("cursor", cursor, "What `next` of the page before said."), _one("limit", limit)]
 

@@ -169,7 +169,7 @@ class Store:
         self,
         *,
         states: Sequence[str] = (),
-        provider: str | None = None,
+        providers: Sequence[str] = (),
         before: str | None = None,
         limit: int = 50,
     ) -> list[tuple[Job, list[KeptImage]]]:
@@ -178,8 +178,8 @@ class Store:
         query = select(*[table[name] for name in JOB_COLUMNS]).order_by(desc(table.id)).limit(limit)
         if states:
             query = query.where(table.state.in_(states))
-        if provider:
-            query = query.where(table.provider == provider)
+        if providers:
+            query = query.where(table.provider.in_(providers))
         if before:
             query = query.where(table.id < before)
         async with self.database.read() as connection:

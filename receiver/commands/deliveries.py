@@ -14,6 +14,7 @@ from receiver.asked import moment_of
 from receiver.commands.opening import open_database
 from receiver.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Shown, Wanted
 from receiver.endpoints import Endpoints
+from receiver.outbox import EVENT_TYPES
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 
 deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")
@@ -37,6 +38,8 @@ def list_deliveries(
     as_json: AsJson = False,
 ) -> None:
     """The newest deliveries."""
+    if unknown := [one for one in event or () if one not in EVENT_TYPES]:
+        raise failed(f"there is no event {unknown[0]!r}; there are {', '.join(EVENT_TYPES)}", status=2)
 
     async def run() -> None:
         wanted = Wanted(

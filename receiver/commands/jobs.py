@@ -19,6 +19,7 @@ from receiver.explaining import Line, Timeline, explain
 from receiver.jobs import Job, KeptImage
 from receiver.store import Store
 from submitter.printing import console, failed, harmless, headed, print_fields, print_json, print_table
+from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 
 jobs = typer.Typer(no_args_is_help=True, help="Look at jobs.")
@@ -45,11 +46,13 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """The newest jobs."""
+    if provider is not None and provider not in PROVIDERS:
+        raise failed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
 
     async def run() -> None:
         async with open_database() as database:
             found = await Store(database).jobs(
-                states=[one.value for one in state or ()], provider=provider, limit=limit
+                states=[one.value for one in state or ()], providers=[provider] if provider else [], limit=limit
             )
         if as_json:
             print_json({"items": [job.to_json(images) for job, images in found]})

@@ -114,6 +114,9 @@ async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> No
         assert [
             one["id"] for one in (await jobs(receiver, "list", "--provider", "freepik", "--json")).json["items"]
         ] == [first["id"]]
+        unknown = await jobs(receiver, "list", "--provider", "nope")
+        assert (unknown.status, unknown.out) == (2, "")
+        assert unknown.err == "there is no provider 'nope'; there are freepik, apixo, novita, upscayl, pixelcut\n"
         shown = (await jobs(receiver, "show", first["id"], "--json")).json
         answered = (await client.get(f"/v1/jobs/{first['id']}")).json()
         assert {**shown, "images": None} == {**answered, "images": None}

@@ -1,0 +1,58 @@
+"""What the query of a list says: filters out of a known set, ids, and the place where a page begins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from starlette.requests import Request
+
+from receiver.ids import is_id
+from receiver.problems import Problem
+
+
+def text_of(request: Request, name: str) -> str | None:
+    """One plain value of a filter."""
+    value = request.query_params.get(name)
+    if value and not re.fullmatch(r"[\x21-\x7e]{1,255}", value):
+        raise Problem(
+            422,
+            "invalid_filter",
+            f"{name} is not an id",
+            field=name,
+            remedy="send an id as the lists show it, or leave the filter out",
+        )
+    return value or None
+
+
+def chosen_of(request: Request, name: str, known: Sequence[str]) -> list[str]:
+    """The values of a filter that may be repeated or separated by commas; each must be *known*."""
+    chosen = [value.strip() for value in ",".join(request.query_params.getlist(name)).split(",") if value.strip()]
+    for value in chosen:
+        if value not in known:
+            raise Problem(
+                422,
+                "invalid_filter",
+                f"there is no {name} {value[:48]!r}",
+                field=name,
+                remedy=f"use {', '.join(known)}",
+            )
+    return chosen
+
+
+def place_of(request: Request, prefix: str) -> str | None:
+    """`?cursor=` of a list whose pages begin after an id of *prefix*; None: at its beginning."""
+    given = request.query_params.get("cursor") or None
+    if given is not None and not is_id(prefix, given):
+        raise invalid_cursor("cursor")
+    return given
+
+
+def invalid_cursor(name: str) -> Problem:
+    return Problem(
+        422,
+        "invalid_cursor",
+        f"{name} must be what `next` said",
+        field=name,
+        remedy="send what `next` said, or leave it out",
+    )
