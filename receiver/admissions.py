@@ -244,13 +244,11 @@ class Admissions:
             if not isinstance(exc, OutboundError):
                 raise
             code = "image_unreachable" if isinstance(exc, DownloadFailed) else "image_url_refused"
-            raise Problem(
-                422,
-                code,
-                f"the image could not be fetched: {exc}",
-                field="image.url",
-                remedy="give an https URL that answers 200 with the image, or send the image itself",
-            ) from exc
+            found, remedy = str(exc), "give an https URL that answers 200 with the image, or send the image itself"
+            if isinstance(exc, AddressForbidden):
+                found, remedy = exc.found, f"send the image itself, or {exc.remedy}"
+            detail = f"the image could not be fetched: {found}"
+            raise Problem(422, code, detail, field="image.url", remedy=remedy) from exc
         return part
 
 

@@ -38,3 +38,12 @@ async def test_a_fetch_that_is_cancelled_leaves_no_file(tmp_path: Path) -> None:
             await fetching
         assert list(parts.iterdir()) == []
         over.set()
+
+
+async def test_a_private_address_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    async with house(tmp_path) as receiving:
+        asked = {"provider": "novita", "image": {"url": "https://10.1.2.3/in.jpg"}}
+        problem = (await receiving.client.post("/v1/jobs", json=asked)).json()
+    assert (problem["code"], problem["field"]) == ("image_url_refused", "image.url")
+    assert problem["remedy"].startswith("send the image itself, or use a public https URL, or, if the address is yours")
+    assert "RECEIVER_ALLOW_NETWORKS" not in problem["detail"]
