@@ -23,6 +23,7 @@ from receiver.commands import (
 )
 from receiver.data_dir import DataUnusable
 from receiver.settings import SettingsInvalid
+from submitter.printing import say
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -55,5 +56,5 @@ def main() -> None:
         print("These settings can't be used:", *exc.problems, sep="\n  ", file=sys.stderr)
         sys.exit(2)
     except (DataUnusable, OSError) as exc:
-        print(f"receiver: {exc}", file=sys.stderr)
+        say(f"receiver: {exc}", err=True)
         sys.exit(1)

@@ -17,6 +17,7 @@ from receiver.doctor import Finding, Grade, reach
 from receiver.server import run
 from receiver.settings import load
 from receiver.tunnel import Tunnel, Way, by_cloudflared, by_ssh
+from submitter.printing import say
 
 log = structlog.get_logger("receiver.tunnel")
 
@@ -106,4 +107,4 @@ def _told(url: str, finding: Finding) -> None:
     if good:
         typer.secho("(its callback URLs answer from the outside)", fg="green", err=True)
     else:
-        typer.secho(f"({finding.found}; {finding.remedy})", fg="yellow", err=True)
+        say(f"({finding.found}; {finding.remedy})", err=True, fg="yellow")
