@@ -27,7 +27,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, event
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -73,7 +73,7 @@ class Database:
     async def open(cls, path: Path, *, readers: int = 4) -> Database:
         """Open *path*, make it if it is not there, and bring it to the newest schema. Raises `DataUnusable`."""
         await asyncio.to_thread(_make_private, path)
-        url = f"sqlite+aiosqlite:///{path}"
+        url = URL.create("sqlite+aiosqlite", database=str(path))
         writer = create_async_engine(url, connect_args=_CONNECT, hide_parameters=True, pool_size=1, max_overflow=0)
         reading = create_async_engine(
             url, connect_args={"isolation_level": None}, hide_parameters=True, pool_size=readers, max_overflow=4
@@ -211,9 +211,14 @@ def explaining(path: Path) -> Iterator[None]:
         raise DataUnusable(path, f"can't be used: {said}", remedy) from exc
 
 
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """A plain connection that can neither write nor make the file."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
 def check_ours(path: Path, *, remedy: str) -> None:
     """The database at *path* must have our tables and a schema that we know. Raises `DataUnusable`; changes nothing."""
-    with explaining(path), contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+    with explaining(path), contextlib.closing(open_to_read(path)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "jobs", "evidence"} <= names:
             raise DataUnusable(path, "is no database of a receiver", remedy)

@@ -28,7 +28,7 @@ from receiver.clocks import Clocks
 from receiver.configuration import misspelt
 from receiver.data_dir import DataUnusable
 from receiver.data_dir import check as check_data_dir
-from receiver.database import newest_schema
+from receiver.database import newest_schema, open_to_read
 from receiver.guard import Guard, OutboundError
 from receiver.secrets_file import generated, kept, secrets_path
 from receiver.settings import ProviderSettings, Settings, provider_from
@@ -170,7 +170,7 @@ def database_findings(path: Path) -> list[Finding]:
     if not path.exists():
         return [ok("database", f"{path} is made at the first start")]
     restore = "stop the receiver and restore a backup (see deploy/)"
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    connection = open_to_read(path)
     with contextlib.closing(connection):
         try:
             said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -363,7 +363,7 @@ async def endpoint_findings(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _endpoints(path: Path) -> list[tuple[str, str]]:
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+    with contextlib.closing(open_to_read(path)) as connection:
         try:
             return connection.execute("SELECT id, url FROM endpoints WHERE enabled = 1 ORDER BY id").fetchall()
         except sqlite3.DatabaseError:

@@ -15,7 +15,7 @@ import typer
 
 from receiver.commands.sandbox_mark import SandboxMark
 from receiver.data_dir import prepare, usable
-from receiver.database import check_ours, explaining
+from receiver.database import check_ours, explaining, open_to_read
 from receiver.secrets_file import secrets_path
 from receiver.settings import Settings, load
 from submitter.printing import failed
@@ -53,7 +53,7 @@ def restore(directory: Annotated[Path, typer.Argument(help="What `receiver backu
         raise failed(f"{directory} holds no backup")
     if settings.database_path.exists():
         raise failed(f"there is a database at {settings.database_path}; move the data directory out of the way first")
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as source:
+    with contextlib.closing(open_to_read(database)) as source:
         try:
             said = source.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.DatabaseError as exc:
@@ -107,7 +107,8 @@ def _whole(directory: Path) -> Iterator[Path]:
         yield part
         _sync(part)
         part.rename(directory)
-        _sync_one(directory.parent)
+        with contextlib.suppress(OSError):  # it is whole and in its place; that place may be closed to reading
+            _sync_one(directory.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

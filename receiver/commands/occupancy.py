@@ -23,8 +23,14 @@ _NAME = "serving.lock"
 @contextlib.contextmanager
 def occupied(data_dir: Path) -> Iterator[bool]:
     """Count among those who serve *data_dir* while the block runs; gives whether somebody else did already."""
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(data_dir / _NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(data_dir / _NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:  # it may be another user's, of an earlier life: nobody can tell
+        descriptor = None
+    if descriptor is None:
+        yield False
+        return
     try:
         yield _others(descriptor)
     finally:
@@ -41,5 +47,6 @@ def _others(descriptor: int) -> bool:
         others = True
     except OSError:  # a file system without locks: nobody can tell
         return False
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
     return others

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from receiver.database import explaining
+from receiver.database import explaining, open_to_read
 from receiver.settings import SettingsInvalid
 
 if sys.platform != "win32":
@@ -59,15 +59,20 @@ class SandboxMark:
             with self._alone():
                 self._write(self._running(but=os.getpid()))
 
+    def serves_no_sandbox(self) -> None:
+        """This process has none, whatever one with its number did before: in a container that is always 1."""
+        if self.there:
+            with contextlib.suppress(OSError), self._alone():
+                self._write(self._running(but=os.getpid()))
+
     def _running(self, *, but: int | None = None) -> list[dict[str, Any]]:
         """Whose process still lives: one that was killed could not take its entry out."""
         try:
             found: list[dict[str, Any]] = json.loads(self._path.read_text()).get("running", [])
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except (ValueError, AttributeError):
-            return []  # cut short or written over; that it is there says what kind of jobs these are
-        return [one for one in found if one["pid"] != but and _lives(one["pid"])]
+            whole = [one for one in found if {"pid", "sandbox", "receiver"} <= set(one)]
+            return [one for one in whole if one["pid"] != but and _lives(one["pid"])]
+        except (OSError, ValueError, TypeError, AttributeError):
+            return []  # not there, not ours to read, or written over; that it is there says what kind of jobs these are
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -109,7 +114,7 @@ def _lives(pid: int) -> bool:
 
 
 def _has_jobs(database: Path) -> bool:
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    connection = open_to_read(database)
     try:
         with explaining(database):
             return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None

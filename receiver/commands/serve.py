@@ -114,6 +114,7 @@ async def served(
             settings, each = in_sandbox(settings, stand_ins, origin)
             stack.enter_context(mark.put(sandbox=stand_ins, receiver=origin))
         elif mark.there:
+            mark.serves_no_sandbox()
             log.warning("sandbox_data", effect="this data directory holds jobs of a sandbox, which no provider knows")
         receiver = Receiver(settings, each)
         made = server(

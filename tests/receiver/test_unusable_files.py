@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from receiver.commands.occupancy import occupied
+from receiver.commands.sandbox_mark import SandboxMark
 from receiver.data_dir import DataUnusable, prepare
 from receiver.database import Database
 from receiver.secrets_file import generated
@@ -147,3 +149,37 @@ async def test_a_start_that_failed_can_be_tried_again_at_once(tmp_path: Path) ->
     (receiver.data_dir / "receiver.db").unlink()
     await receiver.start()
     assert await receiver.stop() == 0
+
+
+def test_a_lock_that_cannot_be_had_keeps_nobody_from_serving(tmp_path: Path) -> None:
+    (tmp_path / "serving.lock").mkdir()  # as unusable as another user's
+    with occupied(tmp_path) as by_others:
+        assert by_others is False
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "null", '{"running": 1}', '{"running": [1]}', '{"running": [{}]}', '{"running": [{"pid": "x"}]}'],
+)
+def test_a_spoilt_mark_names_no_sandbox_that_runs(tmp_path: Path, content: str) -> None:
+    (tmp_path / "sandbox.json").write_text(content)
+    mark = SandboxMark(tmp_path)
+    assert mark.there
+    assert mark.read() is None
+
+
+def test_a_server_without_a_sandbox_is_not_taken_for_one_that_had_its_number(tmp_path: Path) -> None:
+    mark = SandboxMark(tmp_path)
+    mark._write([{"pid": os.getpid(), "sandbox": "http://127.0.0.1:1", "receiver": "http://127.0.0.1:2"}])
+    assert mark.read() is not None
+    mark.serves_no_sandbox()
+    assert mark.there
+    assert mark.read() is None
+
+
+@pytest.mark.parametrize("name", ["a#b", "50%41x", "really?", "with space", "é"])
+async def test_any_name_of_a_data_directory_can_be_backed_up(tmp_path: Path, name: str) -> None:
+    assert (await run(tmp_path, "migrate", data_dir=name)).status == 0
+    done = await run(tmp_path, "backup", "copy", data_dir=name)
+    assert done.status == 0, done.err
+    assert (await run(tmp_path, "restore", "copy", data_dir=f"{name} again")).status == 0
