@@ -177,8 +177,8 @@ def test_a_server_without_a_sandbox_is_not_taken_for_one_that_had_its_number(tmp
     assert mark.read() is None
 
 
-@pytest.mark.parametrize("name", ["a#b", "50%41x", "really?", "with space", "é"])
-async def test_any_name_of_a_data_directory_can_be_backed_up(tmp_path: Path, name: str) -> None:
+async def test_any_name_of_a_data_directory_can_be_backed_up(tmp_path: Path) -> None:
+    name = "a#b 50%41x really? é"
     assert (await run(tmp_path, "migrate", data_dir=name)).status == 0
     done = await run(tmp_path, "backup", "copy", data_dir=name)
     assert done.status == 0, done.err
