@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 
 from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import Shape, Target
-from submitter.sandbox.wire import CallbackRules, Refused, Wire, bearer, is_url, json_object, same_key, unknown
+from submitter.sandbox.wire import CallbackRules, CallingWire, Refused, bearer, is_url, json_object, same_key, unknown
 
 LONG_SIDES = {"2k": 2048, "4k": 3840, "8k": 7680}
 FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -33,7 +33,7 @@ _TOP = ("request_type", "callback_url", "input", "provider")
 _INPUT = ("mode", "image_urls", "resolution", "output_format")
 
 
-class Apixo(Wire):
+class Apixo(CallingWire):
     name = "apixo"
     mount = "/apixo/api/v1"
     running = ("pending", "processing")

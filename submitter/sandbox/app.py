@@ -29,7 +29,7 @@ from submitter.sandbox.serving import serving
 from submitter.sandbox.tasks import Order, RemoteTask
 from submitter.sandbox.upscaling import Target
 from submitter.sandbox.upscayl import Upscayl
-from submitter.sandbox.wire import Wire, is_url
+from submitter.sandbox.wire import CallingWire, Wire, is_url
 from submitter.sandbox.work import Bench, Settings
 
 WIRES: tuple[type[Wire], ...] = (Freepik, Apixo, Novita, Upscayl, Pixelcut)
@@ -157,7 +157,7 @@ class Sandbox:
         wire = self.wires.get(provider)
         if wire is None:
             raise ValueError(f"provider must be one of {', '.join(self.wires)}")
-        if wire.rules is None:
+        if not isinstance(wire, CallingWire):
             raise ValueError(f"{provider} sends no callbacks")
         named = wire.state_named(state)
         if named is None or named not in wire.announced:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from submitter.sandbox.tasks import Attempt, RemoteTask, SentCallback
-from submitter.sandbox.wire import CallbackRules, Wire
+from submitter.sandbox.wire import CallbackRules, CallingWire, Wire
 
 if TYPE_CHECKING:
     from submitter.sandbox.work import Bench
@@ -28,6 +28,8 @@ class Announcer:
 
     def voice(self, wire: Wire, task: RemoteTask) -> Callable[[str], None]:
         """How *task* tells of a state it enters; decides whether its callbacks are held back and reordered."""
+        if not isinstance(wire, CallingWire):
+            return lambda state: None
         several = len(wire.announced.difference((wire.failed,))) > 1
         if task.callback_url and several and self._bench.dice.strikes(wire.name, "reorder", task.number):
             task.held = []
@@ -41,7 +43,9 @@ class Announcer:
 
     def forge(self, wire: Wire, task: RemoteTask) -> None:
         """Send a forged success, if that fault strikes."""
-        if wire.rules is None or not task.callback_url or not self._bench.dice.strikes(wire.name, "forge", task.number):
+        if not isinstance(wire, CallingWire) or not task.callback_url:
+            return
+        if not self._bench.dice.strikes(wire.name, "forge", task.number):
             return
         body = wire.forged_body(task, f"{task.origin}/forged/{secrets.token_urlsafe(12)}.jpg")
         callback = SentCallback(wire.succeeded, "forged")
@@ -50,16 +54,15 @@ class Announcer:
         headers = wire.forged_headers(body)
         self._bench.spawn(self._deliver(task, callback, rules, body, lambda: headers, after=None), task)
 
-    async def once(self, wire: Wire, task: RemoteTask, url: str) -> Attempt:
+    async def once(self, wire: CallingWire, task: RemoteTask, url: str) -> Attempt:
         """Send one true callback about the task's present state to *url*, without faults or retries."""
-        assert wire.rules is not None
         body = wire.callback_body(task, task.state)
         callback = SentCallback(task.state, "true")
         task.callbacks.append(callback)
         return await self._try(callback, wire.rules, url, body, wire.callback_headers(body))
 
-    def _tell(self, wire: Wire, task: RemoteTask, state: str) -> None:
-        if wire.rules is None or not task.callback_url or state not in wire.announced:
+    def _tell(self, wire: CallingWire, task: RemoteTask, state: str) -> None:
+        if not task.callback_url or state not in wire.announced:
             return
         roll = self._bench.dice.strikes
         if roll(wire.name, "lose", task.number):
@@ -85,12 +88,16 @@ class Announcer:
             task.held.append(send)
 
     def _queue(
-        self, wire: Wire, task: RemoteTask, callback: SentCallback, body: bytes, replayed: SentCallback | None = None
+        self,
+        wire: CallingWire,
+        task: RemoteTask,
+        callback: SentCallback,
+        body: bytes,
+        replayed: SentCallback | None = None,
     ) -> SentCallback:
         def headers() -> dict[str, str]:
             return dict(replayed.headers) if replayed and callback.kind == "replay" else wire.callback_headers(body)
 
-        assert wire.rules is not None
         previous, task.last_callback = task.last_callback, callback
         task.callbacks.append(callback)
         self._bench.spawn(self._deliver(task, callback, wire.rules, body, headers, after=previous), task)

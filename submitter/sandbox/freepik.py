@@ -29,8 +29,8 @@ from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import NotAnImage, Shape, Target
 from submitter.sandbox.wire import (
     CallbackRules,
+    CallingWire,
     Refused,
-    Wire,
     is_int,
     is_url,
     json_object,
@@ -60,7 +60,7 @@ _STRENGTHS = ("creativity", "hdr", "resemblance", "fractality")
 _FIELDS = ("image", "webhook_url", "prompt", "filter_nsfw", *_ENUMS, *_STRENGTHS)
 
 
-class Freepik(Wire):
+class Freepik(CallingWire):
     name = "freepik"
     mount = "/freepik"
     running = ("CREATED", "IN_PROGRESS")

@@ -27,8 +27,8 @@ from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import NotAnImage, Shape, Target
 from submitter.sandbox.wire import (
     CallbackRules,
+    CallingWire,
     Refused,
-    Wire,
     bearer,
     is_int,
     is_url,
@@ -54,7 +54,7 @@ _EXTRA = (
 _REQUEST = ("model_name", "image_base64", "scale_factor")
 
 
-class Novita(Wire):
+class Novita(CallingWire):
     name = "novita"
     mount = "/novita"
     running = ("TASK_STATUS_QUEUED", "TASK_STATUS_PROCESSING")

@@ -1,5 +1,5 @@
 """
-`Wire`: what one provider's stand-in has to say, and the little that all five share.
+`Wire`: what one provider's stand-in has to say, and the little that all five share; `CallingWire` for who calls back.
 
 A wire is one file in this package and one line in `app.py`. It is written from the provider's documentation alone and
 shares no code with `submitter.providers`: it is the independent check of it.
@@ -55,10 +55,6 @@ class Wire(ABC):
     """The states a task goes through before it ends, in order."""
     succeeded: ClassVar[str]
     failed: ClassVar[str]
-    announced: ClassVar[frozenset[str]] = frozenset()
-    """States that are told to the callback URL."""
-    rules: ClassVar[CallbackRules | None] = None
-    """None: it sends no callbacks."""
     synchronous: ClassVar[bool] = False
     """The submit call answers when the task has ended."""
     link_seconds: ClassVar[float]
@@ -94,8 +90,8 @@ class Wire(ABC):
         """How it answers an unknown path."""
 
     async def looked_up(self, request: Request) -> Response:
-        """The answer to a status call whose key is right."""
-        raise NotImplementedError(f"{self.name} has no status call")
+        """The answer to a status call whose key is right; where there is none, its path is unknown."""
+        return self.not_found()
 
     async def submit(self, request: Request) -> Response:
         """For the route of its submit call."""
@@ -115,22 +111,6 @@ class Wire(ABC):
         """A task id of its own making."""
         return str(uuid.uuid4())
 
-    def callback_body(self, task: RemoteTask, state: str) -> bytes:
-        """What its callback about *state* says."""
-        raise NotImplementedError(f"{self.name} sends no callbacks")
-
-    def callback_headers(self, body: bytes) -> dict[str, str]:
-        """Fresh headers for one request."""
-        return {"content-type": "application/json"}
-
-    def forged_body(self, task: RemoteTask, image_url: str) -> bytes:
-        """A success that never was, as a forger would write it."""
-        raise NotImplementedError(f"{self.name} sends no callbacks")
-
-    def forged_headers(self, body: bytes) -> dict[str, str]:
-        """As far as a forger gets without the secret."""
-        return self.callback_headers(body)
-
     def link(self, task: RemoteTask, file: File) -> str:
         """The file's URL as told to the client now."""
         return task.origin + file.path
@@ -146,6 +126,30 @@ class Wire(ABC):
         """The state that a person means by *word*: any case, with or without the provider's prefix."""
         wanted = word.strip().casefold()
         return next((state for state in self.states if state.casefold() in (wanted, f"task_status_{wanted}")), None)
+
+
+class CallingWire(Wire):
+    """One that calls back."""
+
+    announced: ClassVar[frozenset[str]]
+    """States that are told to the callback URL."""
+    rules: ClassVar[CallbackRules]
+
+    @abstractmethod
+    def callback_body(self, task: RemoteTask, state: str) -> bytes:
+        """What its callback about *state* says."""
+
+    def callback_headers(self, body: bytes) -> dict[str, str]:
+        """Fresh headers for one request."""
+        return {"content-type": "application/json"}
+
+    @abstractmethod
+    def forged_body(self, task: RemoteTask, image_url: str) -> bytes:
+        """A success that never was, as a forger would write it."""
+
+    def forged_headers(self, body: bytes) -> dict[str, str]:
+        """As far as a forger gets without the secret."""
+        return self.callback_headers(body)
 
 
 # --- Shared by the wires --------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from submitter.sandbox.files import File, Files
 from submitter.sandbox.outbound import Outbound
 from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import CONTENT_TYPES, SUFFIXES, NotAnImage, Studio, TooLarge
-from submitter.sandbox.wire import Refused, Wire
+from submitter.sandbox.wire import CallingWire, Refused, Wire
 
 CUT_EXTENSION = "sandbox.cut"
 """ASGI extension of our server: call it to reset the connection."""
@@ -157,9 +157,8 @@ class Bench:
         name = wire.name
         stuck = self.dice.strikes(name, "stuck", task.number)
         answer = None if wire.synchronous else wire.accepted(request, task)
-        early = (
-            wire.rules is not None and task.callback_url is not None and self.dice.strikes(name, "early", task.number)
-        )
+        calls = isinstance(wire, CallingWire) and task.callback_url is not None
+        early = calls and self.dice.strikes(name, "early", task.number)
         lost = self.dice.first(name, _LOST_ANSWERS, task.number)
         late = self.dice.seconds(name, "late_answer_seconds")
         unreadable = lost is None and self.dice.strikes(name, "unreadable", task.number)
