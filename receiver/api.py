@@ -24,7 +24,7 @@ from receiver.lifecycle import Timing
 from receiver.pauses import Pauses
 from receiver.presenting import evidence_to_json
 from receiver.problems import Problem
-from receiver.queries import chosen_of, invalid_cursor, place_of
+from receiver.queries import chosen_of, cursor_of, known_only, limit_of, place_of
 from receiver.reckoning import Reckoning
 from receiver.store import Store
 from receiver.tokens import TokenInvalid, Tokens
@@ -375,37 +375,6 @@ async def small_json(request: Request) -> dict[str, Any]:
     """An optional small JSON object."""
     body = await read_body(request, limit=_MAX_SMALL_JSON_BYTES)
     return parse_document(body) if body.strip() else {}
-
-
-def known_only(request: Request, *known: str, aliases: Sequence[str] = ()) -> None:
-    """Refuse a parameter that is none of *known*: a filter that is misspelt would let everything through."""
-    for name in request.query_params:
-        if name not in known and name not in aliases:
-            raise Problem(
-                422,
-                "unknown_parameter",
-                f"there is no parameter {name[:60]!r}",
-                field=name[:60],
-                remedy=f"the parameters are {', '.join(known)}",
-            )
-
-
-def limit_of(request: Request, *, most: int = 200) -> int:
-    """`?limit=`, 1 to *most*, 50 if not given."""
-    given = request.query_params.get("limit", "50")
-    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= most):
-        raise Problem(
-            422, "invalid_limit", f"limit must be 1 to {most}", field="limit", remedy="change limit, or leave it out"
-        )
-    return int(given)
-
-
-def cursor_of(request: Request, name: str = "cursor") -> int:
-    """A numeric cursor, 0 if not given."""
-    given = request.query_params.get(name) or "0"
-    if not (given.isascii() and given.isdigit() and len(given) < 19):
-        raise invalid_cursor(name)
-    return int(given)
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from receiver.admissions import check_target
-from receiver.api import Bearer, cursor_of, known_only, limit_of, small_json
+from receiver.api import Bearer, small_json
 from receiver.asked import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial, validated
 from receiver.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Wanted
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
@@ -23,7 +23,7 @@ from receiver.ids import new_id
 from receiver.jobs import iso
 from receiver.outbox import EVENT_TYPES
 from receiver.problems import Problem
-from receiver.queries import chosen_of, place_of, text_of
+from receiver.queries import chosen_of, cursor_of, known_only, limit_of, place_of, text_of
 from receiver.stream import Stream
 from submitter.signatures import new_secret
 

@@ -1,4 +1,4 @@
-"""What the query of a list says: filters out of a known set, ids, and the place where a page begins."""
+"""What the query of a list says: filters out of a known set, ids, and the length and place of a page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,37 @@ from starlette.requests import Request
 
 from receiver.ids import is_id
 from receiver.problems import Problem
+
+
+def known_only(request: Request, *known: str, aliases: Sequence[str] = ()) -> None:
+    """Refuse a parameter that is none of *known*: a filter that is misspelt would let everything through."""
+    for name in request.query_params:
+        if name not in known and name not in aliases:
+            raise Problem(
+                422,
+                "unknown_parameter",
+                f"there is no parameter {name[:60]!r}",
+                field=name[:60],
+                remedy=f"the parameters are {', '.join(known)}",
+            )
+
+
+def limit_of(request: Request, *, most: int = 200) -> int:
+    """`?limit=`, 1 to *most*, 50 if not given."""
+    given = request.query_params.get("limit", "50")
+    if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= most):
+        raise Problem(
+            422, "invalid_limit", f"limit must be 1 to {most}", field="limit", remedy="change limit, or leave it out"
+        )
+    return int(given)
+
+
+def cursor_of(request: Request, name: str = "cursor") -> int:
+    """A numeric cursor, 0 if not given."""
+    given = request.query_params.get(name) or "0"
+    if not (given.isascii() and given.isdigit() and len(given) < 19):
+        raise _invalid_cursor(name)
+    return int(given)
 
 
 def text_of(request: Request, name: str) -> str | None:
@@ -44,11 +75,11 @@ def place_of(request: Request, prefix: str) -> str | None:
     """`?cursor=` of a list whose pages begin after an id of *prefix*; None: at its beginning."""
     given = request.query_params.get("cursor") or None
     if given is not None and not is_id(prefix, given):
-        raise invalid_cursor("cursor")
+        raise _invalid_cursor("cursor")
     return given
 
 
-def invalid_cursor(name: str) -> Problem:
+def _invalid_cursor(name: str) -> Problem:
     return Problem(
         422,
         "invalid_cursor",

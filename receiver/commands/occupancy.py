@@ -24,7 +24,6 @@ _NAME = "serving.lock"
 def occupied(data_dir: Path) -> Iterator[bool]:
     """Count among those who serve *data_dir* while the block runs; gives whether somebody else did already."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(data_dir / _NAME, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:  # it may be another user's, of an earlier life: nobody can tell
         descriptor = None

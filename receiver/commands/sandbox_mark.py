@@ -77,7 +77,6 @@ class SandboxMark:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Two that start or stop at once write one after the other."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if sys.platform == "win32":
             yield
             return
