@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
@@ -63,6 +63,10 @@ class LiveReceiver:
         path = self.data_dir.parent / f"{self.data_dir.name}.log"
         return path.read_text() if path.exists() else ""
 
+    def output(self) -> BinaryIO:
+        """What it prints into."""
+        return (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab")
+
     def full_environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RECEIVER_")}
         return {
@@ -80,7 +84,7 @@ class LiveReceiver:
 
     async def start(self, *, ready: bool = True) -> None:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        with (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab") as log:
+        with self.output() as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.program,
                 "serve",
