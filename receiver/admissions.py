@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from receiver.asks import MAX_INPUT_BYTES, Ask
 from receiver.blobs import Blobs
+from receiver.domain.ids import new_id
+from receiver.domain.jobs import Job, KeptImage
 from receiver.guard import AddressForbidden, Guard, OutboundError
-from receiver.ids import new_id
-from receiver.jobs import Job, KeptImage
 from receiver.outbound import DownloadFailed, Outbound
 from receiver.problems import Problem
 from receiver.store import KeyReused, Store

@@ -31,6 +31,8 @@ from receiver.callbacks import Callbacks, Doorway
 from receiver.database import Database, explaining
 from receiver.deliveries import Deliveries
 from receiver.delivery_log import DeliveryLog
+from receiver.domain.lifecycle import Timing
+from receiver.domain.tokens import Tokens
 from receiver.downstream import DeliveriesApi, EndpointsApi, EventsApi
 from receiver.endpoints import Endpoints
 from receiver.events import Events
@@ -38,7 +40,6 @@ from receiver.guard import Guard
 from receiver.health import Health
 from receiver.intake import Intake, Wakes
 from receiver.leases import Leases
-from receiver.lifecycle import Timing
 from receiver.loops import Loop
 from receiver.metrics import Metrics
 from receiver.notifier import Notifier
@@ -54,7 +55,6 @@ from receiver.settings import ProviderSettings, Settings, provider_from
 from receiver.store import Store
 from receiver.stream import Stream
 from receiver.submissions import Submissions
-from receiver.tokens import Tokens
 from receiver.uploads import Uploads
 from submitter.client import Wire
 from submitter.provider import Provider, Rate

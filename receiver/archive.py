@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from receiver.blobs import Blobs
+from receiver.domain.jobs import KeptImage
 from receiver.guard import OutboundError
-from receiver.jobs import KeptImage
 from receiver.leases import LEASE
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics

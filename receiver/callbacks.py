@@ -22,16 +22,16 @@ import structlog
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from receiver.domain.jobs import Source, Verdict
+from receiver.domain.tokens import Claim, TokenInvalid, Tokens
 from receiver.evidence import Evidence, headers_to_json
 from receiver.groups import Overloaded
 from receiver.intake import Intake
-from receiver.jobs import Source, Verdict
 from receiver.metrics import Metrics
 from receiver.pacing import Bucket
 from receiver.problems import Problem
 from receiver.request_ids import id_of
 from receiver.store import Store
-from receiver.tokens import Claim, TokenInvalid, Tokens
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider, Rate
 from submitter.vocabulary import Callback

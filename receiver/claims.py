@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from receiver.database import Database
-from receiver.jobs import Job
+from receiver.domain.jobs import Job
 from receiver.rows import JOB_COLUMNS, all_rows, job_from_tuple, moment, us
 
 _JOBS = ", ".join(JOB_COLUMNS)

@@ -18,10 +18,10 @@ from typing import Any
 import aiosqlite
 
 from receiver.database import Database
-from receiver.ids import lowest_id, new_id
-from receiver.jobs import iso
+from receiver.domain.ids import lowest_id, new_id
+from receiver.domain.jobs import iso
+from receiver.domain.redaction import redact
 from receiver.outbox import ENDPOINT_EVENTS, INSERT_DELIVERY, one_line, subscribed
-from receiver.presenting import redact
 from receiver.rows import from_us, moment, us
 
 _CHUNK = 500

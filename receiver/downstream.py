@@ -15,12 +15,12 @@ from receiver.admissions import check_target
 from receiver.api import Bearer, small_json
 from receiver.asked import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial, validated
 from receiver.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Wanted
+from receiver.domain.ids import new_id
+from receiver.domain.jobs import iso
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.events import Choice, Events
 from receiver.examples import example_data
 from receiver.guard import Guard
-from receiver.ids import new_id
-from receiver.jobs import iso
 from receiver.outbox import EVENT_TYPES
 from receiver.problems import Problem
 from receiver.queries import chosen_of, cursor_of, known_only, limit_of, place_of, text_of

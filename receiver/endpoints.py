@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from receiver.database import Database
-from receiver.jobs import iso
+from receiver.domain.jobs import iso
 from receiver.outbox import Happening
 from receiver.rows import from_us, moment, to_us, us
 

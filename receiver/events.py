@@ -18,7 +18,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from receiver import tables
 from receiver.database import Database
-from receiver.jobs import iso
+from receiver.domain.jobs import iso
 from receiver.rows import moment
 
 _TABLE = tables.events.c

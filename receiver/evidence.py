@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from receiver import tables
 from receiver.database import Database
-from receiver.jobs import Source, Verdict
+from receiver.domain.jobs import Source, Verdict
 from receiver.rows import ROWS_AT_ONCE, chunks, execute_rows, from_us, moment, to_us, us
 from submitter.vocabulary import Trust
 

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from receiver.domain.jobs import Job, KeptImage, Source, iso
 from receiver.endpoints import Endpoint
-from receiver.jobs import Job, KeptImage, Source, iso
 from submitter.vocabulary import Cost, Failure, State
 
 EXAMPLE_JOB_ID = "job_00000000000000000000example"

@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from receiver.database import Database
+from receiver.domain.jobs import Job, KeptImage, Source, Verdict, iso
+from receiver.domain.redaction import redact
 from receiver.evidence import Evidence, EvidenceLog
-from receiver.jobs import Job, KeptImage, Source, Verdict, iso
-from receiver.presenting import redact
 from receiver.rows import from_us, moment
 from receiver.store import Store
 from submitter.vocabulary import State

@@ -24,10 +24,10 @@ import httpx
 import structlog
 
 from receiver.blobs import Blobs
+from receiver.domain.jobs import Source, Verdict
+from receiver.domain.lifecycle import Change, Timing
 from receiver.evidence import Evidence, headers_to_json
 from receiver.groups import GroupCommit
-from receiver.jobs import Source, Verdict
-from receiver.lifecycle import Change, Timing
 from receiver.loops import Loop
 from receiver.metrics import Metrics
 from receiver.reading import Reading, keep_data

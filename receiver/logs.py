@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from receiver.presenting import redact
+from receiver.domain.redaction import redact
 from receiver.request_ids import request_id
 
 _QUIET = ("httpx", "httpcore", "python_multipart", "aiosqlite", "alembic", "asyncio", "uvicorn.error")

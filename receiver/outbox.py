@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import aiosqlite
 
 from receiver.database import on_its_thread
-from receiver.ids import new_id
-from receiver.jobs import Job, KeptImage, iso
+from receiver.domain.ids import new_id
+from receiver.domain.jobs import Job, KeptImage, iso
 from receiver.rows import execute_rows, us
 
 JOB_EVENTS = (

@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from receiver import tables
 from receiver.database import Database
-from receiver.jobs import iso
+from receiver.domain.jobs import iso
 from receiver.outbox import Happening, tell
 from receiver.rows import moment, us
 

@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 import httpx
 import structlog
 
+from receiver.domain.jobs import Job, Source
+from receiver.domain.lifecycle import News
 from receiver.intake import Intake
-from receiver.jobs import Job, Source
 from receiver.leases import LEASE, Leases
-from receiver.lifecycle import News
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
 from receiver.pacing import Pace

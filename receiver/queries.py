@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
-from receiver.ids import is_id
+from receiver.domain.ids import is_id
 from receiver.problems import Problem
 
 

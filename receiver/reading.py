@@ -19,10 +19,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from receiver.blobs import Blobs
+from receiver.domain.jobs import Source, Verdict
+from receiver.domain.lifecycle import News
+from receiver.domain.redaction import redact
 from receiver.evidence import Evidence
-from receiver.jobs import Source, Verdict
-from receiver.lifecycle import News
-from receiver.presenting import redact
 from receiver.store import Store
 from submitter.answers import NO_RESULT
 from submitter.errors import (

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from receiver.database import Database
-from receiver.ids import lowest_id
+from receiver.domain.ids import lowest_id
 from receiver.outbox import Happening, tell
 from receiver.rows import us
 

@@ -14,9 +14,9 @@ from datetime import datetime
 from typing import Any
 
 from receiver.blobs import Blobs
+from receiver.domain.jobs import Source, Verdict, iso
+from receiver.domain.lifecycle import Timing
 from receiver.evidence import Evidence, Selection
-from receiver.jobs import Source, Verdict, iso
-from receiver.lifecycle import Timing
 from receiver.reading import Reading, as_callback, keep_data
 from receiver.settling import Closed, Item
 from receiver.store import Store

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from receiver.database import on_its_thread
-from receiver.jobs import Job, KeptImage, Source
+from receiver.domain.jobs import Job, KeptImage, Source
 from receiver.tables import images, jobs
 from submitter.vocabulary import Cost, Failure, State
 

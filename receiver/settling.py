@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from receiver.domain.jobs import Job, KeptImage, Source, Verdict
+from receiver.domain.lifecycle import Change, News, Timing, advance
 from receiver.images import insert_images, new_image
-from receiver.jobs import Job, KeptImage, Source, Verdict
-from receiver.lifecycle import Change, News, Timing, advance
 from receiver.outbox import Happening, Telling, about_job, subscriptions_in, telling_of, write_telling
 from receiver.rows import changed_columns, chunks, execute_rows, jobs_in, us
 from submitter.vocabulary import Failure, Report, State, Trust

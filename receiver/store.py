@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from receiver import tables
 from receiver.claims import Claims
 from receiver.database import Database, on_its_thread
+from receiver.domain.jobs import Job, KeptImage
+from receiver.domain.lifecycle import News, Timing, advance
 from receiver.evidence import EvidenceLog
 from receiver.images import Images, images_of
-from receiver.jobs import Job, KeptImage
-from receiver.lifecycle import News, Timing, advance
 from receiver.outbox import Happening, about_job, tell
 from receiver.rows import (
     JOB_COLUMNS,

@@ -23,19 +23,19 @@ import structlog
 from pydantic import ValidationError
 
 from receiver.blobs import Blobs
+from receiver.domain.jobs import Job, Source
+from receiver.domain.lifecycle import News
+from receiver.domain.redaction import redact
+from receiver.domain.tokens import Tokens
 from receiver.intake import Intake
-from receiver.jobs import Job, Source
 from receiver.leases import LEASE, Leases
-from receiver.lifecycle import News
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
 from receiver.pacing import Pace
 from receiver.pauses import Pauses
-from receiver.presenting import redact
 from receiver.reading import outcome_of
 from receiver.settling import Item
 from receiver.store import Store
-from receiver.tokens import Tokens
 from submitter.client import Wire, converse
 from submitter.errors import AccountRefused, AnswerLost, NotSent, ProviderBusy, ProviderError, TaskRefused
 from submitter.images import inspect

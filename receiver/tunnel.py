@@ -23,7 +23,7 @@ from pathlib import Path
 import structlog
 
 from receiver.doctor import Finding, Grade
-from receiver.presenting import redact
+from receiver.domain.redaction import redact
 
 log = structlog.get_logger("receiver.tunnel")
 

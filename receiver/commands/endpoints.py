@@ -15,12 +15,12 @@ from receiver.commands.opening import open_database
 from receiver.commands.sandboxed import as_served
 from receiver.database import Database
 from receiver.delivery_log import DeliveryLog
+from receiver.domain.ids import new_id
+from receiver.domain.jobs import iso
 from receiver.downstream import BY_OPERATOR
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.examples import example_data
 from receiver.guard import Guard
-from receiver.ids import new_id
-from receiver.jobs import iso
 from receiver.problems import Problem
 from receiver.settings import load
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver.commands.opening import open_database
+from receiver.domain.jobs import Job, KeptImage
 from receiver.explaining import Line, Timeline, explain
-from receiver.jobs import Job, KeptImage
 from receiver.store import Store
 from submitter.printing import console, failed, harmless, headed, print_fields, print_json, print_table
 from submitter.providers import PROVIDERS

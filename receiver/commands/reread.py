@@ -15,8 +15,8 @@ from receiver.asked import moment_of
 from receiver.blobs import Blobs
 from receiver.commands.opening import open_database
 from receiver.commands.sandboxed import as_served
+from receiver.domain.jobs import Verdict
 from receiver.evidence import Selection
-from receiver.jobs import Verdict
 from receiver.rereading import UNUSED, Reread, Rereading
 from receiver.settings import load, provider_from
 from receiver.store import Store

@@ -27,19 +27,19 @@ import uvloop
 
 from receiver.database import Database
 from receiver.deliveries import Deliveries
+from receiver.domain.ids import new_id
+from receiver.domain.jobs import Source
+from receiver.domain.lifecycle import News, Timing
+from receiver.domain.tokens import Tokens
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.events import Events
 from receiver.guard import Guard
-from receiver.ids import new_id
-from receiver.jobs import Source
-from receiver.lifecycle import News, Timing
 from receiver.metrics import Metrics
 from receiver.notifier import Notifier
 from receiver.outbound import Outbound
 from receiver.settings import Settings
 from receiver.settling import Item
 from receiver.store import Store
-from receiver.tokens import Tokens
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET
 from submitter.signatures import new_secret, sign
 from submitter.vocabulary import Image, Report, State

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from receiver.ids import new_id
+from receiver.domain.ids import new_id
 from submitter.providers.freepik import Freepik
 
 JOB = (

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver import tables
-from receiver.tokens import Tokens
+from receiver.domain.tokens import Tokens
 from submitter.signatures import sign
 from tests.bench import filling
 from tests.bench.load import write_requests

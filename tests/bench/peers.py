@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.server import listen, run, server
-from receiver.tokens import TokenInvalid, Tokens
 from submitter.errors import CallbackRefused
 from submitter.providers.freepik import Freepik
 from submitter.sandbox import test_picture

@@ -16,18 +16,18 @@ import httpx
 
 from receiver.blobs import Blobs
 from receiver.database import Database
-from receiver.ids import new_id
+from receiver.domain.ids import new_id
+from receiver.domain.jobs import Job
+from receiver.domain.lifecycle import Timing
+from receiver.domain.tokens import Tokens
 from receiver.intake import Intake, Wakes
-from receiver.jobs import Job
 from receiver.leases import Leases
-from receiver.lifecycle import Timing
 from receiver.metrics import Metrics
 from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.poller import Poller
 from receiver.store import Store
 from receiver.submissions import Submissions
-from receiver.tokens import Tokens
 from submitter.client import Wire
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS, build

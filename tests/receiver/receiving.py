@@ -23,9 +23,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from receiver.app import Receiver
+from receiver.domain.ids import new_id
+from receiver.domain.jobs import Job, KeptImage
 from receiver.evidence import Evidence
-from receiver.ids import new_id
-from receiver.jobs import Job, KeptImage
 from receiver.server import listen, running, server
 from receiver.settings import load
 from submitter.vocabulary import State

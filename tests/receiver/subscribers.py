@@ -22,10 +22,10 @@ from receiver.api import Bearer
 from receiver.database import Database
 from receiver.deliveries import Deliveries
 from receiver.delivery_log import DeliveryLog, Shown, Wanted
+from receiver.domain.ids import new_id
 from receiver.downstream import DeliveriesApi, EndpointsApi
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.guard import Guard
-from receiver.ids import new_id
 from receiver.metrics import Metrics
 from receiver.notifier import Notifier
 from receiver.outbound import Outbound

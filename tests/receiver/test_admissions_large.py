@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from receiver.tokens import Tokens
+from receiver.domain.tokens import Tokens
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import ROOT, TOKEN, LiveReceiver, free_port, provider_environment, submit, wait_for_state

@@ -16,10 +16,10 @@ from starlette.routing import Route
 
 from receiver.archive import Archive
 from receiver.blobs import Blobs
+from receiver.domain.jobs import KeptImage, Source
+from receiver.domain.lifecycle import News, Timing
 from receiver.guard import Guard
-from receiver.jobs import KeptImage, Source
 from receiver.leases import LEASE
-from receiver.lifecycle import News, Timing
 from receiver.metrics import Metrics
 from receiver.outbound import Outbound
 from receiver.settling import Item

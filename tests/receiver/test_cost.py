@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from receiver.database import Database
-from receiver.ids import lowest_id
+from receiver.domain.ids import lowest_id
 from receiver.reckoning import Reckoning
 from receiver.rows import us
 from submitter.sandbox import test_picture as picture_bytes

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.tokens import Tokens
+from receiver.domain.tokens import Tokens
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.bench import filling

@@ -142,7 +142,7 @@ async def _callback_url_of(receiver: LiveReceiver, client: httpx.AsyncClient, jo
     """A callback URL of our own minting, with the secret in the data directory."""
     import json
 
-    from receiver.tokens import Tokens
+    from receiver.domain.tokens import Tokens
 
     secret = json.loads((receiver.data_dir / "secrets.json").read_text())["secret_key"]
     provider = (await client.get(f"/v1/jobs/{job_id}")).json()["provider"]

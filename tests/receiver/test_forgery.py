@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.jobs import Job
-from receiver.tokens import Tokens
+from receiver.domain.jobs import Job
+from receiver.domain.tokens import Tokens
 from submitter.vocabulary import State
 from tests.receiver.receiving import RESULT, SECRET, House, freepik_body, house, novita_body, signed
 

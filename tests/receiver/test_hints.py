@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.jobs import Source
-from receiver.lifecycle import News
+from receiver.domain.jobs import Source
+from receiver.domain.lifecycle import News
 from receiver.settling import Item
 from submitter.vocabulary import Report, State
 from tests.live import eventually

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.database import Database
-from receiver.jobs import Job
+from receiver.domain.jobs import Job
 from receiver.store import KeyReused, Store
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes

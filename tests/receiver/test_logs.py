@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from structlog.testing import capture_logs
 
+from receiver.domain.tokens import Tokens
 from receiver.loops import Crew
-from receiver.tokens import Tokens
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import (

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from receiver.database import Database
-from receiver.ids import new_id
+from receiver.domain.ids import new_id
 from receiver.pacing import Bucket, Pace
 from receiver.rows import us
 from submitter.provider import Rate

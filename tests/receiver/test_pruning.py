@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from receiver.blobs import Blobs
+from receiver.domain.jobs import Job, Source, Verdict
 from receiver.evidence import Evidence
-from receiver.jobs import Job, Source, Verdict
 from receiver.pruning import Pruned, Pruning
 from submitter.vocabulary import State
 from tests.live import eventually

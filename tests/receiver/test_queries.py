@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.ids import is_id, new_id
+from receiver.domain.ids import is_id, new_id
 from tests.receiver.receiving import house
 
 

@@ -12,11 +12,11 @@ from structlog.testing import capture_logs
 
 from receiver.blobs import Blobs
 from receiver.database import Database
+from receiver.domain.jobs import Source, Verdict
+from receiver.domain.tokens import Tokens
 from receiver.evidence import Evidence, headers_to_json
-from receiver.jobs import Source, Verdict
 from receiver.reading import Reading
 from receiver.store import Store
-from receiver.tokens import Tokens
 from submitter.providers import build
 from submitter.vocabulary import State
 

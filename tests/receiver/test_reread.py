@@ -10,8 +10,8 @@ import pytest
 
 from receiver.app import timing
 from receiver.blobs import Blobs
+from receiver.domain.jobs import Job, Source, Verdict
 from receiver.evidence import Selection
-from receiver.jobs import Job, Source, Verdict
 from receiver.rereading import UNUSED, Reread, Rereading
 from submitter.vocabulary import Callback, Report, State
 from tests.receiver.commanding import Done, bare_environment, receiver_command

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.presenting import MASK, redact
-from receiver.tokens import Tokens
+from receiver.domain.redaction import MASK, redact
+from receiver.domain.tokens import Tokens
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import TOKEN, free_port, live, submit, wait_for_state

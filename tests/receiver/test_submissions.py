@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.jobs import Source
+from receiver.domain.jobs import Source
 from receiver.leases import LEASE
 from receiver.store import Store
 from submitter.vocabulary import State

@@ -15,10 +15,10 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from receiver.callbacks import Callbacks
+from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.intake import Intake
 from receiver.metrics import Metrics
 from receiver.store import Store
-from receiver.tokens import TokenInvalid, Tokens
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State
 from tests.receiver.receiving import house

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pytest
 
-from receiver.jobs import Job, Source, Verdict
-from receiver.lifecycle import News, Timing, advance
+from receiver.domain.jobs import Job, Source, Verdict
+from receiver.domain.lifecycle import News, Timing, advance
 from submitter.vocabulary import Cost, Failure, Image, Report, State
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)

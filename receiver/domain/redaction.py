@@ -13,8 +13,8 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from receiver.domain.jobs import iso
 from receiver.evidence import Evidence
-from receiver.jobs import iso
 
 _CAPABILITY = re.compile(r"(/(?:callbacks/[a-z0-9_-]+|inputs)/)[A-Za-z0-9_.\-]+")
 _CAPABILITY_ESCAPED = re.compile(r"(\\/(?:callbacks\\/[a-z0-9_-]+|inputs)\\/)[A-Za-z0-9_.\-]+")

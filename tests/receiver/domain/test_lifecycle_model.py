@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from receiver.database import Database
-from receiver.ids import new_id
-from receiver.jobs import Job, Source
-from receiver.lifecycle import News, Timing
+from receiver.domain.ids import new_id
+from receiver.domain.jobs import Job, Source
+from receiver.domain.lifecycle import News, Timing
 from receiver.settling import Item
 from receiver.store import Store
 from submitter.vocabulary import Failure, Image, Report, State

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from receiver.jobs import Job, Source, Verdict
+from receiver.domain.jobs import Job, Source, Verdict
 from submitter.vocabulary import Failure, Image, Report, State
 
 
