@@ -24,8 +24,8 @@ from receiver.asks import MAX_INPUT_BYTES, Ask
 from receiver.blobs import Blobs
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage
-from receiver.guard import AddressForbidden, Guard, OutboundError
-from receiver.outbound import DownloadFailed, Outbound
+from receiver.net.client import DownloadFailed, Outbound
+from receiver.net.guard import AddressForbidden, Guard, OutboundError
 from receiver.problems import Problem
 from receiver.store import KeyReused, Store
 from submitter.errors import TaskRefused

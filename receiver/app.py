@@ -36,14 +36,14 @@ from receiver.domain.tokens import Tokens
 from receiver.downstream import DeliveriesApi, EndpointsApi, EventsApi
 from receiver.endpoints import Endpoints
 from receiver.events import Events
-from receiver.guard import Guard
 from receiver.health import Health
 from receiver.intake import Intake, Wakes
 from receiver.leases import Leases
 from receiver.loops import Loop
 from receiver.metrics import Metrics
+from receiver.net.client import Outbound
+from receiver.net.guard import Guard
 from receiver.notifier import Notifier
-from receiver.outbound import Outbound
 from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.poller import Poller

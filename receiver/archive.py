@@ -21,11 +21,11 @@ import structlog
 
 from receiver.blobs import Blobs
 from receiver.domain.jobs import KeptImage
-from receiver.guard import OutboundError
 from receiver.leases import LEASE
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
-from receiver.outbound import DownloadFailed, Outbound
+from receiver.net.client import DownloadFailed, Outbound
+from receiver.net.guard import OutboundError
 from receiver.store import Store
 from submitter.errors import TaskRefused
 from submitter.images import inspect

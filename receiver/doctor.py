@@ -30,7 +30,7 @@ from receiver.data_dir import check as check_data_dir
 from receiver.database import newest_schema, open_to_read
 from receiver.domain.clock_skew import Clocks
 from receiver.domain.tokens import Tokens
-from receiver.guard import Guard, OutboundError
+from receiver.net.guard import Guard, OutboundError
 from receiver.secrets_file import generated, kept, secrets_path
 from receiver.settings import ProviderSettings, Settings, provider_from
 from submitter.client import Wire, converse

@@ -20,7 +20,7 @@ from receiver.domain.jobs import iso
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.events import Choice, Events
 from receiver.examples import example_data
-from receiver.guard import Guard
+from receiver.net.guard import Guard
 from receiver.outbox import EVENT_TYPES
 from receiver.problems import Problem
 from receiver.queries import chosen_of, cursor_of, known_only, limit_of, place_of, text_of

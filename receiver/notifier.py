@@ -23,15 +23,15 @@ import structlog
 from receiver.deliveries import Agenda, Deliveries, Delivery, Outcome
 from receiver.endpoints import Endpoint, Endpoints
 from receiver.groups import GroupCommit
-from receiver.guard import OutboundError, OutboundRefused
 from receiver.leases import LEASE
 from receiver.loops import Crew, Loop
 from receiver.metrics import Metrics
-from receiver.outbound import Outbound, retry_after_seconds
+from receiver.net.client import Outbound, retry_after_seconds
+from receiver.net.guard import OutboundError, OutboundRefused
+from receiver.net.transport import KEEPALIVE_SECONDS
 from receiver.outbox import is_notify_lane
 from receiver.pacing import Bucket
 from receiver.settings import parse_rate
-from receiver.transport import KEEPALIVE_SECONDS
 from submitter.signatures import sign
 
 log = structlog.get_logger("receiver.notifier")

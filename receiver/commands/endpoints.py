@@ -20,7 +20,7 @@ from receiver.domain.jobs import iso
 from receiver.downstream import BY_OPERATOR
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.examples import example_data
-from receiver.guard import Guard
+from receiver.net.guard import Guard
 from receiver.problems import Problem
 from receiver.settings import load
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say

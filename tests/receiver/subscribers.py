@@ -25,10 +25,10 @@ from receiver.delivery_log import DeliveryLog, Shown, Wanted
 from receiver.domain.ids import new_id
 from receiver.downstream import DeliveriesApi, EndpointsApi
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
-from receiver.guard import Guard
 from receiver.metrics import Metrics
+from receiver.net.client import Outbound
+from receiver.net.guard import Guard
 from receiver.notifier import Notifier
-from receiver.outbound import Outbound
 from receiver.problems import Problem, answer_problem
 from receiver.settings import Settings
 from submitter.signatures import new_secret

@@ -18,10 +18,10 @@ from receiver.archive import Archive
 from receiver.blobs import Blobs
 from receiver.domain.jobs import KeptImage, Source
 from receiver.domain.lifecycle import News, Timing
-from receiver.guard import Guard
 from receiver.leases import LEASE
 from receiver.metrics import Metrics
-from receiver.outbound import Outbound
+from receiver.net.client import Outbound
+from receiver.net.guard import Guard
 from receiver.settling import Item
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Image, Report, State

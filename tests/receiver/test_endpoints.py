@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from receiver.downstream import EndpointsApi
-from receiver.guard import Guard
+from receiver.net.guard import Guard
 from receiver.outbox import EVENT_TYPES
 from receiver.problems import Problem
 from submitter.signatures import new_secret, verify
+from tests.receiver.net.test_client_hostile import HOSTILE, Connector, guarded, names
 from tests.receiver.subscribers import Subscriber, house
-from tests.receiver.test_outbound_hostile import HOSTILE, Connector, guarded, names
 
 URL = "http://127.0.0.1:8099/hook"
 

@@ -23,7 +23,7 @@ from typing import Protocol, Self
 
 import httpx
 
-from receiver.guard import (
+from receiver.net.guard import (
     LONGEST_URL,
     AddressForbidden,
     Guard,
@@ -32,7 +32,7 @@ from receiver.guard import (
     OutboundRefused,
     UrlRefused,
 )
-from receiver.transport import CONNECT_SECONDS, Connect, GuardedTransport
+from receiver.net.transport import CONNECT_SECONDS, Connect, GuardedTransport
 
 __all__ = [
     "AddressForbidden",

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable
 import httpcore
 import pytest
 
-from receiver.guard import Resolver
-from receiver.outbound import (
+from receiver.net.client import (
     AddressForbidden,
     Answer,
     Downloaded,
@@ -22,6 +21,7 @@ from receiver.outbound import (
     OutboundError,
     UrlRefused,
 )
+from receiver.net.guard import Resolver
 
 PUBLIC = "93.184.216.34"
 NAMES = {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from receiver.guard import Address, AddressForbidden, Guard, NoAnswer, UrlRefused, look_up
+from receiver.net.guard import Address, AddressForbidden, Guard, NoAnswer, UrlRefused, look_up
 
 SHUT_V4 = [
     *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),

@@ -18,7 +18,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from receiver.guard import Guard, UrlRefused
+from receiver.net.guard import Guard, UrlRefused
 
 Connect = Callable[[str, int, float | None], Awaitable[httpcore.AsyncNetworkStream]]
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.guard import Guard
-from receiver.outbound import DownloadFailed, NoAnswer, Outbound, UrlRefused, retry_after_seconds
-from receiver.transport import GuardedTransport
+from receiver.net.client import DownloadFailed, NoAnswer, Outbound, UrlRefused, retry_after_seconds
+from receiver.net.guard import Guard
+from receiver.net.transport import GuardedTransport
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 TLS = ssl.create_default_context()
