@@ -39,8 +39,6 @@ from receiver.events import Events
 from receiver.health import Health
 from receiver.intake import Intake, Wakes
 from receiver.leases import Leases
-from receiver.loops import Loop
-from receiver.metrics import Metrics
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.notifier import Notifier
@@ -50,7 +48,9 @@ from receiver.poller import Poller
 from receiver.problems import Problem, answer_problem, busy
 from receiver.pruning import Pruning
 from receiver.reckoning import Reckoning
-from receiver.secrets_file import generated
+from receiver.runtime.loops import Loop
+from receiver.runtime.metrics import Metrics
+from receiver.runtime.secrets import generated
 from receiver.settings import ProviderSettings, Settings, provider_from
 from receiver.store import Store
 from receiver.stream import Stream

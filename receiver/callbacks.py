@@ -25,12 +25,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.tokens import Claim, TokenInvalid, Tokens
 from receiver.evidence import Evidence, headers_to_json
-from receiver.groups import Overloaded
 from receiver.intake import Intake
-from receiver.metrics import Metrics
 from receiver.pacing import Bucket
 from receiver.problems import Problem
-from receiver.request_ids import id_of
+from receiver.runtime.group_commit import Overloaded
+from receiver.runtime.metrics import Metrics
+from receiver.runtime.request_ids import id_of
 from receiver.store import Store
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider, Rate

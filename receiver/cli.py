@@ -21,7 +21,7 @@ from receiver.commands import (
     trigger,
     tunnel,
 )
-from receiver.data_dir import DataUnusable
+from receiver.runtime.data_dir import DataUnusable
 from receiver.settings import SettingsInvalid
 from submitter.printing import say
 

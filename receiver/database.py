@@ -31,7 +31,7 @@ from sqlalchemy import URL, Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from receiver.data_dir import DataUnusable, usable
+from receiver.runtime.data_dir import DataUnusable, usable
 
 T = TypeVar("T")
 _CONNECT: dict[str, Any] = {"isolation_level": None, "cached_statements": 512}

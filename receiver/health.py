@@ -17,10 +17,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from receiver.database import Database
-from receiver.loops import Loop
-from receiver.metrics import Metrics
 from receiver.reckoning import Reckoning
 from receiver.rows import us
+from receiver.runtime.loops import Loop
+from receiver.runtime.metrics import Metrics
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State

@@ -27,10 +27,10 @@ from receiver.blobs import Blobs
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Change, Timing
 from receiver.evidence import Evidence, headers_to_json
-from receiver.groups import GroupCommit
-from receiver.loops import Loop
-from receiver.metrics import Metrics
 from receiver.reading import Reading, keep_data
+from receiver.runtime.group_commit import GroupCommit
+from receiver.runtime.loops import Loop
+from receiver.runtime.metrics import Metrics
 from receiver.settling import Closed, Item, Settled
 from receiver.store import Store
 from submitter.provider import Provider

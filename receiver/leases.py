@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from receiver.loops import Loop
+from receiver.runtime.loops import Loop
 from receiver.store import Store
 
 LEASE = timedelta(seconds=8)

@@ -22,15 +22,15 @@ import structlog
 
 from receiver.deliveries import Agenda, Deliveries, Delivery, Outcome
 from receiver.endpoints import Endpoint, Endpoints
-from receiver.groups import GroupCommit
 from receiver.leases import LEASE
-from receiver.loops import Crew, Loop
-from receiver.metrics import Metrics
 from receiver.net.client import Outbound, retry_after_seconds
 from receiver.net.guard import OutboundError, OutboundRefused
 from receiver.net.transport import KEEPALIVE_SECONDS
 from receiver.outbox import is_notify_lane
 from receiver.pacing import Bucket
+from receiver.runtime.group_commit import GroupCommit
+from receiver.runtime.loops import Crew, Loop
+from receiver.runtime.metrics import Metrics
 from receiver.settings import parse_rate
 from submitter.signatures import sign
 

@@ -20,9 +20,9 @@ from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import News
 from receiver.intake import Intake
 from receiver.leases import LEASE, Leases
-from receiver.loops import Crew, Loop
-from receiver.metrics import Metrics
 from receiver.pacing import Pace
+from receiver.runtime.loops import Crew, Loop
+from receiver.runtime.metrics import Metrics
 from receiver.settling import Item
 from receiver.store import Store
 from submitter.client import Wire, converse

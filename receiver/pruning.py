@@ -21,8 +21,8 @@ import structlog
 
 from receiver.blobs import Blobs
 from receiver.database import Database
-from receiver.loops import Loop
 from receiver.rows import chunks, us
+from receiver.runtime.loops import Loop
 
 log = structlog.get_logger("receiver.pruning")
 

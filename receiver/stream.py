@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 from receiver.events import Choice, Event, Events
-from receiver.loops import Loop
+from receiver.runtime.loops import Loop
 
 HEARTBEAT_SECONDS = 15.0
 _BATCH = 100

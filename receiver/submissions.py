@@ -29,11 +29,11 @@ from receiver.domain.redaction import redact
 from receiver.domain.tokens import Tokens
 from receiver.intake import Intake
 from receiver.leases import LEASE, Leases
-from receiver.loops import Crew, Loop
-from receiver.metrics import Metrics
 from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.reading import outcome_of
+from receiver.runtime.loops import Crew, Loop
+from receiver.runtime.metrics import Metrics
 from receiver.settling import Item
 from receiver.store import Store
 from submitter.client import Wire, converse

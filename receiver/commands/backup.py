@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 
 from receiver.commands.sandbox_mark import SandboxMark
-from receiver.data_dir import prepare, usable
 from receiver.database import check_ours, explaining, open_to_read
-from receiver.secrets_file import secrets_path
+from receiver.runtime.data_dir import prepare, usable
+from receiver.runtime.secrets import secrets_path
 from receiver.settings import Settings, load
 from submitter.printing import failed
 

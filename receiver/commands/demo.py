@@ -30,9 +30,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver import logs
 from receiver.commands.serve import Served, served
-from receiver.server import listen, run, running, server
+from receiver.runtime import logs
+from receiver.runtime.server import listen, run, running, server
 from receiver.settings import load
 from submitter.errors import CallbackRefused, TaskRefused
 from submitter.images import inspect

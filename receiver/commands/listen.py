@@ -12,7 +12,7 @@ import typer
 
 from receiver.forwarding import Forwarded, Forwarder
 from receiver.outbox import EVENT_TYPES
-from receiver.secrets_file import generated, secrets_path
+from receiver.runtime.secrets import generated, secrets_path
 from receiver.settings import Settings, load
 from submitter.cli import Environment
 from submitter.printing import failed, say

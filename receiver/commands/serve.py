@@ -12,14 +12,14 @@ from typing import Annotated
 import structlog
 import typer
 
-from receiver import logs
 from receiver.app import Receiver
 from receiver.commands.occupancy import occupied
 from receiver.commands.sandbox_mark import SandboxMark
 from receiver.commands.sandboxed import in_sandbox
 from receiver.configuration import misspelt
-from receiver.data_dir import prepare
-from receiver.server import listen, origin_of, run, running, server
+from receiver.runtime import logs
+from receiver.runtime.data_dir import prepare
+from receiver.runtime.server import listen, origin_of, run, running, server
 from receiver.settings import ProviderSettings, Settings, given, load
 from submitter.sandbox import Sandbox
 

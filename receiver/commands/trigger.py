@@ -12,7 +12,7 @@ import typer
 
 from receiver.commands.sandbox_mark import SandboxMark
 from receiver.doctor import tokens_of
-from receiver.secrets_file import generated
+from receiver.runtime.secrets import generated
 from receiver.settings import Settings, load
 from submitter.printing import failed, print_json, say
 from submitter.providers import PROVIDERS

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import structlog
 import typer
 
-from receiver import logs
 from receiver.commands.serve import Port, Served, WithSandbox, new_sandbox, served
 from receiver.doctor import Finding, Grade, reach
-from receiver.server import run
+from receiver.runtime import logs
+from receiver.runtime.server import run
 from receiver.settings import load
 from receiver.tunnel import Tunnel, Way, by_cloudflared, by_ssh
 from submitter.printing import say

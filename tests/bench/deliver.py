@@ -33,10 +33,10 @@ from receiver.domain.lifecycle import News, Timing
 from receiver.domain.tokens import Tokens
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.events import Events
-from receiver.metrics import Metrics
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.notifier import Notifier
+from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
 from receiver.settling import Item
 from receiver.store import Store

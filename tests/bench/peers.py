@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from receiver.domain.tokens import TokenInvalid, Tokens
-from receiver.server import listen, run, server
+from receiver.runtime.server import listen, run, server
 from submitter.errors import CallbackRefused
 from submitter.providers.freepik import Freepik
 from submitter.sandbox import test_picture

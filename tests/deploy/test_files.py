@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.metrics import Metrics
+from receiver.runtime.metrics import Metrics
 from tests.live import ROOT
 
 DEPLOY = ROOT / "deploy"

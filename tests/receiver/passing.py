@@ -22,10 +22,10 @@ from receiver.domain.lifecycle import Timing
 from receiver.domain.tokens import Tokens
 from receiver.intake import Intake, Wakes
 from receiver.leases import Leases
-from receiver.metrics import Metrics
 from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.poller import Poller
+from receiver.runtime.metrics import Metrics
 from receiver.store import Store
 from receiver.submissions import Submissions
 from submitter.client import Wire

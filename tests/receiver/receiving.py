@@ -26,7 +26,7 @@ from receiver.app import Receiver
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage
 from receiver.evidence import Evidence
-from receiver.server import listen, running, server
+from receiver.runtime.server import listen, running, server
 from receiver.settings import load
 from submitter.vocabulary import State
 from tests.live import eventually

@@ -25,11 +25,11 @@ from receiver.delivery_log import DeliveryLog, Shown, Wanted
 from receiver.domain.ids import new_id
 from receiver.downstream import DeliveriesApi, EndpointsApi
 from receiver.endpoints import Endpoint, Endpoints, SigningSecret
-from receiver.metrics import Metrics
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.notifier import Notifier
 from receiver.problems import Problem, answer_problem
+from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
 from submitter.signatures import new_secret
 from tests.receiver.listening import serving, write_events

@@ -19,9 +19,9 @@ from receiver.blobs import Blobs
 from receiver.domain.jobs import KeptImage, Source
 from receiver.domain.lifecycle import News, Timing
 from receiver.leases import LEASE
-from receiver.metrics import Metrics
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
+from receiver.runtime.metrics import Metrics
 from receiver.settling import Item
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Image, Report, State

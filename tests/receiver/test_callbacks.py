@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.groups import GroupCommit, Overloaded
-from receiver.server import listen, running, server
+from receiver.runtime.group_commit import GroupCommit, Overloaded
+from receiver.runtime.server import listen, running, server
 from submitter.vocabulary import State
 from tests.receiver.receiving import House, freepik_body, house, novita_body, signed
 

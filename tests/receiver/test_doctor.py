@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from receiver.doctor import Finding, examine, healthy, to_json
-from receiver.server import listen, origin_of, running, server
+from receiver.runtime.server import listen, origin_of, running, server
 from receiver.settings import given, load
 from submitter.sandbox import Sandbox
 from tests.live import LiveReceiver, free_port, provider_environment

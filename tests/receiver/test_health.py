@@ -18,9 +18,9 @@ from starlette.applications import Starlette
 from receiver import health as health_module
 from receiver.database import Database
 from receiver.health import Health
-from receiver.loops import Loop
-from receiver.metrics import Metrics
 from receiver.reckoning import Reckoning
+from receiver.runtime.loops import Loop
+from receiver.runtime.metrics import Metrics
 from receiver.settings import load, provider_from
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from receiver.callbacks import Callbacks
 from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.intake import Intake
-from receiver.metrics import Metrics
+from receiver.runtime.metrics import Metrics
 from receiver.store import Store
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State

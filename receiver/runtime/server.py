@@ -27,7 +27,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from receiver.request_ids import RequestIds
+from receiver.runtime.request_ids import RequestIds
 
 log = structlog.get_logger("receiver.server")
 

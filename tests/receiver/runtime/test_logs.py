@@ -12,7 +12,7 @@ from typing import BinaryIO
 from structlog.testing import capture_logs
 
 from receiver.domain.tokens import Tokens
-from receiver.loops import Crew
+from receiver.runtime.loops import Crew
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import (
@@ -29,7 +29,7 @@ from tests.receiver.commanding import bare_environment
 
 CHATTER = """
 import logging, sys
-from receiver import logs
+from receiver.runtime import logs
 import structlog
 logs.set_up("json")
 log = structlog.get_logger("receiver.x")

@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from receiver.data_dir import DataUnusable, prepare, usable
+from receiver.runtime.data_dir import DataUnusable, prepare, usable
 from submitter.signatures import new_secret, parse_secret
 
 _NAME = "secrets.json"

@@ -20,7 +20,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from receiver.domain.redaction import redact
-from receiver.request_ids import request_id
+from receiver.runtime.request_ids import request_id
 
 _QUIET = ("httpx", "httpcore", "python_multipart", "aiosqlite", "alembic", "asyncio", "uvicorn.error")
 _GATHER_SECONDS = 0.01
