@@ -17,7 +17,6 @@ from starlette.routing import Route
 
 from receiver.admissions import Admissions
 from receiver.asks import Ask, ask_from_json, parse_document
-from receiver.blobs import Blobs
 from receiver.domain.jobs import Job, KeptImage, iso
 from receiver.domain.lifecycle import Timing
 from receiver.domain.redaction import evidence_to_json
@@ -27,7 +26,8 @@ from receiver.pauses import Pauses
 from receiver.problems import Problem
 from receiver.queries import chosen_of, cursor_of, known_only, limit_of, place_of
 from receiver.reckoning import Reckoning
-from receiver.store import Store
+from receiver.store.blobs import Blobs
+from receiver.store.jobs import Store
 from receiver.uploads import Uploads
 from submitter.provider import Provider
 from submitter.vocabulary import State

@@ -26,16 +26,10 @@ from receiver import openapi
 from receiver.admissions import Admissions
 from receiver.api import Bearer, JobsApi
 from receiver.archive import Archive
-from receiver.blobs import Blobs
 from receiver.callbacks import Callbacks, Doorway
-from receiver.database import Database, explaining
-from receiver.deliveries import Deliveries
-from receiver.delivery_log import DeliveryLog
 from receiver.domain.lifecycle import Timing
 from receiver.domain.tokens import Tokens
 from receiver.downstream import DeliveriesApi, EndpointsApi, EventsApi
-from receiver.endpoints import Endpoints
-from receiver.events import Events
 from receiver.health import Health
 from receiver.intake import Intake, Wakes
 from receiver.leases import Leases
@@ -46,13 +40,19 @@ from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.poller import Poller
 from receiver.problems import Problem, answer_problem, busy
-from receiver.pruning import Pruning
 from receiver.reckoning import Reckoning
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.secrets import generated
 from receiver.settings import ProviderSettings, Settings, provider_from
-from receiver.store import Store
+from receiver.store.blobs import Blobs
+from receiver.store.database import Database, explaining
+from receiver.store.deliveries import Deliveries
+from receiver.store.delivery_log import DeliveryLog
+from receiver.store.endpoints import Endpoints
+from receiver.store.events import Events
+from receiver.store.jobs import Store
+from receiver.store.retention import Pruning
 from receiver.stream import Stream
 from receiver.submissions import Submissions
 from receiver.uploads import Uploads

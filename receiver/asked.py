@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from receiver.outbox import EVENT_TYPES
 from receiver.problems import Problem
 from receiver.settings import parse_rate
+from receiver.store.outbox import EVENT_TYPES
 from submitter.providers import PROVIDERS
 from submitter.signatures import parse_secret
 

@@ -25,7 +25,6 @@ import httpx
 from pydantic import SecretStr
 
 from receiver.configuration import misspelt
-from receiver.database import newest_schema, open_to_read
 from receiver.domain.clock_skew import Clocks
 from receiver.domain.tokens import Tokens
 from receiver.net.guard import Guard, OutboundError
@@ -33,6 +32,7 @@ from receiver.runtime.data_dir import DataUnusable
 from receiver.runtime.data_dir import check as check_data_dir
 from receiver.runtime.secrets import generated, kept, secrets_path
 from receiver.settings import ProviderSettings, Settings, provider_from
+from receiver.store.database import newest_schema, open_to_read
 from submitter.client import Wire, converse
 from submitter.errors import AccountRefused, NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider

@@ -14,16 +14,16 @@ from starlette.routing import Route
 from receiver.admissions import check_target
 from receiver.api import Bearer, small_json
 from receiver.asked import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial, validated
-from receiver.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Wanted
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import iso
-from receiver.endpoints import Endpoint, Endpoints, SigningSecret
-from receiver.events import Choice, Events
 from receiver.examples import example_data
 from receiver.net.guard import Guard
-from receiver.outbox import EVENT_TYPES
 from receiver.problems import Problem
 from receiver.queries import chosen_of, cursor_of, known_only, limit_of, place_of, text_of
+from receiver.store.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Wanted
+from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.store.events import Choice, Events
+from receiver.store.outbox import EVENT_TYPES
 from receiver.stream import Stream
 from submitter.signatures import new_secret
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from receiver.domain.jobs import Job, KeptImage, Source, iso
-from receiver.endpoints import Endpoint
+from receiver.store.endpoints import Endpoint
 from submitter.vocabulary import Cost, Failure, State
 
 EXAMPLE_JOB_ID = "job_00000000000000000000example"

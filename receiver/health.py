@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.database import Database
 from receiver.reckoning import Reckoning
-from receiver.rows import us
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
+from receiver.store.database import Database
+from receiver.store.rows import us
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State

@@ -23,16 +23,16 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import structlog
 
-from receiver.blobs import Blobs
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Change, Timing
-from receiver.evidence import Evidence, headers_to_json
 from receiver.reading import Reading, keep_data
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
-from receiver.settling import Closed, Item, Settled
-from receiver.store import Store
+from receiver.store.blobs import Blobs
+from receiver.store.evidence import Evidence, headers_to_json
+from receiver.store.jobs import Store
+from receiver.store.settling import Closed, Item, Settled
 from submitter.provider import Provider
 from submitter.vocabulary import State, Trust
 

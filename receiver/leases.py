@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from receiver.runtime.loops import Loop
-from receiver.store import Store
+from receiver.store.jobs import Store
 
 LEASE = timedelta(seconds=8)
 """With the second that a loop may sleep before it looks, and one to spare, ten."""

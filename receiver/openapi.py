@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.delivery_log import DeliveryState
 from receiver.openapi_schemas import Schema, page_of, ref, schemas, told_name
-from receiver.outbox import EVENT_TYPES
+from receiver.store.delivery_log import DeliveryState
+from receiver.store.outbox import EVENT_TYPES
 from submitter.provider import Provider
 from submitter.vocabulary import State
 

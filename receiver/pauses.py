@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import select
 
-from receiver import tables
-from receiver.database import Database
 from receiver.domain.jobs import iso
-from receiver.outbox import Happening, tell
-from receiver.rows import moment, us
+from receiver.store import tables
+from receiver.store.database import Database
+from receiver.store.outbox import Happening, tell
+from receiver.store.rows import moment, us
 
 log = structlog.get_logger("receiver.pauses")
 

@@ -23,8 +23,8 @@ from receiver.leases import LEASE, Leases
 from receiver.pacing import Pace
 from receiver.runtime.loops import Crew, Loop
 from receiver.runtime.metrics import Metrics
-from receiver.settling import Item
-from receiver.store import Store
+from receiver.store.jobs import Store
+from receiver.store.settling import Item
 from submitter.client import Wire, converse
 from submitter.errors import NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider

@@ -18,12 +18,12 @@ import structlog
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from receiver.blobs import Blobs
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import News
 from receiver.domain.redaction import redact
-from receiver.evidence import Evidence
-from receiver.store import Store
+from receiver.store.blobs import Blobs
+from receiver.store.evidence import Evidence
+from receiver.store.jobs import Store
 from submitter.answers import NO_RESULT
 from submitter.errors import (
     AccountRefused,

@@ -16,10 +16,10 @@ from decimal import Decimal
 from statistics import median
 from typing import Any
 
-from receiver.database import Database
 from receiver.domain.ids import lowest_id
-from receiver.outbox import Happening, tell
-from receiver.rows import us
+from receiver.store.database import Database
+from receiver.store.outbox import Happening, tell
+from receiver.store.rows import us
 
 _SAMPLE = 20
 _RECENT = 500

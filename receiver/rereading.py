@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from receiver.blobs import Blobs
 from receiver.domain.jobs import Source, Verdict, iso
 from receiver.domain.lifecycle import Timing
-from receiver.evidence import Evidence, Selection
 from receiver.reading import Reading, as_callback, keep_data
-from receiver.settling import Closed, Item
-from receiver.store import Store
+from receiver.store.blobs import Blobs
+from receiver.store.evidence import Evidence, Selection
+from receiver.store.jobs import Store
+from receiver.store.settling import Closed, Item
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider
 

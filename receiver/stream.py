@@ -12,8 +12,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
-from receiver.events import Choice, Event, Events
 from receiver.runtime.loops import Loop
+from receiver.store.events import Choice, Event, Events
 
 HEARTBEAT_SECONDS = 15.0
 _BATCH = 100

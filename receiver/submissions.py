@@ -22,7 +22,6 @@ import httpx
 import structlog
 from pydantic import ValidationError
 
-from receiver.blobs import Blobs
 from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import News
 from receiver.domain.redaction import redact
@@ -34,8 +33,9 @@ from receiver.pauses import Pauses
 from receiver.reading import outcome_of
 from receiver.runtime.loops import Crew, Loop
 from receiver.runtime.metrics import Metrics
-from receiver.settling import Item
-from receiver.store import Store
+from receiver.store.blobs import Blobs
+from receiver.store.jobs import Store
+from receiver.store.settling import Item
 from submitter.client import Wire, converse
 from submitter.errors import AccountRefused, AnswerLost, NotSent, ProviderBusy, ProviderError, TaskRefused
 from submitter.images import inspect

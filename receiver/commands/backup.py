@@ -14,10 +14,10 @@ from typing import Annotated
 import typer
 
 from receiver.commands.sandbox_mark import SandboxMark
-from receiver.database import check_ours, explaining, open_to_read
 from receiver.runtime.data_dir import prepare, usable
 from receiver.runtime.secrets import secrets_path
 from receiver.settings import Settings, load
+from receiver.store.database import check_ours, explaining, open_to_read
 from submitter.printing import failed
 
 _FILES = ("images", "inputs", "answers")

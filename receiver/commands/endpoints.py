@@ -13,16 +13,16 @@ from receiver.admissions import check_target
 from receiver.asked import LONGEST_OVERLAP_SECONDS, NewEndpoint, Trial, validated
 from receiver.commands.opening import open_database
 from receiver.commands.sandboxed import as_served
-from receiver.database import Database
-from receiver.delivery_log import DeliveryLog
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import iso
 from receiver.downstream import BY_OPERATOR
-from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.examples import example_data
 from receiver.net.guard import Guard
 from receiver.problems import Problem
 from receiver.settings import load
+from receiver.store.database import Database
+from receiver.store.delivery_log import DeliveryLog
+from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 from submitter.signatures import new_secret
 

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from receiver.commands.opening import open_database
 from receiver.domain.jobs import Job, KeptImage
-from receiver.explaining import Line, Timeline, explain
-from receiver.store import Store
+from receiver.store.jobs import Store
+from receiver.store.timeline import Line, Timeline, explain
 from submitter.printing import console, failed, harmless, headed, print_fields, print_json, print_table
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State

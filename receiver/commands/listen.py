@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from receiver.forwarding import Forwarded, Forwarder
-from receiver.outbox import EVENT_TYPES
 from receiver.runtime.secrets import generated, secrets_path
 from receiver.settings import Settings, load
+from receiver.store.outbox import EVENT_TYPES
 from submitter.cli import Environment
 from submitter.printing import failed, say
 from submitter.remote import NoReceiver, Receiver, RequestRefused

@@ -6,8 +6,8 @@ import asyncio
 
 import typer
 
-from receiver.database import Database
 from receiver.settings import load
+from receiver.store.database import Database
 
 
 def migrate() -> None:

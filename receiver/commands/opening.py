@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from receiver.database import Database, explaining
 from receiver.settings import Settings, load
+from receiver.store.database import Database, explaining
 from submitter.printing import failed
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from receiver.database import explaining, open_to_read
 from receiver.settings import SettingsInvalid
+from receiver.store.database import explaining, open_to_read
 
 if sys.platform != "win32":
     import fcntl

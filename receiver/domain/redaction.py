@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from receiver.domain.jobs import iso
-from receiver.evidence import Evidence
+from receiver.store.evidence import Evidence
 
 _CAPABILITY = re.compile(r"(/(?:callbacks/[a-z0-9_-]+|inputs)/)[A-Za-z0-9_.\-]+")
 _CAPABILITY_ESCAPED = re.compile(r"(\\/(?:callbacks\\/[a-z0-9_-]+|inputs)\\/)[A-Za-z0-9_.\-]+")

@@ -25,21 +25,21 @@ from typing import Any
 import httpx
 import uvloop
 
-from receiver.database import Database
-from receiver.deliveries import Deliveries
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Source
 from receiver.domain.lifecycle import News, Timing
 from receiver.domain.tokens import Tokens
-from receiver.endpoints import Endpoint, Endpoints, SigningSecret
-from receiver.events import Events
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.notifier import Notifier
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
-from receiver.settling import Item
-from receiver.store import Store
+from receiver.store.database import Database
+from receiver.store.deliveries import Deliveries
+from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.store.events import Events
+from receiver.store.jobs import Store
+from receiver.store.settling import Item
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET
 from submitter.signatures import new_secret, sign
 from submitter.vocabulary import Image, Report, State

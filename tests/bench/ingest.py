@@ -28,8 +28,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from receiver import tables
 from receiver.domain.tokens import Tokens
+from receiver.store import tables
 from submitter.signatures import sign
 from tests.bench import filling
 from tests.bench.load import write_requests

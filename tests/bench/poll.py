@@ -19,10 +19,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from receiver.claims import DUE, Claims
-from receiver.database import Database
 from receiver.leases import LEASE
-from receiver.rows import us
+from receiver.store.database import Database
+from receiver.store.leases import DUE, Claims
+from receiver.store.rows import us
 from submitter.providers import PROVIDERS
 
 _CALLBACKS = ("freepik", "apixo", "novita", "upscayl")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import receiver.app
 from receiver.cli import main
-from receiver.database import Database, on_its_thread
+from receiver.store.database import Database, on_its_thread
 
 
 class MortalDatabase(Database):

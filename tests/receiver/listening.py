@@ -14,8 +14,8 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
-from receiver.database import Database
-from receiver.outbox import Happening, tell
+from receiver.store.database import Database
+from receiver.store.outbox import Happening, tell
 
 
 @dataclass(frozen=True)

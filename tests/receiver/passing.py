@@ -14,8 +14,6 @@ from typing import Any
 
 import httpx
 
-from receiver.blobs import Blobs
-from receiver.database import Database
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job
 from receiver.domain.lifecycle import Timing
@@ -26,7 +24,9 @@ from receiver.pacing import Pace
 from receiver.pauses import Pauses
 from receiver.poller import Poller
 from receiver.runtime.metrics import Metrics
-from receiver.store import Store
+from receiver.store.blobs import Blobs
+from receiver.store.database import Database
+from receiver.store.jobs import Store
 from receiver.submissions import Submissions
 from submitter.client import Wire
 from submitter.provider import Provider

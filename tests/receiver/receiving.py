@@ -25,9 +25,9 @@ from starlette.routing import Route
 from receiver.app import Receiver
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage
-from receiver.evidence import Evidence
 from receiver.runtime.server import listen, running, server
 from receiver.settings import load
+from receiver.store.evidence import Evidence
 from submitter.vocabulary import State
 from tests.live import eventually
 

@@ -19,18 +19,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.api import Bearer
-from receiver.database import Database
-from receiver.deliveries import Deliveries
-from receiver.delivery_log import DeliveryLog, Shown, Wanted
 from receiver.domain.ids import new_id
 from receiver.downstream import DeliveriesApi, EndpointsApi
-from receiver.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.notifier import Notifier
 from receiver.problems import Problem, answer_problem
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
+from receiver.store.database import Database
+from receiver.store.deliveries import Deliveries
+from receiver.store.delivery_log import DeliveryLog, Shown, Wanted
+from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from submitter.signatures import new_secret
 from tests.receiver.listening import serving, write_events
 

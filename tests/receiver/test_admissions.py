@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from receiver.asks import ask_from_json
-from receiver.blobs import Blobs
 from receiver.problems import Problem, answer_problem
+from receiver.store.blobs import Blobs
 from receiver.uploads import Uploads
 
 SMALL, LARGE = b"\xff\xd8\xffpicture", os.urandom(1_500_001)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.blobs import Blobs
-from receiver.deliveries import Deliveries
-from receiver.events import Events
-from receiver.pruning import Pruning
+from receiver.store.blobs import Blobs
+from receiver.store.deliveries import Deliveries
+from receiver.store.events import Events
+from receiver.store.retention import Pruning
 from tests.receiver.subscribers import Subscriber, house
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.database import Database
 from receiver.domain.ids import new_id
-from receiver.endpoints import Endpoint, Endpoints, SigningSecret
-from receiver.events import Events
+from receiver.store.database import Database
+from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.store.events import Events
 from submitter.signatures import new_secret
 from tests.live import LiveReceiver, eventually
 from tests.receiver.listening import write_events

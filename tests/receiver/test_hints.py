@@ -10,7 +10,7 @@ import pytest
 
 from receiver.domain.jobs import Source
 from receiver.domain.lifecycle import News
-from receiver.settling import Item
+from receiver.store.settling import Item
 from submitter.vocabulary import Report, State
 from tests.live import eventually
 from tests.receiver.receiving import RESULT, house

@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.database import Database
 from receiver.domain.jobs import Job
-from receiver.store import KeyReused, Store
+from receiver.store.database import Database
+from receiver.store.jobs import KeyReused, Store
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State

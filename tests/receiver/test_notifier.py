@@ -12,8 +12,8 @@ import standardwebhooks
 import svix.webhooks
 from starlette.responses import Response
 
-from receiver.endpoints import DISABLE_AFTER
-from receiver.events import Events
+from receiver.store.endpoints import DISABLE_AFTER
+from receiver.store.events import Events
 from submitter.signatures import verify
 from tests.live import eventually
 from tests.receiver.subscribers import House, Seen, Subscriber, house

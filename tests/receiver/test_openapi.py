@@ -15,8 +15,8 @@ from starlette.routing import Route
 
 from receiver.app import Receiver
 from receiver.openapi import describe
-from receiver.outbox import EVENT_TYPES
 from receiver.settings import load
+from receiver.store.outbox import EVENT_TYPES
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import live, submit, wait_for_state

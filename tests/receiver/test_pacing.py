@@ -5,10 +5,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.database import Database
 from receiver.domain.ids import new_id
 from receiver.pacing import Bucket, Pace
-from receiver.rows import us
+from receiver.store.database import Database
+from receiver.store.rows import us
 from submitter.provider import Rate
 from submitter.providers import PROVIDERS
 from tests.receiver.passing import Clock, loops

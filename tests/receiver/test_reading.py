@@ -10,13 +10,13 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from receiver.blobs import Blobs
-from receiver.database import Database
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.tokens import Tokens
-from receiver.evidence import Evidence, headers_to_json
 from receiver.reading import Reading
-from receiver.store import Store
+from receiver.store.blobs import Blobs
+from receiver.store.database import Database
+from receiver.store.evidence import Evidence, headers_to_json
+from receiver.store.jobs import Store
 from submitter.providers import build
 from submitter.vocabulary import State
 

@@ -12,10 +12,10 @@ import pytest
 from starlette.applications import Starlette
 
 from receiver.api import Bearer
-from receiver.database import Database
 from receiver.downstream import EventsApi
-from receiver.events import ALL, Events
 from receiver.problems import Problem, answer_problem
+from receiver.store.database import Database
+from receiver.store.events import ALL, Events
 from receiver.stream import Stream
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import live, submit, wait_for_state

@@ -11,7 +11,7 @@ import pytest
 
 from receiver.domain.jobs import Source
 from receiver.leases import LEASE
-from receiver.store import Store
+from receiver.store.jobs import Store
 from submitter.vocabulary import State
 from tests.live import eventually
 from tests.receiver.passing import START, Loops, loops

@@ -10,9 +10,9 @@ import pytest
 
 from receiver.commands.occupancy import occupied
 from receiver.commands.sandbox_mark import SandboxMark
-from receiver.database import Database
 from receiver.runtime.data_dir import DataUnusable, prepare
 from receiver.runtime.secrets import generated
+from receiver.store.database import Database
 from tests.live import LiveReceiver
 from tests.receiver.commanding import Done, bare_environment, receiver_command
 

@@ -20,12 +20,12 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from receiver.database import Database
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import News, Timing
-from receiver.settling import Item
-from receiver.store import Store
+from receiver.store.database import Database
+from receiver.store.jobs import Store
+from receiver.store.settling import Item
 from submitter.vocabulary import Failure, Image, Report, State
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from receiver.callbacks import Callbacks
 from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.intake import Intake
 from receiver.runtime.metrics import Metrics
-from receiver.store import Store
+from receiver.store.jobs import Store
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State
 from tests.receiver.receiving import house

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import aiosqlite
 
-from receiver.database import on_its_thread
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage, iso
-from receiver.rows import execute_rows, us
+from receiver.store.database import on_its_thread
+from receiver.store.rows import execute_rows, us
 
 JOB_EVENTS = (
     "job.queued",

@@ -16,9 +16,9 @@ from typing import Any
 
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict
 from receiver.domain.lifecycle import Change, News, Timing, advance
-from receiver.images import insert_images, new_image
-from receiver.outbox import Happening, Telling, about_job, subscriptions_in, telling_of, write_telling
-from receiver.rows import changed_columns, chunks, execute_rows, jobs_in, us
+from receiver.store.images import insert_images, new_image
+from receiver.store.outbox import Happening, Telling, about_job, subscriptions_in, telling_of, write_telling
+from receiver.store.rows import changed_columns, chunks, execute_rows, jobs_in, us
 from submitter.vocabulary import Failure, Report, State, Trust
 
 TimingOf = Callable[[str], Timing]

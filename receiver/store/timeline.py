@@ -12,12 +12,12 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from receiver.database import Database
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict, iso
 from receiver.domain.redaction import redact
-from receiver.evidence import Evidence, EvidenceLog
-from receiver.rows import from_us, moment
-from receiver.store import Store
+from receiver.store.database import Database
+from receiver.store.evidence import Evidence, EvidenceLog
+from receiver.store.jobs import Store
+from receiver.store.rows import from_us, moment
 from submitter.vocabulary import State
 
 _MOST_EVIDENCE = 1000

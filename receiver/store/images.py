@@ -10,11 +10,21 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from receiver import tables
-from receiver.database import Database
 from receiver.domain.jobs import KeptImage
-from receiver.outbox import about_job, tell
-from receiver.rows import IMAGE_COLUMNS, all_rows, execute_rows, from_us, image_from_row, jobs_by_id, moment, to_us, us
+from receiver.store import tables
+from receiver.store.database import Database
+from receiver.store.outbox import about_job, tell
+from receiver.store.rows import (
+    IMAGE_COLUMNS,
+    all_rows,
+    execute_rows,
+    from_us,
+    image_from_row,
+    jobs_by_id,
+    moment,
+    to_us,
+    us,
+)
 from submitter.vocabulary import Image
 
 

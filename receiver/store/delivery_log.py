@@ -17,12 +17,12 @@ from typing import Any
 
 import aiosqlite
 
-from receiver.database import Database
 from receiver.domain.ids import lowest_id, new_id
 from receiver.domain.jobs import iso
 from receiver.domain.redaction import redact
-from receiver.outbox import ENDPOINT_EVENTS, INSERT_DELIVERY, one_line, subscribed
-from receiver.rows import from_us, moment, us
+from receiver.store.database import Database
+from receiver.store.outbox import ENDPOINT_EVENTS, INSERT_DELIVERY, one_line, subscribed
+from receiver.store.rows import from_us, moment, us
 
 _CHUNK = 500
 

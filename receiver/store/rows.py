@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from receiver.database import on_its_thread
 from receiver.domain.jobs import Job, KeptImage, Source
-from receiver.tables import images, jobs
+from receiver.store.database import on_its_thread
+from receiver.store.tables import images, jobs
 from submitter.vocabulary import Cost, Failure, State
 
 T = TypeVar("T")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.blobs import Blobs
 from receiver.domain.jobs import Job, Source, Verdict
-from receiver.evidence import Evidence
-from receiver.pruning import Pruned, Pruning
+from receiver.store.blobs import Blobs
+from receiver.store.evidence import Evidence
+from receiver.store.retention import Pruned, Pruning
 from submitter.vocabulary import State
 from tests.live import eventually
 from tests.receiver.receiving import House, house

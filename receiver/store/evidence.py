@@ -17,10 +17,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-from receiver import tables
-from receiver.database import Database
 from receiver.domain.jobs import Source, Verdict
-from receiver.rows import ROWS_AT_ONCE, chunks, execute_rows, from_us, moment, to_us, us
+from receiver.store import tables
+from receiver.store.database import Database
+from receiver.store.rows import ROWS_AT_ONCE, chunks, execute_rows, from_us, moment, to_us, us
 from submitter.vocabulary import Trust
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import structlog
 
-from receiver.blobs import Blobs
-from receiver.database import Database
-from receiver.rows import chunks, us
 from receiver.runtime.loops import Loop
+from receiver.store.blobs import Blobs
+from receiver.store.database import Database
+from receiver.store.rows import chunks, us
 
 log = structlog.get_logger("receiver.pruning")
 

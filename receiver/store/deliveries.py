@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from receiver.database import Database
-from receiver.endpoints import note
-from receiver.outbox import Happening, tell_in
-from receiver.rows import moment, to_us, us
+from receiver.store.database import Database
+from receiver.store.endpoints import note
+from receiver.store.outbox import Happening, tell_in
+from receiver.store.rows import moment, to_us, us
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from receiver.database import Database
 from receiver.domain.jobs import Job
-from receiver.rows import JOB_COLUMNS, all_rows, job_from_tuple, moment, us
+from receiver.store.database import Database
+from receiver.store.rows import JOB_COLUMNS, all_rows, job_from_tuple, moment, us
 
 _JOBS = ", ".join(JOB_COLUMNS)
 _FREE = "(lease_until IS NULL OR lease_until <= ?)"

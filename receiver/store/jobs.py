@@ -16,15 +16,15 @@ import structlog
 from sqlalchemy import desc, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from receiver import tables
-from receiver.claims import Claims
-from receiver.database import Database, on_its_thread
 from receiver.domain.jobs import Job, KeptImage
 from receiver.domain.lifecycle import News, Timing, advance
-from receiver.evidence import EvidenceLog
-from receiver.images import Images, images_of
-from receiver.outbox import Happening, about_job, tell
-from receiver.rows import (
+from receiver.store import tables
+from receiver.store.database import Database, on_its_thread
+from receiver.store.evidence import EvidenceLog
+from receiver.store.images import Images, images_of
+from receiver.store.leases import Claims
+from receiver.store.outbox import Happening, about_job, tell
+from receiver.store.rows import (
     JOB_COLUMNS,
     job_from_row,
     job_values,
@@ -32,7 +32,7 @@ from receiver.rows import (
     one_row,
     us,
 )
-from receiver.settling import Closed, Item, Overtaken, Plan, Settled, TimingOf, job_updates, plan, update_jobs
+from receiver.store.settling import Closed, Item, Overtaken, Plan, Settled, TimingOf, job_updates, plan, update_jobs
 from submitter.vocabulary import Report, State
 
 log = structlog.get_logger("receiver.store")

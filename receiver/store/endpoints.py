@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from receiver.database import Database
 from receiver.domain.jobs import iso
-from receiver.outbox import Happening
-from receiver.rows import from_us, moment, to_us, us
+from receiver.store.database import Database
+from receiver.store.outbox import Happening
+from receiver.store.rows import from_us, moment, to_us, us
 
 DISABLE_AFTER = timedelta(days=5)
 """An endpoint that has failed for so long, without one success, is disabled."""

@@ -10,8 +10,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine
 
-from receiver.database import Database
-from receiver.tables import metadata
+from receiver.store.database import Database
+from receiver.store.tables import metadata
 
 
 async def test_a_migrated_database_has_the_tables_of_the_code(tmp_path: Path) -> None:

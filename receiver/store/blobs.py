@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from receiver.evidence import Evidence
+from receiver.store.evidence import Evidence
 from submitter.images import inspect, magic_type
 from submitter.vocabulary import Image, Picture
 

@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.sql.elements import ColumnElement
 
-from receiver import tables
-from receiver.database import Database
 from receiver.domain.jobs import iso
-from receiver.rows import moment
+from receiver.store import tables
+from receiver.store.database import Database
+from receiver.store.rows import moment
 
 _TABLE = tables.events.c
 

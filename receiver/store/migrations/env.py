@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from receiver.tables import metadata
+from receiver.store.tables import metadata
 
 connection = context.config.attributes["connection"]
 assert isinstance(connection, Connection)
