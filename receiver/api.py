@@ -21,14 +21,14 @@ from receiver.domain.jobs import Job, KeptImage, iso
 from receiver.domain.lifecycle import Timing
 from receiver.domain.redaction import evidence_to_json
 from receiver.domain.tokens import TokenInvalid, Tokens
-from receiver.intake import Intake
-from receiver.pauses import Pauses
 from receiver.problems import Problem
 from receiver.queries import chosen_of, cursor_of, known_only, limit_of, place_of
-from receiver.reckoning import Reckoning
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import Store
 from receiver.uploads import Uploads
+from receiver.upstream.intake import Intake
+from receiver.upstream.pauses import Pauses
+from receiver.upstream.statistics import Reckoning
 from submitter.provider import Provider
 from submitter.vocabulary import State
 

@@ -25,22 +25,15 @@ from starlette.routing import Match, Route
 from receiver import openapi
 from receiver.admissions import Admissions
 from receiver.api import Bearer, JobsApi
-from receiver.archive import Archive
 from receiver.callbacks import Callbacks, Doorway
 from receiver.domain.lifecycle import Timing
 from receiver.domain.tokens import Tokens
 from receiver.downstream import DeliveriesApi, EndpointsApi, EventsApi
 from receiver.health import Health
-from receiver.intake import Intake, Wakes
-from receiver.leases import Leases
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.notifier import Notifier
-from receiver.pacing import Pace
-from receiver.pauses import Pauses
-from receiver.poller import Poller
 from receiver.problems import Problem, answer_problem, busy
-from receiver.reckoning import Reckoning
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.secrets import generated
@@ -54,8 +47,15 @@ from receiver.store.events import Events
 from receiver.store.jobs import Store
 from receiver.store.retention import Pruning
 from receiver.stream import Stream
-from receiver.submissions import Submissions
 from receiver.uploads import Uploads
+from receiver.upstream.archive import Archive
+from receiver.upstream.intake import Intake, Wakes
+from receiver.upstream.leases import Leases
+from receiver.upstream.pauses import Pauses
+from receiver.upstream.poller import Poller
+from receiver.upstream.rate_limits import Pace
+from receiver.upstream.statistics import Reckoning
+from receiver.upstream.submissions import Submissions
 from submitter.client import Wire
 from submitter.provider import Provider, Rate
 from submitter.providers import PROVIDERS

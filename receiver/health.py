@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.reckoning import Reckoning
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.database import Database
 from receiver.store.rows import us
+from receiver.upstream.statistics import Reckoning
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State

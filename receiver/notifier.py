@@ -20,11 +20,9 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver.leases import LEASE
 from receiver.net.client import Outbound, retry_after_seconds
 from receiver.net.guard import OutboundError, OutboundRefused
 from receiver.net.transport import KEEPALIVE_SECONDS
-from receiver.pacing import Bucket
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Crew, Loop
 from receiver.runtime.metrics import Metrics
@@ -32,6 +30,8 @@ from receiver.settings import parse_rate
 from receiver.store.deliveries import Agenda, Deliveries, Delivery, Outcome
 from receiver.store.endpoints import Endpoint, Endpoints
 from receiver.store.outbox import is_notify_lane
+from receiver.upstream.leases import LEASE
+from receiver.upstream.rate_limits import Bucket
 from submitter.signatures import sign
 
 log = structlog.get_logger("receiver.notifier")

@@ -15,11 +15,11 @@ from receiver.asked import moment_of
 from receiver.commands.opening import open_database
 from receiver.commands.sandboxed import as_served
 from receiver.domain.jobs import Verdict
-from receiver.rereading import UNUSED, Reread, Rereading
 from receiver.settings import load, provider_from
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Selection
 from receiver.store.jobs import Store
+from receiver.upstream.reread import UNUSED, Reread, Rereading
 from submitter.printing import failed
 from submitter.providers import PROVIDERS
 

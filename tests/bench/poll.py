@@ -19,10 +19,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from receiver.leases import LEASE
 from receiver.store.database import Database
 from receiver.store.leases import DUE, Claims
 from receiver.store.rows import us
+from receiver.upstream.leases import LEASE
 from submitter.providers import PROVIDERS
 
 _CALLBACKS = ("freepik", "apixo", "novita", "upscayl")

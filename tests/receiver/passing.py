@@ -18,16 +18,16 @@ from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job
 from receiver.domain.lifecycle import Timing
 from receiver.domain.tokens import Tokens
-from receiver.intake import Intake, Wakes
-from receiver.leases import Leases
-from receiver.pacing import Pace
-from receiver.pauses import Pauses
-from receiver.poller import Poller
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
 from receiver.store.database import Database
 from receiver.store.jobs import Store
-from receiver.submissions import Submissions
+from receiver.upstream.intake import Intake, Wakes
+from receiver.upstream.leases import Leases
+from receiver.upstream.pauses import Pauses
+from receiver.upstream.poller import Poller
+from receiver.upstream.rate_limits import Pace
+from receiver.upstream.submissions import Submissions
 from submitter.client import Wire
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS, build

@@ -17,11 +17,11 @@ from starlette.applications import Starlette
 
 from receiver import health as health_module
 from receiver.health import Health
-from receiver.reckoning import Reckoning
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.settings import load, provider_from
 from receiver.store.database import Database
+from receiver.upstream.statistics import Reckoning
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import eventually, live, submit, wait_for_state

@@ -16,9 +16,9 @@ from starlette.routing import Route
 
 from receiver.callbacks import Callbacks
 from receiver.domain.tokens import TokenInvalid, Tokens
-from receiver.intake import Intake
 from receiver.runtime.metrics import Metrics
 from receiver.store.jobs import Store
+from receiver.upstream.intake import Intake
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State
 from tests.receiver.receiving import house

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from receiver.domain.ids import new_id
-from receiver.pacing import Bucket, Pace
 from receiver.store.database import Database
 from receiver.store.rows import us
+from receiver.upstream.rate_limits import Bucket, Pace
 from submitter.provider import Rate
 from submitter.providers import PROVIDERS
 from tests.receiver.passing import Clock, loops

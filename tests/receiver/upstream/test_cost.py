@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from receiver.domain.ids import lowest_id
-from receiver.reckoning import Reckoning
 from receiver.store.database import Database
 from receiver.store.rows import us
+from receiver.upstream.statistics import Reckoning
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import live, submit, wait_for_state
 

@@ -26,16 +26,16 @@ from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import News
 from receiver.domain.redaction import redact
 from receiver.domain.tokens import Tokens
-from receiver.intake import Intake
-from receiver.leases import LEASE, Leases
-from receiver.pacing import Pace
-from receiver.pauses import Pauses
-from receiver.reading import outcome_of
 from receiver.runtime.loops import Crew, Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import Store
 from receiver.store.settling import Item
+from receiver.upstream.intake import Intake
+from receiver.upstream.leases import LEASE, Leases
+from receiver.upstream.pauses import Pauses
+from receiver.upstream.rate_limits import Pace
+from receiver.upstream.reader import outcome_of
 from submitter.client import Wire, converse
 from submitter.errors import AccountRefused, AnswerLost, NotSent, ProviderBusy, ProviderError, TaskRefused
 from submitter.images import inspect

@@ -10,9 +10,9 @@ import pytest
 
 from receiver.app import timing
 from receiver.domain.jobs import Job, Source, Verdict
-from receiver.rereading import UNUSED, Reread, Rereading
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Selection
+from receiver.upstream.reread import UNUSED, Reread, Rereading
 from submitter.vocabulary import Callback, Report, State
 from tests.receiver.commanding import Done, bare_environment, receiver_command
 from tests.receiver.receiving import SECRET, House, freepik_body, house, signed

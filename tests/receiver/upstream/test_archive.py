@@ -14,15 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.archive import Archive
 from receiver.domain.jobs import KeptImage, Source
 from receiver.domain.lifecycle import News, Timing
-from receiver.leases import LEASE
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
 from receiver.store.settling import Item
+from receiver.upstream.archive import Archive
+from receiver.upstream.leases import LEASE
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Image, Report, State
 from tests.receiver.listening import serving

@@ -25,7 +25,6 @@ import structlog
 
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Change, Timing
-from receiver.reading import Reading, keep_data
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
@@ -33,6 +32,7 @@ from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import Store
 from receiver.store.settling import Closed, Item, Settled
+from receiver.upstream.reader import Reading, keep_data
 from submitter.provider import Provider
 from submitter.vocabulary import State, Trust
 

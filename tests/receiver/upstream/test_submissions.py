@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from receiver.domain.jobs import Source
-from receiver.leases import LEASE
 from receiver.store.jobs import Store
+from receiver.upstream.leases import LEASE
 from submitter.vocabulary import State
 from tests.live import eventually
 from tests.receiver.passing import START, Loops, loops

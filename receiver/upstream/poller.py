@@ -18,13 +18,13 @@ import structlog
 
 from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import News
-from receiver.intake import Intake
-from receiver.leases import LEASE, Leases
-from receiver.pacing import Pace
 from receiver.runtime.loops import Crew, Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.jobs import Store
 from receiver.store.settling import Item
+from receiver.upstream.intake import Intake
+from receiver.upstream.leases import LEASE, Leases
+from receiver.upstream.rate_limits import Pace
 from submitter.client import Wire, converse
 from submitter.errors import NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider

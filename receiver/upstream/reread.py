@@ -15,11 +15,11 @@ from typing import Any
 
 from receiver.domain.jobs import Source, Verdict, iso
 from receiver.domain.lifecycle import Timing
-from receiver.reading import Reading, as_callback, keep_data
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence, Selection
 from receiver.store.jobs import Store
 from receiver.store.settling import Closed, Item
+from receiver.upstream.reader import Reading, as_callback, keep_data
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider
 

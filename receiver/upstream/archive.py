@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 import structlog
 
 from receiver.domain.jobs import KeptImage
-from receiver.leases import LEASE
 from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import OutboundError
 from receiver.runtime.loops import Crew, Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import Store
+from receiver.upstream.leases import LEASE
 from submitter.errors import TaskRefused
 from submitter.images import inspect
 

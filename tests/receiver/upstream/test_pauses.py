@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.pauses import Pauses
 from receiver.store.database import Database
+from receiver.upstream.pauses import Pauses
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import eventually, live, submit

@@ -12,11 +12,11 @@ from structlog.testing import capture_logs
 
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.tokens import Tokens
-from receiver.reading import Reading
 from receiver.store.blobs import Blobs
 from receiver.store.database import Database
 from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import Store
+from receiver.upstream.reader import Reading
 from submitter.providers import build
 from submitter.vocabulary import State
 

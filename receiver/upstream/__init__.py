@@ -1,0 +1,1 @@
+"""Towards providers: sending, polling, reading what came, keeping images."""
