@@ -28,11 +28,11 @@ from receiver.api import Bearer, JobsApi
 from receiver.callbacks import Callbacks, Doorway
 from receiver.domain.lifecycle import Timing
 from receiver.domain.tokens import Tokens
-from receiver.downstream import DeliveriesApi, EndpointsApi, EventsApi
+from receiver.downstream.notifier import Notifier
+from receiver.downstream.stream import Stream
 from receiver.health import Health
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
-from receiver.notifier import Notifier
 from receiver.problems import Problem, answer_problem, busy
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
@@ -46,7 +46,6 @@ from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
 from receiver.store.jobs import Store
 from receiver.store.retention import Pruning
-from receiver.stream import Stream
 from receiver.uploads import Uploads
 from receiver.upstream.archive import Archive
 from receiver.upstream.intake import Intake, Wakes
@@ -56,6 +55,7 @@ from receiver.upstream.poller import Poller
 from receiver.upstream.rate_limits import Pace
 from receiver.upstream.statistics import Reckoning
 from receiver.upstream.submissions import Submissions
+from receiver.web.endpoints import DeliveriesApi, EndpointsApi, EventsApi
 from submitter.client import Wire
 from submitter.provider import Provider, Rate
 from submitter.providers import PROVIDERS

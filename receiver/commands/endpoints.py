@@ -15,7 +15,6 @@ from receiver.commands.opening import open_database
 from receiver.commands.sandboxed import as_served
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import iso
-from receiver.downstream import BY_OPERATOR
 from receiver.examples import example_data
 from receiver.net.guard import Guard
 from receiver.problems import Problem
@@ -23,6 +22,7 @@ from receiver.settings import load
 from receiver.store.database import Database
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.web.endpoints import BY_OPERATOR
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 from submitter.signatures import new_secret
 

@@ -29,9 +29,9 @@ from receiver.domain.ids import new_id
 from receiver.domain.jobs import Source
 from receiver.domain.lifecycle import News, Timing
 from receiver.domain.tokens import Tokens
+from receiver.downstream.notifier import Notifier
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
-from receiver.notifier import Notifier
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
 from receiver.store.database import Database

@@ -16,6 +16,7 @@ from receiver.api import Bearer, small_json
 from receiver.asked import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial, validated
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import iso
+from receiver.downstream.stream import Stream
 from receiver.examples import example_data
 from receiver.net.guard import Guard
 from receiver.problems import Problem
@@ -24,7 +25,6 @@ from receiver.store.delivery_log import DeliveryLog, DeliveryState, ReplayRefuse
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Choice, Events
 from receiver.store.outbox import EVENT_TYPES
-from receiver.stream import Stream
 from submitter.signatures import new_secret
 
 _EVENT_PARAMETERS = ("type", "provider", "job", "after", "last_event_id", "cursor", "limit")

@@ -1,0 +1,1 @@
+"""Towards subscribers: deliveries and the event stream."""

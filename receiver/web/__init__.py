@@ -1,0 +1,1 @@
+"""HTTP in: callbacks, the API, health."""
