@@ -22,18 +22,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from receiver import openapi
-from receiver.admissions import Admissions
-from receiver.api import Bearer, JobsApi
-from receiver.callbacks import Callbacks, Doorway
 from receiver.domain.lifecycle import Timing
 from receiver.domain.tokens import Tokens
 from receiver.downstream.notifier import Notifier
 from receiver.downstream.stream import Stream
-from receiver.health import Health
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
-from receiver.problems import Problem, answer_problem, busy
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.secrets import generated
@@ -46,7 +40,6 @@ from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
 from receiver.store.jobs import Store
 from receiver.store.retention import Pruning
-from receiver.uploads import Uploads
 from receiver.upstream.archive import Archive
 from receiver.upstream.intake import Intake, Wakes
 from receiver.upstream.leases import Leases
@@ -55,7 +48,14 @@ from receiver.upstream.poller import Poller
 from receiver.upstream.rate_limits import Pace
 from receiver.upstream.statistics import Reckoning
 from receiver.upstream.submissions import Submissions
+from receiver.web import openapi
+from receiver.web.admission import Admissions
+from receiver.web.callbacks import Callbacks, Doorway
 from receiver.web.endpoints import DeliveriesApi, EndpointsApi, EventsApi
+from receiver.web.health import Health
+from receiver.web.job_upload import Uploads
+from receiver.web.jobs import Bearer, JobsApi
+from receiver.web.problems import Problem, answer_problem, busy
 from submitter.client import Wire
 from submitter.provider import Provider, Rate
 from submitter.providers import PROVIDERS

@@ -10,11 +10,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from receiver.asked import moment_of
 from receiver.commands.opening import open_database
 from receiver.store.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Shown, Wanted
 from receiver.store.endpoints import Endpoints
 from receiver.store.outbox import EVENT_TYPES
+from receiver.web.schemas import moment_of
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 
 deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")

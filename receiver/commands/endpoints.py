@@ -9,20 +9,20 @@ from typing import Annotated
 
 import typer
 
-from receiver.admissions import check_target
-from receiver.asked import LONGEST_OVERLAP_SECONDS, NewEndpoint, Trial, validated
 from receiver.commands.opening import open_database
 from receiver.commands.sandboxed import as_served
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import iso
-from receiver.examples import example_data
 from receiver.net.guard import Guard
-from receiver.problems import Problem
 from receiver.settings import load
 from receiver.store.database import Database
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.web.admission import check_target
 from receiver.web.endpoints import BY_OPERATOR
+from receiver.web.examples import example_data
+from receiver.web.problems import Problem
+from receiver.web.schemas import LONGEST_OVERLAP_SECONDS, NewEndpoint, Trial, validated
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 from submitter.signatures import new_secret
 

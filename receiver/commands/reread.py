@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from receiver.app import timing
-from receiver.asked import moment_of
 from receiver.commands.opening import open_database
 from receiver.commands.sandboxed import as_served
 from receiver.domain.jobs import Verdict
@@ -20,6 +19,7 @@ from receiver.store.blobs import Blobs
 from receiver.store.evidence import Selection
 from receiver.store.jobs import Store
 from receiver.upstream.reread import UNUSED, Reread, Rereading
+from receiver.web.schemas import moment_of
 from submitter.printing import failed
 from submitter.providers import PROVIDERS
 

@@ -11,20 +11,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from receiver.admissions import check_target
-from receiver.api import Bearer, small_json
-from receiver.asked import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial, validated
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import iso
 from receiver.downstream.stream import Stream
-from receiver.examples import example_data
 from receiver.net.guard import Guard
-from receiver.problems import Problem
-from receiver.queries import chosen_of, cursor_of, known_only, limit_of, place_of, text_of
 from receiver.store.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Wanted
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Choice, Events
 from receiver.store.outbox import EVENT_TYPES
+from receiver.web.admission import check_target
+from receiver.web.examples import example_data
+from receiver.web.jobs import Bearer, small_json
+from receiver.web.problems import Problem
+from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, place_of, text_of
+from receiver.web.schemas import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial, validated
 from submitter.signatures import new_secret
 
 _EVENT_PARAMETERS = ("type", "provider", "job", "after", "last_event_id", "cursor", "limit")

@@ -18,12 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.api import Bearer
 from receiver.domain.ids import new_id
 from receiver.downstream.notifier import Notifier
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
-from receiver.problems import Problem, answer_problem
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
 from receiver.store.database import Database
@@ -31,6 +29,8 @@ from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryLog, Shown, Wanted
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.web.endpoints import DeliveriesApi, EndpointsApi
+from receiver.web.jobs import Bearer
+from receiver.web.problems import Problem, answer_problem
 from submitter.signatures import new_secret
 from tests.receiver.listening import serving, write_events
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from receiver.callbacks import Callbacks
 from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.runtime.metrics import Metrics
 from receiver.store.jobs import Store
 from receiver.upstream.intake import Intake
+from receiver.web.callbacks import Callbacks
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State
 from tests.receiver.receiving import house

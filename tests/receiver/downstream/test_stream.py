@@ -11,12 +11,12 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from receiver.api import Bearer
 from receiver.downstream.stream import Stream
-from receiver.problems import Problem, answer_problem
 from receiver.store.database import Database
 from receiver.store.events import ALL, Events
 from receiver.web.endpoints import EventsApi
+from receiver.web.jobs import Bearer
+from receiver.web.problems import Problem, answer_problem
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import live, submit, wait_for_state
 from tests.receiver.listening import Frame, read_frames, serving, write_events

@@ -15,13 +15,13 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from receiver import health as health_module
-from receiver.health import Health
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.settings import load, provider_from
 from receiver.store.database import Database
 from receiver.upstream.statistics import Reckoning
+from receiver.web import health as health_module
+from receiver.web.health import Health
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import eventually, live, submit, wait_for_state

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 
 from receiver.domain.ids import is_id
-from receiver.problems import Problem
+from receiver.web.problems import Problem
 
 
 def known_only(request: Request, *known: str, aliases: Sequence[str] = ()) -> None:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from receiver.asks import Ask
+from receiver.web.job_request import Ask
 from tests.receiver.listening import serving
 from tests.receiver.receiving import house
 

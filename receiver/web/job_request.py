@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from receiver.problems import Problem
 from receiver.store.blobs import Blobs
+from receiver.web.problems import Problem
 from submitter.provider import deeper_than
 
 MAX_INPUT_BYTES = 100 * 1024 * 1024

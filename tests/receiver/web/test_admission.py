@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.asks import ask_from_json
-from receiver.problems import Problem, answer_problem
 from receiver.store.blobs import Blobs
-from receiver.uploads import Uploads
+from receiver.web.job_request import ask_from_json
+from receiver.web.job_upload import Uploads
+from receiver.web.problems import Problem, answer_problem
 
 SMALL, LARGE = b"\xff\xd8\xffpicture", os.urandom(1_500_001)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from receiver.net.guard import Guard
-from receiver.problems import Problem
 from receiver.store.outbox import EVENT_TYPES
 from receiver.web.endpoints import EndpointsApi
+from receiver.web.problems import Problem
 from submitter.signatures import new_secret, verify
 from tests.receiver.net.test_client_hostile import HOSTILE, Connector, guarded, names
 from tests.receiver.subscribers import Subscriber, house

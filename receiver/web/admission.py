@@ -20,14 +20,14 @@ from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 
-from receiver.asks import MAX_INPUT_BYTES, Ask
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage
 from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import AddressForbidden, Guard, OutboundError
-from receiver.problems import Problem
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import KeyReused, Store
+from receiver.web.job_request import MAX_INPUT_BYTES, Ask
+from receiver.web.problems import Problem
 from submitter.errors import TaskRefused
 from submitter.images import inspect
 from submitter.provider import Provider, ProviderOptions

@@ -24,7 +24,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.tokens import Claim, TokenInvalid, Tokens
-from receiver.problems import Problem
 from receiver.runtime.group_commit import Overloaded
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.request_ids import id_of
@@ -32,6 +31,7 @@ from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import Store
 from receiver.upstream.intake import Intake
 from receiver.upstream.rate_limits import Bucket
+from receiver.web.problems import Problem
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider, Rate
 from submitter.vocabulary import Callback

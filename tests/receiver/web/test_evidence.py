@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from receiver.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_REFUSED_BYTES, _KeptRefusals
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import News
 from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.settling import Item
+from receiver.web.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_REFUSED_BYTES, _KeptRefusals
 from submitter.vocabulary import Callback, Report, State
 from tests.receiver.receiving import RESULT, House, freepik_body, freepik_task, house, novita_body, novita_task, signed
 

@@ -17,9 +17,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from receiver.asks import MAX_INPUT_BYTES, Ask, parse_document
-from receiver.problems import Problem
 from receiver.store.blobs import Blobs
+from receiver.web.job_request import MAX_INPUT_BYTES, Ask, parse_document
+from receiver.web.problems import Problem
 
 _MAX_JOB_BYTES = 1024 * 1024
 _PIECE_BYTES = 256 * 1024

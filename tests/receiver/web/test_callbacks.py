@@ -79,7 +79,7 @@ async def test_the_order_is_token_then_size_then_signature(tmp_path: Path) -> No
 
 
 async def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.callbacks._BODY_SECONDS", 0.3)
+    monkeypatch.setattr("receiver.web.callbacks._BODY_SECONDS", 0.3)
     async with house(tmp_path) as here, at_the_wire(here) as port:
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

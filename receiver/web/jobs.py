@@ -15,20 +15,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.admissions import Admissions
-from receiver.asks import Ask, ask_from_json, parse_document
 from receiver.domain.jobs import Job, KeptImage, iso
 from receiver.domain.lifecycle import Timing
 from receiver.domain.redaction import evidence_to_json
 from receiver.domain.tokens import TokenInvalid, Tokens
-from receiver.problems import Problem
-from receiver.queries import chosen_of, cursor_of, known_only, limit_of, place_of
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import Store
-from receiver.uploads import Uploads
 from receiver.upstream.intake import Intake
 from receiver.upstream.pauses import Pauses
 from receiver.upstream.statistics import Reckoning
+from receiver.web.admission import Admissions
+from receiver.web.job_request import Ask, ask_from_json, parse_document
+from receiver.web.job_upload import Uploads
+from receiver.web.problems import Problem
+from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, place_of
 from submitter.provider import Provider
 from submitter.vocabulary import State
 
