@@ -24,8 +24,8 @@ from pathlib import Path
 import httpx
 from pydantic import SecretStr
 
-from receiver.configuration import misspelt
-from receiver.domain.clock_skew import Clocks
+from receiver.cli.clock_skew import Clocks
+from receiver.cli.settings_listing import misspelt
 from receiver.domain.tokens import Tokens
 from receiver.net.guard import Guard, OutboundError
 from receiver.runtime.data_dir import DataUnusable

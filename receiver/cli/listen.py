@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.forwarding import Forwarded, Forwarder
+from receiver.cli.forwarding import Forwarded, Forwarder
 from receiver.runtime.secrets import generated, secrets_path
 from receiver.settings import Settings, load
 from receiver.store.outbox import EVENT_TYPES

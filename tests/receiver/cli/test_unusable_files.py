@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.commands.occupancy import occupied
-from receiver.commands.sandbox_mark import SandboxMark
+from receiver.cli.sandbox_mark import SandboxMark
+from receiver.cli.serving_lock import occupied
 from receiver.runtime.data_dir import DataUnusable, prepare
 from receiver.runtime.secrets import generated
 from receiver.store.database import Database

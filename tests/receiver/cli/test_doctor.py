@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from receiver.doctor import Finding, examine, healthy, to_json
+from receiver.cli.checks import Finding, examine, healthy, to_json
 from receiver.runtime.server import listen, origin_of, running, server
 from receiver.settings import given, load
 from submitter.sandbox import Sandbox

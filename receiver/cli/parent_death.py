@@ -1,5 +1,5 @@
 """
-Run a program that can't outlive us: `python leash.py PARENT PROGRAM ARGUMENT…`, with the parent's process id.
+Run a program that can't outlive us: `python parent_death.py PARENT PROGRAM ARGUMENT…`, with the parent's process id.
 
 Linux ends a process when its parent dies, however that dies, if the process asked for it (PR_SET_PDEATHSIG); the wish
 survives the exec. It has to be asked for inside the child, hence this file. Where there is no such call the program is

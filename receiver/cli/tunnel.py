@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import structlog
 import typer
 
-from receiver.commands.serve import Port, Served, WithSandbox, new_sandbox, served
-from receiver.doctor import Finding, Grade, reach
+from receiver.cli.checks import Finding, Grade, reach
+from receiver.cli.serve import Port, Served, WithSandbox, new_sandbox, served
+from receiver.cli.tunnel_process import Tunnel, Way, by_cloudflared, by_ssh
 from receiver.runtime import logs
 from receiver.runtime.server import run
 from receiver.settings import load
-from receiver.tunnel import Tunnel, Way, by_cloudflared, by_ssh
 from submitter.printing import say
 
 log = structlog.get_logger("receiver.tunnel")

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from receiver.commands.opening import open_database
-from receiver.commands.sandboxed import as_served
+from receiver.cli.open_database import open_database
+from receiver.cli.sandboxed import as_served
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import iso
 from receiver.net.guard import Guard

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import ip_network
 
-from receiver.commands.sandbox_mark import SandboxMark
+from receiver.cli.sandbox_mark import SandboxMark
 from receiver.settings import ProviderSettings, Settings, load
 from submitter.sandbox import Sandbox
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.configuration import MASK, in_force, known, misspelt, to_markdown
+from receiver.cli.settings_listing import MASK, in_force, known, misspelt, to_markdown
 from receiver.settings import Settings, SettingsInvalid, given, load
 from submitter.providers import PROVIDERS
 from submitter.signatures import new_secret

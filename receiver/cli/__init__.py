@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from receiver.commands import (
+from receiver.cli import (
     backup,
     config,
     deliveries,

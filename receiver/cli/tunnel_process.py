@@ -22,12 +22,12 @@ from pathlib import Path
 
 import structlog
 
-from receiver.doctor import Finding, Grade
+from receiver.cli.checks import Finding, Grade
 from receiver.domain.redaction import redact
 
 log = structlog.get_logger("receiver.tunnel")
 
-_LEASH = Path(__file__).with_name("leash.py")
+_PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 _QUICK_TUNNEL = re.compile(r"https://(?!api\.)[a-z0-9-]+\.trycloudflare\.com\b")
 _ALLOCATED = re.compile(r"Allocated port (\d+) for remote forward")
 _FIRST_PAUSE_SECONDS = 0.5
@@ -125,7 +125,7 @@ class Tunnel:
         reading, writing = os.pipe()
         try:
             child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *self._way.program),
+                *(sys.executable, "-I", "-S", str(_PARENT_DEATH), str(os.getpid()), *self._way.program),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=writing,
                 stderr=asyncio.subprocess.STDOUT,

@@ -13,10 +13,10 @@ import structlog
 import typer
 
 from receiver.app import Receiver
-from receiver.commands.occupancy import occupied
-from receiver.commands.sandbox_mark import SandboxMark
-from receiver.commands.sandboxed import in_sandbox
-from receiver.configuration import misspelt
+from receiver.cli.sandbox_mark import SandboxMark
+from receiver.cli.sandboxed import in_sandbox
+from receiver.cli.serving_lock import occupied
+from receiver.cli.settings_listing import misspelt
 from receiver.runtime import logs
 from receiver.runtime.data_dir import prepare
 from receiver.runtime.server import listen, origin_of, run, running, server

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from receiver.commands.sandboxed import as_served
-from receiver.doctor import Finding, Grade, examine, fail, healthy, ok, to_json, warn
+from receiver.cli.checks import Finding, Grade, examine, fail, healthy, ok, to_json, warn
+from receiver.cli.sandboxed import as_served
 from receiver.settings import ProviderSettings, SettingsInvalid, given, load, provider_from
 from submitter.client import Submitter
 from submitter.errors import ProviderError, TaskRefused

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from receiver.commands.opening import open_database
+from receiver.cli.open_database import open_database
 from receiver.domain.jobs import Job, KeptImage
 from receiver.store.jobs import Store
 from receiver.store.timeline import Line, Timeline, explain

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from receiver.commands.opening import open_database
+from receiver.cli.open_database import open_database
 from receiver.store.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Shown, Wanted
 from receiver.store.endpoints import Endpoints
 from receiver.store.outbox import EVENT_TYPES

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.configuration import in_force, misspelt, to_markdown
+from receiver.cli.settings_listing import in_force, misspelt, to_markdown
 from receiver.settings import given, load
 from submitter.printing import headed, print_json, print_table, say
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.commands.sandbox_mark import SandboxMark
+from receiver.cli.sandbox_mark import SandboxMark
 from receiver.runtime.data_dir import prepare, usable
 from receiver.runtime.secrets import secrets_path
 from receiver.settings import Settings, load

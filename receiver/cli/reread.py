@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from receiver.app import timing
-from receiver.commands.opening import open_database
-from receiver.commands.sandboxed import as_served
+from receiver.cli.open_database import open_database
+from receiver.cli.sandboxed import as_served
 from receiver.domain.jobs import Verdict
 from receiver.settings import load, provider_from
 from receiver.store.blobs import Blobs

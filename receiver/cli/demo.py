@@ -30,7 +30,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.commands.serve import Served, served
+from receiver.cli.serve import Served, served
 from receiver.runtime import logs
 from receiver.runtime.server import listen, run, running, server
 from receiver.settings import load

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from receiver.commands.sandbox_mark import SandboxMark
-from receiver.doctor import tokens_of
+from receiver.cli.checks import tokens_of
+from receiver.cli.sandbox_mark import SandboxMark
 from receiver.runtime.secrets import generated
 from receiver.settings import Settings, load
 from submitter.printing import failed, print_json, say

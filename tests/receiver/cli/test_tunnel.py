@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from receiver.tunnel import by_cloudflared, by_ssh
+from receiver.cli.tunnel_process import by_cloudflared, by_ssh
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.live import TOKEN, eventually, free_port, provider_environment, submit, wait_for_state
