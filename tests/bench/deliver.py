@@ -45,7 +45,7 @@ from submitter.signatures import new_secret, sign
 from submitter.vocabulary import Image, Report, State
 from tests.bench.filling import add_running, callback_body
 from tests.bench.subscriber import seen, subscriber
-from tests.live import LiveReceiver
+from tests.support.processes import LiveReceiver
 
 _SECRET_KEY = "a-key-of-the-bench"
 

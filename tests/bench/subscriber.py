@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from tests.live import ROOT, eventually, free_port
+from tests.support.processes import ROOT, eventually, free_port
 
 
 class Hook(asyncio.Protocol):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import LiveReceiver, live, submit, wait_for_state
-from tests.receiver.commanding import Done, receiver_command
+from tests.support.cli import Done, receiver_command
+from tests.support.processes import LiveReceiver, live, submit, wait_for_state
 
 
 async def command(receiver: LiveReceiver, *arguments: str) -> Done:

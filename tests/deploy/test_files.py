@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from receiver.runtime.metrics import Metrics
-from tests.live import ROOT
+from tests.support.processes import ROOT
 
 DEPLOY = ROOT / "deploy"
 

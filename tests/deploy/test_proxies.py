@@ -15,7 +15,7 @@ import pytest
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.deploy.test_files import DEPLOY, nginx_configuration, tool
-from tests.live import eventually, free_port, live, submit, wait_for_state
+from tests.support.processes import eventually, free_port, live, submit, wait_for_state
 
 PEER = "127.0.0.9"
 BODY = b'{ "task_id" : "another-task",\r\n "status":"COMPLETED", "generated":[],\t"text":"\xc3\xa9\\u00e9 %2F" }\n'

@@ -24,8 +24,8 @@ from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.bench import filling
 from tests.bench.load import run
-from tests.live import TOKEN, LiveReceiver, eventually, provider_environment
-from tests.receiver.receiving import SECRET, freepik_body, signed
+from tests.support.processes import TOKEN, LiveReceiver, eventually, provider_environment
+from tests.support.running_receiver import SECRET, freepik_body, signed
 
 ROUNDS = int(os.environ.get("RECEIVER_TEST_CRASHES", "3"))
 IN_FULL = "RECEIVER_TEST_CRASHES" in os.environ
@@ -129,7 +129,7 @@ class DyingReceiver(LiveReceiver):
 
     @property
     def program(self) -> Sequence[str]:
-        return (sys.executable, "-m", "tests.receiver.dying", str(self.commit), self.moment)
+        return (sys.executable, "-m", "tests.support.crashing", str(self.commit), self.moment)
 
 
 @pytest.mark.slow

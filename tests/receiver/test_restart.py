@@ -4,7 +4,7 @@ from pathlib import Path
 
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import eventually, live, submit, wait_for_state
+from tests.support.processes import eventually, live, submit, wait_for_state
 
 
 async def test_what_was_running_or_queued_at_a_death_goes_on(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import live, submit, wait_for_state
+from tests.support.processes import live, submit, wait_for_state
 
 SETTLED_BY = {
     "freepik": "callback",

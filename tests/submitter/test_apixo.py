@@ -22,8 +22,8 @@ from submitter.errors import (
 )
 from submitter.providers import build
 from submitter.vocabulary import Cost, State, Trust
-from tests.submitter.answering import answer, callback, finish, first_request, sample
-from tests.submitter.pictures import small_picture
+from tests.support.answers import answer, callback, finish, first_request, sample
+from tests.support.pictures import small_picture
 
 APIXO = build("apixo", api_key="apx-0123456789")
 INPUT = "https://us.example/inputs/tok"

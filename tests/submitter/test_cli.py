@@ -10,8 +10,8 @@ from submitter.commands.options import parse_options
 from submitter.commands.results import stem_of
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import eventually, live, wait_for_state
-from tests.submitter.commanding import started, submitter
+from tests.support.processes import eventually, live, wait_for_state
+from tests.support.submitter_cli import started, submitter
 
 
 async def test_an_image_is_sent_waited_for_and_saved_under_its_own_name(tmp_path: Path) -> None:

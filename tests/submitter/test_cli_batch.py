@@ -9,8 +9,8 @@ from submitter.commands.journal import Journal
 from submitter.commands.sources import items_of
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import eventually, live
-from tests.submitter.commanding import pictures, started, submitter
+from tests.support.processes import eventually, live
+from tests.support.submitter_cli import pictures, started, submitter
 
 
 async def test_200_images_interrupted_twice_end_as_200_results_and_200_tasks(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from submitter.errors import AnswerLost, NotSent, ProviderBusy, TaskRefused
 from submitter.images import json_request, plain_request
 from submitter.providers import build
 from submitter.vocabulary import Cost, Exchange, Picture, State
-from tests.submitter.pictures import big_picture, small_picture
+from tests.support.pictures import big_picture, small_picture
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -23,8 +23,8 @@ from submitter.errors import (
 )
 from submitter.providers import build
 from submitter.vocabulary import Cost, State
-from tests.submitter.answering import answer, callback, finish, first_request, sample
-from tests.submitter.pictures import small_picture
+from tests.support.answers import answer, callback, finish, first_request, sample
+from tests.support.pictures import small_picture
 
 TASK = "046b6c7f-0b8a-43b9-b35d-6489e6daee91"
 FREEPIK = build("freepik", api_key="fpk-0123456789")

@@ -14,7 +14,7 @@ from submitter.errors import CallbackUnreadable, ProviderError
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS, build
 from submitter.vocabulary import Report, State
-from tests.submitter.answering import answer, callback, hostile_bodies, samples
+from tests.support.answers import answer, callback, hostile_bodies, samples
 
 NAMES = sorted(PROVIDERS)
 CALLING = [name for name in NAMES if PROVIDERS[name].callbacks]

@@ -19,7 +19,7 @@ from PIL import Image
 from submitter.errors import TaskRefused
 from submitter.images import CHUNK_BYTES, Body, inspect, json_request, multipart_request, plain_request
 from submitter.vocabulary import Picture
-from tests.submitter.pictures import big_picture, png_header, small_picture
+from tests.support.pictures import big_picture, png_header, small_picture
 
 KINDS = {
     "JPEG": "image/jpeg",

@@ -22,8 +22,8 @@ from submitter.errors import (
 )
 from submitter.providers import build
 from submitter.vocabulary import State
-from tests.submitter.answering import NOW, answer, callback, finish, first_request, sample
-from tests.submitter.pictures import big_picture, small_picture
+from tests.support.answers import NOW, answer, callback, finish, first_request, sample
+from tests.support.pictures import big_picture, small_picture
 
 TASK = "71dd988e-632e-4339-b217-74bcbe6db0ee"
 NOVITA = build("novita", api_key="nvt-0123456789")

@@ -19,9 +19,9 @@ from submitter.errors import (
 )
 from submitter.providers import build
 from submitter.vocabulary import Image, Picture, State, Task
-from tests.submitter.answering import NOW, answer, finish, first_request, sample
-from tests.submitter.pictures import big_picture, small_picture
 from tests.submitter.test_upscayl import form
+from tests.support.answers import NOW, answer, finish, first_request, sample
+from tests.support.pictures import big_picture, small_picture
 
 PIXELCUT = build("pixelcut", api_key="sk-0123456789")
 LINK = "https://assets.pixelcut.app/public/result/x.jpg"

@@ -16,8 +16,8 @@ from submitter.remote import NoReceiver, Receiver, RequestRefused, verify
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
-from tests.live import ROOT, TOKEN, free_port, live
-from tests.receiver.subscribers import Subscriber
+from tests.support.delivery_stack import Subscriber
+from tests.support.processes import ROOT, TOKEN, free_port, live
 
 
 class Relay:

@@ -13,8 +13,8 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET, Faults, Sandbox
-from tests.submitter.listener import Arrival, Listener, listening
-from tests.submitter.sandbox_requests import PICTURE, Caller
+from tests.support.listener import Arrival, Listener, listening
+from tests.support.sandbox_requests import PICTURE, Caller
 
 SIGNER = Webhook(FREEPIK_WEBHOOK_SECRET.encode())
 ENDS = {"freepik": "COMPLETED", "apixo": "success", "novita": "TASK_STATUS_SUCCEED"}

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox.app import WIRES
-from tests.submitter.listener import Listener, listening
-from tests.submitter.sandbox_requests import PICTURE, Caller
+from tests.support.listener import Listener, listening
+from tests.support.sandbox_requests import PICTURE, Caller
 
 PROVIDERS = [wire.name for wire in WIRES]
 

@@ -17,8 +17,8 @@ from submitter.images import inspect
 from submitter.providers import build
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Faults, Sandbox
 from submitter.vocabulary import Callback, State, Task
-from tests.submitter.listener import Arrival, Listener, listening
-from tests.submitter.sandbox_requests import PICTURE
+from tests.support.listener import Arrival, Listener, listening
+from tests.support.sandbox_requests import PICTURE
 
 PROVIDERS = list(API_KEYS)
 CALLING = ["freepik", "apixo", "novita"]

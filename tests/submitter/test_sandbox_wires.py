@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from submitter.sandbox import API_KEYS, Sandbox, test_picture
-from tests.submitter.listener import Listener, listening
-from tests.submitter.sandbox_requests import (
+from tests.support.listener import Listener, listening
+from tests.support.sandbox_requests import (
     APIXO_KEY,
     FREEPIK_KEY,
     NOVITA_KEY,

@@ -24,8 +24,8 @@ from submitter.errors import (
 )
 from submitter.providers import build
 from submitter.vocabulary import Cost, Picture, State, Task
-from tests.submitter.answering import answer, callback, finish, first_request, sample
-from tests.submitter.pictures import small_picture
+from tests.support.answers import answer, callback, finish, first_request, sample
+from tests.support.pictures import small_picture
 
 TASK = "123e4567-e89b-12d3-a456-426614174000"
 UPSCAYL = build("upscayl", api_key="ups-0123456789")

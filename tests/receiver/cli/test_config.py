@@ -9,8 +9,8 @@ from receiver.cli.settings_listing import MASK, in_force, known, misspelt, to_ma
 from receiver.settings import Settings, SettingsInvalid, given, load
 from submitter.providers import PROVIDERS
 from submitter.signatures import new_secret
-from tests.live import ROOT
-from tests.receiver.commanding import bare_environment, receiver_command
+from tests.support.cli import bare_environment, receiver_command
+from tests.support.processes import ROOT
 
 SECRET = "a-very-secret-value-0123456789"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.live import ROOT
+from tests.support.processes import ROOT
 
 
 @pytest.mark.parametrize("options", [(), ("--faults",)], ids=["as it should be", "with faults"])

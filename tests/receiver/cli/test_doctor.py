@@ -20,8 +20,8 @@ from receiver.cli.checks import Finding, examine, healthy, to_json
 from receiver.runtime.server import listen, origin_of, running, server
 from receiver.settings import given, load
 from submitter.sandbox import Sandbox
-from tests.live import LiveReceiver, free_port, provider_environment
-from tests.receiver.commanding import Done, receiver_command
+from tests.support.cli import Done, receiver_command
+from tests.support.processes import LiveReceiver, free_port, provider_environment
 
 GOOD_TOKEN = "a-token-that-is-long-enough-for-anybody"
 

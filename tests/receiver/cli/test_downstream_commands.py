@@ -11,9 +11,9 @@ from typing import Any
 
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import verify
-from tests.live import LiveReceiver, eventually, live, submit, wait_for_state
-from tests.receiver.commanding import receiver_command
-from tests.receiver.subscribers import Subscriber
+from tests.support.cli import receiver_command
+from tests.support.delivery_stack import Subscriber
+from tests.support.processes import LiveReceiver, eventually, live, submit, wait_for_state
 
 
 async def command(receiver: LiveReceiver, *args: str, status: int = 0) -> Any:

@@ -16,8 +16,8 @@ from standardwebhooks.webhooks import Webhook
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import new_secret
-from tests.live import TOKEN, eventually, free_port, live, submit, wait_for_state
-from tests.receiver.commanding import PROGRAM, bare_environment, receiver_command
+from tests.support.cli import PROGRAM, bare_environment, receiver_command
+from tests.support.processes import TOKEN, eventually, free_port, live, submit, wait_for_state
 
 CUTS = 20
 

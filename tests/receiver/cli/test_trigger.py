@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.live import eventually, free_port
-from tests.receiver.commanding import PROGRAM, Done, bare_environment, receiver_command
+from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
+from tests.support.processes import eventually, free_port
 
 # provider, the state's name as a person writes it: the verdict on the evidence, the job's state afterwards
 STATES = {

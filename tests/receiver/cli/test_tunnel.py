@@ -21,8 +21,8 @@ import pytest
 from receiver.cli.tunnel_process import by_cloudflared, by_ssh
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import TOKEN, eventually, free_port, provider_environment, submit, wait_for_state
-from tests.receiver.commanding import PROGRAM, bare_environment, receiver_command
+from tests.support.cli import PROGRAM, bare_environment, receiver_command
+from tests.support.processes import TOKEN, eventually, free_port, provider_environment, submit, wait_for_state
 
 # What cloudflared prints, with another name at each start; it writes down its process id and stays.
 CLOUDFLARED = """#!/bin/sh

@@ -13,8 +13,8 @@ from receiver.cli.serving_lock import occupied
 from receiver.runtime.data_dir import DataUnusable, prepare
 from receiver.runtime.secrets import generated
 from receiver.store.database import Database
-from tests.live import LiveReceiver
-from tests.receiver.commanding import Done, bare_environment, receiver_command
+from tests.support.cli import Done, bare_environment, receiver_command
+from tests.support.processes import LiveReceiver
 
 SERVE = ("serve", "--port", "0")
 SECRETS = {"secret_key": "a" * 43, "api_token": "b" * 43, "notify_secret": "whsec_" + "c" * 40}

@@ -21,7 +21,7 @@ from receiver.upstream.intake import Intake
 from receiver.web.callbacks import Callbacks
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State
-from tests.receiver.receiving import house
+from tests.support.running_receiver import house
 
 TOKENS = Tokens(["new", "old"])
 JOB = "job_01k0000000000000000000000"

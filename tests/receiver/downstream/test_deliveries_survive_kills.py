@@ -16,9 +16,9 @@ from receiver.store.database import Database
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Events
 from submitter.signatures import new_secret
-from tests.live import LiveReceiver, eventually
-from tests.receiver.listening import write_events
-from tests.receiver.subscribers import Subscriber
+from tests.support.delivery_stack import Subscriber
+from tests.support.processes import LiveReceiver, eventually
+from tests.support.streams import write_events
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
 EVENTS = 1000

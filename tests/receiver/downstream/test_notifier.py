@@ -15,8 +15,8 @@ from starlette.responses import Response
 from receiver.store.endpoints import DISABLE_AFTER
 from receiver.store.events import Events
 from submitter.signatures import verify
-from tests.live import eventually
-from tests.receiver.subscribers import House, Seen, Subscriber, house
+from tests.support.delivery_stack import House, Seen, Subscriber, house
+from tests.support.processes import eventually
 
 
 def check_with_both(secret: str, seen: Seen) -> None:

@@ -18,8 +18,8 @@ from receiver.web.endpoints import EventsApi
 from receiver.web.jobs import Bearer
 from receiver.web.problems import Problem, answer_problem
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import live, submit, wait_for_state
-from tests.receiver.listening import Frame, read_frames, serving, write_events
+from tests.support.processes import live, submit, wait_for_state
+from tests.support.streams import Frame, read_frames, serving, write_events
 
 TOKEN = "a-token-for-tests"
 

@@ -15,7 +15,8 @@ from receiver.domain.tokens import Tokens
 from receiver.runtime.loops import Crew
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import (
+from tests.support.cli import bare_environment
+from tests.support.processes import (
     TOKEN,
     LiveReceiver,
     eventually,
@@ -25,7 +26,6 @@ from tests.live import (
     submit,
     wait_for_state,
 )
-from tests.receiver.commanding import bare_environment
 
 CHATTER = """
 import logging, sys

@@ -18,8 +18,8 @@ import pytest
 
 from submitter.sandbox import API_KEYS
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import LiveReceiver, eventually, free_port, live, submit, wait_for_state
-from tests.receiver.commanding import PROGRAM, Done, bare_environment, receiver_command
+from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
+from tests.support.processes import LiveReceiver, eventually, free_port, live, submit, wait_for_state
 
 
 async def test_sigterm_ends_it_within_ten_seconds_with_streams_open_and_calls_hanging(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence
 from receiver.store.retention import Pruned, Pruning
 from submitter.vocabulary import State
-from tests.live import eventually
-from tests.receiver.receiving import House, house
+from tests.support.processes import eventually
+from tests.support.running_receiver import House, house
 
 NOW = datetime.now(UTC)
 OLD, YOUNG = NOW - timedelta(days=31), NOW - timedelta(days=29)

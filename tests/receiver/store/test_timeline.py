@@ -10,8 +10,8 @@ import httpx
 
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import TOKEN, LiveReceiver, eventually, live, submit, wait_for_state
-from tests.receiver.commanding import Done, receiver_command
+from tests.support.cli import Done, receiver_command
+from tests.support.processes import TOKEN, LiveReceiver, eventually, live, submit, wait_for_state
 
 
 async def jobs(receiver: LiveReceiver, *arguments: str) -> Done:

@@ -12,7 +12,7 @@ from receiver.store.database import Database
 from receiver.store.rows import us
 from receiver.upstream.statistics import Reckoning
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import live, submit, wait_for_state
+from tests.support.processes import live, submit, wait_for_state
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

@@ -12,8 +12,8 @@ from receiver.domain.jobs import Source
 from receiver.domain.lifecycle import News
 from receiver.store.settling import Item
 from submitter.vocabulary import Report, State
-from tests.live import eventually
-from tests.receiver.receiving import RESULT, house
+from tests.support.processes import eventually
+from tests.support.running_receiver import RESULT, house
 
 
 async def test_a_confirmed_hint_settles_the_job_as_its_callback(tmp_path: Path) -> None:

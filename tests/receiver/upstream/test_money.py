@@ -13,7 +13,7 @@ import pytest
 
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import eventually, live, submit, wait_for_state
+from tests.support.processes import eventually, live, submit, wait_for_state
 
 JOBS = int(os.environ.get("STORM_JOBS", "60"))
 KILLS = int(os.environ.get("STORM_KILLS", "3"))

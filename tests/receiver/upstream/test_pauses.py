@@ -11,7 +11,7 @@ from receiver.store.database import Database
 from receiver.upstream.pauses import Pauses
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import eventually, live, submit
+from tests.support.processes import eventually, live, submit
 
 PROVIDERS = ("freepik", "apixo", "novita", "upscayl", "pixelcut")
 JOBS = 100

@@ -11,7 +11,7 @@ from receiver.store.rows import us
 from receiver.upstream.rate_limits import Bucket, Pace
 from submitter.provider import Rate
 from submitter.providers import PROVIDERS
-from tests.receiver.passing import Clock, loops
+from tests.support.upstream_loops import Clock, loops
 
 NOVITA = (Rate(20, 60),)
 

@@ -14,8 +14,8 @@ from receiver.store.blobs import Blobs
 from receiver.store.evidence import Selection
 from receiver.upstream.reread import UNUSED, Reread, Rereading
 from submitter.vocabulary import Callback, Report, State
-from tests.receiver.commanding import Done, bare_environment, receiver_command
-from tests.receiver.receiving import SECRET, House, freepik_body, house, signed
+from tests.support.cli import Done, bare_environment, receiver_command
+from tests.support.running_receiver import SECRET, House, freepik_body, house, signed
 
 REFUSED = Selection(verdicts=(Verdict.REFUSED,))
 ASIDE = Selection(verdicts=UNUSED)

@@ -13,8 +13,8 @@ from receiver.domain.jobs import Source
 from receiver.store.jobs import Store
 from receiver.upstream.leases import LEASE
 from submitter.vocabulary import State
-from tests.live import eventually
-from tests.receiver.passing import START, Loops, loops
+from tests.support.processes import eventually
+from tests.support.upstream_loops import START, Loops, loops
 
 WHO = {"owner": "worker", "lease": LEASE}
 

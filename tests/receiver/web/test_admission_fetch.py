@@ -11,8 +11,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from receiver.web.job_request import Ask
-from tests.receiver.listening import serving
-from tests.receiver.receiving import house
+from tests.support.running_receiver import house
+from tests.support.streams import serving
 
 
 async def test_a_fetch_that_is_cancelled_leaves_no_file(tmp_path: Path) -> None:

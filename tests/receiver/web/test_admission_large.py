@@ -17,7 +17,7 @@ import pytest
 from receiver.domain.tokens import Tokens
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import ROOT, TOKEN, LiveReceiver, free_port, provider_environment, submit, wait_for_state
+from tests.support.processes import ROOT, TOKEN, LiveReceiver, free_port, provider_environment, submit, wait_for_state
 
 MB = 1_000_000
 SIZES = {"freepik": 30 * MB, "novita": 30 * MB, "upscayl": 30 * MB, "pixelcut": 25 * MB}

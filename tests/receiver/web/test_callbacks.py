@@ -15,7 +15,7 @@ import pytest
 from receiver.runtime.group_commit import GroupCommit, Overloaded
 from receiver.runtime.server import listen, running, server
 from submitter.vocabulary import State
-from tests.receiver.receiving import House, freepik_body, house, novita_body, signed
+from tests.support.running_receiver import House, freepik_body, house, novita_body, signed
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ from receiver.web.endpoints import EndpointsApi
 from receiver.web.problems import Problem
 from submitter.signatures import new_secret, verify
 from tests.receiver.net.test_client_hostile import HOSTILE, Connector, guarded, names
-from tests.receiver.subscribers import Subscriber, house
+from tests.support.delivery_stack import Subscriber, house
 
 URL = "http://127.0.0.1:8099/hook"
 

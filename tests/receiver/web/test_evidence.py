@@ -18,7 +18,16 @@ from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.settling import Item
 from receiver.web.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_REFUSED_BYTES, _KeptRefusals
 from submitter.vocabulary import Callback, Report, State
-from tests.receiver.receiving import RESULT, House, freepik_body, freepik_task, house, novita_body, novita_task, signed
+from tests.support.running_receiver import (
+    RESULT,
+    House,
+    freepik_body,
+    freepik_task,
+    house,
+    novita_body,
+    novita_task,
+    signed,
+)
 
 DEEP = b'{"payload":' * 500 + b"1" + b"}" * 500
 HOSTILE: dict[str, bytes] = {

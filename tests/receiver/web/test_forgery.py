@@ -13,7 +13,7 @@ import pytest
 from receiver.domain.jobs import Job
 from receiver.domain.tokens import Tokens
 from submitter.vocabulary import State
-from tests.receiver.receiving import RESULT, SECRET, House, freepik_body, house, novita_body, signed
+from tests.support.running_receiver import RESULT, SECRET, House, freepik_body, house, novita_body, signed
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from submitter.errors import CallbackRefused, CallbackUnreadable
 from submitter.providers import PROVIDERS, build
 from submitter.signatures import Encoding
 from submitter.vocabulary import Callback, Report, State
-from tests.live import TOKEN, live
-from tests.receiver.receiving import House, freepik_body, house, novita_body, signed
-from tests.receiver.verifying import hammer
-from tests.submitter.answering import hostile_bodies
+from tests.support.answers import hostile_bodies
+from tests.support.fuzz import hammer
+from tests.support.processes import TOKEN, live
+from tests.support.running_receiver import House, freepik_body, house, novita_body, signed
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 VALUES = st.one_of(

@@ -24,7 +24,7 @@ from receiver.web import health as health_module
 from receiver.web.health import Health
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import eventually, live, submit, wait_for_state
+from tests.support.processes import eventually, live, submit, wait_for_state
 
 ROWS = 100_000
 

@@ -21,8 +21,8 @@ from receiver.store.jobs import KeyReused, Store
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
-from tests.live import LiveReceiver, live, wait_for_state
-from tests.receiver.listening import serving
+from tests.support.processes import LiveReceiver, live, wait_for_state
+from tests.support.streams import serving
 
 PICTURE = picture_bytes(96, 64)
 

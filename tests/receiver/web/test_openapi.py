@@ -19,9 +19,9 @@ from receiver.store.outbox import EVENT_TYPES
 from receiver.web.openapi import describe
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
-from tests.live import live, submit, wait_for_state
-from tests.receiver.receiving import house
-from tests.receiver.subscribers import Subscriber
+from tests.support.delivery_stack import Subscriber
+from tests.support.processes import live, submit, wait_for_state
+from tests.support.running_receiver import house
 
 DESCRIPTION = describe(PROVIDERS)
 

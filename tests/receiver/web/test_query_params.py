@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from receiver.domain.ids import is_id, new_id
-from tests.receiver.receiving import house
+from tests.support.running_receiver import house
 
 
 @pytest.mark.parametrize("path", ["jobs", "events"])

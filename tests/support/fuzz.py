@@ -1,5 +1,5 @@
 """
-A great many hostile callbacks against every provider's `verify`: `python -m tests.receiver.verifying [COUNT] [SEED]`.
+A great many hostile callbacks against every provider's `verify`: `python -m tests.support.fuzz [COUNT] [SEED]`.
 
 Only `CallbackRefused` or silence may come out, and silence only for what was signed with the secret, in time.
 """

@@ -29,7 +29,7 @@ from receiver.runtime.server import listen, running, server
 from receiver.settings import load
 from receiver.store.evidence import Evidence
 from submitter.vocabulary import State
-from tests.live import eventually
+from tests.support.processes import eventually
 
 SECRET = "freepik-secret-of-the-tests"
 RESULT = "https://cdn.example.com/result.png"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.live import ROOT
+from tests.support.processes import ROOT
 
 PROGRAM = (sys.executable, "-c", "from receiver.cli import main; main()")
 

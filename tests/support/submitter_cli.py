@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.live import ROOT, TOKEN, LiveReceiver
-from tests.receiver.commanding import Done
+from tests.support.cli import Done
+from tests.support.processes import ROOT, TOKEN, LiveReceiver
 
 
 def environment(receiver: LiveReceiver) -> Mapping[str, str]:

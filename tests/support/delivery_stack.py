@@ -32,7 +32,7 @@ from receiver.web.endpoints import DeliveriesApi, EndpointsApi
 from receiver.web.jobs import Bearer
 from receiver.web.problems import Problem, answer_problem
 from submitter.signatures import new_secret
-from tests.receiver.listening import serving, write_events
+from tests.support.streams import serving, write_events
 
 TOKEN = "a-token-for-tests"
 _TLS = httpx.create_ssl_context(trust_env=False)

@@ -1,5 +1,5 @@
 """
-`receiver serve` that dies: `python -m tests.receiver.dying COMMIT BEFORE|AFTER serve …` kills itself with SIGKILL at
+`receiver serve` that dies: `python -m tests.support.crashing COMMIT BEFORE|AFTER serve …` kills itself with SIGKILL at
 its COMMIT-th commit, just before it or as soon as something else is asked of the database behind it.
 
 Only the composition differs from the real one: a database whose writing connection is traced by SQLite itself.

@@ -20,7 +20,7 @@ from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.signatures import new_secret
 
 TOKEN = "a-token-for-tests"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def free_port() -> int:
