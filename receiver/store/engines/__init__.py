@@ -1,0 +1,1 @@
+"""The engines below the storage interface: SQLite and PostgreSQL. Only `receiver.store.database` imports them."""

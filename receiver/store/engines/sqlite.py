@@ -1,0 +1,506 @@
+"""
+SQLite: one writer, several readers.
+
+All writes of a process go through one connection behind one fair lock, and every transaction is `BEGIN IMMEDIATE`, so
+within a transaction nothing that was read can have changed, and positions given inside it are in commit order. Readers
+have connections of their own, each transaction one snapshot, and never wait for the writer. `busy_timeout` is for other
+processes only.
+
+Each connection has a thread of its own. A whole transaction runs there in one crossing, since a crossing costs more
+than SQLite takes for most statements. A transaction is committed when `write` returns (`synchronous=FULL`); a process
+that dies before has written nothing. A cancelled caller does not know: all of it is written, or nothing.
+
+Many rows go in one statement, and come back in one row: the driver releases the interpreter at every row, and beside a
+busy event loop it gets it back half a millisecond later. A batch of a hundred would take fifty, with the transaction
+open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, NullPool, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from receiver.runtime.data_dir import DataUnusable, usable
+from receiver.store.errors import Conflict, DatabaseUnavailable
+from receiver.store.schema import known_schemas, newest_schema, upgrade
+from receiver.store.statements import (
+    Fetch,
+    FetchWide,
+    Hold,
+    InsertMany,
+    Positions,
+    Row,
+    Run,
+    RunMany,
+    Statement,
+    UpdateMany,
+    Work,
+)
+
+T = TypeVar("T")
+_READERS = 8
+_ROWS_AT_ONCE = 64
+"""So many rows, or fewer, are one statement, and with it a transaction by themselves."""
+_PACKED_BYTES = 4 * 1024 * 1024
+"""More than this is fetched row by row: packing would hold it three times."""
+_LOG_PAGES = 25_000
+"""100 MB: where a commit checkpoints after all, should nobody call `checkpoint`."""
+_RESTORE = "move it away and restore a backup (`receiver restore`)"
+_WRITABLE = "give the file and its directory to the user that this runs as, on a disk that can be written"
+_NEWER = "install the version that it was last used with, or a newer one"
+_REMEDIES = {
+    sqlite3.SQLITE_NOTADB: _RESTORE,
+    sqlite3.SQLITE_CORRUPT: _RESTORE,
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
+    sqlite3.SQLITE_PERM: _WRITABLE,
+    sqlite3.SQLITE_FULL: "free some space",
+    sqlite3.SQLITE_IOERR: "see what the system's log says of this disk",
+    sqlite3.SQLITE_BUSY: "another process holds it; try again, or end that process",
+}
+"""By SQLite's primary code: what is wrong with the file. Everything else is a mistake of ours."""
+
+
+class SqliteDatabase:
+    """An open SQLite file. Make one with `SqliteDatabase.open`."""
+
+    def __init__(self, path: Path, writer: _Thread, keeper: _Thread, *, readers: int) -> None:
+        self.path = path
+        self._writer = writer
+        self._keeper = keeper
+        self._readers: list[_Thread] = []
+        self._idle: list[_Thread] = []
+        self._places = asyncio.Semaphore(readers)
+        self._lock = asyncio.Lock()
+        self._wakes: dict[str, list[Callable[[], None]]] = {}
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, readers: int = _READERS, writer: type[sqlite3.Connection] = sqlite3.Connection
+    ) -> SqliteDatabase:
+        """
+        Open *path*, make it if it is not there, and bring it to the newest schema. Raises `DataUnusable`.
+
+        *writer* is the class of the writing connection, for tests that watch what is written.
+        """
+        await asyncio.to_thread(_make_private, path)
+        await asyncio.to_thread(_migrate, path)
+        threads: list[_Thread] = []
+        try:
+            with explaining(path):
+                for factory in (writer, sqlite3.Connection):
+                    threads.append(await _Thread.start(path, _prepare_writer, factory))
+        except BaseException:
+            for thread in threads:
+                await thread.close()
+            raise
+        return cls(path, threads[0], threads[1], readers=readers)
+
+    async def write(self, work: Callable[[], Work[T]], *, attempts: int = 1) -> T:
+        """Run *work* in one transaction. *attempts* are for engines on which transactions meet."""
+        async with self._lock:
+            return await self._running(self._writer).run(_in_one_transaction, work)
+
+    async def append(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Insert *rows* in one transaction; a single statement is one by itself, and the fastest there is."""
+        statement = InsertMany(table, columns, rows)
+        run = _in_one_transaction if len(rows) > _ROWS_AT_ONCE else _by_itself
+        async with self._lock:
+            await self._running(self._writer).run(run, lambda: _only(statement))
+
+    async def read(self, work: Callable[[], Work[T]]) -> T:
+        """Run *work*, which only reads, on one snapshot."""
+        async with self._places:
+            reader = self._idle.pop() if self._idle else await self._new_reader()
+            try:
+                return await self._running(reader).run(_in_one_snapshot, work)
+            except asyncio.CancelledError:
+                reader.interrupt()
+                raise
+            finally:
+                self._idle.append(reader)
+
+    async def notify(self, channel: str) -> None:
+        """Wake who listens to *channel*, in this process: another one on the same file finds out by itself."""
+        for wake in self._wakes.get(channel, ()):
+            wake()
+
+    def listen(self, channel: str, wake: Callable[[], None]) -> None:
+        """Call *wake* whenever *channel* is notified."""
+        self._wakes.setdefault(channel, []).append(wake)
+
+    async def checkpoint(self) -> None:
+        """Move what was committed from the log into the file, beside the writer."""
+        await self._running(self._keeper).run(_checkpoint)
+
+    async def check_writable(self) -> None:
+        """Commit a change that changes nothing; raises what keeps anything from being written."""
+        statement = Run("UPDATE alembic_version SET version_num = version_num")
+        await self.write(lambda: _only(statement))
+
+    async def schema_is_current(self) -> bool:
+        rows: Any = await self.read(lambda: _only(Fetch("SELECT version_num FROM alembic_version")))
+        return [row[0] for row in rows] == [newest_schema()]
+
+    async def close(self) -> None:
+        """Close all connections and wait for their threads. What is being written is finished."""
+        async with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for reader in self._readers:
+                reader.interrupt()
+            for thread in (*self._readers, self._keeper, self._writer):
+                await thread.close()
+
+    def _running(self, thread: _Thread) -> _Thread:
+        if self._closed:
+            raise RuntimeError("the database is closed")
+        return thread
+
+    async def _new_reader(self) -> _Thread:
+        with _mapped():
+            reader = await _Thread.start(self.path, _prepare_reader)
+        self._readers.append(reader)
+        return reader
+
+
+# --- Connections and their threads ------------------------------------------------------------------------------------
+
+
+class _Thread:
+    """A connection and the one thread that uses it."""
+
+    def __init__(self, executor: ThreadPoolExecutor, connection: sqlite3.Connection) -> None:
+        self._executor = executor
+        self._connection = connection
+
+    @classmethod
+    async def start(
+        cls,
+        path: Path,
+        prepare: Callable[[sqlite3.Connection], None],
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
+    ) -> _Thread:
+        executor = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        try:
+            connection = await asyncio.get_running_loop().run_in_executor(executor, _connect, path, prepare, factory)
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        return cls(executor, connection)
+
+    async def run(self, work: Callable[..., T], *more: Any) -> T:
+        """`work(connection, *more)` on the thread; what was not begun when the caller was cancelled is not run."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, self._connection, *more)
+
+    def interrupt(self) -> None:
+        """End what runs on the thread, if anything does."""
+        with contextlib.suppress(sqlite3.ProgrammingError):  # closed already
+            self._connection.interrupt()
+
+    async def close(self) -> None:
+        closing = self._executor.submit(self._connection.close)
+        self._executor.shutdown(wait=False)
+        await asyncio.wrap_future(closing)
+
+
+def _connect(
+    path: Path, prepare: Callable[[sqlite3.Connection], None], factory: type[sqlite3.Connection]
+) -> sqlite3.Connection:
+    # Statements of the hot paths come in as many lengths as there are batches. The thread that closes or interrupts a
+    # connection may be another than the one that uses it.
+    connection = sqlite3.connect(
+        path, isolation_level=None, cached_statements=512, check_same_thread=False, factory=factory
+    )
+    try:
+        prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare_writer(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA busy_timeout=10000")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA cache_size=-65536")
+    connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+    connection.execute("PRAGMA journal_size_limit=67108864")
+
+
+def _prepare_reader(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA query_only=ON")
+    connection.execute("PRAGMA busy_timeout=10000")
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    with _mapped():
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+# --- Transactions -----------------------------------------------------------------------------------------------------
+
+
+def _in_one_transaction(connection: sqlite3.Connection, work: Callable[[], Work[T]]) -> T:
+    with _mapped():
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = _drive(connection, work())
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.rollback()
+            raise
+        return result
+
+
+def _in_one_snapshot(connection: sqlite3.Connection, work: Callable[[], Work[T]]) -> T:
+    with _mapped():
+        connection.execute("BEGIN")
+        try:
+            return _drive(connection, work())
+        finally:
+            connection.rollback()
+
+
+def _by_itself(connection: sqlite3.Connection, work: Callable[[], Work[T]]) -> T:
+    with _mapped():
+        return _drive(connection, work())
+
+
+def _drive(connection: sqlite3.Connection, steps: Work[T]) -> T:
+    """Execute what *steps* yields, until it returns."""
+    result = None
+    try:
+        while True:
+            try:
+                statement = steps.send(result)
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+            result = _EXECUTE[type(statement)](connection, statement)
+    finally:
+        steps.close()
+
+
+def _only(statement: Statement) -> Work[Any]:
+    return (yield statement)
+
+
+@contextlib.contextmanager
+def _mapped() -> Iterator[None]:
+    """SQLite's errors as ours; mistakes in our SQL or in values stay what they are."""
+    try:
+        yield
+    except sqlite3.IntegrityError as exc:
+        raise Conflict(str(exc)) from exc
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.NotSupportedError):
+        raise
+    except sqlite3.DatabaseError as exc:
+        raise DatabaseUnavailable(str(exc)) from exc
+
+
+# --- Statements -------------------------------------------------------------------------------------------------------
+
+
+def _fetch(db: sqlite3.Connection, statement: Fetch) -> list[Any]:
+    return db.execute(*_expanded(statement.sql, statement.values)).fetchall()
+
+
+def _fetch_wide(db: sqlite3.Connection, statement: FetchWide) -> list[Any]:
+    sql, values = _expanded(f"SELECT {', '.join(statement.columns)} {statement.rest}", statement.values)
+    if statement.blobs:
+        size = " + ".join(f"length({name})" for name in sorted(statement.blobs))
+        (total,) = db.execute(f"SELECT total({size}) FROM ({sql})", values).fetchone()
+        if total > _PACKED_BYTES:
+            return db.execute(sql, values).fetchall()
+    packed = ", ".join(f"hex({name})" if name in statement.blobs else name for name in statement.columns)
+    (text,) = db.execute(f"SELECT json_group_array(json_array({packed})) FROM ({sql})", values).fetchone()
+    rows: list[Any] = json.loads(text)
+    for place in [place for place, name in enumerate(statement.columns) if name in statement.blobs]:
+        for row in rows:
+            row[place] = bytes.fromhex(row[place])
+    return rows
+
+
+def _run(db: sqlite3.Connection, statement: Run) -> int:
+    before = db.total_changes
+    db.execute(*_expanded(statement.sql, statement.values))
+    return db.total_changes - before
+
+
+def _run_many(db: sqlite3.Connection, statement: RunMany) -> int:
+    before = db.total_changes
+    db.executemany(statement.sql, statement.rows)
+    return db.total_changes - before
+
+
+def _insert_many(db: sqlite3.Connection, statement: InsertMany) -> None:
+    for rows in _chunks(statement.rows):
+        sql = _insert_text(statement.table, statement.columns, statement.known, len(rows))
+        db.execute(sql, [value for row in rows for value in row])
+
+
+def _update_many(db: sqlite3.Connection, statement: UpdateMany) -> int:
+    before = db.total_changes
+    for rows in _chunks(statement.rows):
+        sql = _update_text(statement.table, statement.columns, len(rows))
+        db.execute(sql, [value for row in rows for value in row])
+    return db.total_changes - before
+
+
+def _hold(db: sqlite3.Connection, statement: Hold) -> None:
+    """Nothing to do: this is the only writer."""
+
+
+def _positions(db: sqlite3.Connection, statement: Positions) -> list[int]:
+    (newest,) = db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
+    return list(range(newest + 1, newest + 1 + statement.count))
+
+
+_EXECUTE: dict[type[Statement], Callable[[sqlite3.Connection, Any], Any]] = {
+    Fetch: _fetch,
+    FetchWide: _fetch_wide,
+    Run: _run,
+    RunMany: _run_many,
+    InsertMany: _insert_many,
+    UpdateMany: _update_many,
+    Hold: _hold,
+    Positions: _positions,
+}
+
+
+def _expanded(sql: str, values: Row) -> tuple[str, Row]:
+    """*sql* with a `?` for each value of a list."""
+    if "??" not in sql:
+        return sql, values
+    flat: list[Any] = []
+    for value in values:
+        if isinstance(value, list):
+            flat += value
+            sql = sql.replace("??", ", ".join("?" * len(value)), 1)
+        else:
+            flat.append(value)
+    return sql, flat
+
+
+@lru_cache(maxsize=1024)
+def _insert_text(table: str, columns: tuple[str, ...], known: tuple[str, ...], count: int) -> str:
+    marks = f"({', '.join('?' * len(columns))})"
+    conflict = f" ON CONFLICT ({', '.join(known)}) DO NOTHING" if known else ""
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([marks] * count)}{conflict}"
+
+
+@lru_cache(maxsize=1024)
+def _update_text(table: str, columns: tuple[str, ...], count: int) -> str:
+    marks = f"({', '.join('?' * (len(columns) + 2))})"
+    assignments = "".join(f"{name} = new.{name}, " for name in columns)
+    return (
+        f"WITH new (row_id, read_version, {', '.join(columns)}) AS (VALUES {', '.join([marks] * count)})"
+        f" UPDATE {table} SET {assignments}version = version + 1 FROM new"
+        f" WHERE {table}.id = new.row_id AND {table}.version = new.read_version"
+    )
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    return (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Turn what SQLite has against the file at *path* into `DataUnusable`; a mistake of ours stays what it is."""
+    try:
+        yield
+    except CommandError as exc:
+        raise DataUnusable(path, "its schema is not known to this version", _NEWER) from exc
+    except (DatabaseUnavailable, DBAPIError, sqlite3.Error) as exc:
+        cause: BaseException | None = exc
+        while cause is not None and not isinstance(cause, sqlite3.Error):
+            cause = cause.orig if isinstance(cause, DBAPIError) else cause.__cause__
+        remedy = _REMEDIES.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF, "")
+        if not remedy:
+            raise
+        raise DataUnusable(path, f"can't be used: {cause}", remedy) from exc
+
+
+def _make_private(path: Path) -> None:
+    """Secrets of endpoints are in there: a new file, and the log files beside it, are for their owner only."""
+    with usable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
+
+
+def _migrate(path: Path) -> None:
+    url = URL.create("sqlite", database=str(path))
+    engine = create_engine(url, connect_args={"isolation_level": None}, hide_parameters=True, poolclass=NullPool)
+    event.listen(engine, "connect", lambda connection, _: _prepare_writer(connection))
+    event.listen(engine, "begin", _begin_immediate)
+    try:
+        with explaining(path), engine.connect() as connection:
+            upgrade(connection)
+            connection.commit()
+    finally:
+        engine.dispose()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """A plain connection that can neither write nor make the file."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
+def check_ours(path: Path, *, remedy: str) -> None:
+    """The database at *path* must have our tables and a schema that we know. Raises `DataUnusable`; changes nothing."""
+    with explaining(path), contextlib.closing(_open_to_read(path)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not {"alembic_version", "jobs", "evidence"} <= names:
+            raise DataUnusable(path, "is no database of a receiver", remedy)
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    if row is None:
+        raise DataUnusable(path, "is no database of a receiver", remedy)
+    if row[0] not in known_schemas():
+        raise DataUnusable(path, "its schema is not known to this version", _NEWER)
+
+
+def copy_to(path: Path, target: Path) -> None:
+    """Write one consistent snapshot of the database at *path* to the new file *target*. Raises `DataUnusable`."""
+    with explaining(path), contextlib.closing(sqlite3.connect(path, timeout=30)) as source:
+        source.execute("VACUUM INTO ?", (str(target),))
+
+
+def damage_of(path: Path) -> str | None:
+    """What SQLite finds wrong in the file at *path*; None for a whole one."""
+    try:
+        with contextlib.closing(_open_to_read(path)) as connection:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.DatabaseError as exc:
+        return str(exc)
+    return None if found == "ok" else found
+
+
+def fetch_from(path: Path, sql: str) -> list[Any]:
+    """Rows of *sql* from a file that may be in use or damaged; empty where it has no such table or cannot be read."""
+    try:
+        with contextlib.closing(_open_to_read(path)) as connection:
+            return connection.execute(sql).fetchall()
+    except sqlite3.DatabaseError:
+        return []

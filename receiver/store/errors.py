@@ -1,0 +1,30 @@
+"""
+What a transaction may raise, split by what the caller can do about it.
+
+    StoreError
+    ├── Conflict              another transaction was in the way: read again and try again
+    │   └── Overtaken         a row is no longer in the version that was read
+    └── DatabaseUnavailable   the database cannot be reached or written now: answer 503 and try later
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of everything that a transaction raises by itself."""
+
+
+class Conflict(StoreError):
+    """Another transaction was in the way (a unique key, a deadlock, a serialization failure). Nothing was written."""
+
+
+class Overtaken(Conflict):
+    """What the transaction was planned from has changed meanwhile. Nothing was written."""
+
+
+class DatabaseUnavailable(StoreError):
+    """
+    The database cannot be reached, read or written at the moment.
+
+    Where the connection was lost during a commit, whether it was written is unknown.
+    """
