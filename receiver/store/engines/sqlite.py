@@ -161,8 +161,8 @@ class SqliteDatabase:
                 return
             self._closed = True
             for reader in self._readers:
-                reader.interrupt()
-            for thread in (*self._readers, self._keeper, self._writer):
+                await reader.close(at_once=True)
+            for thread in (self._keeper, self._writer):
                 await thread.close()
 
     def _running(self, thread: _Thread) -> _Thread:
@@ -211,10 +211,13 @@ class _Thread:
         with contextlib.suppress(sqlite3.ProgrammingError):  # closed already
             self._connection.interrupt()
 
-    async def close(self) -> None:
+    async def close(self, *, at_once: bool = False) -> None:
+        """Close the connection and end the thread, after what runs on it; *at_once* interrupts that."""
         closing = self._executor.submit(self._connection.close)
-        self._executor.shutdown(wait=False)
-        await asyncio.wrap_future(closing)
+        while at_once and not closing.done():
+            self.interrupt()  # again, should a query have begun only now
+            await asyncio.wait([asyncio.wrap_future(closing)], timeout=0.1)
+        await asyncio.to_thread(self._executor.shutdown)
 
 
 def _connect(
