@@ -64,7 +64,7 @@ log = structlog.get_logger("receiver")
 
 _GRACE_SECONDS = 3.0
 _CHECKPOINT_SECONDS = 0.5
-_LOOKS = 16
+_POLLS = 16
 
 
 class Receiver:
@@ -128,7 +128,7 @@ class Receiver:
         self.reckoning = Reckoning(self.database)
         await self.reckoning.load()
         self.leases = Leases(self.store)
-        looks = {name: Pace(self._look_rates(name), concurrency=_LOOKS) for name in self.providers}
+        polls = {name: Pace(self._poll_rates(name), concurrency=_POLLS) for name in self.providers}
         self.delivery_log = DeliveryLog(self.database)
         self.events = Events(self.database)
         self.stream = Stream(self.events, self.stopping)
@@ -152,7 +152,7 @@ class Receiver:
             confirm=settings.confirm,
             timing_of=self.timing_of,
             wakes=Wakes(
-                look=lambda: self.poller.loop.wake(),
+                poll=lambda: self.poller.loop.wake(),
                 submit=lambda: self.submissions.loop.wake(),
                 deliver=self.notifier.loop.wake,
                 archive=self.archive.loop.wake,
@@ -178,11 +178,11 @@ class Receiver:
             self.intake,
             self.providers,
             self.configured,
-            paces=looks,
+            paces=polls,
             leases=self.leases,
             wire=wire,
             metrics=self.metrics,
-            concurrency=_LOOKS,
+            concurrency=_POLLS,
         )
         self.admissions = Admissions(
             self.store,
@@ -234,7 +234,7 @@ class Receiver:
             uploads=Uploads(blobs),
             base_url=lambda: self.base_url,
             timing_of=self.timing_of,
-            look=self.poller.loop.wake,
+            poll=self.poller.loop.wake,
             submit=self.submissions.loop.wake,
             told=self._told,
         )
@@ -277,7 +277,7 @@ class Receiver:
     # --- Parts ------------------------------------------------------------------------------------------------------
 
     def timing_of(self, provider: str) -> Timing:
-        """When *provider*'s jobs are looked at, by the settings in force."""
+        """When *provider*'s jobs are polled, by the settings in force."""
         return timing(self.settings, self.providers[provider], degraded=provider in self.reckoning.degraded)
 
     def _pace(self, name: str) -> Pace:
@@ -285,11 +285,11 @@ class Receiver:
         rates = provider.rates if own.rate is None else [own.rate]
         return Pace(rates, concurrency=own.concurrency or provider.concurrency)
 
-    def _look_rates(self, name: str) -> list[Rate]:
+    def _poll_rates(self, name: str) -> list[Rate]:
         """
         Documented limits of status calls; an operator's own rate moves them in proportion.
 
-        None where an operator sets POLL_INTERVAL: then that alone says how often a job is looked at.
+        None where an operator sets POLL_INTERVAL: then that alone says how often a job is polled.
         """
         provider, rate = self.providers[name], self._each[name].rate
         if self.settings.poll_interval is not None:
@@ -335,7 +335,7 @@ class Receiver:
 
 
 def timing(settings: Settings, provider: Provider, *, degraded: bool = False) -> Timing:
-    """When *provider*'s jobs are looked at; one whose callbacks get lost is looked at early."""
+    """When *provider*'s jobs are polled; one whose callbacks get lost is polled early."""
     rhythm, interval = provider.rhythm, settings.poll_interval
     first = interval or rhythm.first
     return Timing(

@@ -86,12 +86,12 @@ class Settings(BaseSettings):
     notify_secrets: Secrets = Field(
         (), description="Comma-separated `whsec_…`, all sign: deliveries to a job's `notify_url`. Generated if unset."
     )
-    callback_timeout: Seconds = Field(120, description="Silence before the first look at a job that awaits a callback.")
+    callback_timeout: Seconds = Field(120, description="Silence before the first poll of a job that awaits a callback.")
     poll_interval: Seconds | None = Field(
-        None, description="Replaces every provider's first look and interval. Default: each provider's own."
+        None, description="Replaces every provider's first poll and interval. Default: each provider's own."
     )
     job_timeout: Seconds = Field(
-        3600, description="Counted from `sent_at`; then one last look, then `expired`. `unconfirmed` never expires."
+        3600, description="Counted from `sent_at`; then one last poll, then `expired`. `unconfirmed` never expires."
     )
     confirm: Literal["unsigned", "always", "never"] = Field(
         "unsigned", description="Which callbacks need a status call before they are believed."

@@ -15,7 +15,7 @@ What to write:
    after a crash or a fix, so they use the response alone. They return a Report or raise one of the `ProviderError`s:
    the class that they choose decides what happens to the job (see `errors.py`).
 5. `verify(callback, now)`, for signed callbacks; `read(callback)`, for all callbacks.
-6. The class attributes below: how fast it may be asked, when to look, how long its links live.
+6. The class attributes below: how fast it may be asked, when to poll, how long its links live.
 
 A remote status that the page doesn't list is news (RUNNING), never an error and never FAILED.
 """
@@ -88,7 +88,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """When to look at a task that no callback announces, in seconds. Intervals grow by *growth* up to *cap*."""
+    """When to poll a task that no callback announces, in seconds. Intervals grow by *growth* up to *cap*."""
 
     first: float
     interval: float

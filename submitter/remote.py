@@ -7,7 +7,7 @@ The SDK for a running receiver: submit, wait, stream, save.
         paths = await receiver.save(job, Path("out"))
 
 Every submit carries an idempotency key, so that a try that was cut is made again without a second job. Waiting listens
-to the receiver's event stream and looks at the job now and then, so neither a cut nor a proxy that holds the stream
+to the receiver's event stream and polls the job now and then, so neither a cut nor a proxy that holds the stream
 back makes it miss the end. Applications that receive our events check them with `verify(headers, body, secret)`.
 """
 

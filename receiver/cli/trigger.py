@@ -125,15 +125,15 @@ class _Api:
         return job
 
     async def read_callback(self, job_id: str, after: int) -> dict[str, Any] | None:
-        """The callback that came after evidence *after*, once it was read and, being a hint, looked into."""
+        """The callback that came after evidence *after*, once it was read and, being a hint, confirmed by a poll."""
 
         async def read() -> dict[str, Any] | None:
             new = [one for one in await self.evidence(job_id) if one["id"] > after]
             callback = next((one for one in new if one["source"] == "callback"), None)
             if callback is None or callback["verdict"] == "received":
                 return None
-            looked = any(one["source"] == "poll" and one["id"] > callback["id"] and one["read_at"] for one in new)
-            return callback if callback["verdict"] != "hint" or looked else None
+            polled = any(one["source"] == "poll" and one["id"] > callback["id"] and one["read_at"] for one in new)
+            return callback if callback["verdict"] != "hint" or polled else None
 
         found: dict[str, Any] | None = await _eventually(read)
         return found

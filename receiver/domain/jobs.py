@@ -27,7 +27,7 @@ class Verdict(StrEnum):
     BELIEVED = "believed"
     """It was taken as true; it may still have changed nothing."""
     HINT = "hint"
-    """Not trusted enough to change a state: it makes the job's look due."""
+    """Not trusted enough to change a state: it makes the job's poll due."""
     DUPLICATE = "duplicate"
     """The same delivery, or the same news, again."""
     LATE = "late"
@@ -65,12 +65,12 @@ class Job:
     retry_at: datetime | None = None
     """When a queued job may be sent (again)."""
     sent_at: datetime | None = None
-    look_at: datetime | None = None
-    """When its next look is due; None when nobody needs to look."""
-    looked_at: datetime | None = None
-    looks: int = 0
+    next_poll_at: datetime | None = None
+    """When its next poll is due; None when it needs none."""
+    polled_at: datetime | None = None
+    polls: int = 0
     hinted_at: datetime | None = None
-    """An unconfirmed claim of its end waits for a look."""
+    """An unconfirmed claim of its end waits for a poll."""
     deadline_at: datetime | None = None
     overdue_at: datetime | None = None
     late_at: datetime | None = None
@@ -98,7 +98,7 @@ class Job:
             "resubmit_of": self.resubmit_of,
             "created_at": iso(self.created_at),
             "sent_at": iso(self.sent_at),
-            "due_at": iso(self.look_at),
+            "due_at": iso(self.next_poll_at),
             "deadline_at": iso(self.deadline_at),
             "finished_at": iso(self.finished_at),
         }

@@ -1,7 +1,7 @@
 """
 How a job moves. Pure: no clock, no database, no network.
 
-Whatever happens to a job is a piece of news about it: a callback, the answer to a look, the answer to the submit
+Whatever happens to a job is a piece of news about it: a callback, the answer to a poll, the answer to the submit
 call, or our own doing. `advance` takes the job as read, one piece of news and the moment, and says what the job
 becomes, which events that is worth, and what to write behind the evidence. Two tables decide:
 
@@ -18,7 +18,7 @@ becomes, which events that is worth, and what to write behind the evidence. Two 
 and `canceled` are ours: a result that comes later is kept and told (`job.late_result`), the state stays.
 
 News that is not trusted enough (an unsigned callback that claims an end) is a hint: it moves nothing, it makes the next
-look due now, and that look, made with our own key, brings the fact.
+poll due now, and that poll, made with our own key, brings the fact.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class News:
     One thing to know about a job.
 
     `report.state` may also be one of ours (`queued`: send again at `retry_at`; `unconfirmed`, `expired`, `canceled`).
-    `report` is None for a look that brought no answer. `source` is None for our own doing.
+    `report` is None for a poll that brought no answer. `source` is None for our own doing.
     """
 
     report: Report | None
@@ -48,17 +48,17 @@ class News:
     forget_claim: bool = False
     """The claimed task id proved to be nobody's."""
     asked_at: datetime | None = None
-    """When the look that brought this left: a hint that came after it is still open."""
+    """When the poll that brought this left: a hint that came after it is still open."""
     received_at: datetime | None = None
     """When the callback that brought this came; it may be read a good while later."""
     again: bool = False
-    """Old evidence, read again: no look was made, and no silence broken."""
+    """Old evidence, read again: no poll was made, and no silence broken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """
-    When a provider's jobs are looked at, in seconds. `silence` is how long a callback may take, `lifetime` how long a
+    When a provider's jobs are polled, in seconds. `silence` is how long a callback may take, `lifetime` how long a
     job may run before it expires; half way there a running job is overdue.
     """
 
@@ -70,9 +70,9 @@ class Timing:
     lifetime: float = 3600.0
     pollable: bool = True
 
-    def after(self, looks: int, *, jitter: float = 0.0) -> timedelta:
-        """The pause before the next look when *looks* were made. *jitter* in [0, 1] stretches it by up to a tenth."""
-        pause = min(self.interval * self.growth ** min(looks, 40), max(self.cap, self.interval))
+    def after(self, polls: int, *, jitter: float = 0.0) -> timedelta:
+        """The pause before the next poll when *polls* were made. *jitter* in [0, 1] stretches it by up to a tenth."""
+        pause = min(self.interval * self.growth ** min(polls, 40), max(self.cap, self.interval))
         return timedelta(seconds=pause * (1 + 0.1 * jitter))
 
 
@@ -93,10 +93,10 @@ def advance(job: Job, news: News, now: datetime, timing: Timing, *, jitter: floa
         report = replace(report, remote_status=job.remote_status or report.remote_status)
     if report is not None and _names_another_task(job, report, news):
         ignored = Change(job, Verdict.IGNORED)
-        # The look was made all the same, and the next one must not be due at once.
+        # The poll was made all the same, and the next one must not be due at once.
         if news.source is not Source.POLL or news.again:
             return ignored
-        return _looked(ignored, replace(news, report=None), now, timing, jitter)
+        return _polled(ignored, replace(news, report=None), now, timing, jitter)
     if report is not None and _is_of_an_earlier_try(job, report, news):
         return Change(job, Verdict.LATE)
     if report is not None and not news.believed:
@@ -107,7 +107,7 @@ def advance(job: Job, news: News, now: datetime, timing: Timing, *, jitter: floa
         row = _ROWS[job.state].get(report.state, _ignore)
         change = row(job, report, news, now, timing)
     if news.source is Source.POLL and not news.again:
-        change = _looked(change, news, now, timing, jitter)
+        change = _polled(change, news, now, timing, jitter)
     return change
 
 
@@ -138,7 +138,7 @@ def _start(job: Job, report: Report, news: News, now: datetime, timing: Timing) 
         error=None,
         trouble=None,
     )
-    started = replace(started, look_at=_first_look(started, now, timing))
+    started = replace(started, next_poll_at=_first_poll(started, now, timing))
     return Change(started, Verdict.BELIEVED, ("job.running",))
 
 
@@ -149,7 +149,7 @@ def _adopt(job: Job, report: Report, news: News, now: datetime, timing: Timing) 
 
 
 def _note(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
-    """Still running. A believed callback breaks the silence, so the first look can wait again."""
+    """Still running. A believed callback breaks the silence, so the first poll can wait again."""
     noted = _known(job, report)
     if (
         news.source is Source.CALLBACK
@@ -159,7 +159,7 @@ def _note(job: Job, report: Report, news: News, now: datetime, timing: Timing) -
         and timing.pollable
         and not news.again
     ):
-        noted = replace(noted, look_at=_not_after_deadline(job, now + timedelta(seconds=timing.silence)))
+        noted = replace(noted, next_poll_at=_not_after_deadline(job, now + timedelta(seconds=timing.silence)))
     if noted == job:
         return Change(job, Verdict.DUPLICATE if news.source is Source.CALLBACK else Verdict.BELIEVED)
     return Change(noted, Verdict.BELIEVED)
@@ -169,8 +169,8 @@ def _note_id(job: Job, report: Report, news: News, now: datetime, timing: Timing
     """We ended the job; should its result still come, this id is what can confirm it."""
     noted = _known(job, report)
     noted = replace(noted, hinted_at=_still_meant(job, noted))
-    if noted.remote_id is not None and noted.hinted_at is not None and noted.look_at is None and timing.pollable:
-        noted = replace(noted, look_at=now)
+    if noted.remote_id is not None and noted.hinted_at is not None and noted.next_poll_at is None and timing.pollable:
+        noted = replace(noted, next_poll_at=now)
     return Change(noted, Verdict.LATE)
 
 
@@ -187,7 +187,7 @@ def _finish(job: Job, report: Report, news: News, now: datetime, timing: Timing)
         settled_by=brought,
         sent_at=job.sent_at,
         retry_at=None,
-        look_at=None,
+        next_poll_at=None,
         hinted_at=None,
         claimed_id=None,
         trouble=None,
@@ -200,14 +200,14 @@ def _finish(job: Job, report: Report, news: News, now: datetime, timing: Timing)
 def _late(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
     """The provider's word, after we gave the job up. Kept and told once; the state stays."""
     if job.late_at is not None:
-        return Change(replace(job, look_at=None, hinted_at=None), Verdict.LATE)
-    late = replace(_known(job, report), late_at=now, look_at=None, hinted_at=None, claimed_id=None)
+        return Change(replace(job, next_poll_at=None, hinted_at=None), Verdict.LATE)
+    late = replace(_known(job, report), late_at=now, next_poll_at=None, hinted_at=None, claimed_id=None)
     images = report.images if report.state is State.SUCCEEDED else ()
     return Change(late, Verdict.LATE, ("job.late_result",), images)
 
 
 def _again(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
-    """Surely not accepted: back to the queue. Unless a callback came that names a task: then a look must decide."""
+    """Surely not accepted: back to the queue. Unless a callback came that names a task: then a poll must decide."""
     if job.claimed_id is not None and job.hinted_at is not None and timing.pollable:
         if job.state is State.UNCONFIRMED:
             return Change(job, Verdict.BELIEVED)
@@ -218,7 +218,7 @@ def _again(job: Job, report: Report, news: News, now: datetime, timing: Timing) 
         retry_at=news.retry_at or now,
         sent_at=None,
         deadline_at=None,
-        look_at=None,
+        next_poll_at=None,
         hinted_at=None,
         claimed_id=None,
         error=None,
@@ -235,7 +235,7 @@ def _doubt(job: Job, report: Report, news: News, now: datetime, timing: Timing) 
         state=State.UNCONFIRMED,
         error=report.error,
         trouble=news.trouble,
-        look_at=now if pending_hint else job.deadline_at,
+        next_poll_at=now if pending_hint else job.deadline_at,
     )
     return Change(doubtful, Verdict.BELIEVED, ("job.unconfirmed",))
 
@@ -246,7 +246,7 @@ def _end(job: Job, report: Report, news: News, now: datetime, timing: Timing) ->
         job,
         state=report.state,
         error=report.error,
-        look_at=job.look_at if job.hinted_at is not None else None,
+        next_poll_at=job.next_poll_at if job.hinted_at is not None else None,
         retry_at=None,
         finished_at=now,
         settled_by=None,
@@ -296,14 +296,14 @@ _ROWS: dict[State, dict[State, Row]] = {
 }
 
 
-# --- Hints and looks ------------------------------------------------------------------------------------------------
+# --- Hints and polls ------------------------------------------------------------------------------------------------
 
 
 def _hint(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
     """
-    Somebody who knows the job's URL says something. Only a look can tell whether it is so.
+    Somebody who knows the job's URL says something. Only a poll can tell whether it is so.
 
-    Hints join: the look they make due is at most one in an interval. The newest moment counts, because a look that
+    Hints join: the poll they make due is at most one in an interval. The newest moment counts, because a poll that
     left before it may have come too early for what it tells.
     """
     if job.state in (State.SUCCEEDED, State.FAILED):
@@ -315,17 +315,17 @@ def _hint(job: Job, report: Report, news: News, now: datetime, timing: Timing) -
     claimed = job.claimed_id if job.remote_id else (report.remote_id or job.claimed_id)
     if job.state is State.QUEUED and job.tries > 0 and claimed and timing.pollable:
         return _claimed_in_queue(job, claimed, news, now, timing)
-    look_at = job.look_at
+    next_poll_at = job.next_poll_at
     if timing.pollable and (job.remote_id or claimed) and job.state not in (State.QUEUED, State.SENDING):
-        due = now if job.looked_at is None else max(now, job.looked_at + timedelta(seconds=timing.interval))
-        look_at = due if job.look_at is None else min(due, job.look_at)
+        due = now if job.polled_at is None else max(now, job.polled_at + timedelta(seconds=timing.interval))
+        next_poll_at = due if job.next_poll_at is None else min(due, job.next_poll_at)
     came_at = news.received_at or now
     hinted_at = came_at if job.hinted_at is None else max(job.hinted_at, came_at)
-    return Change(replace(job, hinted_at=hinted_at, claimed_id=claimed, look_at=look_at), Verdict.HINT)
+    return Change(replace(job, hinted_at=hinted_at, claimed_id=claimed, next_poll_at=next_poll_at), Verdict.HINT)
 
 
 def _claimed_in_queue(job: Job, claimed: str, news: News, now: datetime, timing: Timing) -> Change:
-    """A job that is to be sent again, and a callback that names its task: it may run already. A look decides."""
+    """A job that is to be sent again, and a callback that names its task: it may run already. A poll decides."""
     sent = replace(
         job,
         hinted_at=news.received_at or now,
@@ -338,41 +338,41 @@ def _claimed_in_queue(job: Job, claimed: str, news: News, now: datetime, timing:
     return replace(doubt, verdict=Verdict.HINT)
 
 
-def _looked(change: Change, news: News, now: datetime, timing: Timing, jitter: float) -> Change:
-    """A look was made: book it and say when the next one is due. A hint that came after it left wants another one."""
+def _polled(change: Change, news: News, now: datetime, timing: Timing, jitter: float) -> Change:
+    """A poll was made: book it and say when the next one is due. A hint that came after it left wants another one."""
     hinted_at = change.job.hinted_at
     newer_hint = hinted_at is not None and news.asked_at is not None and hinted_at > news.asked_at
     soon = now + timedelta(seconds=timing.interval)
     job = replace(
         change.job,
-        looked_at=now,
-        looks=change.job.looks + 1,
+        polled_at=now,
+        polls=change.job.polls + 1,
         claimed_id=None if news.forget_claim and not newer_hint else change.job.claimed_id,
     )
     if job.state in (State.SUCCEEDED, State.FAILED) or job.late_at is not None:
-        return replace(change, job=replace(job, look_at=None))
+        return replace(change, job=replace(job, next_poll_at=None))
     answered = news.report is not None
     if job.state.terminal:
         nothing_to_ask = not (job.remote_id or job.claimed_id)
         too_long = hinted_at is not None and now - hinted_at > timedelta(hours=1)
         if nothing_to_ask or (not newer_hint and (answered or too_long)):
-            return replace(change, job=replace(job, hinted_at=None, look_at=None))
-        pause = soon if newer_hint else news.retry_at or now + timing.after(job.looks, jitter=jitter)
-        return replace(change, job=replace(job, look_at=pause))
+            return replace(change, job=replace(job, hinted_at=None, next_poll_at=None))
+        pause = soon if newer_hint else news.retry_at or now + timing.after(job.polls, jitter=jitter)
+        return replace(change, job=replace(job, next_poll_at=pause))
     past_deadline = job.deadline_at is not None and now >= job.deadline_at
     was_the_last = job.deadline_at is not None and (news.asked_at or now) >= job.deadline_at
     if job.state is State.RUNNING and was_the_last:
-        return _expire(replace(change, job=job), now, look_at=soon if newer_hint else None)
+        return _expire(replace(change, job=job), now, next_poll_at=soon if newer_hint else None)
     still_hinted = job.hinted_at if newer_hint or not answered else None
-    pause = now + timing.after(max(job.looks - 1, 0), jitter=jitter)
-    look_at: datetime | None = max(pause, news.retry_at) if news.retry_at else pause
+    pause = now + timing.after(max(job.polls - 1, 0), jitter=jitter)
+    next_poll_at: datetime | None = max(pause, news.retry_at) if news.retry_at else pause
     if job.state is State.UNCONFIRMED and not (job.remote_id or job.claimed_id):
-        look_at, still_hinted = None if past_deadline else job.deadline_at, None
-    if newer_hint and look_at is not None:
-        look_at = min(look_at, soon)
-    if job.state is State.RUNNING and look_at is not None:
-        look_at = _not_after_deadline(job, look_at)
-    job = replace(job, look_at=look_at, hinted_at=still_hinted)
+        next_poll_at, still_hinted = None if past_deadline else job.deadline_at, None
+    if newer_hint and next_poll_at is not None:
+        next_poll_at = min(next_poll_at, soon)
+    if job.state is State.RUNNING and next_poll_at is not None:
+        next_poll_at = _not_after_deadline(job, next_poll_at)
+    job = replace(job, next_poll_at=next_poll_at, hinted_at=still_hinted)
     if job.overdue_at is None and _is_overdue(job, now):
         return replace(change, job=replace(job, overdue_at=now), events=(*change.events, "job.overdue"))
     return replace(change, job=job)
@@ -387,15 +387,15 @@ def _is_overdue(job: Job, now: datetime) -> bool:
     return now >= job.sent_at + (job.deadline_at - job.sent_at) / 2
 
 
-def _expire(change: Change, now: datetime, *, look_at: datetime | None) -> Change:
-    """Its time is over. With *look_at* a hint is still open: what it tells may become a late result."""
-    error = Failure("expired", "no result came before the job's deadline; the last look found none", permanent=False)
+def _expire(change: Change, now: datetime, *, next_poll_at: datetime | None) -> Change:
+    """Its time is over. With *next_poll_at* a hint is still open: what it tells may become a late result."""
+    error = Failure("expired", "no result came before the job's deadline; the last poll found none", permanent=False)
     expired = replace(
         change.job,
         state=State.EXPIRED,
         error=error,
-        look_at=look_at,
-        hinted_at=change.job.hinted_at if look_at is not None else None,
+        next_poll_at=next_poll_at,
+        hinted_at=change.job.hinted_at if next_poll_at is not None else None,
         finished_at=now,
         settled_by=None,
     )
@@ -417,7 +417,7 @@ def _is_of_an_earlier_try(job: Job, report: Report, news: News) -> bool:
 
 
 def _names_another_task(job: Job, report: Report, news: News) -> bool:
-    """A look by a claimed id must bring that very task."""
+    """A poll by a claimed id must bring that very task."""
     ours = job.remote_id or (job.claimed_id if news.source is Source.POLL else None)
     return news.source is not None and ours is not None and report.remote_id not in (None, ours)
 
@@ -437,7 +437,7 @@ def _known(job: Job, report: Report) -> Job:
     )
 
 
-def _first_look(job: Job, now: datetime, timing: Timing) -> datetime | None:
+def _first_poll(job: Job, now: datetime, timing: Timing) -> datetime | None:
     if not timing.pollable:
         return job.deadline_at
     if job.hinted_at is not None:

@@ -41,7 +41,7 @@ class Metrics:
             "receiver_jobs_settled", "Finished jobs by the channel of the news.", ["provider", "by"], registry=r
         )
         self.submits = Counter("receiver_submits", "Submit calls by outcome.", ["provider", "outcome"], registry=r)
-        self.looks = Counter("receiver_looks", "Status calls by outcome.", ["provider", "outcome"], registry=r)
+        self.polls = Counter("receiver_polls", "Status calls by outcome.", ["provider", "outcome"], registry=r)
         self.deliveries = Counter(
             "receiver_delivery_attempts", "Delivery attempts by outcome.", ["outcome"], registry=r
         )
@@ -63,7 +63,7 @@ class Metrics:
         self.overdue = Gauge("receiver_jobs_overdue", "Open jobs that are overdue.", registry=r)
         self.lost_callbacks = Gauge(
             "receiver_lost_callback_ratio",
-            "Share of the last finished jobs that awaited a callback and were settled by a look.",
+            "Share of the last finished jobs that awaited a callback and were settled by a poll.",
             ["provider"],
             registry=r,
         )

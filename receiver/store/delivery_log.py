@@ -153,7 +153,7 @@ class ReplayRefused(Exception):
 
 
 class DeliveryLog:
-    """The sentences of people who look after deliveries."""
+    """The sentences of operators about deliveries."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,10 +1,10 @@
 """
-Who may work on which job: claims under leases, for sending and for looking.
+Who may work on which job: claims under leases, for sending and for polling.
 
 A claim is a lease with an owner token; a holder that dies lets it lapse. `begin_sending` is a compare-and-set on that
 token, so that a job whose holder was given up for dead is not sent by two.
 
-A claim also moves the job's due moment (`retry_at` or `look_at`) to the lease's end, and a renewal moves it on. So what
+A claim also moves the job's due moment (`retry_at` or `next_poll_at`) to the lease's end, and a renewal moves it on. So what
 is held is not among what is due, a search for due jobs never walks over held ones, and a dead holder's job falls due by
 itself.
 """
@@ -24,9 +24,9 @@ _FREE = "(lease_until IS NULL OR lease_until <= ?)"
 QUEUED = f"SELECT {_JOBS} FROM jobs WHERE state = 'queued' AND provider = ? AND retry_at <= ? AND {_FREE}" + (
     " ORDER BY retry_at LIMIT ?"
 )
-DUE = f"SELECT {_JOBS} FROM jobs WHERE provider = ? AND look_at <= ? AND {_FREE} ORDER BY look_at LIMIT ?"
+DUE = f"SELECT {_JOBS} FROM jobs WHERE provider = ? AND next_poll_at <= ? AND {_FREE} ORDER BY next_poll_at LIMIT ?"
 _FIRST_QUEUED = "SELECT min(retry_at) FROM jobs WHERE state = 'queued' AND provider = ?"
-_FIRST_DUE = "SELECT min(look_at) FROM jobs WHERE provider = ? AND look_at IS NOT NULL"
+_FIRST_DUE = "SELECT min(next_poll_at) FROM jobs WHERE provider = ? AND next_poll_at IS NOT NULL"
 
 
 class Claims:
@@ -86,30 +86,30 @@ class Claims:
         async with self._database.write_raw() as db:
             await db.executemany(
                 "UPDATE jobs SET retry_at = CASE WHEN retry_at = lease_until THEN ? ELSE retry_at END,"
-                " look_at = CASE WHEN look_at = lease_until THEN ? ELSE look_at END, lease_until = ?"
+                " next_poll_at = CASE WHEN next_poll_at = lease_until THEN ? ELSE next_poll_at END, lease_until = ?"
                 " WHERE id = ? AND lease_owner = ?",
                 [(until, until, until, job_id, owner) for job_id in job_ids],
             )
 
     async def hand_back(self, job_ids: Sequence[str], due_at: datetime, *, owner: str) -> None:
-        """Let go of jobs that were not sent or not looked at; they fall due at *due_at*."""
+        """Let go of jobs that were not sent or not polled; they fall due at *due_at*."""
         due = us(due_at)
         async with self._database.write_raw() as db:
             await db.executemany(
                 "UPDATE jobs SET retry_at = CASE WHEN retry_at = lease_until THEN ? ELSE retry_at END,"
-                " look_at = CASE WHEN look_at = lease_until THEN ? ELSE look_at END,"
+                " next_poll_at = CASE WHEN next_poll_at = lease_until THEN ? ELSE next_poll_at END,"
                 " lease_owner = NULL, lease_until = NULL WHERE id = ? AND lease_owner = ?",
                 [(due, due, job_id, owner) for job_id in job_ids],
             )
 
-    # --- Looking ----------------------------------------------------------------------------------------------------
+    # --- Polling ----------------------------------------------------------------------------------------------------
 
     async def first_due(self, providers: Sequence[str]) -> dict[str, datetime]:
-        """When the first look of each of *providers* is due; those without one are left out."""
+        """When the first poll of each of *providers* is due; those without one are left out."""
         return await self._firsts(_FIRST_DUE, providers)
 
     async def claim_due(self, limits: Mapping[str, int], now: datetime, *, owner: str, lease: timedelta) -> list[Job]:
-        """Take jobs whose look is due, earliest first, of each provider in *limits* at most so many."""
+        """Take jobs whose poll is due, earliest first, of each provider in *limits* at most so many."""
         found: list[Job] = []
         async with self._database.write_raw() as db:
             for provider, limit in limits.items():
@@ -117,17 +117,17 @@ class Claims:
                 found += [job_from_tuple(row) for row in rows]
             until = us(now + lease)
             await db.executemany(
-                "UPDATE jobs SET lease_owner = ?, lease_until = ?, look_at = ? WHERE id = ?",
+                "UPDATE jobs SET lease_owner = ?, lease_until = ?, next_poll_at = ? WHERE id = ?",
                 [(owner, until, until, job.id) for job in found],
             )
         return found
 
-    async def look_now(self, job_id: str, now: datetime, *, interval_seconds: float) -> bool:
-        """Make a look due, *interval_seconds* after the last at the earliest; False if the job can't be looked at."""
+    async def poll_now(self, job_id: str, now: datetime, *, interval_seconds: float) -> bool:
+        """Make a poll due, *interval_seconds* after the last at the earliest; False if the job can't be polled."""
         interval = int(interval_seconds * 1_000_000)
         async with self._database.write_raw() as db:
             cursor = await db.execute(
-                "UPDATE jobs SET look_at = CASE WHEN looked_at > ? THEN looked_at + ? ELSE ? END, version = version + 1"
+                "UPDATE jobs SET next_poll_at = CASE WHEN polled_at > ? THEN polled_at + ? ELSE ? END, version = version + 1"
                 " WHERE id = ? AND remote_id IS NOT NULL"
                 " AND state IN ('running', 'unconfirmed', 'expired', 'canceled') AND late_at IS NULL",
                 (us(now) - interval, interval, us(now), job_id),

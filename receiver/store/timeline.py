@@ -128,11 +128,11 @@ def _own(job: Job) -> list[Line]:
     return lines
 
 
-_CHANNELS = {Source.CALLBACK: "a callback", Source.POLL: "a look", Source.RESPONSE: "the answer to the submit call"}
+_CHANNELS = {Source.CALLBACK: "a callback", Source.POLL: "a poll", Source.RESPONSE: "the answer to the submit call"}
 _VERDICTS = {
     Verdict.RECEIVED: "not read yet",
     Verdict.BELIEVED: "believed",
-    Verdict.HINT: "a hint: not trusted enough to change the job, so its look was made due",
+    Verdict.HINT: "a hint: not trusted enough to change the job, so its poll was made due",
     Verdict.DUPLICATE: "known already",
     Verdict.LATE: "too late: the job had ended",
     Verdict.IGNORED: "ignored: it is about another task, or about none",
@@ -161,7 +161,7 @@ def _evidence(one: Evidence) -> Line:
         return Line(one.received_at, "callback", f"callback{peer}{trust}: {verdict}{why}", facts)
     if one.source is Source.POLL:
         why = f", {note}" if note else ""
-        return Line(one.received_at, "look", f"look{why}: answered {one.status}, {verdict}", facts)
+        return Line(one.received_at, "poll", f"poll{why}: answered {one.status}, {verdict}", facts)
     return Line(one.received_at, "answer", f"the submit call was answered {one.status}: {verdict}", facts)
 
 
@@ -204,8 +204,8 @@ def _next(job: Job, paused: Any, now: datetime) -> list[Line]:
             return [Line(None, "answer", "its submit call is on its way; no answer makes it unconfirmed")]
         case State.RUNNING | State.UNCONFIRMED:
             return _waiting(job)
-        case _ if job.look_at is not None:
-            return [Line(job.look_at, "look", "a last look, for a late result")]
+        case _ if job.next_poll_at is not None:
+            return [Line(job.next_poll_at, "poll", "a last poll, for a late result")]
         case _:
             return []
 
@@ -214,15 +214,15 @@ def _waiting(job: Job) -> list[Line]:
     lines = []
     if job.awaits_callback:
         lines.append(Line(None, "callback", "its callback, at any time"))
-    if job.look_at is not None:
+    if job.next_poll_at is not None:
         why = "to confirm what a callback said" if job.hinted_at else "if nothing came till then"
-        lines.append(Line(job.look_at, "look", f"look {job.looks + 1}, {why}"))
+        lines.append(Line(job.next_poll_at, "poll", f"poll {job.polls + 1}, {why}"))
     if job.state is State.UNCONFIRMED:
         lines.append(
             Line(None, "operator", "it may be running and billed: wait for a callback, or resubmit or abandon it")
         )
     elif job.deadline_at is not None:
-        lines.append(Line(job.deadline_at, "expired", "one last look, then it expires"))
+        lines.append(Line(job.deadline_at, "expired", "one last poll, then it expires"))
     return lines
 
 

@@ -1,10 +1,10 @@
 """
-The one door: callbacks, answers to looks and answers to submit calls are recorded, read and settled here.
+The one door: callbacks, answers to polls and answers to submit calls are recorded, read and settled here.
 
 Theory. `record` returns when the evidence is on disk; only then may anybody be told that we have it. Reading comes
 afterwards: the reader takes whatever has no `read_at`, oldest first, turns each piece into news, and hands the batch to
 `store.settle`, which writes the new states and the verdicts in one transaction. A death before the recording: the
-sender was not answered and comes again, or we look. A death between recording and settling: the evidence is still
+sender was not answered and comes again, or we poll. A death between recording and settling: the evidence is still
 unread, and the next start reads it. A death after settling: done.
 
 Answers come first: while many callbacks wait for the disk, the reader takes only a share of the time, a larger one once
@@ -57,7 +57,7 @@ _SOON = timedelta(seconds=1)
 class Wakes:
     """Whom to wake when there is something for them."""
 
-    look: Callable[[], None]
+    poll: Callable[[], None]
     submit: Callable[[], None]
     deliver: Callable[[], None]
     archive: Callable[[], None]
@@ -184,8 +184,8 @@ class Intake:
         if settled.images:
             self._wakes.archive()
         jobs = [change.job for change in settled.changes if change is not None]
-        if any(job.look_at is not None and job.look_at <= now + _SOON for job in jobs):
-            self._wakes.look()
+        if any(job.next_poll_at is not None and job.next_poll_at <= now + _SOON for job in jobs):
+            self._wakes.poll()
         if any(job.state is State.QUEUED for job in jobs):
             self._wakes.submit()
         return settled

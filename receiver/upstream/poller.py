@@ -1,10 +1,10 @@
 """
-Looking: the status calls for jobs whose look is due.
+Polling: the status calls for jobs whose poll is due.
 
 A job is due because a callback did not come in time, because its provider sends none, because a hint wants to be
-confirmed, or because its deadline has come (the last look). One index search finds them, however many jobs are open.
+confirmed, or because its deadline has come (the last poll). One index search finds them, however many jobs are open.
 The claim is a lease, so status calls for one job never overlap; the answer is evidence, and settling it says when the
-next look is due. A look that brings no answer at all is settled here as what it is: nothing new, come again later.
+next poll is due. A poll that brings no answer at all is settled here as what it is: nothing new, come again later.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LOOK_TIMEOUT_SECONDS = 30.0
 
 class Poller:
     """
-    Makes due looks, *concurrency* at once over all providers, each provider within its documented pace.
+    Makes due polls, *concurrency* at once over all providers, each provider within its documented pace.
 
     A job whose provider can't be asked (*configured* are those with a key) falls due all the same: its deadline holds.
     """
@@ -87,25 +87,25 @@ class Poller:
         jobs = await self._store.claims.claim_due(limits, now, owner=self._leases.owner, lease=LEASE)
         under_way = self.crew.names()
         for job in jobs:
-            if f"look {job.id}" in under_way:
+            if f"poll {job.id}" in under_way:
                 continue  # we were stopped for longer than a lease, and have it back
             self._paces[job.provider].leaving(job.id)
-            self.crew.start(self._work(job), name=f"look {job.id}", job=job.id)
-        # Due and yet not to be had: another look at the same job is under way.
+            self.crew.start(self._work(job), name=f"poll {job.id}", job=job.id)
+        # Due and yet not to be had: another poll of the same job is under way.
         return 0.0 if jobs else 0.5
 
     async def _work(self, job: Job) -> None:
         asked = False
         with self._leases.holding(job.id):
             try:
-                asked = await self._look(job)
+                asked = await self._poll(job)
             except asyncio.CancelledError:
                 await asyncio.shield(self._store.claims.hand_back([job.id], self._clock(), owner=self._leases.owner))
                 raise
             finally:
                 self._paces[job.provider].ended(job.id, made=asked)
 
-    async def _look(self, job: Job) -> bool:
+    async def _poll(self, job: Job) -> bool:
         """Returns whether the provider was asked."""
         provider, pace = self._providers[job.provider], self._paces[job.provider]
         remote_id = job.remote_id or job.claimed_id
@@ -114,7 +114,7 @@ class Poller:
             await self._nothing_new(job, asked_at, trouble=job.trouble)
             return False
         if job.provider not in self._configured:
-            trouble = f"look: there is no API key; set {job.provider.upper()}_API_KEY"
+            trouble = f"poll: there is no API key; set {job.provider.upper()}_API_KEY"
             await self._nothing_new(job, asked_at, trouble=trouble)
             return False
         answered = False
@@ -136,18 +136,18 @@ class Poller:
         try:
             report = await converse(provider.poll(remote_id), send)
         except ProviderError as exc:
-            self._metrics.looks.labels(job.provider, type(exc).__name__).inc()
+            self._metrics.polls.labels(job.provider, type(exc).__name__).inc()
             # Only what says something about all tasks holds back the others: 429 and 503, and no way there at all.
             if isinstance(exc, ProviderBusy | NotSent) and getattr(exc, "tries", None) is None:
                 pace.not_now(exc.retry_after_seconds, for_all=isinstance(exc, ProviderBusy))
             else:
                 pace.answered()
             if not answered:
-                log.warning("look_unanswered", job=job.id, provider=job.provider, code=exc.code)
-                await self._nothing_new(job, asked_at, trouble=f"look: {exc.code}: {exc}"[:500])
+                log.warning("poll_unanswered", job=job.id, provider=job.provider, code=exc.code)
+                await self._nothing_new(job, asked_at, trouble=f"poll: {exc.code}: {exc}"[:500])
         else:
             pace.answered()
-            self._metrics.looks.labels(job.provider, report.state.value).inc()
+            self._metrics.polls.labels(job.provider, report.state.value).inc()
         return True
 
     async def _nothing_new(self, job: Job, asked_at: datetime, *, trouble: str | None) -> None:
@@ -159,7 +159,7 @@ def _reason(job: Job, now: datetime) -> str:
     if job.hinted_at is not None:
         return "to confirm a callback"
     if job.deadline_at is not None and now >= job.deadline_at:
-        return "the last look before it expires"
+        return "the last poll before it expires"
     if job.awaits_callback:
         return "no callback came in time"
     return "due"

@@ -1,9 +1,9 @@
 """
-From evidence to news: what a callback, or the answer to a look or a submit call, says of its job.
+From evidence to news: what a callback, or the answer to a poll or a submit call, says of its job.
 
 The provider's own readers do the work, on the stored bytes, so that everything can be read again after a crash or a
 fix. Whatever they raise, a piece of evidence never stands in the way of the others: what can't be read is marked, and
-its job is resolved by a look.
+its job is resolved by a poll.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Reading:
         response = _response(evidence, body)
         if evidence.source is Source.RESPONSE:
             return await self._answer_to_submit(provider, evidence, response, now, again)
-        return self._answer_to_look(provider, evidence, response, now, again)
+        return self._poll_answer(provider, evidence, response, now, again)
 
     def _callback(self, provider: Provider, evidence: Evidence, again: bool) -> Read:
         report = provider.read(as_callback(evidence))
@@ -121,7 +121,7 @@ class Reading:
         else:
             believed = signed
         if report.error is not None and report.error.code == NO_RESULT and provider.pollable:
-            believed = False  # done, and no image named: a paid result is not given up before a look has asked for it
+            believed = False  # done, and no image named: a paid result is not given up before a poll has asked for it
         return Read(
             News(report, Source.CALLBACK, believed=believed, received_at=evidence.received_at, again=again), None
         )
@@ -155,7 +155,7 @@ class Reading:
                 continue
         return count
 
-    def _answer_to_look(
+    def _poll_answer(
         self, provider: Provider, evidence: Evidence, response: httpx.Response, now: datetime, again: bool
     ) -> Read:
         try:
@@ -164,13 +164,13 @@ class Reading:
             unreadable = _unreadable(exc)
             if again:
                 return Read(None, unreadable or Verdict.IGNORED)
-            log.warning("look_failed", provider=provider.name, job=evidence.job_id, code=exc.code)
+            log.warning("poll_failed", provider=provider.name, job=evidence.job_id, code=exc.code)
             pause = exc.retry_after_seconds
             news = News(
                 None,
                 Source.POLL,
                 retry_at=None if pause is None else now + timedelta(seconds=pause),
-                trouble=f"look: {exc.code}: {exc}"[:500],
+                trouble=f"poll: {exc.code}: {exc}"[:500],
                 forget_claim=isinstance(exc, TaskNotFound),
                 asked_at=evidence.asked_at,
             )
@@ -245,7 +245,7 @@ def _unreadable(exc: ProviderError) -> Verdict | None:
 def _without_an_answer(evidence: Evidence, note: str) -> News | None:
     """What follows when an answer came that our reader broke on."""
     if evidence.source is Source.POLL:
-        return News(None, Source.POLL, trouble=f"look: {note}", asked_at=evidence.asked_at)
+        return News(None, Source.POLL, trouble=f"poll: {note}", asked_at=evidence.asked_at)
     if evidence.source is Source.RESPONSE:
         error = Failure("unreadable_answer", note, permanent=False)
         report = Report(None, State.UNCONFIRMED, error=error)

@@ -1,9 +1,9 @@
 """
 What the jobs so far say: turnaround, lost callbacks and cost, for each provider.
 
-A callback is lost when its job was settled by a look and none came afterwards either: a look that was merely faster is
-no loss, or a provider that is looked at early would never be well again. A provider that loses half of its last
-callbacks is degraded: `provider.callbacks_degraded` tells, and its jobs are looked at early until callbacks come again.
+A callback is lost when its job was settled by a poll and none came afterwards either: a poll that was merely faster is
+no loss, or a provider that is polled early would never be well again. A provider that loses half of its last
+callbacks is degraded: `provider.callbacks_degraded` tells, and its jobs are polled early until callbacks come again.
 """
 
 from __future__ import annotations
@@ -143,6 +143,6 @@ class Reckoning:
 
 
 def _lost(jobs: list[Any]) -> float:
-    """The share of jobs that were settled by a look and not called back about afterwards."""
+    """The share of jobs that were settled by a poll and not called back about afterwards."""
     lost = [row for row in jobs if row[2] == "poll" and not row[3]]
     return len(lost) / len(jobs)

@@ -39,7 +39,7 @@ _QUEUES = {
     " FROM evidence WHERE read_at IS NULL",
     "queued": "SELECT count(*), (SELECT created_at FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 1)"
     " FROM jobs WHERE state = 'queued'",
-    "due_looks": "SELECT count(*), min(look_at) FROM jobs WHERE look_at <= :now"
+    "due_polls": "SELECT count(*), min(next_poll_at) FROM jobs WHERE next_poll_at <= :now"
     f" AND provider IN ({', '.join(repr(name) for name in PROVIDERS)})",
     "deliveries": "SELECT count(*), (SELECT created_at FROM deliveries WHERE state = 'pending' ORDER BY id LIMIT 1)"
     " FROM deliveries WHERE state = 'pending'",

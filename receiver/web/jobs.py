@@ -90,7 +90,7 @@ class JobsApi:
     uploads: Uploads
     base_url: Callable[[], str]
     timing_of: Callable[[str], Timing]
-    look: Callable[[], None]
+    poll: Callable[[], None]
     submit: Callable[[], None]
     told: Callable[[], None]
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
@@ -105,7 +105,7 @@ class JobsApi:
             Route("/v1/jobs/{id}/images/{n:int}", guard(self.image), methods=["GET"]),
             Route("/v1/jobs/{id}/cancel", guard(self.cancel), methods=["POST"]),
             Route("/v1/jobs/{id}/resubmit", guard(self.resubmit), methods=["POST"]),
-            Route("/v1/jobs/{id}/look", guard(self.look_now), methods=["POST"]),
+            Route("/v1/jobs/{id}/poll", guard(self.poll_now), methods=["POST"]),
             Route("/v1/providers", guard(self.list_providers), methods=["GET"]),
             Route("/v1/providers/{name}/resume", guard(self.resume), methods=["POST"]),
             Route("/inputs/{token}", self.input, methods=["GET"]),
@@ -260,21 +260,21 @@ class JobsApi:
     def _location(self, job: Job) -> dict[str, str]:
         return {"location": f"{self.base_url()}/v1/jobs/{job.id}"}
 
-    async def look_now(self, request: Request) -> Response:
-        """`POST /v1/jobs/{id}/look`: an operator's look, now."""
+    async def poll_now(self, request: Request) -> Response:
+        """`POST /v1/jobs/{id}/poll`: an operator's poll, now."""
         job, _ = await self._found(request)
         if not self.providers[job.provider].pollable:
             raise Problem(409, "not_pollable", f"{job.provider} has no status call", remedy="wait for its answer")
-        if not await self.store.claims.look_now(
+        if not await self.store.claims.poll_now(
             job.id, self.clock(), interval_seconds=self.timing_of(job.provider).interval
         ):
             raise Problem(
                 409,
-                "nothing_to_look_at",
+                "nothing_to_poll",
                 "the job has no task id, or has ended",
                 remedy="GET the job: its state says what it waits for",
             )
-        self.look()
+        self.poll()
         return JSONResponse(self._job(*await self._found(request)), 202)
 
     async def list_providers(self, request: Request) -> Response:

@@ -140,7 +140,7 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
                 body=twice,
             )
         },
-        "/v1/jobs/{id}/look": {
+        "/v1/jobs/{id}/poll": {
             "post": _operation("jobs", "Ask its provider now.", {202: job, 404: None, 409: None}, [one])
         },
         "/v1/providers": {

@@ -25,7 +25,7 @@ from submitter.vocabulary import State
 
 _JOURNAL = ".submitter-batch.jsonl"
 _UPLOADS = 4
-_LOOKS = 8
+_POLLS = 8
 _PATIENCE_SECONDS = 60.0
 _AGAIN = "the same command again goes on with it and sends nothing anew"
 
@@ -155,15 +155,15 @@ class Batch:
 
     async def _watch(self) -> None:
         """Look at all open jobs in turn until none is left; what stays unconfirmed alone is left as it is."""
-        looks = asyncio.Semaphore(_LOOKS)
+        polls = asyncio.Semaphore(_POLLS)
 
-        async def look(job_id: str) -> Job:
-            async with looks:
+        async def poll(job_id: str) -> Job:
+            async with polls:
                 return await _patiently(lambda: self._receiver.job(job_id))
 
         pause = 0.2
         while self._unsent or self._open or self._saving:
-            jobs = await asyncio.gather(*(look(job_id) for job_id in list(self._open)))
+            jobs = await asyncio.gather(*(poll(job_id) for job_id in list(self._open)))
             for job in jobs:
                 self._note(job)
             waiting = self._unsent or self._saving or any(job.state is not State.UNCONFIRMED for job in jobs)

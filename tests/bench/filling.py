@@ -15,7 +15,17 @@ from submitter.providers.freepik import Freepik
 
 JOB = (
     *("id", "provider", "state", "version", "options", "metadata", "remote_id", "remote_status", "awaits_callback"),
-    *("input_name", "settled_by", "tries", "looks", "sent_at", "look_at", "deadline_at", "created_at", "finished_at"),
+    *(
+        "input_name",
+        "settled_by",
+        "tries",
+        "polls",
+        "sent_at",
+        "next_poll_at",
+        "deadline_at",
+        "created_at",
+        "finished_at",
+    ),
 )
 EVIDENCE = (
     *("job_id", "provider", "source", "verdict", "trust", "received_at", "read_at", "asked_at", "status", "headers"),

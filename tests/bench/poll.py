@@ -1,7 +1,7 @@
 """
 What a tick of the poller costs: `python -m tests.bench poll [--open 1000,100000,1000000] [--ticks 200] [--due 100]`.
 
-So many looks are due among so many open jobs. A tick asks what is due and claims it, as the poller does; between ticks
+So many polls are due among so many open jobs. A tick asks what is due and claims it, as the poller does; between ticks
 what was claimed is made due again. It must be an index search, and cost at a million open jobs what it costs at a
 thousand.
 """
@@ -28,12 +28,12 @@ from submitter.providers import PROVIDERS
 _CALLBACKS = ("freepik", "apixo", "novita", "upscayl")
 _COLUMNS = (
     *("id", "provider", "state", "version", "options", "metadata", "remote_id", "awaits_callback", "input_name"),
-    *("tries", "looks", "created_at", "sent_at", "look_at", "deadline_at"),
+    *("tries", "polls", "created_at", "sent_at", "next_poll_at", "deadline_at"),
 )
 
 
 def fill(path: Path, *, open_jobs: int, due: int, now: datetime) -> None:
-    """*open_jobs* running jobs, of which *due* are to be looked at by *now* and the others within the next hour."""
+    """*open_jobs* running jobs, of which *due* are to be polled by *now* and the others within the next hour."""
     at, hour = us(now), 3_600_000_000
     with sqlite3.connect(path, isolation_level=None) as db:
         db.execute("PRAGMA synchronous=OFF")

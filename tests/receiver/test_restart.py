@@ -25,7 +25,7 @@ async def test_what_was_running_or_queued_at_a_death_goes_on(tmp_path: Path) -> 
         assert len(sandbox.accepted()) == 3
 
 
-async def test_a_hint_that_no_look_had_confirmed_at_a_death_is_confirmed_afterwards(tmp_path: Path) -> None:
+async def test_a_hint_that_no_poll_had_confirmed_at_a_death_is_confirmed_afterwards(tmp_path: Path) -> None:
     faults = Faults(status_unavailable=1.0, retry_after_seconds=0.2)
     sandbox = Sandbox(seed=2, turnaround_seconds=(0.2, 0.3), faults=faults)
     async with live(tmp_path, sandbox=sandbox) as (receiver, _):

@@ -138,7 +138,7 @@ async def test_waiting_survives_cuts_and_a_restart_of_the_receiver(tmp_path: Pat
             assert (await waiting).state is State.SUCCEEDED
 
 
-async def test_waiting_without_a_stream_falls_back_to_looking(tmp_path: Path) -> None:
+async def test_waiting_without_a_stream_falls_back_to_polling(tmp_path: Path) -> None:
     async with live(tmp_path) as (running, _), Receiver(running.url, TOKEN) as receiver:
         inner = receiver._client._transport
 

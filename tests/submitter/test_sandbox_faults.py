@@ -1,4 +1,4 @@
-"""Faults of the answers: each looks as it should, and a task exists exactly if it was accepted."""
+"""Faults of the answers: each polls as it should, and a task exists exactly if it was accepted."""
 
 from __future__ import annotations
 

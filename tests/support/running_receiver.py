@@ -1,4 +1,4 @@
-"""A receiver in this process, with its loops and its database, and a provider that answers looks as it is told."""
+"""A receiver in this process, with its loops and its database, and a provider that answers polls as it is told."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ RESULT = "https://cdn.example.com/result.png"
 
 
 class Upstream:
-    """Freepik's and Novita's status calls. `says[task]` is the answer; `looks` lists the tasks that were asked for."""
+    """Freepik's and Novita's status calls. `says[task]` is the answer; `polls` lists the tasks that were asked for."""
 
     def __init__(self) -> None:
         self.says: dict[str, str] = {}
-        self.looks: list[str] = []
+        self.polls: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
@@ -66,7 +66,7 @@ class Upstream:
         return JSONResponse(novita_task(task, said))
 
     async def _asked(self, task: str) -> str | None:
-        self.looks.append(task)
+        self.polls.append(task)
         said = self.says.get(task)
         self.entered.set()
         await self.gate.wait()
@@ -123,7 +123,7 @@ class House:
             "sent_at": now if sent else None,
             "deadline_at": now + timedelta(hours=1) if sent else None,
             "awaits_callback": sent,
-            "look_at": now + timedelta(minutes=30) if state is State.RUNNING else None,
+            "next_poll_at": now + timedelta(minutes=30) if state is State.RUNNING else None,
             "finished_at": now if state.terminal else None,
             "retry_at": now + timedelta(hours=1) if not sent else None,
             "tries": int(sent),
@@ -186,7 +186,7 @@ class House:
 async def house(
     tmp_path: Path, *, webhook_secrets: Sequence[str] = (SECRET,), trusted: bool = False, **overrides: Any
 ) -> AsyncIterator[House]:
-    """A receiver whose looks go to an `Upstream` on this machine. *overrides* are fields of its settings."""
+    """A receiver whose polls go to an `Upstream` on this machine. *overrides* are fields of its settings."""
     upstream = Upstream()
     listener = listen("127.0.0.1", 0)
     origin = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -61,16 +61,16 @@ class Providers(httpx.AsyncBaseTransport):
         self._turnaround = turnaround
         self.ends: dict[str, float] = {}
         self.sent_at: list[float] = []
-        self.looks: dict[str, list[float]] = {}
+        self.polls: dict[str, list[float]] = {}
         self.instead: Callable[[str], httpx.Response | None] = lambda task: None
         self.instead_of_accepting: Callable[[], httpx.Response | None] = lambda: None
         self.calls = 0
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def late_looks(self, task: str) -> int:
+    def late_polls(self, task: str) -> int:
         """How many status calls came after the task had ended."""
-        return sum(at >= self.ends[task] for at in self.looks.get(task, ()))
+        return sum(at >= self.ends[task] for at in self.polls.get(task, ()))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = await request.aread()
@@ -83,7 +83,7 @@ class Providers(httpx.AsyncBaseTransport):
             task = json.loads(body)["data"]["taskId"]
         else:
             task = request.url.params.get("taskId") or request.url.params.get("task_id") or path.rsplit("/", 1)[1]
-        self.looks.setdefault(task, []).append(self._clock.seconds())
+        self.polls.setdefault(task, []).append(self._clock.seconds())
         return self.instead(task) or self._status(path, task, done=self._clock.seconds() >= self.ends[task])
 
     def _accepted(self, path: str) -> httpx.Response:
@@ -213,7 +213,7 @@ async def loops(
         metrics,
         confirm="unsigned",
         timing_of=timing_of,
-        wakes=Wakes(look=nobody, submit=nobody, deliver=nobody, archive=nobody, told=nobody),
+        wakes=Wakes(poll=nobody, submit=nobody, deliver=nobody, archive=nobody, told=nobody),
         clock=clock,
     )
     leases = Leases(store, clock=clock)

@@ -92,55 +92,55 @@ def test_a_hint_moves_nothing_and_tells_nothing(before: State, said: State) -> N
     assert change.verdict is (Verdict.LATE if before in (S, F) else Verdict.HINT)
 
 
-def test_a_hint_makes_the_look_due_now_but_not_before_the_interval() -> None:
-    fresh = advance(job(R, look_at=NOW + timedelta(minutes=2)), says(S, believed=False), NOW, TIMING).job
-    assert fresh.look_at == NOW
-    looked = job(R, look_at=NOW + timedelta(minutes=2), looked_at=NOW - 2 * SECOND)
-    assert advance(looked, says(S, believed=False), NOW, TIMING).job.look_at == NOW + 3 * SECOND
+def test_a_hint_makes_the_poll_due_now_but_not_before_the_interval() -> None:
+    fresh = advance(job(R, next_poll_at=NOW + timedelta(minutes=2)), says(S, believed=False), NOW, TIMING).job
+    assert fresh.next_poll_at == NOW
+    polled = job(R, next_poll_at=NOW + timedelta(minutes=2), polled_at=NOW - 2 * SECOND)
+    assert advance(polled, says(S, believed=False), NOW, TIMING).job.next_poll_at == NOW + 3 * SECOND
 
 
-def test_a_hint_that_came_after_the_look_left_wants_another_one() -> None:
+def test_a_hint_that_came_after_the_poll_left_wants_another_one() -> None:
     left = NOW - 2 * SECOND
     hinted = advance(job(R), says(S, believed=False, received_at=NOW - 9 * SECOND), NOW, TIMING).job
     again = advance(hinted, says(S, believed=False, received_at=NOW - SECOND), NOW, TIMING).job
-    looked = advance(again, says(R, source=Source.POLL, asked_at=left), NOW, TIMING).job
-    assert looked.hinted_at == NOW - SECOND
-    assert looked.look_at is not None and looked.look_at <= NOW + timedelta(seconds=5)
-    done = advance(looked, says(S, source=Source.POLL, asked_at=NOW), NOW + SECOND, TIMING).job
+    polled = advance(again, says(R, source=Source.POLL, asked_at=left), NOW, TIMING).job
+    assert polled.hinted_at == NOW - SECOND
+    assert polled.next_poll_at is not None and polled.next_poll_at <= NOW + timedelta(seconds=5)
+    done = advance(polled, says(S, source=Source.POLL, asked_at=NOW), NOW + SECOND, TIMING).job
     assert done.settled_by is Source.CALLBACK
     for_nothing = advance(hinted, says(R, source=Source.POLL, asked_at=left), NOW, TIMING).job
-    assert for_nothing.hinted_at is None, "the look left after the hint, and says otherwise"
+    assert for_nothing.hinted_at is None, "the poll left after the hint, and says otherwise"
 
 
-def test_a_look_that_fails_keeps_the_hint() -> None:
+def test_a_poll_that_fails_keeps_the_hint() -> None:
     hinted = job(R, hinted_at=NOW - SECOND)
-    looked = advance(hinted, News(None, Source.POLL, asked_at=NOW, trouble="look: busy"), NOW, TIMING).job
-    assert looked.hinted_at == hinted.hinted_at
-    assert looked.trouble == "look: busy"
+    polled = advance(hinted, News(None, Source.POLL, asked_at=NOW, trouble="poll: busy"), NOW, TIMING).job
+    assert polled.hinted_at == hinted.hinted_at
+    assert polled.trouble == "poll: busy"
 
 
-def test_a_claim_is_dropped_only_by_the_look_that_was_made_for_it() -> None:
+def test_a_claim_is_dropped_only_by_the_poll_that_was_made_for_it() -> None:
     claimed = job(U, claimed_id="forged", hinted_at=NOW - 9 * SECOND)
     nobodys = News(None, Source.POLL, asked_at=NOW - 5 * SECOND, forget_claim=True)
     assert advance(claimed, nobodys, NOW, TIMING).job.claimed_id is None
     newer = advance(claimed, says(S, task="real", believed=False, received_at=NOW - SECOND), NOW, TIMING).job
     assert newer.claimed_id == "real"
     kept = advance(newer, nobodys, NOW, TIMING).job
-    assert (kept.claimed_id, kept.look_at is not None) == ("real", True)
+    assert (kept.claimed_id, kept.next_poll_at is not None) == ("real", True)
 
 
-def test_a_look_by_a_claim_that_brings_another_task_is_booked_and_ignored() -> None:
-    claimed = job(U, claimed_id="a", hinted_at=NOW - 9 * SECOND, look_at=NOW)
+def test_a_poll_by_a_claim_that_brings_another_task_is_booked_and_ignored() -> None:
+    claimed = job(U, claimed_id="a", hinted_at=NOW - 9 * SECOND, next_poll_at=NOW)
     change = advance(claimed, says(S, task="b", source=Source.POLL, asked_at=NOW), NOW, TIMING)
     assert (change.verdict, change.job.state, change.job.remote_id) == (Verdict.IGNORED, U, None)
-    assert change.job.looks == 1
-    assert change.job.look_at is None or change.job.look_at > NOW
+    assert change.job.polls == 1
+    assert change.job.next_poll_at is None or change.job.next_poll_at > NOW
 
 
-def test_a_job_expires_after_one_look_that_left_at_its_deadline_or_later() -> None:
+def test_a_job_expires_after_one_poll_that_left_at_its_deadline_or_later() -> None:
     due = job(R, deadline_at=NOW)
     early = advance(due, says(R, source=Source.POLL, asked_at=NOW - SECOND), NOW + SECOND, TIMING).job
-    assert (early.state, early.look_at) == (R, NOW), "that was not the last look yet"
+    assert (early.state, early.next_poll_at) == (R, NOW), "that was not the last poll yet"
     late = advance(early, says(R, source=Source.POLL, asked_at=NOW + SECOND), NOW + SECOND, TIMING)
     assert (late.job.state, late.events, late.job.settled_by) == (E, ("job.expired",), None)
     assert late.job.error is not None and late.job.error.message
@@ -148,11 +148,11 @@ def test_a_job_expires_after_one_look_that_left_at_its_deadline_or_later() -> No
     assert done.state is S
 
 
-def test_a_hint_that_came_during_the_last_look_may_become_a_late_result() -> None:
+def test_a_hint_that_came_during_the_last_poll_may_become_a_late_result() -> None:
     due = job(R, deadline_at=NOW - SECOND, hinted_at=NOW)
     expired = advance(due, says(R, source=Source.POLL, asked_at=NOW - SECOND), NOW, TIMING).job
     assert (expired.state, expired.hinted_at) == (E, NOW)
-    assert expired.look_at is not None
+    assert expired.next_poll_at is not None
     late = advance(expired, says(S, source=Source.POLL, asked_at=NOW + SECOND), NOW + SECOND, TIMING)
     assert (late.job.state, late.events, len(late.images)) == (E, ("job.late_result",), 1)
 
@@ -160,7 +160,7 @@ def test_a_hint_that_came_during_the_last_look_may_become_a_late_result() -> Non
 def test_an_unconfirmed_job_never_expires_but_is_told_overdue_once() -> None:
     waiting = job(U, deadline_at=NOW)
     first = advance(waiting, News(None, Source.POLL, asked_at=NOW), NOW, TIMING)
-    assert (first.job.state, first.events, first.job.look_at) == (U, ("job.overdue",), None)
+    assert (first.job.state, first.events, first.job.next_poll_at) == (U, ("job.overdue",), None)
     again = advance(first.job, News(None, Source.POLL, asked_at=NOW + SECOND), NOW + SECOND, TIMING)
     assert again.events == ()
 
@@ -175,11 +175,11 @@ def test_a_late_result_is_told_once_with_its_images_and_its_cost() -> None:
     assert (again.events, again.images, again.verdict) == ((), (), Verdict.LATE)
 
 
-def test_what_was_read_again_is_no_look_and_breaks_no_silence() -> None:
-    waiting = job(R, look_at=NOW + SECOND, looks=2)
+def test_what_was_read_again_is_no_poll_and_breaks_no_silence() -> None:
+    waiting = job(R, next_poll_at=NOW + SECOND, polls=2)
     for source in (Source.POLL, Source.CALLBACK):
         after = advance(waiting, says(R, source=source, again=True), NOW, TIMING).job
-        assert (after.look_at, after.looks) == (waiting.look_at, 2)
+        assert (after.next_poll_at, after.polls) == (waiting.next_poll_at, 2)
     assert advance(waiting, says(S, source=Source.POLL, again=True), NOW, TIMING).job.state is S
 
 
@@ -190,10 +190,10 @@ def test_a_no_to_an_earlier_try_says_nothing_about_the_one_under_way() -> None:
         assert advance(sending, old, NOW, TIMING).job == sending
 
 
-def test_a_refused_job_whose_callback_names_a_task_is_looked_at_and_not_sent_again() -> None:
+def test_a_refused_job_whose_callback_names_a_task_is_polled_and_not_sent_again() -> None:
     hinted = job(State.SENDING, hinted_at=NOW, claimed_id="task-9")
     change = advance(hinted, says(Q, source=Source.RESPONSE, task=None), NOW, TIMING)
-    assert (change.job.state, change.job.claimed_id, change.job.look_at) == (U, "task-9", NOW)
+    assert (change.job.state, change.job.claimed_id, change.job.next_poll_at) == (U, "task-9", NOW)
     assert change.events == ("job.unconfirmed",)
     again = advance(change.job, says(Q, source=Source.RESPONSE, task=None), NOW, TIMING)
     assert (again.job.state, again.events) == (U, ())
@@ -202,7 +202,7 @@ def test_a_refused_job_whose_callback_names_a_task_is_looked_at_and_not_sent_aga
 def test_a_job_that_waits_to_be_sent_again_is_held_by_a_callback_that_names_its_task() -> None:
     waiting = job(Q, tries=1, retry_at=NOW + SECOND)
     change = advance(waiting, says(S, task="task-9", believed=False), NOW, TIMING)
-    assert (change.job.state, change.job.claimed_id, change.job.look_at) == (U, "task-9", NOW)
+    assert (change.job.state, change.job.claimed_id, change.job.next_poll_at) == (U, "task-9", NOW)
     assert change.job.deadline_at is not None
     assert change.events == ("job.unconfirmed",)
     unsent = job(Q, retry_at=NOW)

@@ -1,5 +1,5 @@
 """
-A model of the job's life against the real store: any reports through any channel, in any order and number, with looks,
+A model of the job's life against the real store: any reports through any channel, in any order and number, with polls,
 cancels, submit answers and the passing of time between.
 """
 
@@ -142,8 +142,8 @@ class Life(RuleBasedStateMachine):
             assert self.job.state is self.before.state, "a hint moves nothing, nor what names another task"
 
     @rule(state=STATES, answered=st.booleans(), unknown=st.booleans())
-    def look(self, state: State, answered: bool, unknown: bool) -> None:
-        """Only what is due is looked at, by its own id or the claimed one."""
+    def poll(self, state: State, answered: bool, unknown: bool) -> None:
+        """Only what is due is polled, by its own id or the claimed one."""
         lease = timedelta(seconds=8)
         due = self.run(self.store.claims.claim_due({"freepik": 10}, self.clock, owner="me", lease=lease))
         for job in due:
@@ -212,13 +212,13 @@ class Life(RuleBasedStateMachine):
         if job.state is State.QUEUED:
             assert job.retry_at is not None
         if job.state is State.RUNNING:
-            assert job.look_at is not None
+            assert job.next_poll_at is not None
             assert job.deadline_at is not None
         if job.state is State.UNCONFIRMED:
-            assert job.look_at is not None or job.overdue_at is not None
+            assert job.next_poll_at is not None or job.overdue_at is not None
         if job.hinted_at is not None and job.state not in (State.QUEUED, State.SENDING):
             task = job.remote_id or (job.claimed_id if job.state is State.UNCONFIRMED else None)
-            assert task is None or job.look_at is not None
+            assert task is None or job.next_poll_at is not None
 
     @invariant()
     def words_of_the_provider_have_a_source_and_ours_have_none(self) -> None:

@@ -34,7 +34,7 @@ import structlog
 logs.set_up("json")
 log = structlog.get_logger("receiver.x")
 url = "https://hooks.example.com/callbacks/freepik/job_1.freepik.abc.SECRET-TOKEN"
-log.info("looked", job="job_1")
+log.info("polled", job="job_1")
 log.warning("went_wrong", job="job_1", detail=f"could not read {url}")
 logging.getLogger("httpx").info("HTTP Request: POST %s", url)
 logging.getLogger("sqlalchemy.pool").error("lost the connection to %s", url)
@@ -53,7 +53,7 @@ async def test_libraries_speak_in_our_form_and_nobody_prints_a_capability_url(tm
     _, err = await process.communicate()
     lines = [json.loads(line) for line in err.decode().splitlines()]
     assert [line["event"].split(" to ")[0] for line in lines] == [
-        "looked",
+        "polled",
         "went_wrong",
         "lost the connection",
         "Exception in ASGI application",
@@ -123,7 +123,7 @@ async def test_work_that_fails_names_its_job() -> None:
 
     crew = Crew(1)
     with capture_logs() as lines:
-        crew.start(fail(), name="look job_1", job="job_1")
+        crew.start(fail(), name="poll job_1", job="job_1")
         await crew.dismiss(grace_seconds=1)
         await eventually(lambda: bool(lines))
     assert [(line["event"], line["job"]) for line in lines] == [("work_failed", "job_1")]

@@ -54,12 +54,12 @@ async def test_the_timeline_of_a_finished_job_tells_everything_that_happened(tmp
         assert "/callbacks/" not in readable.out
     lines = shown["timeline"]
     whats = [line["what"] for line in lines]
-    order = [whats.index(what) for what in ("queued", "submit", "answer", "callback", "look", "succeeded", "image")]
+    order = [whats.index(what) for what in ("queued", "submit", "answer", "callback", "poll", "succeeded", "image")]
     assert order == sorted(order), whats
     callback = next(line for line in lines if line["what"] == "callback")
     assert (callback["verdict"], callback["trust"], callback["peer"]) == ("hint", "capability_token", "127.0.0.1")
-    look = next(line for line in lines if line["what"] == "look")
-    assert look["note"] == "to confirm a callback"
+    poll = next(line for line in lines if line["what"] == "poll")
+    assert poll["note"] == "to confirm a callback"
     assert {"job.queued", "job.running", "job.succeeded"} <= {line.get("type") for line in lines}
     failed = next(line for line in lines if line["what"] == "delivery")
     assert "answered 500" in failed["text"]
@@ -70,20 +70,20 @@ async def test_the_timeline_of_a_finished_job_tells_everything_that_happened(tmp
         assert text in readable.out
 
 
-async def test_the_next_thing_of_a_running_job_is_its_callback_a_look_or_its_end(tmp_path: Path) -> None:
+async def test_the_next_thing_of_a_running_job_is_its_callback_a_poll_or_its_end(tmp_path: Path) -> None:
     sandbox = Sandbox(seed=1, turnaround_seconds=(600, 600))
     environment = {"RECEIVER_POLL_INTERVAL": "300", "RECEIVER_CALLBACK_TIMEOUT": "300"}
     async with live(tmp_path, sandbox=sandbox, environment=environment) as (receiver, _), receiver.client() as client:
         job = await submit(client, "freepik", picture_bytes(160, 120))
         await wait_for_state(client, job["id"], "running")
         found = (await jobs(receiver, "explain", job["id"], "--json")).json
-        assert [line["what"] for line in found["next"]] == ["callback", "look", "expired"]
+        assert [line["what"] for line in found["next"]] == ["callback", "poll", "expired"]
         assert found["next"][0]["at"] is None
         assert found["job"]["sent_at"] < found["next"][1]["at"] < found["next"][2]["at"]
         queued = await submit(client, "upscayl", picture_bytes(160, 120))
         await wait_for_state(client, queued["id"], "running")
         found = (await jobs(receiver, "explain", queued["id"], "--json")).json
-        assert [line["what"] for line in found["next"]] == ["look", "expired"]
+        assert [line["what"] for line in found["next"]] == ["poll", "expired"]
 
 
 async def test_a_paused_provider_and_its_next_probe_are_told(tmp_path: Path) -> None:

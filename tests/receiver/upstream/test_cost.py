@@ -38,7 +38,7 @@ async def finished(
         "awaits_callback": 1,
         "input_name": "x",
         "tries": 1,
-        "looks": 0,
+        "polls": 0,
         "provider": provider,
         "settled_by": settled_by,
         "created_at": us(at),
@@ -87,7 +87,7 @@ async def test_lost_callbacks_degrade_a_provider_and_are_told_once(database: Dat
     assert fresh.degraded == {"novita"}
 
 
-async def test_callbacks_that_come_after_an_early_look_are_not_lost_and_make_a_provider_well(
+async def test_callbacks_that_come_after_an_early_poll_are_not_lost_and_make_a_provider_well(
     database: Database,
 ) -> None:
     reckoning = Reckoning(database)

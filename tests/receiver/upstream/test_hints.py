@@ -1,4 +1,4 @@
-"""Hints: what an unsigned callback claims is looked into, once, by our own key, and believed only then."""
+"""Hints: what an unsigned callback claims is confirmed by a poll, once, by our own key, and believed only then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def test_a_confirmed_hint_settles_the_job_as_its_callback(tmp_path: Path) 
         await here.tell(job, "COMPLETED")
         done = await here.becomes(job, State.SUCCEEDED)
         assert done.settled_by is Source.CALLBACK
-        assert here.upstream.looks == [job.remote_id]
+        assert here.upstream.polls == [job.remote_id]
         assert await here.verdicts(job) == ["hint"]
         assert await here.verdicts(job, "poll") == ["believed"]
 
@@ -37,7 +37,7 @@ async def test_freepik_without_a_secret_is_a_hint_too(tmp_path: Path) -> None:
         assert done.state is State.FAILED, "the status call decides"
 
 
-async def test_hints_join_in_one_look(tmp_path: Path) -> None:
+async def test_hints_join_in_one_poll(tmp_path: Path) -> None:
     async with house(tmp_path, poll_interval=30) as here:
         job = await here.job("novita")
         here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"
@@ -45,14 +45,14 @@ async def test_hints_join_in_one_look(tmp_path: Path) -> None:
         await here.read()
         await here.tell(job, "FAILED")
         await here.read()
-        await eventually(lambda: here.upstream.looks)
-        looked = await here.now(job)
-        assert here.upstream.looks == [job.remote_id]
-        assert looked.look_at is not None
-        assert (looked.look_at - datetime.now(UTC)).total_seconds() > 20, "the next look is an interval away"
+        await eventually(lambda: here.upstream.polls)
+        polled = await here.now(job)
+        assert here.upstream.polls == [job.remote_id]
+        assert polled.next_poll_at is not None
+        assert (polled.next_poll_at - datetime.now(UTC)).total_seconds() > 20, "the next poll is an interval away"
 
 
-async def test_a_hint_during_a_look_leads_to_another_one_and_they_never_overlap(tmp_path: Path) -> None:
+async def test_a_hint_during_a_poll_leads_to_another_one_and_they_never_overlap(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         job = await here.job("novita")
         task = job.remote_id or ""
@@ -61,31 +61,31 @@ async def test_a_hint_during_a_look_leads_to_another_one_and_they_never_overlap(
         await here.tell(job, "COMPLETED")
         async with asyncio.timeout(10):
             await here.upstream.entered.wait()
-        # The answer of this look was made before the task ended; the hint comes while it is on its way.
+        # The answer of this poll was made before the task ended; the hint comes while it is on its way.
         here.upstream.says[task] = "COMPLETED"
         await here.tell(job, "COMPLETED")
         await here.read()
-        assert here.upstream.looks == [task]
+        assert here.upstream.polls == [task]
         here.upstream.gate.set()
         done = await here.becomes(job, State.SUCCEEDED)
         assert done.settled_by is Source.CALLBACK
-        assert here.upstream.looks == [task, task]
+        assert here.upstream.polls == [task, task]
 
 
-async def test_a_look_that_says_still_running_goes_on_by_the_pollers_rules(tmp_path: Path) -> None:
+async def test_a_poll_that_says_still_running_goes_on_by_the_pollers_rules(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         job = await here.job("novita")
         task = job.remote_id or ""
         here.upstream.says[task] = "IN_PROGRESS"
         await here.tell(job, "COMPLETED")
-        await eventually(lambda: len(here.upstream.looks) >= 2)
+        await eventually(lambda: len(here.upstream.polls) >= 2)
         here.upstream.says[task] = "COMPLETED"
         done = await here.becomes(job, State.SUCCEEDED)
-        assert done.settled_by is Source.POLL, "the claim was looked into and found wrong"
+        assert done.settled_by is Source.POLL, "the claim was confirmed by a poll and found wrong"
 
 
 @pytest.mark.parametrize(
-    ("confirm", "provider", "looks"),
+    ("confirm", "provider", "polls"),
     [
         ("unsigned", "freepik", 0),
         ("unsigned", "novita", 1),
@@ -95,8 +95,8 @@ async def test_a_look_that_says_still_running_goes_on_by_the_pollers_rules(tmp_p
         ("never", "novita", 0),
     ],
 )
-async def test_confirm_says_which_callbacks_are_looked_into(
-    confirm: str, provider: str, looks: int, tmp_path: Path
+async def test_confirm_says_which_callbacks_are_confirmed_by_a_poll(
+    confirm: str, provider: str, polls: int, tmp_path: Path
 ) -> None:
     async with house(tmp_path, confirm=confirm) as here:
         job = await here.job(provider)
@@ -104,16 +104,16 @@ async def test_confirm_says_which_callbacks_are_looked_into(
         await here.tell(job, "COMPLETED")
         done = await here.becomes(job, State.SUCCEEDED)
         assert done.settled_by is Source.CALLBACK
-        assert len(here.upstream.looks) == looks
+        assert len(here.upstream.polls) == polls
 
 
-async def test_a_hint_before_the_submit_answer_is_looked_into_by_the_jobs_own_id(tmp_path: Path) -> None:
+async def test_a_hint_before_the_submit_answer_is_confirmed_by_a_poll_by_the_jobs_own_id(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
-        job = await here.job("novita", State.SENDING, remote_id=None, look_at=None)
+        job = await here.job("novita", State.SENDING, remote_id=None, next_poll_at=None)
         await here.tell(job, "COMPLETED", task="task-1")
         await here.read()
         assert (await here.now(job)).state is State.SENDING
-        assert here.upstream.looks == [], "its submit has not ended"
+        assert here.upstream.polls == [], "its submit has not ended"
         here.upstream.says["task-1"] = "COMPLETED"
         news = News(Report("task-1", State.RUNNING), Source.RESPONSE)
         await here.receiver.intake.settle([Item(job.id, news)])
@@ -123,14 +123,14 @@ async def test_a_hint_before_the_submit_answer_is_looked_into_by_the_jobs_own_id
 
 async def test_a_hint_that_named_another_task_than_the_submit_answer_counts_for_nothing(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
-        job = await here.job("novita", State.SENDING, remote_id=None, look_at=None)
+        job = await here.job("novita", State.SENDING, remote_id=None, next_poll_at=None)
         await here.tell(job, "COMPLETED", task="forged")
         await here.read()
         news = News(Report("task-1", State.RUNNING), Source.RESPONSE)
         await here.receiver.intake.settle([Item(job.id, news)])
         running = await here.now(job)
         assert (running.state, running.hinted_at, running.claimed_id) == (State.RUNNING, None, None)
-        assert here.upstream.looks == []
+        assert here.upstream.polls == []
 
 
 async def test_an_unconfirmed_job_is_found_by_the_id_that_its_callback_names(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_a_claimed_id_that_nobody_has_is_forgotten(tmp_path: Path) -> None
         await here.tell(job, "COMPLETED", task="forged")
 
         async def forgotten() -> bool:
-            return here.upstream.looks == ["forged"] and (await here.now(job)).claimed_id is None
+            return here.upstream.polls == ["forged"] and (await here.now(job)).claimed_id is None
 
         await eventually(forgotten)
         here.upstream.says["task-1"] = "COMPLETED"
@@ -156,7 +156,7 @@ async def test_a_claimed_id_that_nobody_has_is_forgotten(tmp_path: Path) -> None
         assert (await here.becomes(job, State.SUCCEEDED)).remote_id == "task-1"
 
 
-async def test_a_claimed_id_of_another_job_is_neither_looked_at_nor_taken(tmp_path: Path) -> None:
+async def test_a_claimed_id_of_another_job_is_neither_polled_nor_taken(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         holder = await here.job("novita", remote_id="task-1")
         job = await here.job("novita", State.UNCONFIRMED, remote_id=None)
@@ -166,7 +166,7 @@ async def test_a_claimed_id_of_another_job_is_neither_looked_at_nor_taken(tmp_pa
         after = await here.now(job)
         assert (after.state, after.remote_id, after.claimed_id) == (State.UNCONFIRMED, None, None)
         assert await here.verdicts(job) == ["ignored"]
-        assert here.upstream.looks == []
+        assert here.upstream.polls == []
         assert await here.now(holder) == holder
 
 
@@ -189,7 +189,7 @@ async def test_two_jobs_that_claim_one_task_do_not_both_get_it(tmp_path: Path) -
         async def settled() -> bool:
             now = [await here.now(job) for job in jobs]
             return all(one.state is State.SUCCEEDED or one.claimed_id is None for one in now) and bool(
-                here.upstream.looks
+                here.upstream.polls
             )
 
         await eventually(settled)
@@ -219,15 +219,15 @@ async def test_a_result_that_comes_after_we_gave_up_is_kept_and_told_once(
         assert [event for event in await here.events(job) if not event.startswith("job.images")] == ["job.late_result"]
 
 
-async def test_forged_hints_of_an_ended_job_cost_one_look_each_interval(tmp_path: Path) -> None:
+async def test_forged_hints_of_an_ended_job_cost_one_poll_each_interval(tmp_path: Path) -> None:
     async with house(tmp_path, poll_interval=30) as here:
         job = await here.job("novita", State.CANCELED)
         here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"
         for _ in range(5):
             await here.tell(job, "COMPLETED")
             await here.read()
-        await eventually(lambda: here.upstream.looks)
+        await eventually(lambda: here.upstream.polls)
         await here.tell(job, "COMPLETED")
         await here.read()
-        assert len(here.upstream.looks) == 1
+        assert len(here.upstream.polls) == 1
         assert await here.events(job) == []

@@ -18,7 +18,7 @@ from tests.support.upstream_loops import loops
 
 
 @pytest.mark.parametrize("provider", ["freepik", "apixo", "novita", "upscayl"])
-async def test_with_every_callback_lost_each_job_settles_within_two_looks_of_its_end(
+async def test_with_every_callback_lost_each_job_settles_within_two_polls_of_its_end(
     provider: str, tmp_path: Path
 ) -> None:
     dice = random.Random(3)
@@ -26,13 +26,13 @@ async def test_with_every_callback_lost_each_job_settles_within_two_looks_of_its
         await house.add(provider, 60)
         await house.run(until=lambda: False, seconds=400)
         assert await house.states() == {"succeeded": 60}
-        late = [house.outside.late_looks(task) for task in house.outside.ends]
+        late = [house.outside.late_polls(task) for task in house.outside.ends]
         assert (median(late), max(late)) <= (2, 2)
-        every = [len(house.outside.looks[task]) for task in house.outside.ends]
+        every = [len(house.outside.polls[task]) for task in house.outside.ends]
         assert median(every) <= (1 if provider != "upscayl" else 5)
 
 
-async def test_with_no_callback_lost_freepik_costs_no_look_and_the_unsigned_cost_one(tmp_path: Path) -> None:
+async def test_with_no_callback_lost_freepik_costs_no_poll_and_the_unsigned_cost_one(tmp_path: Path) -> None:
     async with live(tmp_path, sandbox=Sandbox(seed=2, turnaround_seconds=(0.1, 0.3))) as (receiver, sandbox):
         async with receiver.client() as client:
             for provider in ("freepik", "apixo", "novita"):
@@ -45,29 +45,29 @@ async def test_with_no_callback_lost_freepik_costs_no_look_and_the_unsigned_cost
         assert [task.status_calls for task in sandbox.accepted("novita")] == [1] * 5
 
 
-async def test_intervals_grow_until_the_deadline_and_the_last_look_is_made_there(tmp_path: Path) -> None:
+async def test_intervals_grow_until_the_deadline_and_the_last_poll_is_made_there(tmp_path: Path) -> None:
     async with loops(tmp_path, turnaround=lambda: 1e9, public_url=None, job_timeout=900) as house:
         await house.add("novita")
         await house.run(seconds=2000)
         assert await house.states() == {"expired": 1}
-        (looks,) = house.outside.looks.values()
-        assert looks[0] == pytest.approx(5, abs=1)
-        gaps = [after - before for before, after in pairwise(looks)]
+        (polls,) = house.outside.polls.values()
+        assert polls[0] == pytest.approx(5, abs=1)
+        gaps = [after - before for before, after in pairwise(polls)]
         assert gaps[0] < gaps[2] < gaps[4] <= 66
-        assert looks[-1] == pytest.approx(900, abs=1)
-        assert len(looks) < 25
+        assert polls[-1] == pytest.approx(900, abs=1)
+        assert len(polls) < 25
         assert (await house.events())["job.overdue"] == 1
 
 
-async def test_a_result_at_the_last_look_is_a_result(tmp_path: Path) -> None:
+async def test_a_result_at_the_last_poll_is_a_result(tmp_path: Path) -> None:
     async with loops(tmp_path, turnaround=lambda: 899, silence=10_000, job_timeout=900) as house:
         await house.add("freepik")
         await house.run(seconds=2000)
         assert await house.states() == {"succeeded": 1}
-        assert [len(looks) for looks in house.outside.looks.values()] == [1]
+        assert [len(polls) for polls in house.outside.polls.values()] == [1]
 
 
-async def test_too_many_status_calls_slow_down_all_looks_at_that_provider_and_at_no_other(tmp_path: Path) -> None:
+async def test_too_many_status_calls_slow_down_all_polls_of_that_provider_and_at_no_other(tmp_path: Path) -> None:
     async with loops(tmp_path, turnaround=lambda: 1.0, public_url=None) as house:
         refused: list[float] = []
 
@@ -84,8 +84,8 @@ async def test_too_many_status_calls_slow_down_all_looks_at_that_provider_and_at
         await house.run(seconds=400)
         assert await house.states() == {"succeeded": 25}
         assert len(refused) <= 4
-        others = [looks for task, looks in house.outside.looks.items() if int(task.split("-")[1]) >= 20]
-        assert all(len(looks) == 1 and looks[0] < 20 for looks in others)
+        others = [polls for task, polls in house.outside.polls.items() if int(task.split("-")[1]) >= 20]
+        assert all(len(polls) == 1 and polls[0] < 20 for polls in others)
 
 
 async def test_a_provider_whose_key_is_gone_is_not_asked_and_its_jobs_still_end(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ async def test_a_provider_whose_key_is_gone_is_not_asked_and_its_jobs_still_end(
 
         await house.add("novita")
         await house.run(until=counted, seconds=1000)
-        assert house.outside.looks == {}
+        assert house.outside.polls == {}
         assert await house.states() == {"expired": 3, "queued": 1}
         assert steps < 400
 
@@ -115,10 +115,10 @@ async def test_an_unconfirmed_job_never_expires_and_is_overdue_at_its_deadline(t
         await house.run(seconds=5000)
         assert await house.states() == {"unconfirmed": 2}
         assert (await house.events())["job.overdue"] == 2
-        assert house.outside.looks == {}
+        assert house.outside.polls == {}
 
 
-async def test_looks_at_one_job_never_overlap_even_after_a_pause_longer_than_a_lease(tmp_path: Path) -> None:
+async def test_polls_of_one_job_never_overlap_even_after_a_pause_longer_than_a_lease(tmp_path: Path) -> None:
     async with loops(tmp_path, public_url=None) as house:
         await house.add("novita")
         await house.run(seconds=1)
@@ -134,7 +134,7 @@ async def test_looks_at_one_job_never_overlap_even_after_a_pause_longer_than_a_l
         assert house.outside.calls == 2
 
 
-def test_due_looks_are_found_by_an_index_however_many_jobs_are_open(tmp_path: Path) -> None:
+def test_due_polls_are_found_by_an_index_however_many_jobs_are_open(tmp_path: Path) -> None:
     few = measure(open_jobs=500, due=50, count=5, directory=tmp_path)
     many = measure(open_jobs=20_000, due=50, count=5, directory=tmp_path)
-    assert few["plan"] == many["plan"] == ["SEARCH jobs USING INDEX jobs_look (provider=? AND look_at<?)"]
+    assert few["plan"] == many["plan"] == ["SEARCH jobs USING INDEX jobs_poll (provider=? AND next_poll_at<?)"]

@@ -136,6 +136,6 @@ async def _queue(database: Database, count: int) -> None:
     async with database.write_raw() as db:
         await db.executemany(
             "INSERT INTO jobs (id, provider, state, version, options, metadata, awaits_callback, input_name, tries,"
-            " looks, created_at, retry_at) VALUES (?, 'novita', 'queued', 1, '{}', '{}', 0, 'picture', 0, 0, ?, ?)",
+            " polls, created_at, retry_at) VALUES (?, 'novita', 'queued', 1, '{}', '{}', 0, 'picture', 0, 0, ?, ?)",
             [(new_id("job"), at, at) for _ in range(count)],
         )

@@ -55,7 +55,7 @@ WRONG: list[Any] = [None, True, 0, -1.5, "", "\u0000", "x" * 5000, [], [[]], {},
 
 
 @pytest.mark.parametrize("provider", ["freepik", "novita"])
-async def test_a_hostile_body_is_kept_answered_and_resolved_by_a_look(provider: str, tmp_path: Path) -> None:
+async def test_a_hostile_body_is_kept_answered_and_resolved_by_a_poll(provider: str, tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         job = await here.job(provider)
         for name, body in HOSTILE.items():
@@ -67,7 +67,7 @@ async def test_a_hostile_body_is_kept_answered_and_resolved_by_a_look(provider: 
         assert {one.verdict.value for one in kept} <= {"unreadable", "ignored", "hint"}
         assert (await here.now(job)).state is State.RUNNING
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
-        assert (await here.client.post(f"/v1/jobs/{job.id}/look")).status_code == 202
+        assert (await here.client.post(f"/v1/jobs/{job.id}/poll")).status_code == 202
         assert (await here.becomes(job, State.SUCCEEDED)).settled_by == "poll"
 
 
@@ -219,7 +219,7 @@ async def test_a_reader_that_breaks_stops_neither_the_others_nor_its_own_job(tmp
             await here.tell(job, "COMPLETED")
         await here.becomes(fine, State.SUCCEEDED)
         assert await here.verdicts(broken) == [Verdict.UNREADABLE]
-        assert (await here.client.post(f"/v1/jobs/{broken.id}/look")).status_code == 202
+        assert (await here.client.post(f"/v1/jobs/{broken.id}/poll")).status_code == 202
         assert (await here.becomes(broken, State.SUCCEEDED)).settled_by == "poll"
 
 

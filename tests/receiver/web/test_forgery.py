@@ -160,7 +160,7 @@ async def test_a_forged_result_of_an_unsigned_callback_is_not_stored_fetched_or_
             assert told.scalar() == 0
 
 
-async def test_a_forged_end_of_a_running_job_is_only_looked_into(tmp_path: Path) -> None:
+async def test_a_forged_end_of_a_running_job_is_only_confirmed_by_a_poll(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         job = await here.job("novita")
         here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"

@@ -146,7 +146,7 @@ async def _fill(database: Database, rows: int) -> None:
     async with database.write_raw() as db:
         await db.execute(
             "INSERT INTO jobs (id, provider, state, version, options, metadata, awaits_callback, input_name, tries,"
-            f" looks, created_at, sent_at, finished_at, settled_by) {numbers} SELECT printf('job_%026d', i), 'freepik',"
+            f" polls, created_at, sent_at, finished_at, settled_by) {numbers} SELECT printf('job_%026d', i), 'freepik',"
             " CASE WHEN i % 20 THEN 'succeeded' ELSE 'running' END, 1, '{}', '{}', 1, 'x', 1, 0,"
             f" {now} - i, {now} - i, CASE WHEN i % 20 THEN {now} ELSE NULL END,"
             " CASE WHEN i % 20 THEN 'callback' ELSE NULL END FROM n"
@@ -179,7 +179,7 @@ async def test_metrics_tell_what_happened(tmp_path: Path) -> None:
             'receiver_jobs_settled_total{by="poll",provider="upscayl"} 1.0',
             'receiver_jobs_settled_total{by="response",provider="pixelcut"} 1.0',
             'receiver_submits_total{outcome="accepted",provider="freepik"} 1.0',
-            'receiver_looks_total{outcome="succeeded",provider="upscayl"} 1.0',
+            'receiver_polls_total{outcome="succeeded",provider="upscayl"} 1.0',
             'receiver_images_total{outcome="kept"} 5.0',
             'receiver_lost_callback_ratio{provider="freepik"} 0.0',
             'receiver_spend_today{provider="upscayl",unit="credits"} 10.0',
