@@ -87,7 +87,7 @@ class Receiver:
         self.app = Starlette(
             middleware=[Middleware(Doorway, callbacks=lambda: self.callbacks)],
             lifespan=self._lifespan,
-            exception_handlers={Problem: answer_problem, 404: _not_found, 405: _not_allowed, 500: _own_trouble},
+            exception_handlers={Problem: answer_problem, 404: _not_found, 405: _not_allowed, 500: _internal_error},
         )
         self.app.router.redirect_slashes = False  # a redirect would carry a capability URL in its Location
 
@@ -367,7 +367,7 @@ async def _not_allowed(request: Request, exc: Exception) -> Response:
     ).to_response()
 
 
-async def _own_trouble(request: Request, exc: Exception) -> Response:
-    """Whatever we did not foresee is our own trouble, and says so: come again."""
+async def _internal_error(request: Request, exc: Exception) -> Response:
+    """Whatever we did not foresee is our internal errors, and says so: come again."""
     log.error("request_failed", method=request.method, error=type(exc).__name__, detail=str(exc)[:300])
     return busy("something went wrong on our side").to_response()

@@ -30,7 +30,7 @@ def list_deliveries(
         typer.Option(help="Only these; may be repeated."),
     ] = None,
     undelivered: Annotated[bool, typer.Option("--undelivered", help="Only what was tried and not delivered.")] = False,
-    fault: Annotated[Literal["ours", "theirs"] | None, typer.Option(help="Only where the trouble was there.")] = None,
+    fault: Annotated[Literal["ours", "theirs"] | None, typer.Option(help="Only failures of this side.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Only for this endpoint.")] = None,
     job: Annotated[str | None, typer.Option(help="Only about this job.")] = None,
     event: Annotated[list[str] | None, typer.Option(help="Only events of this type; may be repeated.")] = None,

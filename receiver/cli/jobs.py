@@ -138,7 +138,7 @@ async def _watched(store: Store, job_ids: Sequence[str] | None) -> list[tuple[Jo
 def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> Table:
     table = headed("job", "provider", "state", "age", "by", "images", "note")
     for job, images in found:
-        note = job.error.message if job.error else job.trouble or ""
+        note = job.error.message if job.error else job.last_error or ""
         table.add_row(
             job.id,
             job.provider,

@@ -29,7 +29,8 @@ def reread(
     provider: Annotated[str | None, typer.Option(help="Only of this provider.")] = None,
     job: Annotated[str | None, typer.Option(help="Only of this job.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also what was read without trouble, not only what was unreadable or ignored.")
+        bool,
+        typer.Option("--all", help="Also what was read without an error, not only what was unreadable or ignored."),
     ] = False,
     reverify: Annotated[
         bool, typer.Option("--reverify", help="Also callbacks that were refused: verify them with today's secrets.")

@@ -75,7 +75,7 @@ class Job:
     overdue_at: datetime | None = None
     late_at: datetime | None = None
     finished_at: datetime | None = None
-    trouble: str | None = None
+    last_error: str | None = None
     """The last thing that went wrong on its way, for people."""
     resubmit_of: str | None = None
 

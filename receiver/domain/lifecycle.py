@@ -44,7 +44,7 @@ class News:
     source: Source | None
     believed: bool = True
     retry_at: datetime | None = None
-    trouble: str | None = None
+    last_error: str | None = None
     forget_claim: bool = False
     """The claimed task id proved to be nobody's."""
     asked_at: datetime | None = None
@@ -102,7 +102,7 @@ def advance(job: Job, news: News, now: datetime, timing: Timing, *, jitter: floa
     if report is not None and not news.believed:
         return _hint(job, report, news, now, timing)
     if report is None:
-        change = Change(replace(job, trouble=news.trouble), Verdict.BELIEVED)
+        change = Change(replace(job, last_error=news.last_error), Verdict.BELIEVED)
     else:
         row = _ROWS[job.state].get(report.state, _ignore)
         change = row(job, report, news, now, timing)
@@ -136,7 +136,7 @@ def _start(job: Job, report: Report, news: News, now: datetime, timing: Timing) 
         hinted_at=_still_meant(job, known),
         state=State.RUNNING,
         error=None,
-        trouble=None,
+        last_error=None,
     )
     started = replace(started, next_poll_at=_first_poll(started, now, timing))
     return Change(started, Verdict.BELIEVED, ("job.running",))
@@ -190,7 +190,7 @@ def _finish(job: Job, report: Report, news: News, now: datetime, timing: Timing)
         next_poll_at=None,
         hinted_at=None,
         claimed_id=None,
-        trouble=None,
+        last_error=None,
         finished_at=now,
     )
     images = report.images if report.state is State.SUCCEEDED else ()
@@ -222,7 +222,7 @@ def _again(job: Job, report: Report, news: News, now: datetime, timing: Timing) 
         hinted_at=None,
         claimed_id=None,
         error=None,
-        trouble=news.trouble,
+        last_error=news.last_error,
     )
     return Change(queued, Verdict.BELIEVED)
 
@@ -234,7 +234,7 @@ def _doubt(job: Job, report: Report, news: News, now: datetime, timing: Timing) 
         job,
         state=State.UNCONFIRMED,
         error=report.error,
-        trouble=news.trouble,
+        last_error=news.last_error,
         next_poll_at=now if pending_hint else job.deadline_at,
     )
     return Change(doubtful, Verdict.BELIEVED, ("job.unconfirmed",))
@@ -256,7 +256,7 @@ def _end(job: Job, report: Report, news: News, now: datetime, timing: Timing) ->
 
 def _defer(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
     """A queued job stays queued, until later."""
-    return Change(replace(job, retry_at=news.retry_at or now, trouble=news.trouble), Verdict.BELIEVED)
+    return Change(replace(job, retry_at=news.retry_at or now, last_error=news.last_error), Verdict.BELIEVED)
 
 
 _ROWS: dict[State, dict[State, Row]] = {

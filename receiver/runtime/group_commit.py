@@ -2,7 +2,7 @@
 Group commit: many callers, one transaction.
 
 Callers hand in an item and wait; whatever has gathered while the last commit ran goes into the next. The queue is
-bounded in length, in weight and in time: beyond it `Overloaded` is raised, so trouble shows as 503 and not as memory.
+bounded in length, in weight and in time: beyond it `Overloaded` is raised, so overload shows as 503 and not as memory.
 """
 
 from __future__ import annotations

@@ -66,18 +66,18 @@ class Images:
 
     async def kept(self, image: KeptImage, now: datetime) -> int:
         """Our copy is safe. When it was the last one wanted, `job.images_kept`. Returns deliveries queued."""
-        return await self._done(image, now, state="kept", trouble=None)
+        return await self._done(image, now, state="kept", last_error=None)
 
-    async def lost(self, image: KeptImage, now: datetime, *, trouble: str) -> int:
+    async def lost(self, image: KeptImage, now: datetime, *, last_error: str) -> int:
         """Given up. The job's state is not touched; `job.images_lost` tells."""
-        return await self._done(image, now, state="lost", trouble=trouble)
+        return await self._done(image, now, state="lost", last_error=last_error)
 
-    async def later(self, image: KeptImage, *, next_at: datetime, trouble: str) -> None:
+    async def later(self, image: KeptImage, *, next_at: datetime, last_error: str) -> None:
         async with self._database.write_raw() as db:
             await db.execute(
-                "UPDATE images SET tries = tries + 1, next_at = ?, trouble = ?, lease_until = NULL"
+                "UPDATE images SET tries = tries + 1, next_at = ?, last_error = ?, lease_until = NULL"
                 " WHERE job_id = ? AND n = ? AND state = 'wanted'",
-                (us(next_at), trouble, image.job_id, image.n),
+                (us(next_at), last_error, image.job_id, image.n),
             )
 
     async def put_back(self, images: Sequence[KeptImage], now: datetime) -> None:
@@ -88,11 +88,11 @@ class Images:
                 [(us(now), image.job_id, image.n) for image in images],
             )
 
-    async def _done(self, image: KeptImage, now: datetime, *, state: str, trouble: str | None) -> int:
+    async def _done(self, image: KeptImage, now: datetime, *, state: str, last_error: str | None) -> int:
         async with self._database.write_raw() as db:
             cursor = await db.execute(
                 "UPDATE images SET state = ?, content_type = coalesce(?, content_type), width = coalesce(?, width),"
-                " height = coalesce(?, height), bytes = ?, sha256 = ?, tries = tries + 1, trouble = ?, kept_at = ?,"
+                " height = coalesce(?, height), bytes = ?, sha256 = ?, tries = tries + 1, last_error = ?, kept_at = ?,"
                 " next_at = NULL, lease_until = NULL WHERE job_id = ? AND n = ? AND state = 'wanted'",
                 (
                     state,
@@ -101,7 +101,7 @@ class Images:
                     image.height,
                     image.bytes,
                     image.sha256,
-                    trouble,
+                    last_error,
                     us(now),
                     image.job_id,
                     image.n,

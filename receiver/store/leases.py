@@ -4,9 +4,9 @@ Who may work on which job: claims under leases, for sending and for polling.
 A claim is a lease with an owner token; a holder that dies lets it lapse. `begin_sending` is a compare-and-set on that
 token, so that a job whose holder was given up for dead is not sent by two.
 
-A claim also moves the job's due moment (`retry_at` or `next_poll_at`) to the lease's end, and a renewal moves it on. So what
-is held is not among what is due, a search for due jobs never walks over held ones, and a dead holder's job falls due by
-itself.
+A claim also moves the job's due moment (`retry_at` or `next_poll_at`) to the lease's end, and a renewal moves it on. So
+what is held is not among what is due, a search for due jobs never walks over held ones, and a dead holder's job falls
+due by itself.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Claims:
         async with self._database.write_raw() as db:
             cursor = await db.execute(
                 "UPDATE jobs SET state = 'sending', version = version + 1, tries = tries + 1, sent_at = ?,"
-                " deadline_at = ?, awaits_callback = ?, retry_at = NULL, trouble = NULL, lease_until = ?"
+                " deadline_at = ?, awaits_callback = ?, retry_at = NULL, last_error = NULL, lease_until = ?"
                 " WHERE id = ? AND state = 'queued' AND lease_owner = ?",
                 (us(now), us(deadline_at), int(awaits_callback), us(now + lease), job.id, owner),
             )
@@ -127,7 +127,8 @@ class Claims:
         interval = int(interval_seconds * 1_000_000)
         async with self._database.write_raw() as db:
             cursor = await db.execute(
-                "UPDATE jobs SET next_poll_at = CASE WHEN polled_at > ? THEN polled_at + ? ELSE ? END, version = version + 1"
+                "UPDATE jobs SET version = version + 1,"
+                " next_poll_at = CASE WHEN polled_at > ? THEN polled_at + ? ELSE ? END"
                 " WHERE id = ? AND remote_id IS NOT NULL"
                 " AND state IN ('running', 'unconfirmed', 'expired', 'canceled') AND late_at IS NULL",
                 (us(now) - interval, interval, us(now), job_id),

@@ -73,7 +73,7 @@ def job_values(job: Job) -> dict[str, Any]:
         "late_at": to_us(job.late_at),
         "created_at": us(job.created_at),
         "finished_at": to_us(job.finished_at),
-        "trouble": job.trouble,
+        "last_error": job.last_error,
         "resubmit_of": job.resubmit_of,
     }
 
@@ -99,7 +99,7 @@ _CHANGEABLE: tuple[tuple[str, Callable[[Any], dict[str, Any]]], ...] = (
     *((name, _column(name, int)) for name in ("tries", "polls")),
     *((name, _column(name, us)) for name in ("retry_at", "sent_at", "next_poll_at", "polled_at", "hinted_at")),
     *((name, _column(name, us)) for name in ("deadline_at", "overdue_at", "late_at", "finished_at")),
-    ("trouble", _column("trouble", str)),
+    ("last_error", _column("last_error", str)),
     ("error", _error_columns),
     ("cost", _cost_columns),
 )
@@ -160,7 +160,7 @@ def job_from_tuple(row: Sequence[Any]) -> Job:
         late_at,
         created_at,
         finished_at,
-        trouble,
+        last_error,
         resubmit_of,
     ) = row
     error = cost = None
@@ -195,7 +195,7 @@ def job_from_tuple(row: Sequence[Any]) -> Job:
         late_at=None if late_at is None else moment(late_at),
         created_at=moment(created_at),
         finished_at=None if finished_at is None else moment(finished_at),
-        trouble=trouble,
+        last_error=last_error,
         resubmit_of=resubmit_of,
         error=error,
         cost=cost,

@@ -152,7 +152,7 @@ def _taken(job: Job, news: News, now: datetime, timing: Timing) -> Change:
         news = replace(news, report=None, forget_claim=True)
     elif news.source is Source.RESPONSE:
         error = Failure("task_id_taken", "the provider answered with the task id of another job", permanent=False)
-        news = replace(news, report=Report(None, State.UNCONFIRMED, error=error), trouble=f"submit: {error.code}")
+        news = replace(news, report=Report(None, State.UNCONFIRMED, error=error), last_error=f"submit: {error.code}")
     else:
         return Change(job, Verdict.IGNORED)
     return replace(advance(job, news, now, timing), verdict=Verdict.IGNORED)

@@ -47,7 +47,7 @@ jobs = sa.Table(
     sa.Column("late_at", _Moment),
     sa.Column("created_at", _Moment, nullable=False),
     sa.Column("finished_at", _Moment),
-    sa.Column("trouble", sa.Text),
+    sa.Column("last_error", sa.Text),
     sa.Column("resubmit_of", _Id),
     sa.Column("lease_owner", sa.String(64)),
     sa.Column("lease_until", _Moment),
@@ -128,7 +128,7 @@ images = sa.Table(
     sa.Column("next_at", _Moment),
     sa.Column("give_up_at", _Moment),
     sa.Column("lease_until", _Moment),
-    sa.Column("trouble", sa.Text),
+    sa.Column("last_error", sa.Text),
     sa.Column("kept_at", _Moment),
     sa.Index(
         "images_dying",

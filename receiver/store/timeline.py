@@ -77,7 +77,7 @@ async def explain(database: Database, job_id: str, now: datetime) -> Timeline | 
             for row in rows
         ]
         rows = await connection.exec_driver_sql(
-            "SELECT n, state, tries, trouble, kept_at, next_at, bytes FROM images WHERE job_id = ? ORDER BY n",
+            "SELECT n, state, tries, last_error, kept_at, next_at, bytes FROM images WHERE job_id = ? ORDER BY n",
             (job_id,),
         )
         for row in rows:
@@ -166,13 +166,13 @@ def _evidence(one: Evidence) -> Line:
 
 
 def _image(row: Sequence[Any]) -> Line:
-    n, state, tries, trouble, kept_at, next_at, size = row
-    facts = {"n": n, "state": state, "tries": tries, "trouble": trouble}
+    n, state, tries, last_error, kept_at, next_at, size = row
+    facts = {"n": n, "state": state, "tries": tries, "last_error": last_error}
     if state == "kept":
         return Line(from_us(kept_at), "image", f"image {n} kept, {size} bytes", facts)
     if state == "lost":
-        return Line(from_us(kept_at), "image", f"image {n} lost: {trouble}", facts)
-    before = f", after {tries} tries ({trouble})" if tries else ""
+        return Line(from_us(kept_at), "image", f"image {n} lost: {last_error}", facts)
+    before = f", after {tries} tries ({last_error})" if tries else ""
     return Line(from_us(next_at), "image", f"image {n} is fetched{before}", facts)
 
 
@@ -198,8 +198,8 @@ def _next(job: Job, paused: Any, now: datetime) -> list[Line]:
         case State.QUEUED if paused is not None:
             return [Line(from_us(paused[1]), "probe", f"{job.provider} is paused ({paused[0]}); one job probes it")]
         case State.QUEUED:
-            trouble = f" again ({redact(job.trouble)})" if job.trouble else ""
-            return [Line(max(job.retry_at or now, now), "submit", f"it is sent{trouble} when its turn comes")]
+            last_error = f" again ({redact(job.last_error)})" if job.last_error else ""
+            return [Line(max(job.retry_at or now, now), "submit", f"it is sent{last_error} when its turn comes")]
         case State.SENDING:
             return [Line(None, "answer", "its submit call is on its way; no answer makes it unconfirmed")]
         case State.RUNNING | State.UNCONFIRMED:

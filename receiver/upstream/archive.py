@@ -99,11 +99,11 @@ class Archive:
             kept = await self._fetch(image)
         except OutboundError as exc:
             dead = isinstance(exc, DownloadFailed) and (exc.status == 410 or (exc.permanent and exc.status == 200))
-            await self._failed(image, give_up_at, trouble=str(exc), permanent=dead)
+            await self._failed(image, give_up_at, last_error=str(exc), permanent=dead)
         except TaskRefused as exc:
-            await self._failed(image, give_up_at, trouble=f"what was downloaded is {exc}", permanent=False)
+            await self._failed(image, give_up_at, last_error=f"what was downloaded is {exc}", permanent=False)
         except OSError as exc:
-            await self._failed(image, give_up_at, trouble=f"our disk: {exc.strerror}", permanent=False)
+            await self._failed(image, give_up_at, last_error=f"our disk: {exc.strerror}", permanent=False)
         else:
             await self._store.images.kept(kept, self._clock())
             self._metrics.images.labels("kept").inc()
@@ -136,18 +136,18 @@ class Archive:
             sha256=picture.sha256,
         )
 
-    async def _failed(self, image: KeptImage, give_up_at: datetime, *, trouble: str, permanent: bool) -> None:
+    async def _failed(self, image: KeptImage, give_up_at: datetime, *, last_error: str, permanent: bool) -> None:
         now = self._clock()
         pause = timedelta(seconds=_PAUSES[min(image.tries, len(_PAUSES) - 1)])
         if permanent or now >= give_up_at:
-            await self._store.images.lost(image, now, trouble=trouble[:300])
+            await self._store.images.lost(image, now, last_error=last_error[:300])
             self._metrics.images.labels("lost").inc()
-            log.error("image_lost", job=image.job_id, n=image.n, reason=trouble[:300])
+            log.error("image_lost", job=image.job_id, n=image.n, reason=last_error[:300])
             self._told()
             return
         self._metrics.images.labels("again").inc()
-        log.warning("image_not_kept_yet", job=image.job_id, n=image.n, tries=image.tries + 1, reason=trouble[:300])
-        await self._store.images.later(image, next_at=min(now + pause, give_up_at), trouble=trouble[:300])
+        log.warning("image_not_kept_yet", job=image.job_id, n=image.n, tries=image.tries + 1, reason=last_error[:300])
+        await self._store.images.later(image, next_at=min(now + pause, give_up_at), last_error=last_error[:300])
 
     async def _renew(self, image: KeptImage) -> None:
         while True:

@@ -194,7 +194,7 @@ class Intake:
         """
         Settle a batch; should one piece of it break our own code, settle the others without it.
 
-        Trouble with the database is no piece's fault: it is raised, and everything stays unread.
+        A database error is no piece's fault: it is raised, and everything stays unread.
         """
         try:
             return await self.settle(items, now, closed)

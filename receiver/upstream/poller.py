@@ -111,11 +111,11 @@ class Poller:
         remote_id = job.remote_id or job.claimed_id
         asked_at = self._clock()
         if remote_id is None or not provider.pollable:
-            await self._nothing_new(job, asked_at, trouble=job.trouble)
+            await self._nothing_new(job, asked_at, last_error=job.last_error)
             return False
         if job.provider not in self._configured:
-            trouble = f"poll: there is no API key; set {job.provider.upper()}_API_KEY"
-            await self._nothing_new(job, asked_at, trouble=trouble)
+            last_error = f"poll: there is no API key; set {job.provider.upper()}_API_KEY"
+            await self._nothing_new(job, asked_at, last_error=last_error)
             return False
         answered = False
 
@@ -144,14 +144,14 @@ class Poller:
                 pace.answered()
             if not answered:
                 log.warning("poll_unanswered", job=job.id, provider=job.provider, code=exc.code)
-                await self._nothing_new(job, asked_at, trouble=f"poll: {exc.code}: {exc}"[:500])
+                await self._nothing_new(job, asked_at, last_error=f"poll: {exc.code}: {exc}"[:500])
         else:
             pace.answered()
             self._metrics.polls.labels(job.provider, report.state.value).inc()
         return True
 
-    async def _nothing_new(self, job: Job, asked_at: datetime, *, trouble: str | None) -> None:
-        news = News(None, Source.POLL, trouble=trouble, asked_at=asked_at)
+    async def _nothing_new(self, job: Job, asked_at: datetime, *, last_error: str | None) -> None:
+        news = News(None, Source.POLL, last_error=last_error, asked_at=asked_at)
         await self._intake.settle([Item(job.id, news)])
 
 

@@ -10,7 +10,7 @@ from submitter.provider import Rate
 
 _PATIENCE_SECONDS = 5.0
 _IDLE_SECONDS = 10.0
-_TROUBLES = 3
+_FAILURES = 3
 _LONGEST_HOLD_SECONDS = 600.0
 _LONGEST_BACKOFF_SECONDS = 30.0
 
@@ -84,7 +84,7 @@ class Pace:
         self._window = 1
         self._proven_at: float | None = None
         self._held_until: float | None = None
-        self._troubles = 0
+        self._failures = 0
         self._call_seconds: float | None = None
 
     def allowed(self) -> int:
@@ -125,7 +125,7 @@ class Pace:
 
     def answered(self) -> None:
         """The provider took a call of ours, with our key."""
-        self._troubles = 0
+        self._failures = 0
         self._proven_at = self._clock()
         self._window = min(self._window * 2, self.concurrency)
 
@@ -134,11 +134,11 @@ class Pace:
         self._window = 1
 
     def not_now(self, retry_after_seconds: float | None, *, for_all: bool = False) -> None:
-        """Too many calls, trouble on the other side, or no way there."""
-        self._troubles += 1
+        """Too many calls, a failure on the other side, or no way there."""
+        self._failures += 1
         self._window = max(self._window // 2, 1)
-        if self._troubles >= _TROUBLES or for_all:
-            excess = max(self._troubles - (1 if for_all else _TROUBLES), 0)
+        if self._failures >= _FAILURES or for_all:
+            excess = max(self._failures - (1 if for_all else _FAILURES), 0)
             pause = retry_after_seconds
             if pause is None:
                 pause = min(2.0**excess, _LONGEST_BACKOFF_SECONDS)

@@ -43,9 +43,9 @@ _DECODED = frozenset({b"content-encoding", b"content-length", b"transfer-encodin
 """Stored bodies are decoded already."""
 
 
-_OWN_TROUBLE = (OSError, sqlite3.OperationalError, OperationalError, PoolTimeout)
+_INTERNAL_ERRORS = (OSError, sqlite3.OperationalError, OperationalError, PoolTimeout)
 _PASSING = timedelta(minutes=10)
-"""How long our own trouble may hold up the reading; then it counts as this piece's, or one bad block would stop all."""
+"""How long our internal errors may hold up the reading; then it counts as this piece's, or one bad block would stop all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Reading:
 
     async def read(self, evidence: Evidence, now: datetime, *, again: bool = False) -> Read:
         """
-        What *evidence* says. Raises only for passing trouble of our own (disk, database): then it stays unread.
+        What *evidence* says. Raises only for passing errors of our own (disk, database): then it stays unread.
 
         Read *again* (long after), an answer counts for what it says of the task, not for what was to be done then.
         """
@@ -79,7 +79,7 @@ class Reading:
             return Read(None, Verdict.UNREADABLE, str(exc))
         except FileNotFoundError as exc:
             return self._failed(evidence, exc, again)
-        except _OWN_TROUBLE as exc:
+        except _INTERNAL_ERRORS as exc:
             if now - evidence.received_at < _PASSING:
                 raise
             return self._failed(evidence, exc, again)
@@ -170,7 +170,7 @@ class Reading:
                 None,
                 Source.POLL,
                 retry_at=None if pause is None else now + timedelta(seconds=pause),
-                trouble=f"poll: {exc.code}: {exc}"[:500],
+                last_error=f"poll: {exc.code}: {exc}"[:500],
                 forget_claim=isinstance(exc, TaskNotFound),
                 asked_at=evidence.asked_at,
             )
@@ -181,12 +181,12 @@ class Reading:
 def _discreet(read: Read) -> Read:
     """What a provider said of a failure goes to events and pages: without a token of ours that it may quote."""
     news = read.news
-    if news is None or (news.trouble is None and (news.report is None or news.report.error is None)):
+    if news is None or (news.last_error is None and (news.report is None or news.report.error is None)):
         return read
-    report, trouble = news.report, news.trouble
+    report, last_error = news.report, news.last_error
     if report is not None and report.error is not None:
         report = replace(report, error=replace(report.error, message=redact(report.error.message)))
-    return replace(read, news=replace(news, report=report, trouble=trouble and redact(trouble)))
+    return replace(read, news=replace(news, report=report, last_error=last_error and redact(last_error)))
 
 
 async def keep_data(blobs: Blobs, job_id: str, news: News) -> News:
@@ -222,20 +222,22 @@ def outcome_of(exc: ProviderError, *, tries: int, now: datetime, alike: int = 0)
 
     Refused: failed. Busy or not sent: queued again, later. Key or credit: queued again. Lost: unconfirmed.
     """
-    trouble = f"submit: {exc.code}: {exc}"[:500]
+    last_error = f"submit: {exc.code}: {exc}"[:500]
     error = Failure(exc.code, str(exc), exc.permanent)
     if isinstance(exc, AnswerLost):
-        return News(Report(None, State.UNCONFIRMED, error=error), Source.RESPONSE, trouble=trouble)
+        return News(Report(None, State.UNCONFIRMED, error=error), Source.RESPONSE, last_error=last_error)
     if isinstance(exc, ProviderRefused | TaskNotFound):
         return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
     if isinstance(exc, ProviderBusy) and exc.tries is not None and alike >= exc.tries:
         return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
     if isinstance(exc, AccountRefused):
-        return News(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now, trouble=trouble)
+        return News(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now, last_error=last_error)
     pause = exc.retry_after_seconds
     if pause is None:
         pause = min(2.0 ** min(max(tries - 1, 0), 6), 60.0)
-    return News(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now + timedelta(seconds=pause), trouble=trouble)
+    return News(
+        Report(None, State.QUEUED), Source.RESPONSE, retry_at=now + timedelta(seconds=pause), last_error=last_error
+    )
 
 
 def _unreadable(exc: ProviderError) -> Verdict | None:
@@ -245,9 +247,9 @@ def _unreadable(exc: ProviderError) -> Verdict | None:
 def _without_an_answer(evidence: Evidence, note: str) -> News | None:
     """What follows when an answer came that our reader broke on."""
     if evidence.source is Source.POLL:
-        return News(None, Source.POLL, trouble=f"poll: {note}", asked_at=evidence.asked_at)
+        return News(None, Source.POLL, last_error=f"poll: {note}", asked_at=evidence.asked_at)
     if evidence.source is Source.RESPONSE:
         error = Failure("unreadable_answer", note, permanent=False)
         report = Report(None, State.UNCONFIRMED, error=error)
-        return News(report, Source.RESPONSE, trouble=f"submit: {note}", asked_at=evidence.asked_at)
+        return News(report, Source.RESPONSE, last_error=f"submit: {note}", asked_at=evidence.asked_at)
     return None

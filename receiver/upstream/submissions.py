@@ -278,18 +278,20 @@ class Submissions:
             await self._store.claims.hand_back([job.id], self._clock() + pause, owner=self._leases.owner)
         elif not sending.left:
             now = self._clock()
-            await self._settle(job, News(Report(None, State.QUEUED), None, retry_at=now, trouble="submit: interrupted"))
+            await self._settle(
+                job, News(Report(None, State.QUEUED), None, retry_at=now, last_error="submit: interrupted")
+            )
         elif not sending.recorded:
             said = "its answer could not be recorded" if sending.answered else "the receiver stopped before an answer"
             error = Failure("interrupted", f"{said}; the task may be running and billed", permanent=False)
             report = Report(None, State.UNCONFIRMED, error=error)
-            await self._settle(job, News(report, None, trouble="submit: interrupted"))
+            await self._settle(job, News(report, None, last_error="submit: interrupted"))
 
     async def _sweep(self, now: datetime) -> None:
         held = self._leases.held
         lapsed = [job_id for job_id in await self._store.claims.lapsed_sending(now) if job_id not in held]
         error = Failure("holder_died", "the process that was sending it died before an answer came", permanent=False)
-        news = News(Report(None, State.UNCONFIRMED, error=error), None, trouble="submit: holder died")
+        news = News(Report(None, State.UNCONFIRMED, error=error), None, last_error="submit: holder died")
         if lapsed:
             await self._intake.settle([Item(job_id, news) for job_id in lapsed], now)
 

@@ -37,7 +37,7 @@ _MEANINGS = {
     413: "Too large.",
     415: "A media type that is not taken.",
     422: "It can't be done as asked; `field` and `remedy` say what to change.",
-    503: "Our own trouble: come again after `Retry-After`.",
+    503: "Our internal errors: come again after `Retry-After`.",
 }
 
 

@@ -162,7 +162,7 @@ _DELIVERY = {
     "finished_at": nullable(_MOMENT),
     "last_status": nullable(_WHOLE),
     "last_error": nullable(_text()),
-    "fault": nullable(_one_of(("ours", "theirs"), "Whose trouble the last failure was.")),
+    "fault": nullable(_one_of(("ours", "theirs"), "Whose fault the last failure was.")),
 }
 _ATTEMPT = record(
     {

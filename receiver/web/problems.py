@@ -74,5 +74,5 @@ async def answer_problem(request: Request, exc: Exception) -> Response:
 
 
 def busy(detail: str = "too much waits for the disk") -> Problem:
-    """Our own trouble: come again."""
+    """Our internal errors: come again."""
     return Problem(503, "unavailable", detail, remedy="come again after a moment", headers={"retry-after": "5"})

@@ -8,7 +8,7 @@ Written from these pages, read 2026-11:
 
 Quirks: the success word is TASK_STATUS_SUCCEED. Callbacks put the task result under `payload`, are not signed, carry
 the final state only and echo the callback URL, token included; they want an answer within 5 s and come again up to
-five times. Troubles of the account come as HTTP 400 and 403. `image_url_ttl` is a text or a number. The page says
+five times. Account errors come as HTTP 400 and 403. `image_url_ttl` is a text or a number. The page says
 `imgs`, the field is `images`.
 """
 

@@ -54,7 +54,7 @@ class Apixo(CallingWire):
 
     def admit(self, request: Request) -> None:
         if not same_key(bearer(request), self.settings.api_keys[self.name]):
-            raise Refused(self.trouble("bad_key"))
+            raise Refused(self.fault_response("bad_key"))
 
     async def read(self, request: Request) -> Order:
         body = await json_object(request)
@@ -86,8 +86,8 @@ class Apixo(CallingWire):
     def accepted(self, request: Request, task: RemoteTask) -> Response:
         return JSONResponse(_envelope({"taskId": task.id}))
 
-    def trouble(self, fault: str) -> Response:
-        return _refusal(*_TROUBLES[fault])
+    def fault_response(self, fault: str) -> Response:
+        return _refusal(*_FAULT_RESPONSES[fault])
 
     def not_found(self) -> Response:
         return _refusal(404, "Not found")
@@ -133,7 +133,7 @@ class Apixo(CallingWire):
         return detail | times
 
 
-_TROUBLES = {
+_FAULT_RESPONSES = {
     "busy": (429, "Rate limit or concurrency limit reached"),
     "unavailable": (503, "Service unavailable"),
     "server_error": (500, "Internal server error"),

@@ -111,8 +111,8 @@ class Freepik(CallingWire):
     def accepted(self, request: Request, task: RemoteTask) -> Response:
         return JSONResponse({"data": self._detail(task, task.state)})
 
-    def trouble(self, fault: str) -> Response:
-        return _message(*_TROUBLES[fault])
+    def fault_response(self, fault: str) -> Response:
+        return _message(*_FAULT_RESPONSES[fault])
 
     def not_found(self) -> Response:
         return _message(404, "Not Found")
@@ -179,7 +179,7 @@ class Freepik(CallingWire):
         }
 
 
-_TROUBLES = {
+_FAULT_RESPONSES = {
     "busy": (429, "Too many requests"),
     "unavailable": (503, "Service Unavailable. Please try again later."),
     "server_error": (500, "Internal Server Error"),

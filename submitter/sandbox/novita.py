@@ -116,8 +116,8 @@ class Novita(CallingWire):
     def accepted(self, request: Request, task: RemoteTask) -> Response:
         return JSONResponse({"task_id": task.id})
 
-    def trouble(self, fault: str) -> Response:
-        return _refusal(*_TROUBLES[fault])
+    def fault_response(self, fault: str) -> Response:
+        return _refusal(*_FAULT_RESPONSES[fault])
 
     def not_found(self) -> Response:
         return _refusal(404, "API_NOT_FOUND", "api not found")
@@ -205,7 +205,7 @@ class Novita(CallingWire):
         return {"enable_nsfw_detection": nsfw, "webhook": {"url": task.callback_url}}
 
 
-_TROUBLES = {
+_FAULT_RESPONSES = {
     "busy": (429, "RATE_LIMIT_EXCEEDED", "rate limit exceeded"),
     "unavailable": (503, "SERVICE_UNAVAILABLE", "service unavailable"),
     "server_error": (500, "CREATE_TASK_FAILED", "failed to create the task"),

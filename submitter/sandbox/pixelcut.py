@@ -46,7 +46,7 @@ class Pixelcut(Wire):
 
     def admit(self, request: Request) -> None:
         if not same_key(request.headers.get("x-api-key"), self.settings.api_keys[self.name]):
-            raise Refused(self.trouble("bad_key"))
+            raise Refused(self.fault_response("bad_key"))
 
     async def read(self, request: Request) -> Order:
         match content_type(request):
@@ -83,7 +83,7 @@ class Pixelcut(Wire):
             return Response(file.data, media_type=file.content_type)
         return JSONResponse({"result_url": self.link(task, file)})
 
-    def trouble(self, fault: str) -> Response:
+    def fault_response(self, fault: str) -> Response:
         match fault:
             case "busy":
                 return _error(429, "rate_limit_exceeded", "Too many requests")

@@ -73,7 +73,7 @@ class Upscayl(Wire):
         if not given:
             raise _bad_request("Missing User")
         if not same_key(given, self.settings.api_keys[self.name]):
-            raise Refused(self.trouble("bad_key"))
+            raise Refused(self.fault_response("bad_key"))
 
     async def read(self, request: Request) -> Order:
         if content_type(request) != "multipart/form-data":
@@ -99,7 +99,7 @@ class Upscayl(Wire):
         data = {"message": "Task request sent successfully", "taskId": task.id, "creditsToDeduct": CREDITS}
         return JSONResponse({"status": "success", "data": data}, headers={"x-task-cost": str(CREDITS)})
 
-    def trouble(self, fault: str) -> Response:
+    def fault_response(self, fault: str) -> Response:
         match fault:
             case "busy":
                 return PlainTextResponse("Too many requests. Try again in 1 hour", 429)

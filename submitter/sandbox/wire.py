@@ -82,7 +82,7 @@ class Wire(ABC):
         """The answer to an accepted submit; a synchronous provider's task has ended by then."""
 
     @abstractmethod
-    def trouble(self, fault: str) -> Response:
+    def fault_response(self, fault: str) -> Response:
         """How it says `busy`, `unavailable`, `server_error`, `bad_key` and `no_credit`."""
 
     @abstractmethod

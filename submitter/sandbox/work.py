@@ -104,7 +104,7 @@ class Bench:
         try:
             await request.body()
             if fault := self.dice.first(wire.name, _GATE):
-                return self._trouble(wire, fault)
+                return self._fault_response(wire, fault)
             wire.admit(request)
             order = await wire.read(request)
         except Refused as refused:
@@ -122,7 +122,7 @@ class Bench:
         fault = self.dice.first(wire.name, _STATUS_GATE)
         if fault == "status_unreadable":
             return _unreadable()
-        return None if fault is None else self._trouble(wire, fault.removeprefix("status_"))
+        return None if fault is None else self._fault_response(wire, fault.removeprefix("status_"))
 
     def task(self, provider: str, id: str) -> RemoteTask | None:
         return self._by_id.get((provider, id))
@@ -184,7 +184,7 @@ class Bench:
 
     async def _lost(self, fault: str, wire: Wire, request: Request) -> Response:
         if fault == "accept_then_bad_gateway":
-            return self._trouble(wire, "bad_gateway")
+            return self._fault_response(wire, "bad_gateway")
         if fault == "hang":
             gone = asyncio.Event()
             watch = asyncio.ensure_future(_watch(request, gone))
@@ -200,10 +200,10 @@ class Bench:
         for callback in list(task.callbacks):
             await self.until(callback.tried, max(0.0, deadline - time.monotonic()))
 
-    def _trouble(self, wire: Wire, fault: str) -> Response:
+    def _fault_response(self, wire: Wire, fault: str) -> Response:
         if fault == "bad_gateway":
             return HTMLResponse(_BAD_GATEWAY, 502, headers={"server": "nginx"})
-        response = wire.trouble(fault)
+        response = wire.fault_response(fault)
         if fault in ("busy", "unavailable"):
             response.headers["retry-after"] = f"{self.dice.seconds(wire.name, 'retry_after_seconds'):g}"
         return response

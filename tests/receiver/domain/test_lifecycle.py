@@ -114,9 +114,9 @@ def test_a_hint_that_came_after_the_poll_left_wants_another_one() -> None:
 
 def test_a_poll_that_fails_keeps_the_hint() -> None:
     hinted = job(R, hinted_at=NOW - SECOND)
-    polled = advance(hinted, News(None, Source.POLL, asked_at=NOW, trouble="poll: busy"), NOW, TIMING).job
+    polled = advance(hinted, News(None, Source.POLL, asked_at=NOW, last_error="poll: busy"), NOW, TIMING).job
     assert polled.hinted_at == hinted.hinted_at
-    assert polled.trouble == "poll: busy"
+    assert polled.last_error == "poll: busy"
 
 
 def test_a_claim_is_dropped_only_by_the_poll_that_was_made_for_it() -> None:

@@ -164,7 +164,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.job.state is State.SENDING)
     @rule()
     def holder_dies(self) -> None:
-        self.settle(News(Report(None, State.UNCONFIRMED), None, trouble="holder died"))
+        self.settle(News(Report(None, State.UNCONFIRMED), None, last_error="holder died"))
 
     def report(self, task: str | None, state: State) -> Report:
         images = (Image(url="https://x.example/1.png"),) if state is State.SUCCEEDED else ()

@@ -203,7 +203,7 @@ async def test_redirects_are_not_followed(tmp_path: Path) -> None:
     assert subscriber.at("/elsewhere") == []
 
 
-async def test_what_the_guard_refuses_is_our_trouble_and_listed_apart(tmp_path: Path) -> None:
+async def test_what_the_guard_refuses_is_our_fault_and_listed_apart(tmp_path: Path) -> None:
     subscriber = Subscriber({"/bad": [500]})
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
         await made.endpoint("https://10.0.0.1/hook", event_types=("job.failed",))

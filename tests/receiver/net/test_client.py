@@ -367,7 +367,7 @@ async def test_no_write_is_under_way_when_a_download_has_ended(outbound: Outboun
     assert ended == [4]
 
 
-async def test_a_full_disk_is_our_trouble_and_stays_an_oserror(outbound: Outbound) -> None:
+async def test_a_full_disk_is_our_fault_and_stays_an_oserror(outbound: Outbound) -> None:
     class Full:
         def write(self, data: bytes, /) -> None:
             raise OSError(28, "No space left on device")

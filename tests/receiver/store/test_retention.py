@@ -89,7 +89,7 @@ async def test_the_file_of_a_large_answer_goes_with_its_evidence(tmp_path: Path)
         pieces = [piece(job, at, body_name=name) for at, name in zip((OLD, OLD, YOUNG), names, strict=True)]
         await here.receiver.store.evidence.record(pieces)
         await blobs(here).drop_body(names[0])
-        assert (await pruning(here).prune()).evidence == 2, "a file that is gone already is no trouble"
+        assert (await pruning(here).prune()).evidence == 2, "a file that is gone already is no error"
         answers = here.receiver.settings.data_dir / "answers"
         assert [path.name for path in answers.iterdir()] == [names[2]]
 

@@ -43,7 +43,7 @@ async def test_an_answer_is_read_whatever_letters_its_headers_have(name: bytes, 
         assert (read.news.report.state, read.news.report.remote_id) == (State.RUNNING, "task-1")
 
 
-async def test_trouble_of_our_own_leaves_an_answer_unread_for_a_while(reading: Reading, tmp_path: Path) -> None:
+async def test_an_internal_error_leaves_an_answer_unread_for_a_while(reading: Reading, tmp_path: Path) -> None:
     (tmp_path / "answers" / "broken").mkdir()  # reading it as a file is an OSError that is not "not found"
     kept = Evidence(Source.RESPONSE, "novita", "job_1", NOW, "[]", b"", status=200, body_name="broken", id=1)
     with pytest.raises(OSError, match="directory"):

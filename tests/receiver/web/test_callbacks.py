@@ -147,7 +147,7 @@ async def test_a_compressed_body_is_kept_as_it_came_and_never_unpacked(tmp_path:
         assert (await here.now(job)).state is State.RUNNING
 
 
-async def test_a_locked_database_is_our_own_trouble(tmp_path: Path) -> None:
+async def test_a_locked_database_is_our_own_fault_response(tmp_path: Path) -> None:
     """Another process holds the write lock for longer than a provider waits."""
     async with house(tmp_path) as here:
         job = await here.job()
@@ -163,7 +163,7 @@ async def test_a_locked_database_is_our_own_trouble(tmp_path: Path) -> None:
         await here.becomes(job, State.SUCCEEDED)
 
 
-async def test_a_full_disk_is_our_own_trouble(tmp_path: Path) -> None:
+async def test_a_full_disk_is_our_own_fault_response(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         job = await here.job()
 

@@ -1,4 +1,4 @@
-"""A status call is a poll in the columns too."""
+"""Columns get their standard names: a status call is a poll, the last thing that went wrong is the last error."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,8 @@ _RENAMED = (
     ("jobs", "look_at", "next_poll_at"),
     ("jobs", "looked_at", "polled_at"),
     ("jobs", "looks", "polls"),
+    ("jobs", "trouble", "last_error"),
+    ("images", "trouble", "last_error"),
 )
 
 
