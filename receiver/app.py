@@ -368,6 +368,6 @@ async def _not_allowed(request: Request, exc: Exception) -> Response:
 
 
 async def _internal_error(request: Request, exc: Exception) -> Response:
-    """Whatever we did not foresee is our internal errors, and says so: come again."""
+    """Answer 503 with `Retry-After` to an error that nobody foresaw: it is ours, not the caller's."""
     log.error("request_failed", method=request.method, error=type(exc).__name__, detail=str(exc)[:300])
     return busy("something went wrong on our side").to_response()

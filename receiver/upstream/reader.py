@@ -45,7 +45,7 @@ _DECODED = frozenset({b"content-encoding", b"content-length", b"transfer-encodin
 
 _INTERNAL_ERRORS = (OSError, sqlite3.OperationalError, OperationalError, PoolTimeout)
 _PASSING = timedelta(minutes=10)
-"""How long our internal errors may hold up the reading; then it counts as this piece's, or one bad block would stop all."""
+"""How long internal errors may hold up the reading; then each counts as this piece's, or one bad block would stop all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 Where providers call back: `POST /callbacks/{provider}/{token}`.
 
 The answer says whose fault it is. 404: not a token of ours, found out without a database look. 413: too large. 401:
-the signature does not hold. 408: the body came too slowly. 503 with Retry-After: our internal errors, come again. 200: it
+the signature does not hold. 408: the body came too slowly. 503 with Retry-After: an internal error. 200: it
 is on disk. Nothing else is waited for, and nothing is read beyond what verifying needs: what it means is found out
 afterwards, from the stored bytes.
 
@@ -171,7 +171,7 @@ class Callbacks:
             self._count(provider.name, "overloaded", claim)
             await _refuse(send, _OVERLOADED)
             return
-        except Exception as exc:  # noqa: BLE001 (our internal errors, whatever it is, is 503 and never a loss)
+        except Exception as exc:  # noqa: BLE001 (an internal error is 503, and nothing is lost)
             log.error("callback_not_recorded", provider=provider.name, job=claim.job_id, error=type(exc).__name__)
             self._counter(provider.name, "not_recorded").inc()
             await _refuse(send, _OVERLOADED)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, Source, Verdict
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence
@@ -131,9 +132,9 @@ async def test_inputs_that_belong_to_no_job_go_but_not_those_on_their_way_in(tmp
 async def test_idempotency_keys_go_after_a_day(tmp_path: Path) -> None:
     async with unpruned(tmp_path) as here:
         store = here.receiver.store
-        for n, age in enumerate((25, 23)):
+        for age in (25, 23):
             job = await here.job()
-            again = replace(job, id=f"{job.id[:-1]}{n}", remote_id=None, created_at=NOW - timedelta(hours=age))
+            again = replace(job, id=new_id("job"), remote_id=None, created_at=NOW - timedelta(hours=age))
             await store.add_job(again, idempotency=("token", f"key-{age}", "digest"))
         assert (await pruning(here).prune()).idempotency_keys == 1
         async with here.receiver.database.read() as connection:
