@@ -17,7 +17,7 @@ What to write:
 5. `verify(callback, now)`, for signed callbacks; `read(callback)`, for all callbacks.
 6. The class attributes below: how fast it may be asked, when to poll, how long its links live.
 
-A remote status that the page doesn't list is news (RUNNING), never an error and never FAILED.
+A remote status that the page doesn't list means RUNNING, never an error and never FAILED.
 """
 
 from __future__ import annotations

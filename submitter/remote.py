@@ -128,19 +128,19 @@ class Receiver:
         """
         The job once it has ended, or is `unconfirmed`: then nothing may ever come. `TimeoutError` after *timeout*.
         """
-        news = asyncio.Event()
-        listening = asyncio.create_task(self._listen(_id(job), news))
+        update = asyncio.Event()
+        listening = asyncio.create_task(self._listen(_id(job), update))
         pause = 0.5
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    news.clear()
+                    update.clear()
                     found = await self.job(job)
                     if found.ended:
                         return found
                     with suppress(TimeoutError):
                         async with asyncio.timeout(pause):
-                            await news.wait()
+                            await update.wait()
                     pause = min(pause * 1.5, 10.0 if not listening.done() else 3.0)
         finally:
             listening.cancel()
@@ -225,10 +225,10 @@ class Receiver:
             cuts += 1
             await asyncio.sleep(_pause(cuts))
 
-    async def _listen(self, job_id: str, news: asyncio.Event) -> None:
-        async with aclosing(self._follow(None, {"job": job_id}, news.set)) as events:
+    async def _listen(self, job_id: str, update: asyncio.Event) -> None:
+        async with aclosing(self._follow(None, {"job": job_id}, update.set)) as events:
             async for _ in events:
-                news.set()
+                update.set()
 
     # --- Parts ------------------------------------------------------------------------------------------------------
 

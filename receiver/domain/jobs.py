@@ -12,7 +12,7 @@ from submitter.vocabulary import Cost, Failure, State
 
 
 class Source(StrEnum):
-    """The channel that a piece of news came by."""
+    """The channel that an update came by."""
 
     CALLBACK = "callback"
     POLL = "poll"
@@ -29,7 +29,7 @@ class Verdict(StrEnum):
     HINT = "hint"
     """Not trusted enough to change a state: it makes the job's poll due."""
     DUPLICATE = "duplicate"
-    """The same delivery, or the same news, again."""
+    """The same delivery, or the same update, again."""
     LATE = "late"
     """The job had already ended."""
     IGNORED = "ignored"

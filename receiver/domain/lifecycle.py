@@ -1,11 +1,11 @@
 """
 How a job moves. Pure: no clock, no database, no network.
 
-Whatever happens to a job is a piece of news about it: a callback, the answer to a poll, the answer to the submit
-call, or our own doing. `advance` takes the job as read, one piece of news and the moment, and says what the job
+Whatever happens to a job is an update of it: a callback, the answer to a poll, the answer to the submit
+call, or our own doing. `advance` takes the job as read, one update and the moment, and says what the job
 becomes, which events that is worth, and what to write behind the evidence. Two tables decide:
 
-    state of the job   what believed news makes of it
+    state of the job   what a believed update makes of it
                        running   succeeded, failed   queued   unconfirmed   expired   canceled
     queued             adopt     finish              defer    -             -         end
     sending            start     finish              again    doubt         -         end
@@ -17,7 +17,7 @@ becomes, which events that is worth, and what to write behind the evidence. Two 
 `succeeded` and `failed` are the provider's word: the first believed one wins and nothing moves the job again. `expired`
 and `canceled` are ours: a result that comes later is kept and told (`job.late_result`), the state stays.
 
-News that is not trusted enough (an unsigned callback that claims an end) is a hint: it moves nothing, it makes the next
+Update that is not trusted enough (an unsigned callback that claims an end) is a hint: it moves nothing, it makes the next
 poll due now, and that poll, made with our own key, brings the fact.
 """
 
@@ -32,7 +32,7 @@ from submitter.vocabulary import Failure, Image, Report, State
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Update:
     """
     One thing to know about a job.
 
@@ -78,7 +78,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a piece of news makes of a job. `job` is the same object where nothing changes."""
+    """What an update makes of a job. `job` is the same object where nothing changes."""
 
     job: Job
     verdict: Verdict
@@ -86,28 +86,28 @@ class Change:
     images: tuple[Image, ...] = ()
 
 
-def advance(job: Job, news: News, now: datetime, timing: Timing, *, jitter: float = 0.0) -> Change:
-    """What *news* makes of *job*. Never raises; the version is counted up by the store, not here."""
-    report = news.report
-    if report is not None and news.again and not report.state.terminal:
+def advance(job: Job, update: Update, now: datetime, timing: Timing, *, jitter: float = 0.0) -> Change:
+    """What *update* makes of *job*. Never raises; the version is counted up by the store, not here."""
+    report = update.report
+    if report is not None and update.again and not report.state.terminal:
         report = replace(report, remote_status=job.remote_status or report.remote_status)
-    if report is not None and _names_another_task(job, report, news):
+    if report is not None and _names_another_task(job, report, update):
         ignored = Change(job, Verdict.IGNORED)
         # The poll was made all the same, and the next one must not be due at once.
-        if news.source is not Source.POLL or news.again:
+        if update.source is not Source.POLL or update.again:
             return ignored
-        return _polled(ignored, replace(news, report=None), now, timing, jitter)
-    if report is not None and _is_of_an_earlier_try(job, report, news):
+        return _polled(ignored, replace(update, report=None), now, timing, jitter)
+    if report is not None and _is_of_an_earlier_try(job, report, update):
         return Change(job, Verdict.LATE)
-    if report is not None and not news.believed:
-        return _hint(job, report, news, now, timing)
+    if report is not None and not update.believed:
+        return _hint(job, report, update, now, timing)
     if report is None:
-        change = Change(replace(job, last_error=news.last_error), Verdict.BELIEVED)
+        change = Change(replace(job, last_error=update.last_error), Verdict.BELIEVED)
     else:
         row = _ROWS[job.state].get(report.state, _ignore)
-        change = row(job, report, news, now, timing)
-    if news.source is Source.POLL and not news.again:
-        change = _polled(change, news, now, timing, jitter)
+        change = row(job, report, update, now, timing)
+    if update.source is Source.POLL and not update.again:
+        change = _polled(change, update, now, timing, jitter)
     return change
 
 
@@ -117,10 +117,10 @@ _CLAIMED = Failure(
     "maybe_accepted", "its submit call was refused, but an unsigned callback names a task of it", permanent=False
 )
 
-Row = Callable[[Job, Report, News, datetime, Timing], Change]
+Row = Callable[[Job, Report, Update, datetime, Timing], Change]
 
 
-def _ignore(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _ignore(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     if not job.state.terminal:
         return Change(job, Verdict.BELIEVED)
     if report.state is job.state and job.remote_status == report.remote_status:
@@ -128,7 +128,7 @@ def _ignore(job: Job, report: Report, news: News, now: datetime, timing: Timing)
     return Change(job, Verdict.LATE)
 
 
-def _start(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _start(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """The provider has it."""
     known = _known(job, report)
     started = replace(
@@ -142,30 +142,30 @@ def _start(job: Job, report: Report, news: News, now: datetime, timing: Timing) 
     return Change(started, Verdict.BELIEVED, ("job.running",))
 
 
-def _adopt(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _adopt(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """A queued job is said to run: an earlier try of ours was accepted after all. It must not be sent again."""
     sent = replace(job, sent_at=now, deadline_at=now + timedelta(seconds=timing.lifetime), retry_at=None)
-    return _start(sent, report, news, now, timing)
+    return _start(sent, report, update, now, timing)
 
 
-def _note(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _note(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """Still running. A believed callback breaks the silence, so the first poll can wait again."""
     noted = _known(job, report)
     if (
-        news.source is Source.CALLBACK
+        update.source is Source.CALLBACK
         and job.state is State.RUNNING
         and job.awaits_callback
         and job.hinted_at is None
         and timing.pollable
-        and not news.again
+        and not update.again
     ):
         noted = replace(noted, next_poll_at=_not_after_deadline(job, now + timedelta(seconds=timing.silence)))
     if noted == job:
-        return Change(job, Verdict.DUPLICATE if news.source is Source.CALLBACK else Verdict.BELIEVED)
+        return Change(job, Verdict.DUPLICATE if update.source is Source.CALLBACK else Verdict.BELIEVED)
     return Change(noted, Verdict.BELIEVED)
 
 
-def _note_id(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _note_id(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """We ended the job; should its result still come, this id is what can confirm it."""
     noted = _known(job, report)
     noted = replace(noted, hinted_at=_still_meant(job, noted))
@@ -174,9 +174,9 @@ def _note_id(job: Job, report: Report, news: News, now: datetime, timing: Timing
     return Change(noted, Verdict.LATE)
 
 
-def _finish(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _finish(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """The provider's word."""
-    brought = Source.CALLBACK if news.source is Source.POLL and job.hinted_at is not None else news.source
+    brought = Source.CALLBACK if update.source is Source.POLL and job.hinted_at is not None else update.source
     error = report.error
     if report.state is State.FAILED and error is None:
         error = Failure("failed", "the provider gave no reason", permanent=False)
@@ -197,7 +197,7 @@ def _finish(job: Job, report: Report, news: News, now: datetime, timing: Timing)
     return Change(finished, Verdict.BELIEVED, (f"job.{report.state.value}",), images)
 
 
-def _late(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _late(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """The provider's word, after we gave the job up. Kept and told once; the state stays."""
     if job.late_at is not None:
         return Change(replace(job, next_poll_at=None, hinted_at=None), Verdict.LATE)
@@ -206,41 +206,41 @@ def _late(job: Job, report: Report, news: News, now: datetime, timing: Timing) -
     return Change(late, Verdict.LATE, ("job.late_result",), images)
 
 
-def _again(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _again(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """Surely not accepted: back to the queue. Unless a callback came that names a task: then a poll must decide."""
     if job.claimed_id is not None and job.hinted_at is not None and timing.pollable:
         if job.state is State.UNCONFIRMED:
             return Change(job, Verdict.BELIEVED)
-        return _doubt(job, replace(report, error=_CLAIMED), news, now, timing)
+        return _doubt(job, replace(report, error=_CLAIMED), update, now, timing)
     queued = replace(
         job,
         state=State.QUEUED,
-        retry_at=news.retry_at or now,
+        retry_at=update.retry_at or now,
         sent_at=None,
         deadline_at=None,
         next_poll_at=None,
         hinted_at=None,
         claimed_id=None,
         error=None,
-        last_error=news.last_error,
+        last_error=update.last_error,
     )
     return Change(queued, Verdict.BELIEVED)
 
 
-def _doubt(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _doubt(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """It left and no answer came: it may run, and be billed. Never sent again by itself."""
     pending_hint = job.hinted_at is not None and (job.remote_id or job.claimed_id) and timing.pollable
     doubtful = replace(
         job,
         state=State.UNCONFIRMED,
         error=report.error,
-        last_error=news.last_error,
+        last_error=update.last_error,
         next_poll_at=now if pending_hint else job.deadline_at,
     )
     return Change(doubtful, Verdict.BELIEVED, ("job.unconfirmed",))
 
 
-def _end(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _end(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """Ours to say: expired or canceled."""
     ended = replace(
         job,
@@ -254,9 +254,9 @@ def _end(job: Job, report: Report, news: News, now: datetime, timing: Timing) ->
     return Change(ended, Verdict.BELIEVED, (f"job.{report.state.value}",))
 
 
-def _defer(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _defer(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """A queued job stays queued, until later."""
-    return Change(replace(job, retry_at=news.retry_at or now, last_error=news.last_error), Verdict.BELIEVED)
+    return Change(replace(job, retry_at=update.retry_at or now, last_error=update.last_error), Verdict.BELIEVED)
 
 
 _ROWS: dict[State, dict[State, Row]] = {
@@ -299,7 +299,7 @@ _ROWS: dict[State, dict[State, Row]] = {
 # --- Hints and polls ------------------------------------------------------------------------------------------------
 
 
-def _hint(job: Job, report: Report, news: News, now: datetime, timing: Timing) -> Change:
+def _hint(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """
     Somebody who knows the job's URL says something. Only a poll can tell whether it is so.
 
@@ -314,58 +314,58 @@ def _hint(job: Job, report: Report, news: News, now: datetime, timing: Timing) -
         return Change(job, Verdict.LATE)
     claimed = job.claimed_id if job.remote_id else (report.remote_id or job.claimed_id)
     if job.state is State.QUEUED and job.tries > 0 and claimed and timing.pollable:
-        return _claimed_in_queue(job, claimed, news, now, timing)
+        return _claimed_in_queue(job, claimed, update, now, timing)
     next_poll_at = job.next_poll_at
     if timing.pollable and (job.remote_id or claimed) and job.state not in (State.QUEUED, State.SENDING):
         due = now if job.polled_at is None else max(now, job.polled_at + timedelta(seconds=timing.interval))
         next_poll_at = due if job.next_poll_at is None else min(due, job.next_poll_at)
-    came_at = news.received_at or now
+    came_at = update.received_at or now
     hinted_at = came_at if job.hinted_at is None else max(job.hinted_at, came_at)
     return Change(replace(job, hinted_at=hinted_at, claimed_id=claimed, next_poll_at=next_poll_at), Verdict.HINT)
 
 
-def _claimed_in_queue(job: Job, claimed: str, news: News, now: datetime, timing: Timing) -> Change:
+def _claimed_in_queue(job: Job, claimed: str, update: Update, now: datetime, timing: Timing) -> Change:
     """A job that is to be sent again, and a callback that names its task: it may run already. A poll decides."""
     sent = replace(
         job,
-        hinted_at=news.received_at or now,
+        hinted_at=update.received_at or now,
         claimed_id=claimed,
         retry_at=None,
         sent_at=now,
         deadline_at=now + timedelta(seconds=timing.lifetime),
     )
-    doubt = _doubt(sent, Report(None, State.UNCONFIRMED, error=_CLAIMED), news, now, timing)
+    doubt = _doubt(sent, Report(None, State.UNCONFIRMED, error=_CLAIMED), update, now, timing)
     return replace(doubt, verdict=Verdict.HINT)
 
 
-def _polled(change: Change, news: News, now: datetime, timing: Timing, jitter: float) -> Change:
+def _polled(change: Change, update: Update, now: datetime, timing: Timing, jitter: float) -> Change:
     """A poll was made: book it and say when the next one is due. A hint that came after it left wants another one."""
     hinted_at = change.job.hinted_at
-    newer_hint = hinted_at is not None and news.asked_at is not None and hinted_at > news.asked_at
+    newer_hint = hinted_at is not None and update.asked_at is not None and hinted_at > update.asked_at
     soon = now + timedelta(seconds=timing.interval)
     job = replace(
         change.job,
         polled_at=now,
         polls=change.job.polls + 1,
-        claimed_id=None if news.forget_claim and not newer_hint else change.job.claimed_id,
+        claimed_id=None if update.forget_claim and not newer_hint else change.job.claimed_id,
     )
     if job.state in (State.SUCCEEDED, State.FAILED) or job.late_at is not None:
         return replace(change, job=replace(job, next_poll_at=None))
-    answered = news.report is not None
+    answered = update.report is not None
     if job.state.terminal:
         nothing_to_ask = not (job.remote_id or job.claimed_id)
         too_long = hinted_at is not None and now - hinted_at > timedelta(hours=1)
         if nothing_to_ask or (not newer_hint and (answered or too_long)):
             return replace(change, job=replace(job, hinted_at=None, next_poll_at=None))
-        pause = soon if newer_hint else news.retry_at or now + timing.after(job.polls, jitter=jitter)
+        pause = soon if newer_hint else update.retry_at or now + timing.after(job.polls, jitter=jitter)
         return replace(change, job=replace(job, next_poll_at=pause))
     past_deadline = job.deadline_at is not None and now >= job.deadline_at
-    was_the_last = job.deadline_at is not None and (news.asked_at or now) >= job.deadline_at
+    was_the_last = job.deadline_at is not None and (update.asked_at or now) >= job.deadline_at
     if job.state is State.RUNNING and was_the_last:
         return _expire(replace(change, job=job), now, next_poll_at=soon if newer_hint else None)
     still_hinted = job.hinted_at if newer_hint or not answered else None
     pause = now + timing.after(max(job.polls - 1, 0), jitter=jitter)
-    next_poll_at: datetime | None = max(pause, news.retry_at) if news.retry_at else pause
+    next_poll_at: datetime | None = max(pause, update.retry_at) if update.retry_at else pause
     if job.state is State.UNCONFIRMED and not (job.remote_id or job.claimed_id):
         next_poll_at, still_hinted = None if past_deadline else job.deadline_at, None
     if newer_hint and next_poll_at is not None:
@@ -405,21 +405,21 @@ def _expire(change: Change, now: datetime, *, next_poll_at: datetime | None) -> 
 # --- Small parts ----------------------------------------------------------------------------------------------------
 
 
-def _is_of_an_earlier_try(job: Job, report: Report, news: News) -> bool:
+def _is_of_an_earlier_try(job: Job, report: Report, update: Update) -> bool:
     """A "no" to an earlier submit call, read again, says nothing about the one that is under way."""
     return (
-        news.source is Source.RESPONSE
+        update.source is Source.RESPONSE
         and report.state in (State.QUEUED, State.FAILED, State.UNCONFIRMED)
-        and news.asked_at is not None
+        and update.asked_at is not None
         and job.sent_at is not None
-        and news.asked_at < job.sent_at
+        and update.asked_at < job.sent_at
     )
 
 
-def _names_another_task(job: Job, report: Report, news: News) -> bool:
+def _names_another_task(job: Job, report: Report, update: Update) -> bool:
     """A poll by a claimed id must bring that very task."""
-    ours = job.remote_id or (job.claimed_id if news.source is Source.POLL else None)
-    return news.source is not None and ours is not None and report.remote_id not in (None, ours)
+    ours = job.remote_id or (job.claimed_id if update.source is Source.POLL else None)
+    return update.source is not None and ours is not None and report.remote_id not in (None, ours)
 
 
 def _still_meant(job: Job, known: Job) -> datetime | None:

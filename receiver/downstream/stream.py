@@ -66,7 +66,7 @@ class Stream:
         try:
             yield b": events\nretry: 1000\n\n"
             while not self._stopping.is_set():
-                news = self._news
+                update = self._news
                 found, position = await self._after(position, choice)
                 if found:
                     yield b"".join(frame(event) for event in found)
@@ -75,7 +75,7 @@ class Stream:
                     continue
                 try:
                     async with asyncio.timeout(self._heartbeat_seconds):
-                        await news.wait()
+                        await update.wait()
                 except TimeoutError:
                     yield b": heartbeat\n\n"
         finally:
@@ -90,8 +90,8 @@ class Stream:
         return await self._events.after(position, limit=_BATCH, choice=choice)
 
     def _announce(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        update, self._news = self._news, asyncio.Event()
+        update.set()
 
 
 def frame(event: Event) -> bytes:

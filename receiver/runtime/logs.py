@@ -60,8 +60,8 @@ def _to_json(line: Any, **_: Any) -> str:
 
 class Lines:
     """
-    Writes lines to *stream*, those of good news many at a time: a system call for each costs more than all the rest of
-    answering a callback. What is not good news is written at once, with all that came before it.
+    Writes lines to *stream*, ordinary ones many at a time: a system call for each costs more than all the rest of
+    answering a callback. Warnings and errors are written at once, with all that came before it.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -38,7 +38,7 @@ class Metrics:
         )
         self.job_events = Counter("receiver_job_events", "Events of jobs.", ["provider", "type"], registry=r)
         self.settled = Counter(
-            "receiver_jobs_settled", "Finished jobs by the channel of the news.", ["provider", "by"], registry=r
+            "receiver_jobs_settled", "Finished jobs by the channel of the update.", ["provider", "by"], registry=r
         )
         self.submits = Counter("receiver_submits", "Submit calls by outcome.", ["provider", "outcome"], registry=r)
         self.polls = Counter("receiver_polls", "Status calls by outcome.", ["provider", "outcome"], registry=r)

@@ -106,7 +106,7 @@ class EvidenceLog:
         """
         Those of *evidence* (by id) that are replays: their job has the same delivery, id and body, from earlier.
 
-        A repeated id with another body is not the same delivery: it was signed anew, and is news.
+        A repeated id with another body is not the same delivery: it was signed anew, and is update.
         """
         keyed = [item for item in evidence if item.delivery_id and item.job_id]
         if not keyed:

@@ -1,7 +1,7 @@
 """
 Jobs: every statement about them, as sentences of the domain, one transaction each.
 
-`settle` is where news becomes state: it reads the jobs of a batch, lets `lifecycle.advance` say what each becomes, and
+`settle` is where updates become state: it reads the jobs of a batch, lets `lifecycle.advance` say what each becomes, and
 writes jobs, events, deliveries, images and verdicts in one transaction. Evidence is written before it is read, so a
 process that dies anywhere in between reads it again at its next start.
 """
@@ -17,7 +17,7 @@ from sqlalchemy import desc, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from receiver.domain.jobs import Job, KeptImage
-from receiver.domain.lifecycle import News, Timing, advance
+from receiver.domain.lifecycle import Timing, Update, advance
 from receiver.store import tables
 from receiver.store.database import Database, on_its_thread
 from receiver.store.evidence import EvidenceLog
@@ -32,7 +32,17 @@ from receiver.store.rows import (
     one_row,
     us,
 )
-from receiver.store.settling import Closed, Item, Overtaken, Plan, Settled, TimingOf, job_updates, plan, update_jobs
+from receiver.store.settling import (
+    EvidenceVerdict,
+    JobUpdate,
+    Overtaken,
+    Plan,
+    Settled,
+    TimingOf,
+    job_updates,
+    plan,
+    update_jobs,
+)
 from submitter.vocabulary import Report, State
 
 log = structlog.get_logger("receiver.store")
@@ -61,10 +71,10 @@ class Store:
 
     async def settle(
         self,
-        items: Sequence[Item],
+        items: Sequence[JobUpdate],
         now: datetime,
         timing_of: TimingOf,
-        closed: Sequence[Closed] = (),
+        closed: Sequence[EvidenceVerdict] = (),
         *,
         rehearse: bool = False,
     ) -> Settled:
@@ -73,7 +83,7 @@ class Store:
 
         Changes, events, deliveries, images and the verdicts on the evidence are committed together. What they are is
         worked out beside the writer; should a job have changed meanwhile (its version tells), once more. A task id that
-        another job holds is never taken over: such news is recorded and ignored. To *rehearse* is to say what would be,
+        another job holds is never taken over: such an update is recorded and ignored. To *rehearse* is to say what would be,
         and write nothing.
         """
 
@@ -199,7 +209,7 @@ class Store:
             job = (await jobs_by_id(db, {job_id})).get(job_id)
             if job is None or job.state.terminal or (job.state is not State.QUEUED and not abandon):
                 return False
-            change = advance(job, News(Report(None, State.CANCELED), None), now, Timing(1, 1, 1))
+            change = advance(job, Update(Report(None, State.CANCELED), None), now, Timing(1, 1, 1))
             await on_its_thread(db, update_jobs, job_updates({job_id: job}, {job_id: change.job}, {job_id}))
             happenings = [self._happening(name, change.job, ()) for name in change.events]
             await tell(db, happenings, now, first_delay_seconds=self._first_delay)

@@ -1,5 +1,5 @@
 """
-What a batch of news comes to: planned beside the writer, carried out in one short transaction.
+What a batch of updates comes to: planned beside the writer, carried out in one short transaction.
 
 The plan is made from a reader's view of the jobs; `lifecycle.advance` says what each becomes. Carrying it out is SQL
 alone, and stops (`Overtaken`) where a job is no longer in the version that was read: then all of it is planned again.
@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict
-from receiver.domain.lifecycle import Change, News, Timing, advance
+from receiver.domain.lifecycle import Change, Timing, Update, advance
 from receiver.store.images import insert_images, new_image
 from receiver.store.outbox import Happening, Telling, about_job, subscriptions_in, telling_of, write_telling
 from receiver.store.rows import changed_columns, chunks, execute_rows, jobs_in, us
@@ -25,11 +25,11 @@ TimingOf = Callable[[str], Timing]
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One piece of news for `settle`, with the evidence it was read from."""
+class JobUpdate:
+    """An update for `settle`, with the evidence it was read from."""
 
     job_id: str
-    news: News
+    update: Update
     evidence_id: int | None = None
     verdict: Verdict | None = None
     """What to write behind the evidence instead of what `advance` says."""
@@ -37,8 +37,8 @@ class Item:
     """What the evidence is worth, if that is known only now."""
 
 
-Closed = tuple[int, Verdict, str | None]
-"""Evidence (by id) that is no news, with its verdict and a note."""
+EvidenceVerdict = tuple[int, Verdict, str | None]
+"""Evidence (by id) that is no update, with its verdict and a note."""
 
 
 @dataclass(slots=True)
@@ -55,10 +55,10 @@ class Settled:
 
 def plan(
     db: sqlite3.Connection,
-    items: Sequence[Item],
+    items: Sequence[JobUpdate],
     now: datetime,
     timing_of: TimingOf,
-    closed: Sequence[Closed],
+    closed: Sequence[EvidenceVerdict],
     *,
     base_url: str,
     first_delay_seconds: float,
@@ -83,12 +83,12 @@ def plan(
         else:
             if job.provider not in timings:
                 timings[job.provider] = timing_of(job.provider)
-            change = _one(job, item.news, now, timings[job.provider], holders)
+            change = _one(job, item.update, now, timings[job.provider], holders)
             settled.changes.append(change)
             settled.moved.append(change.job != job)
             written = ((item.verdict or change.verdict).value, item.trust and item.trust.value)
             current[job.id] = change.job
-            ends_work = item.news.source in (Source.POLL, Source.RESPONSE) and not item.news.again
+            ends_work = item.update.source in (Source.POLL, Source.RESPONSE) and not item.update.again
             if ends_work or change.job.state is not job.state:
                 released.add(job.id)
             kept = [new_image(change.job.id, n, image, now) for n, image in enumerate(change.images)]
@@ -113,7 +113,7 @@ class Plan:
     read_at: int
     updates: dict[tuple[str, ...], list[tuple[Any, ...]]]
     verdicts: dict[tuple[str, str | None], list[int]]
-    closed: Sequence[Closed]
+    closed: Sequence[EvidenceVerdict]
     images: list[tuple[KeptImage, datetime]]
     telling: Telling
 
@@ -135,27 +135,29 @@ class Plan:
         write_telling(db, self.telling)
 
 
-def _one(job: Job, news: News, now: datetime, timing: Timing, holders: dict[tuple[str, str], str]) -> Change:
-    change = advance(job, news, now, timing, jitter=random.random())
+def _one(job: Job, update: Update, now: datetime, timing: Timing, holders: dict[tuple[str, str], str]) -> Change:
+    change = advance(job, update, now, timing, jitter=random.random())
     learned, claimed = change.job.remote_id, change.job.claimed_id
     if learned is not None and learned != job.remote_id:
         held = holders.setdefault((job.provider, learned), job.id) != job.id
-        return _taken(job, news, now, timing) if held else change
+        return _taken(job, update, now, timing) if held else change
     if claimed is not None and holders.get((job.provider, claimed), job.id) != job.id:
         return Change(job, Verdict.IGNORED)
     return change
 
 
-def _taken(job: Job, news: News, now: datetime, timing: Timing) -> Change:
-    """The news names a task that another job holds: it is not taken over, but the call that brought it was made."""
-    if news.source is Source.POLL:
-        news = replace(news, report=None, forget_claim=True)
-    elif news.source is Source.RESPONSE:
+def _taken(job: Job, update: Update, now: datetime, timing: Timing) -> Change:
+    """The update names a task that another job holds: it is not taken over, but the call that brought it was made."""
+    if update.source is Source.POLL:
+        update = replace(update, report=None, forget_claim=True)
+    elif update.source is Source.RESPONSE:
         error = Failure("task_id_taken", "the provider answered with the task id of another job", permanent=False)
-        news = replace(news, report=Report(None, State.UNCONFIRMED, error=error), last_error=f"submit: {error.code}")
+        update = replace(
+            update, report=Report(None, State.UNCONFIRMED, error=error), last_error=f"submit: {error.code}"
+        )
     else:
         return Change(job, Verdict.IGNORED)
-    return replace(advance(job, news, now, timing), verdict=Verdict.IGNORED)
+    return replace(advance(job, update, now, timing), verdict=Verdict.IGNORED)
 
 
 def job_updates(
@@ -187,13 +189,13 @@ def update_jobs(db: sqlite3.Connection, updates: dict[tuple[str, ...], list[tupl
             raise Overtaken
 
 
-def _holders(db: sqlite3.Connection, items: Sequence[Item], jobs: dict[str, Job]) -> dict[tuple[str, str], str]:
+def _holders(db: sqlite3.Connection, items: Sequence[JobUpdate], jobs: dict[str, Job]) -> dict[tuple[str, str], str]:
     """Which job holds each task id that a job without one is about to learn."""
     learned = {
-        (job.provider, item.news.report.remote_id)
+        (job.provider, item.update.report.remote_id)
         for item in items
-        if item.news.report is not None
-        and item.news.report.remote_id is not None
+        if item.update.report is not None
+        and item.update.report.remote_id is not None
         and (job := jobs.get(item.job_id)) is not None
         and job.remote_id is None
     }

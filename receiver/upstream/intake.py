@@ -2,7 +2,7 @@
 The one door: callbacks, answers to polls and answers to submit calls are recorded, read and settled here.
 
 Theory. `record` returns when the evidence is on disk; only then may anybody be told that we have it. Reading comes
-afterwards: the reader takes whatever has no `read_at`, oldest first, turns each piece into news, and hands the batch to
+afterwards: the reader takes whatever has no `read_at`, oldest first, turns each piece into update, and hands the batch to
 `store.settle`, which writes the new states and the verdicts in one transaction. A death before the recording: the
 sender was not answered and comes again, or we poll. A death between recording and settling: the evidence is still
 unread, and the next start reads it. A death after settling: done.
@@ -31,7 +31,7 @@ from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import Store
-from receiver.store.settling import Closed, Item, Settled
+from receiver.store.settling import EvidenceVerdict, JobUpdate, Settled
 from receiver.upstream.reader import Reading, keep_data
 from submitter.provider import Provider
 from submitter.vocabulary import State, Trust
@@ -147,18 +147,18 @@ class Intake:
         """Read *unread* with the providers' readers and settle it."""
         now = self._clock()
         repeats = await self._store.evidence.repeats(unread)
-        items: list[Item] = []
-        closed: list[Closed] = []
+        items: list[JobUpdate] = []
+        closed: list[EvidenceVerdict] = []
         for evidence in unread:
             assert evidence.id is not None
             if evidence.id in repeats:
                 closed.append((evidence.id, Verdict.DUPLICATE, None))
                 continue
             read = await self._reading.read(evidence, now)
-            if read.news is None or evidence.job_id is None:
+            if read.update is None or evidence.job_id is None:
                 closed.append((evidence.id, read.verdict or Verdict.IGNORED, read.note))
             else:
-                items.append(Item(evidence.job_id, read.news, evidence.id, read.verdict))
+                items.append(JobUpdate(evidence.job_id, read.update, evidence.id, read.verdict))
         settled = await self._settle_all(items, closed, now)
         for evidence in unread:
             if evidence.source is Source.CALLBACK:
@@ -166,11 +166,11 @@ class Intake:
         return settled
 
     async def settle(
-        self, items: Sequence[Item], now: datetime | None = None, closed: Sequence[Closed] = ()
+        self, items: Sequence[JobUpdate], now: datetime | None = None, closed: Sequence[EvidenceVerdict] = ()
     ) -> Settled:
         """Settle *items* and wake whoever has work from it. Images that came as bytes are kept first."""
         now = now or self._clock()
-        items = [replace(item, news=await keep_data(self._blobs, item.job_id, item.news)) for item in items]
+        items = [replace(item, update=await keep_data(self._blobs, item.job_id, item.update)) for item in items]
         settled = await self._store.settle(items, now, self._timing_of, closed)
         for item, change in zip(items, settled.changes, strict=True):
             if change is None:
@@ -190,7 +190,9 @@ class Intake:
             self._wakes.submit()
         return settled
 
-    async def _settle_all(self, items: Sequence[Item], closed: Sequence[Closed], now: datetime) -> Settled:
+    async def _settle_all(
+        self, items: Sequence[JobUpdate], closed: Sequence[EvidenceVerdict], now: datetime
+    ) -> Settled:
         """
         Settle a batch; should one piece of it break our own code, settle the others without it.
 

@@ -17,11 +17,11 @@ import httpx
 import structlog
 
 from receiver.domain.jobs import Job, Source
-from receiver.domain.lifecycle import News
+from receiver.domain.lifecycle import Update
 from receiver.runtime.loops import Crew, Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.jobs import Store
-from receiver.store.settling import Item
+from receiver.store.settling import JobUpdate
 from receiver.upstream.intake import Intake
 from receiver.upstream.leases import LEASE, Leases
 from receiver.upstream.rate_limits import Pace
@@ -151,8 +151,8 @@ class Poller:
         return True
 
     async def _nothing_new(self, job: Job, asked_at: datetime, *, last_error: str | None) -> None:
-        news = News(None, Source.POLL, last_error=last_error, asked_at=asked_at)
-        await self._intake.settle([Item(job.id, news)])
+        update = Update(None, Source.POLL, last_error=last_error, asked_at=asked_at)
+        await self._intake.settle([JobUpdate(job.id, update)])
 
 
 def _reason(job: Job, now: datetime) -> str:

@@ -1,5 +1,5 @@
 """
-From evidence to news: what a callback, or the answer to a poll or a submit call, says of its job.
+From evidence to updates: what a callback, or the answer to a poll or a submit call, says of its job.
 
 The provider's own readers do the work, on the stored bytes, so that everything can be read again after a crash or a
 fix. Whatever they raise, a piece of evidence never stands in the way of the others: what can't be read is marked, and
@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from receiver.domain.jobs import Source, Verdict
-from receiver.domain.lifecycle import News
+from receiver.domain.lifecycle import Update
 from receiver.domain.redaction import redact
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence
@@ -45,14 +45,14 @@ _DECODED = frozenset({b"content-encoding", b"content-length", b"transfer-encodin
 
 _INTERNAL_ERRORS = (OSError, sqlite3.OperationalError, OperationalError, PoolTimeout)
 _PASSING = timedelta(minutes=10)
-"""How long internal errors may hold up the reading; then each counts as this piece's, or one bad block would stop all."""
+"""How long an internal error may hold up the reading; then it counts as this piece's, or a bad block would stop all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a piece of evidence came to. Without `news` it is closed with `verdict`; with it, `verdict` overrides."""
+    """What a piece of evidence came to. Without `update` it is closed with `verdict`; with it, `verdict` overrides."""
 
-    news: News | None
+    update: Update | None
     verdict: Verdict | None = None
     note: str | None = None
 
@@ -123,7 +123,7 @@ class Reading:
         if report.error is not None and report.error.code == NO_RESULT and provider.pollable:
             believed = False  # done, and no image named: a paid result is not given up before a poll has asked for it
         return Read(
-            News(report, Source.CALLBACK, believed=believed, received_at=evidence.received_at, again=again), None
+            Update(report, Source.CALLBACK, believed=believed, received_at=evidence.received_at, again=again), None
         )
 
     async def _answer_to_submit(
@@ -137,9 +137,9 @@ class Reading:
                 return Read(None, unreadable or Verdict.IGNORED)
             found = await self._store.job(evidence.job_id) if evidence.job_id else None
             tries = found[0].tries if found else 0
-            news = outcome_of(exc, tries=tries, alike=await self._alike(provider, evidence, exc), now=now)
-            return Read(replace(news, asked_at=evidence.asked_at), unreadable)
-        return Read(News(report, Source.RESPONSE, asked_at=evidence.asked_at, again=again))
+            update = outcome_of(exc, tries=tries, alike=await self._alike(provider, evidence, exc), now=now)
+            return Read(replace(update, asked_at=evidence.asked_at), unreadable)
+        return Read(Update(report, Source.RESPONSE, asked_at=evidence.asked_at, again=again))
 
     async def _alike(self, provider: Provider, evidence: Evidence, exc: ProviderError) -> int:
         """How many of the job's answers so far, this one included, are of the kind that is not tried for ever."""
@@ -166,7 +166,7 @@ class Reading:
                 return Read(None, unreadable or Verdict.IGNORED)
             log.warning("poll_failed", provider=provider.name, job=evidence.job_id, code=exc.code)
             pause = exc.retry_after_seconds
-            news = News(
+            update = Update(
                 None,
                 Source.POLL,
                 retry_at=None if pause is None else now + timedelta(seconds=pause),
@@ -174,30 +174,30 @@ class Reading:
                 forget_claim=isinstance(exc, TaskNotFound),
                 asked_at=evidence.asked_at,
             )
-            return Read(news, unreadable)
-        return Read(News(report, Source.POLL, asked_at=evidence.asked_at, again=again))
+            return Read(update, unreadable)
+        return Read(Update(report, Source.POLL, asked_at=evidence.asked_at, again=again))
 
 
 def _discreet(read: Read) -> Read:
     """What a provider said of a failure goes to events and pages: without a token of ours that it may quote."""
-    news = read.news
-    if news is None or (news.last_error is None and (news.report is None or news.report.error is None)):
+    update = read.update
+    if update is None or (update.last_error is None and (update.report is None or update.report.error is None)):
         return read
-    report, last_error = news.report, news.last_error
+    report, last_error = update.report, update.last_error
     if report is not None and report.error is not None:
         report = replace(report, error=replace(report.error, message=redact(report.error.message)))
-    return replace(read, news=replace(news, report=report, last_error=last_error and redact(last_error)))
+    return replace(read, update=replace(update, report=report, last_error=last_error and redact(last_error)))
 
 
-async def keep_data(blobs: Blobs, job_id: str, news: News) -> News:
+async def keep_data(blobs: Blobs, job_id: str, update: Update) -> Update:
     """Write images that came as bytes to disk; from there on they are rows like all others, already kept."""
-    report = news.report
+    report = update.report
     if report is None or not any(image.data for image in report.images):
-        return news
+        return update
     kept: list[Image] = []
     for n, image in enumerate(report.images):
         kept.append(image if image.data is None else await blobs.keep_data(job_id, n, image))
-    return replace(news, report=replace(report, images=tuple(kept)))
+    return replace(update, report=replace(report, images=tuple(kept)))
 
 
 def as_callback(evidence: Evidence) -> Callback:
@@ -216,7 +216,7 @@ def _response(evidence: Evidence, body: bytes) -> httpx.Response:
     return httpx.Response(evidence.status or 0, headers=headers, content=body)
 
 
-def outcome_of(exc: ProviderError, *, tries: int, now: datetime, alike: int = 0) -> News:
+def outcome_of(exc: ProviderError, *, tries: int, now: datetime, alike: int = 0) -> Update:
     """
     What an unsuccessful submit call makes of its job. *alike*: how many such answers came where their number counts.
 
@@ -225,17 +225,17 @@ def outcome_of(exc: ProviderError, *, tries: int, now: datetime, alike: int = 0)
     last_error = f"submit: {exc.code}: {exc}"[:500]
     error = Failure(exc.code, str(exc), exc.permanent)
     if isinstance(exc, AnswerLost):
-        return News(Report(None, State.UNCONFIRMED, error=error), Source.RESPONSE, last_error=last_error)
+        return Update(Report(None, State.UNCONFIRMED, error=error), Source.RESPONSE, last_error=last_error)
     if isinstance(exc, ProviderRefused | TaskNotFound):
-        return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
+        return Update(Report(None, State.FAILED, error=error), Source.RESPONSE)
     if isinstance(exc, ProviderBusy) and exc.tries is not None and alike >= exc.tries:
-        return News(Report(None, State.FAILED, error=error), Source.RESPONSE)
+        return Update(Report(None, State.FAILED, error=error), Source.RESPONSE)
     if isinstance(exc, AccountRefused):
-        return News(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now, last_error=last_error)
+        return Update(Report(None, State.QUEUED), Source.RESPONSE, retry_at=now, last_error=last_error)
     pause = exc.retry_after_seconds
     if pause is None:
         pause = min(2.0 ** min(max(tries - 1, 0), 6), 60.0)
-    return News(
+    return Update(
         Report(None, State.QUEUED), Source.RESPONSE, retry_at=now + timedelta(seconds=pause), last_error=last_error
     )
 
@@ -244,12 +244,12 @@ def _unreadable(exc: ProviderError) -> Verdict | None:
     return Verdict.UNREADABLE if isinstance(exc, AnswerLost) and exc.code == "unreadable_answer" else None
 
 
-def _without_an_answer(evidence: Evidence, note: str) -> News | None:
+def _without_an_answer(evidence: Evidence, note: str) -> Update | None:
     """What follows when an answer came that our reader broke on."""
     if evidence.source is Source.POLL:
-        return News(None, Source.POLL, last_error=f"poll: {note}", asked_at=evidence.asked_at)
+        return Update(None, Source.POLL, last_error=f"poll: {note}", asked_at=evidence.asked_at)
     if evidence.source is Source.RESPONSE:
         error = Failure("unreadable_answer", note, permanent=False)
         report = Report(None, State.UNCONFIRMED, error=error)
-        return News(report, Source.RESPONSE, last_error=f"submit: {note}", asked_at=evidence.asked_at)
+        return Update(report, Source.RESPONSE, last_error=f"submit: {note}", asked_at=evidence.asked_at)
     return None

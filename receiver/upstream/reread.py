@@ -1,7 +1,7 @@
 """
 Reading old evidence again, after a reader was fixed or a secret was set right.
 
-What is read again moves a job only as fresh news would: an ended job stays as it is, events are told for changes alone,
+What is read again moves a job only as a fresh update would: an ended job stays as it is, events are told for changes alone,
 and an old answer to one of our calls counts for what it says of the task, not for what was to be done then. Small
 batches, each settled in one transaction, so that it can run beside a receiver that is at work.
 """
@@ -18,7 +18,7 @@ from receiver.domain.lifecycle import Timing
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence, Selection
 from receiver.store.jobs import Store
-from receiver.store.settling import Closed, Item
+from receiver.store.settling import EvidenceVerdict, JobUpdate
 from receiver.upstream.reader import Reading, as_callback, keep_data
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider
@@ -89,9 +89,9 @@ class Rereading:
                 yield reread
 
     async def _batch(self, found: Sequence[Evidence], now: datetime, *, rehearse: bool) -> list[Reread]:
-        items: list[Item] = []
+        items: list[JobUpdate] = []
         read: list[Evidence] = []
-        closed: list[Closed] = []
+        closed: list[EvidenceVerdict] = []
         done: list[Reread] = []
         refused = [one for one in found if one.verdict is Verdict.REFUSED]
         repeats = await self._store.evidence.repeats(refused, also_later=True)
@@ -112,15 +112,15 @@ class Rereading:
                 continue
             said = await self._reading.read(evidence_now, now, again=True)
             put_aside = evidence.verdict in (*UNUSED, Verdict.REFUSED)
-            if said.news is None or evidence.job_id is None:
+            if said.update is None or evidence.job_id is None:
                 verdict = said.verdict or Verdict.IGNORED
                 if put_aside:
                     closed.append((evidence.id, verdict, said.note))
                 done.append(Reread(evidence, verdict if put_aside else evidence.verdict, note=said.note))
                 continue
-            news = said.news if rehearse else await keep_data(self._blobs, evidence.job_id, said.news)
+            update = said.update if rehearse else await keep_data(self._blobs, evidence.job_id, said.update)
             number = evidence.id if put_aside else None
-            items.append(Item(evidence.job_id, news, number, said.verdict, evidence_now.trust))
+            items.append(JobUpdate(evidence.job_id, update, number, said.verdict, evidence_now.trust))
             read.append(evidence)
         settled = await self._store.settle(items, now, self._timing_of, closed, rehearse=rehearse)
         for evidence, change, moved in zip(read, settled.changes, settled.moved, strict=True):

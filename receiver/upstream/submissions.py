@@ -23,14 +23,14 @@ import structlog
 from pydantic import ValidationError
 
 from receiver.domain.jobs import Job, Source
-from receiver.domain.lifecycle import News
+from receiver.domain.lifecycle import Update
 from receiver.domain.redaction import redact
 from receiver.domain.tokens import Tokens
 from receiver.runtime.loops import Crew, Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import Store
-from receiver.store.settling import Item
+from receiver.store.settling import JobUpdate
 from receiver.upstream.intake import Intake
 from receiver.upstream.leases import LEASE, Leases
 from receiver.upstream.pauses import Pauses
@@ -148,7 +148,7 @@ class Submissions:
                 pass
             except TaskRefused as exc:
                 error = Failure(exc.code, str(exc), permanent=True)
-                await self._settle(job, News(Report(None, State.FAILED, error=error), Source.RESPONSE))
+                await self._settle(job, Update(Report(None, State.FAILED, error=error), Source.RESPONSE))
             except ProviderError as exc:
                 await self._unsuccessful(job, sending, exc)
             except asyncio.CancelledError:
@@ -269,8 +269,8 @@ class Submissions:
             return job.input_url
         return f"{public_url}/inputs/{self._tokens.input(job.id)}"
 
-    async def _settle(self, job: Job, news: News) -> None:
-        await self._intake.settle([Item(job.id, news)])
+    async def _settle(self, job: Job, update: Update) -> None:
+        await self._intake.settle([JobUpdate(job.id, update)])
 
     async def _let_go(self, job: Job, sending: _Sending, *, pause: timedelta = timedelta(0)) -> None:
         """We stop. What was not sent goes back to the queue; what was may be running; what was recorded is evidence."""
@@ -279,21 +279,21 @@ class Submissions:
         elif not sending.left:
             now = self._clock()
             await self._settle(
-                job, News(Report(None, State.QUEUED), None, retry_at=now, last_error="submit: interrupted")
+                job, Update(Report(None, State.QUEUED), None, retry_at=now, last_error="submit: interrupted")
             )
         elif not sending.recorded:
             said = "its answer could not be recorded" if sending.answered else "the receiver stopped before an answer"
             error = Failure("interrupted", f"{said}; the task may be running and billed", permanent=False)
             report = Report(None, State.UNCONFIRMED, error=error)
-            await self._settle(job, News(report, None, last_error="submit: interrupted"))
+            await self._settle(job, Update(report, None, last_error="submit: interrupted"))
 
     async def _sweep(self, now: datetime) -> None:
         held = self._leases.held
         lapsed = [job_id for job_id in await self._store.claims.lapsed_sending(now) if job_id not in held]
         error = Failure("holder_died", "the process that was sending it died before an answer came", permanent=False)
-        news = News(Report(None, State.UNCONFIRMED, error=error), None, last_error="submit: holder died")
+        update = Update(Report(None, State.UNCONFIRMED, error=error), None, last_error="submit: holder died")
         if lapsed:
-            await self._intake.settle([Item(job_id, news) for job_id in lapsed], now)
+            await self._intake.settle([JobUpdate(job_id, update) for job_id in lapsed], now)
 
 
 async def _within(seconds: float, work: asyncio.Future[Any], *, job: str) -> bool:

@@ -77,7 +77,7 @@ _JOB = record(
         "images": {"type": "array", "items": ref("Image")},
         "error": nullable(record({"code": _text(), "message": _text(minLength=1), "permanent": _FLAG})),
         "cost": nullable(record({"amount": _text(examples=["10"]), "unit": _one_of(("credits", "USD"))})),
-        "settled_by": nullable(_one_of(Source, "The channel that brought the news.")),
+        "settled_by": nullable(_one_of(Source, "The channel that brought the update.")),
         "resubmit_of": nullable(_text()),
         "created_at": _MOMENT,
         "sent_at": nullable(_MOMENT),

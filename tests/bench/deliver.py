@@ -27,7 +27,7 @@ import uvloop
 
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Source
-from receiver.domain.lifecycle import News, Timing
+from receiver.domain.lifecycle import Timing, Update
 from receiver.domain.tokens import Tokens
 from receiver.downstream.notifier import Notifier
 from receiver.net.client import Outbound
@@ -39,7 +39,7 @@ from receiver.store.deliveries import Deliveries
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Events
 from receiver.store.jobs import Store
-from receiver.store.settling import Item
+from receiver.store.settling import JobUpdate
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET
 from submitter.signatures import new_secret, sign
 from submitter.vocabulary import Image, Report, State
@@ -105,7 +105,7 @@ async def delivered(directory: Path, origin: str, count: int, concurrency: int) 
         store = Store(database, public_url=lambda: "https://hooks.example.com")
         clock = time.monotonic()
         for start in range(0, count, 200):
-            items = [Item(job, News(_done(task), Source.CALLBACK)) for job, task in made[start : start + 200]]
+            items = [JobUpdate(job, Update(_done(task), Source.CALLBACK)) for job, task in made[start : start + 200]]
             await store.settle(items, datetime.now(UTC), lambda _: Timing(1, 1, 1))
             notifier.loop.wake()
         came: dict[str, float] = {}

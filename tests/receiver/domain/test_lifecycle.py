@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from receiver.domain.jobs import Job, Source, Verdict
-from receiver.domain.lifecycle import News, Timing, advance
+from receiver.domain.lifecycle import Timing, Update, advance
 from submitter.vocabulary import Cost, Failure, Image, Report, State
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -29,10 +29,12 @@ def job(state: State, **fields: object) -> Job:
     return replace(made, **fields)  # type: ignore[arg-type]
 
 
-def says(state: State, *, source: Source | None = Source.CALLBACK, task: str | None = "task-1", **more: object) -> News:
+def says(
+    state: State, *, source: Source | None = Source.CALLBACK, task: str | None = "task-1", **more: object
+) -> Update:
     images = (Image(url="https://x.example/1.png"),) if state is State.SUCCEEDED else ()
     error = Failure("bad_input", "it did not like it", permanent=True) if state is State.FAILED else None
-    return News(Report(task, state, images, error, remote_status=state.value), source, **more)  # type: ignore[arg-type]
+    return Update(Report(task, state, images, error, remote_status=state.value), source, **more)  # type: ignore[arg-type]
 
 
 R, S, F, Q, U, E, C = (
@@ -114,14 +116,14 @@ def test_a_hint_that_came_after_the_poll_left_wants_another_one() -> None:
 
 def test_a_poll_that_fails_keeps_the_hint() -> None:
     hinted = job(R, hinted_at=NOW - SECOND)
-    polled = advance(hinted, News(None, Source.POLL, asked_at=NOW, last_error="poll: busy"), NOW, TIMING).job
+    polled = advance(hinted, Update(None, Source.POLL, asked_at=NOW, last_error="poll: busy"), NOW, TIMING).job
     assert polled.hinted_at == hinted.hinted_at
     assert polled.last_error == "poll: busy"
 
 
 def test_a_claim_is_dropped_only_by_the_poll_that_was_made_for_it() -> None:
     claimed = job(U, claimed_id="forged", hinted_at=NOW - 9 * SECOND)
-    nobodys = News(None, Source.POLL, asked_at=NOW - 5 * SECOND, forget_claim=True)
+    nobodys = Update(None, Source.POLL, asked_at=NOW - 5 * SECOND, forget_claim=True)
     assert advance(claimed, nobodys, NOW, TIMING).job.claimed_id is None
     newer = advance(claimed, says(S, task="real", believed=False, received_at=NOW - SECOND), NOW, TIMING).job
     assert newer.claimed_id == "real"
@@ -159,17 +161,17 @@ def test_a_hint_that_came_during_the_last_poll_may_become_a_late_result() -> Non
 
 def test_an_unconfirmed_job_never_expires_but_is_told_overdue_once() -> None:
     waiting = job(U, deadline_at=NOW)
-    first = advance(waiting, News(None, Source.POLL, asked_at=NOW), NOW, TIMING)
+    first = advance(waiting, Update(None, Source.POLL, asked_at=NOW), NOW, TIMING)
     assert (first.job.state, first.events, first.job.next_poll_at) == (U, ("job.overdue",), None)
-    again = advance(first.job, News(None, Source.POLL, asked_at=NOW + SECOND), NOW + SECOND, TIMING)
+    again = advance(first.job, Update(None, Source.POLL, asked_at=NOW + SECOND), NOW + SECOND, TIMING)
     assert again.events == ()
 
 
 def test_a_late_result_is_told_once_with_its_images_and_its_cost() -> None:
     cost = Cost(Decimal("10"), "credits")
-    news = says(S)
-    assert news.report is not None
-    first = advance(job(C), replace(news, report=replace(news.report, cost=cost)), NOW, TIMING)
+    update = says(S)
+    assert update.report is not None
+    first = advance(job(C), replace(update, report=replace(update.report, cost=cost)), NOW, TIMING)
     assert (first.job.state, first.events, len(first.images), first.job.cost) == (C, ("job.late_result",), 1, cost)
     again = advance(first.job, says(F), NOW, TIMING)
     assert (again.events, again.images, again.verdict) == ((), (), Verdict.LATE)
@@ -210,5 +212,5 @@ def test_a_job_that_waits_to_be_sent_again_is_held_by_a_callback_that_names_its_
 
 
 def test_an_unlisted_remote_status_is_news() -> None:
-    news = News(Report("task-1", State.RUNNING, remote_status="POLISHING"), Source.POLL, asked_at=NOW)
-    assert advance(job(R), news, NOW, TIMING).job.remote_status == "POLISHING"
+    update = Update(Report("task-1", State.RUNNING, remote_status="POLISHING"), Source.POLL, asked_at=NOW)
+    assert advance(job(R), update, NOW, TIMING).job.remote_status == "POLISHING"

@@ -22,10 +22,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, Source
-from receiver.domain.lifecycle import News, Timing
+from receiver.domain.lifecycle import Timing, Update
 from receiver.store.database import Database
 from receiver.store.jobs import Store
-from receiver.store.settling import Item
+from receiver.store.settling import JobUpdate
 from submitter.vocabulary import Failure, Image, Report, State
 
 T = TypeVar("T")
@@ -90,9 +90,9 @@ class Life(RuleBasedStateMachine):
             self.seen = found[0]
         return self.seen
 
-    def settle(self, *news: News) -> None:
+    def settle(self, *update: Update) -> None:
         self.before = self.job
-        self.run(self.store.settle([Item(self.id, one) for one in news], self.clock, lambda _: TIMING))
+        self.run(self.store.settle([JobUpdate(self.id, one) for one in update], self.clock, lambda _: TIMING))
         self.note()
 
     def note(self) -> None:
@@ -128,12 +128,12 @@ class Life(RuleBasedStateMachine):
             return
         said = state in (State.RUNNING, State.SUCCEEDED)
         report = self.report(task if said else None, state)
-        self.settle(News(report, Source.RESPONSE, asked_at=self.job.sent_at or self.clock))
+        self.settle(Update(report, Source.RESPONSE, asked_at=self.job.sent_at or self.clock))
 
     @rule(task=IDS, state=STATES, signed=st.booleans(), twice=st.booleans())
     def callback(self, task: str | None, state: State, signed: bool, twice: bool) -> None:
-        news = News(self.report(task, state), Source.CALLBACK, believed=signed, received_at=self.clock)
-        self.settle(*([news] * (1 + twice)))
+        update = Update(self.report(task, state), Source.CALLBACK, believed=signed, received_at=self.clock)
+        self.settle(*([update] * (1 + twice)))
         ours = task in (None, self.before.remote_id) if self.before.remote_id else task != "held"
         open_before = self.before.state in (State.SENDING, State.RUNNING, State.UNCONFIRMED)
         if signed and ours and open_before and state is not State.RUNNING:
@@ -152,7 +152,7 @@ class Life(RuleBasedStateMachine):
             task = job.remote_id or job.claimed_id
             report = self.report(task, state) if answered and task is not None else None
             forget = report is None and unknown
-            self.settle(News(report, Source.POLL, asked_at=self.clock, forget_claim=forget))
+            self.settle(Update(report, Source.POLL, asked_at=self.clock, forget_claim=forget))
 
     @rule(abandon=st.booleans())
     def cancel(self, abandon: bool) -> None:
@@ -164,7 +164,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.job.state is State.SENDING)
     @rule()
     def holder_dies(self) -> None:
-        self.settle(News(Report(None, State.UNCONFIRMED), None, last_error="holder died"))
+        self.settle(Update(Report(None, State.UNCONFIRMED), None, last_error="holder died"))
 
     def report(self, task: str | None, state: State) -> Report:
         images = (Image(url="https://x.example/1.png"),) if state is State.SUCCEEDED else ()

@@ -15,12 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.domain.jobs import KeptImage, Source
-from receiver.domain.lifecycle import News, Timing
+from receiver.domain.lifecycle import Timing, Update
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
-from receiver.store.settling import Item
+from receiver.store.settling import JobUpdate
 from receiver.upstream.archive import Archive
 from receiver.upstream.leases import LEASE
 from submitter.sandbox import test_picture as picture_bytes
@@ -61,8 +61,8 @@ async def succeeded(house: Loops, *urls: str, expires_in: float = 3600) -> str:
     (job_id,) = await house.add("novita")
     now = house.clock()
     images = tuple(Image(url=url, expires_at=now + timedelta(seconds=expires_in)) for url in urls)
-    news = News(Report(f"task-of-{job_id}", State.SUCCEEDED, images), Source.RESPONSE)
-    await house.store.settle([Item(job_id, news)], now, lambda name: Timing(1, 1, 1))
+    update = Update(Report(f"task-of-{job_id}", State.SUCCEEDED, images), Source.RESPONSE)
+    await house.store.settle([JobUpdate(job_id, update)], now, lambda name: Timing(1, 1, 1))
     return job_id
 
 

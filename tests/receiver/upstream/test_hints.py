@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from receiver.domain.jobs import Source
-from receiver.domain.lifecycle import News
-from receiver.store.settling import Item
+from receiver.domain.lifecycle import Update
+from receiver.store.settling import JobUpdate
 from submitter.vocabulary import Report, State
 from tests.support.processes import eventually
 from tests.support.running_receiver import RESULT, house
@@ -115,8 +115,8 @@ async def test_a_hint_before_the_submit_answer_is_confirmed_by_a_poll_by_the_job
         assert (await here.now(job)).state is State.SENDING
         assert here.upstream.polls == [], "its submit has not ended"
         here.upstream.says["task-1"] = "COMPLETED"
-        news = News(Report("task-1", State.RUNNING), Source.RESPONSE)
-        await here.receiver.intake.settle([Item(job.id, news)])
+        update = Update(Report("task-1", State.RUNNING), Source.RESPONSE)
+        await here.receiver.intake.settle([JobUpdate(job.id, update)])
         done = await here.becomes(job, State.SUCCEEDED)
         assert (done.remote_id, done.settled_by) == ("task-1", Source.CALLBACK)
 
@@ -126,8 +126,8 @@ async def test_a_hint_that_named_another_task_than_the_submit_answer_counts_for_
         job = await here.job("novita", State.SENDING, remote_id=None, next_poll_at=None)
         await here.tell(job, "COMPLETED", task="forged")
         await here.read()
-        news = News(Report("task-1", State.RUNNING), Source.RESPONSE)
-        await here.receiver.intake.settle([Item(job.id, news)])
+        update = Update(Report("task-1", State.RUNNING), Source.RESPONSE)
+        await here.receiver.intake.settle([JobUpdate(job.id, update)])
         running = await here.now(job)
         assert (running.state, running.hinted_at, running.claimed_id) == (State.RUNNING, None, None)
         assert here.upstream.polls == []

@@ -1,4 +1,4 @@
-"""From stored answers to news."""
+"""From stored answers to update."""
 
 import json
 from collections.abc import AsyncIterator
@@ -38,9 +38,9 @@ async def test_an_answer_is_read_whatever_letters_its_headers_have(name: bytes, 
     for headers in (headers_to_json(answer.headers.raw), as_texts):
         evidence = Evidence(Source.RESPONSE, "novita", "job_1", NOW, headers, answer.content, status=200, id=1)
         read = await reading.read(evidence, NOW)
-        assert read.news is not None
-        assert read.news.report is not None
-        assert (read.news.report.state, read.news.report.remote_id) == (State.RUNNING, "task-1")
+        assert read.update is not None
+        assert read.update.report is not None
+        assert (read.update.report.state, read.update.report.remote_id) == (State.RUNNING, "task-1")
 
 
 async def test_an_internal_error_leaves_an_answer_unread_for_a_while(reading: Reading, tmp_path: Path) -> None:
@@ -54,9 +54,9 @@ async def test_an_internal_error_leaves_an_answer_unread_for_a_while(reading: Re
         gone = await reading.read(replace(kept, body_name="gone"), NOW)
     assert [(line["event"], line["job"]) for line in lines] == [("reader_failed", "job_1")]
     assert gone.verdict is Verdict.UNREADABLE
-    assert gone.news is not None
-    assert gone.news.report is not None
-    assert gone.news.report.state is State.UNCONFIRMED
+    assert gone.update is not None
+    assert gone.update.report is not None
+    assert gone.update.report.state is State.UNCONFIRMED
 
 
 async def test_a_reason_that_quotes_a_token_of_ours_is_read_without_it(reading: Reading) -> None:
@@ -65,6 +65,6 @@ async def test_a_reason_that_quotes_a_token_of_ours_is_read_without_it(reading: 
     answer = httpx.Response(200, json={"task": task})
     headers = headers_to_json(answer.headers.raw)
     evidence = Evidence(Source.POLL, "novita", "job_1", NOW, headers, answer.content, status=200, id=1)
-    news = (await reading.read(evidence, NOW)).news
-    assert news is not None and news.report is not None and news.report.error is not None
-    assert news.report.error.message == "could not call job_01k0000000000000000000000z.[redacted] back"
+    update = (await reading.read(evidence, NOW)).update
+    assert update is not None and update.report is not None and update.report.error is not None
+    assert update.report.error.message == "could not call job_01k0000000000000000000000z.[redacted] back"

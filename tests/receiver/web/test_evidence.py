@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.domain.jobs import Source, Verdict
-from receiver.domain.lifecycle import News
+from receiver.domain.lifecycle import Update
 from receiver.store.evidence import Evidence, headers_to_json
-from receiver.store.settling import Item
+from receiver.store.settling import JobUpdate
 from receiver.web.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_REFUSED_BYTES, _KeptRefusals
 from submitter.vocabulary import Callback, Report, State
 from tests.support.running_receiver import (
@@ -227,13 +227,13 @@ async def test_a_piece_that_cannot_be_settled_is_put_aside_and_the_others_are_se
     async with house(tmp_path) as here:
         jobs = [await here.job() for _ in range(3)]
         # No reader lets such a text through; should one ever do, the database can't take it.
-        bad = News(Report(jobs[1].remote_id, State.RUNNING, remote_status="\ud800"), None)
-        good = [News(Report(job.remote_id, State.SUCCEEDED), None) for job in jobs]
+        bad = Update(Report(jobs[1].remote_id, State.RUNNING, remote_status="\ud800"), None)
+        good = [Update(Report(job.remote_id, State.SUCCEEDED), None) for job in jobs]
         number = await _number_of_some_evidence(here)
         items = [
-            Item(jobs[0].id, good[0]),
-            Item(jobs[1].id, bad, number),
-            Item(jobs[2].id, good[2]),
+            JobUpdate(jobs[0].id, good[0]),
+            JobUpdate(jobs[1].id, bad, number),
+            JobUpdate(jobs[2].id, good[2]),
         ]
         await here.receiver.intake._settle_all(items, (), jobs[0].created_at)
         assert [(await here.now(job)).state for job in jobs] == [State.SUCCEEDED, State.RUNNING, State.SUCCEEDED]
