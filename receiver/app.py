@@ -141,9 +141,9 @@ class Receiver:
             owner=self.leases.owner,
             secrets=self.notify_secrets,
             schedule=settings.retry_schedule,
-            told=self._told,
+            on_events=self._events_written,
         )
-        self.archive = Archive(self.store, blobs, self.outbound, self.metrics, told=self._told)
+        self.archive = Archive(self.store, blobs, self.outbound, self.metrics, on_events=self._events_written)
         self.intake = Intake(
             self.store,
             self.providers,
@@ -156,7 +156,7 @@ class Receiver:
                 submit=lambda: self.submissions.loop.wake(),
                 deliver=self.notifier.loop.wake,
                 archive=self.archive.loop.wake,
-                told=self._told,
+                on_events=self._events_written,
             ),
         )
         self.submissions = Submissions(
@@ -236,7 +236,7 @@ class Receiver:
             timing_of=self.timing_of,
             poll=self.poller.loop.wake,
             submit=self.submissions.loop.wake,
-            told=self._told,
+            on_events=self._events_written,
         )
         self.app.router.routes[:] = [
             Route("/callbacks/{provider}/{token}", self.callbacks, methods=["GET", "HEAD", "POST"]),
@@ -300,14 +300,14 @@ class Receiver:
         factor = rate.count / rate.seconds / documented
         return [Rate(max(round(one.count * max(factor, 1.0)), 1), one.seconds) for one in provider.poll_rates]
 
-    def _told(self) -> None:
+    def _events_written(self) -> None:
         """Events were written: deliver them, and show them to who listens."""
         self.notifier.loop.wake()
         self.stream.loop.wake()
 
     def _admitted(self) -> None:
         self.submissions.loop.wake()
-        self._told()
+        self._events_written()
 
     async def _checkpoint(self) -> float:
         await self.database.checkpoint()
@@ -317,7 +317,7 @@ class Receiver:
         for name, provider in self.providers.items():
             if provider.callbacks and await self.reckoning.judge(name, datetime.now(UTC)):
                 log.warning("callbacks_degraded", provider=name)
-                self._told()
+                self._events_written()
         return 5.0
 
     def _warn(self) -> None:

@@ -168,7 +168,7 @@ class _Show:
     def done(self) -> bool:
         """All jobs have ended, their images are kept, and downstream was told."""
         return all(
-            State(job["state"]).terminal and all(image["kept"] for image in job["images"]) and self._told(job)
+            State(job["state"]).terminal and all(image["kept"] for image in job["images"]) and self._events_written(job)
             for job in self.jobs.values()
         )
 
@@ -190,7 +190,7 @@ class _Show:
                 f"{self._took.get(name, time.monotonic() - self._began[name]):.1f} s",
                 self._sizes(job),
                 f"{cost['amount']} {cost['unit']}" if cost else "",
-                "verified" if self._told(job) else "",
+                "verified" if self._events_written(job) else "",
             )
         return table
 
@@ -203,7 +203,7 @@ class _Show:
                 problems.append(f"{name}: {job['state']}: {why}")
             elif not all(image["kept"] for image in job["images"]):
                 problems.append(f"{name}: its image was not kept")
-            elif not self._told(job):
+            elif not self._events_written(job):
                 problems.append(f"{name}: downstream was not told exactly once")
         if self._downstream.refused:
             problems.append(f"{self._downstream.refused} notifications did not verify")
@@ -214,7 +214,7 @@ class _Show:
         self.console.print(f"[green]all {len(self.jobs)} jobs succeeded, their notifications verified[/green]")
         return True
 
-    def _told(self, job: dict[str, Any]) -> bool:
+    def _events_written(self, job: dict[str, Any]) -> bool:
         return len(self._downstream.verified[job["id"], f"job.{job['state']}"]) == 1
 
     def _sizes(self, job: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ class Tunnel:
         self._way = way
         self._use = use
         self._reach = reach
-        self._told = told
+        self._events_written = told
         self._patience_seconds = patience_seconds
         self._pause = _FIRST_PAUSE_SECONDS
 
@@ -186,7 +186,7 @@ class Tunnel:
             pause = min(pause * 1.5, 2.0)
             finding = await self._reach(url)
         self._use(url)
-        self._told(url, finding)
+        self._events_written(url, finding)
         if finding.grade is Grade.OK:
             self._pause = _FIRST_PAUSE_SECONDS
 

@@ -17,8 +17,8 @@ becomes, which events that is worth, and what to write behind the evidence. Two 
 `succeeded` and `failed` are the provider's word: the first believed one wins and nothing moves the job again. `expired`
 and `canceled` are ours: a result that comes later is kept and told (`job.late_result`), the state stays.
 
-Update that is not trusted enough (an unsigned callback that claims an end) is a hint: it moves nothing, it makes the next
-poll due now, and that poll, made with our own key, brings the fact.
+An update that is not trusted enough (an unsigned callback that claims an end) is a hint: it moves nothing, it makes the
+next poll due now, and that poll, made with our own key, brings the fact.
 """
 
 from __future__ import annotations

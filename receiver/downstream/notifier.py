@@ -1,5 +1,5 @@
 """
-Telling downstream systems: signed, at least once.
+EventRows downstream systems: signed, at least once.
 
 Each lane (an endpoint, or the place of notify URLs) has slots and queues of its own, so one that hangs delays only
 itself; each slot has its own connection, because in a pool every post looks through all of them. Within a lane first
@@ -116,7 +116,7 @@ class Notifier:
         owner: str,
         secrets: Sequence[str],
         schedule: Sequence[float],
-        told: Callable[[], None],
+        on_events: Callable[[], None],
         most_notify_calls: int = _MOST_NOTIFY_CALLS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -130,7 +130,7 @@ class Notifier:
         self._owner = owner
         self._secrets = tuple(secrets)
         self._schedule = tuple(schedule)
-        self._told = told
+        self._on_events = on_events
         self._clock = clock
         self._lanes: dict[str, _Lane] = {}
         self._known: Mapping[str, Endpoint] = {}
@@ -331,7 +331,7 @@ class Notifier:
 
     async def _book(self, outcomes: Sequence[Outcome]) -> None:
         if await self._deliveries.book(outcomes, self._clock()):
-            self._told()
+            self._on_events()
 
     async def _renew(self) -> float:
         held = [one for lane in self._lanes.values() for one in lane.held()]

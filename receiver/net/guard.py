@@ -336,7 +336,7 @@ async def look_up(host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[str]] = loop.create_future()
 
-    def tell(addresses: list[str] | None, error: OSError | UnicodeError | None) -> None:
+    def deliver(addresses: list[str] | None, error: OSError | UnicodeError | None) -> None:
         if answer.done():
             return
         if error is not None:
@@ -352,7 +352,7 @@ async def look_up(host: str, port: int) -> list[str]:
         except (OSError, UnicodeError) as exc:
             error = exc
         try:
-            loop.call_soon_threadsafe(tell, addresses, error)
+            loop.call_soon_threadsafe(deliver, addresses, error)
         except RuntimeError:  # the loop has ended meanwhile
             pass
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from receiver.store.database import Database
 from receiver.store.endpoints import note
-from receiver.store.outbox import Happening, tell_in
+from receiver.store.outbox import NewEvent, write_events_in
 from receiver.store.rows import moment, to_us, us
 
 
@@ -152,9 +152,9 @@ def _book(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: datetime) ->
     for outcome in outcomes:
         if outcome.delivery.endpoint_id is not None and not outcome.delivery.example:
             by_endpoint.setdefault(outcome.delivery.endpoint_id, []).append(outcome)
-    happenings: list[Happening] = []
+    new_events: list[NewEvent] = []
     for endpoint_id, some in by_endpoint.items():
-        happenings += note(
+        new_events += note(
             db,
             endpoint_id,
             now,
@@ -162,8 +162,8 @@ def _book(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: datetime) ->
             given_up=any(one.state == "given_up" for one in some),
             gone=any(one.gone for one in some),
         )
-    tell_in(db, happenings, now)
-    return len(happenings)
+    write_events_in(db, new_events, now)
+    return len(new_events)
 
 
 # Without its name the planner takes another index, and each lane costs a walk over all that is pending.

@@ -16,7 +16,7 @@ from typing import Any
 
 from receiver.domain.jobs import iso
 from receiver.store.database import Database
-from receiver.store.outbox import Happening
+from receiver.store.outbox import NewEvent
 from receiver.store.rows import from_us, moment, to_us, us
 
 DISABLE_AFTER = timedelta(days=5)
@@ -139,7 +139,7 @@ class Endpoints:
 
 def note(
     db: sqlite3.Connection, endpoint_id: str, now: datetime, *, well: bool, given_up: bool, gone: bool
-) -> list[Happening]:
+) -> list[NewEvent]:
     """
     How an endpoint fared in the attempts being booked, inside the booking's transaction. Returns what to tell.
 
@@ -155,22 +155,22 @@ def note(
     before = None if well and not (gone or given_up) else _read(db, endpoint_id)
     if before is None or not before.enabled:
         return []
-    happenings = []
+    new_events = []
     after = replace(before, failing_since=before.failing_since or now)
     if given_up and after.told_failing_at is None:
         after = replace(after, told_failing_at=now)
-        happenings.append(Happening("endpoint.failing", after.to_json()))
+        new_events.append(NewEvent("endpoint.failing", after.to_json()))
     assert after.failing_since is not None
     if gone or now - after.failing_since > DISABLE_AFTER:
         reason = "it answered 410 Gone" if gone else f"it has failed since {iso(after.failing_since)}"
         after = after.switched(on=False, reason=reason)
-        happenings.append(Happening("endpoint.disabled", after.to_json()))
+        new_events.append(NewEvent("endpoint.disabled", after.to_json()))
         _give_up_pending(db, endpoint_id, reason, now)
     if well:
         after = replace(after, failing_since=None, told_failing_at=None)
     if after != before:
         _write(db, after)
-    return happenings
+    return new_events
 
 
 def _give_up_pending(db: sqlite3.Connection, endpoint_id: str, reason: str, now: datetime) -> None:

@@ -38,7 +38,7 @@ class Event:
 
     def to_json(self) -> dict[str, Any]:
         """The public shape: what subscribers are sent, and where it stands."""
-        told = json.loads(self.body)
+        body = json.loads(self.body)
         return {
             "position": self.position,
             "id": self.id,
@@ -46,8 +46,8 @@ class Event:
             "job_id": self.job_id,
             "provider": self.provider,
             "created_at": iso(self.created_at),
-            "timestamp": told["timestamp"],
-            "data": told["data"],
+            "timestamp": body["timestamp"],
+            "data": body["data"],
         }
 
 

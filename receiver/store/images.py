@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from receiver.domain.jobs import KeptImage
 from receiver.store import tables
 from receiver.store.database import Database
-from receiver.store.outbox import about_job, tell
+from receiver.store.outbox import job_event, write_events
 from receiver.store.rows import (
     IMAGE_COLUMNS,
     all_rows,
@@ -117,9 +117,9 @@ class Images:
                 return 0
             job = (await jobs_by_id(db, {image.job_id}))[image.job_id]
             name = "job.images_kept" if all(one.kept for one in all_of_it) else "job.images_lost"
-            return await tell(
+            return await write_events(
                 db,
-                [about_job(name, job, all_of_it, base_url=self._public_url())],
+                [job_event(name, job, all_of_it, base_url=self._public_url())],
                 now,
                 first_delay_seconds=self._first_delay,
             )

@@ -1,8 +1,8 @@
 """
 Jobs: every statement about them, as sentences of the domain, one transaction each.
 
-`settle` is where updates become state: it reads the jobs of a batch, lets `lifecycle.advance` say what each becomes, and
-writes jobs, events, deliveries, images and verdicts in one transaction. Evidence is written before it is read, so a
+`settle` is where updates become state: it reads the jobs of a batch, lets `lifecycle.advance` say what each becomes,
+and writes jobs, events, deliveries, images and verdicts in one transaction. Evidence is written before it is read, so a
 process that dies anywhere in between reads it again at its next start.
 """
 
@@ -23,7 +23,7 @@ from receiver.store.database import Database, on_its_thread
 from receiver.store.evidence import EvidenceLog
 from receiver.store.images import Images, images_of
 from receiver.store.leases import Claims
-from receiver.store.outbox import Happening, about_job, tell
+from receiver.store.outbox import NewEvent, job_event, write_events
 from receiver.store.rows import (
     JOB_COLUMNS,
     job_from_row,
@@ -83,8 +83,8 @@ class Store:
 
         Changes, events, deliveries, images and the verdicts on the evidence are committed together. What they are is
         worked out beside the writer; should a job have changed meanwhile (its version tells), once more. A task id that
-        another job holds is never taken over: such an update is recorded and ignored. To *rehearse* is to say what would be,
-        and write nothing.
+        another job holds is never taken over: such an update is recorded and ignored. To *rehearse* is to say what
+        would be, and write nothing.
         """
 
         def planned(db: sqlite3.Connection) -> Plan:
@@ -115,8 +115,8 @@ class Store:
 
         return await self.database.batch(plan_and_carry_out)
 
-    def _happening(self, name: str, job: Job, images: Sequence[KeptImage]) -> Happening:
-        return about_job(name, job, images, base_url=self._public_url())
+    def _new_event(self, name: str, job: Job, images: Sequence[KeptImage]) -> NewEvent:
+        return job_event(name, job, images, base_url=self._public_url())
 
     # --- Jobs -----------------------------------------------------------------------------------------------------
 
@@ -150,8 +150,8 @@ class Store:
             values = job_values(job)
             marks = ", ".join("?" for _ in values)
             await db.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
-            await tell(
-                db, [self._happening("job.queued", job, ())], job.created_at, first_delay_seconds=self._first_delay
+            await write_events(
+                db, [self._new_event("job.queued", job, ())], job.created_at, first_delay_seconds=self._first_delay
             )
         return job, True
 
@@ -211,8 +211,8 @@ class Store:
                 return False
             change = advance(job, Update(Report(None, State.CANCELED), None), now, Timing(1, 1, 1))
             await on_its_thread(db, update_jobs, job_updates({job_id: job}, {job_id: change.job}, {job_id}))
-            happenings = [self._happening(name, change.job, ()) for name in change.events]
-            await tell(db, happenings, now, first_delay_seconds=self._first_delay)
+            new_events = [self._new_event(name, change.job, ()) for name in change.events]
+            await write_events(db, new_events, now, first_delay_seconds=self._first_delay)
         return True
 
     async def queue_lengths(self) -> dict[str, int]:

@@ -1,9 +1,10 @@
 """
 Events and their deliveries, written in the transaction of the change that they tell of.
 
-`tell` is called inside the caller's transaction: the state change, its event and one delivery for every interested
-endpoint are committed together or not at all. Positions are given here: on one SQLite writer the order inside
-`BEGIN IMMEDIATE` transactions is the order of their commits, so a reader that saw position n has seen all below it.
+`write_events` is called inside the caller's transaction: the state change, its event and one delivery for every
+interested endpoint are committed together or not at all. Positions are given here: on one SQLite writer the order
+inside `BEGIN IMMEDIATE` transactions is the order of their commits, so a reader that saw position n has seen all below
+it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _BREAKS = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class NewEvent:
     """Something to tell. `data` is the event's subject in its public shape."""
 
     type: str
@@ -61,9 +62,9 @@ class Happening:
     notify_url: str | None = None
 
 
-def about_job(name: str, job: Job, images: Sequence[KeptImage], *, base_url: str) -> Happening:
+def job_event(name: str, job: Job, images: Sequence[KeptImage], *, base_url: str) -> NewEvent:
     """An event about *job* in its public shape."""
-    return Happening(
+    return NewEvent(
         name,
         job.to_json(images, base_url=base_url),
         job_id=job.id,
@@ -97,26 +98,26 @@ def subscriptions_in(db: sqlite3.Connection) -> list[Subscription]:
     return [Subscription(row[0], frozenset(json.loads(row[1])), frozenset(json.loads(row[2]))) for row in rows]
 
 
-async def tell(
-    db: aiosqlite.Connection, happenings: Sequence[Happening], now: datetime, *, first_delay_seconds: float = 0.0
+async def write_events(
+    db: aiosqlite.Connection, new_events: Sequence[NewEvent], now: datetime, *, first_delay_seconds: float = 0.0
 ) -> int:
     """Write events and their deliveries. Returns how many deliveries were queued."""
-    return await on_its_thread(db, tell_in, happenings, now, first_delay_seconds)
+    return await on_its_thread(db, write_events_in, new_events, now, first_delay_seconds)
 
 
-def tell_in(
-    db: sqlite3.Connection, happenings: Sequence[Happening], now: datetime, first_delay_seconds: float = 0.0
+def write_events_in(
+    db: sqlite3.Connection, new_events: Sequence[NewEvent], now: datetime, first_delay_seconds: float = 0.0
 ) -> int:
-    """`tell`, for who is on the driver's thread already."""
-    if not happenings:
+    """`write_events`, for who is on the driver's thread already."""
+    if not new_events:
         return 0
-    telling = telling_of(happenings, subscriptions_in(db), now, first_delay_seconds)
-    write_telling(db, telling)
-    return len(telling.deliveries)
+    made = event_rows(new_events, subscriptions_in(db), now, first_delay_seconds)
+    write_event_rows(db, made)
+    return len(made.deliveries)
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class EventRows:
     """The rows of some events, all but their positions, and of their deliveries."""
 
     subscriptions: list[Subscription]
@@ -124,34 +125,34 @@ class Telling:
     deliveries: list[tuple[Any, ...]]
 
 
-def telling_of(
-    happenings: Sequence[Happening], subscriptions: list[Subscription], now: datetime, first_delay_seconds: float
-) -> Telling:
+def event_rows(
+    new_events: Sequence[NewEvent], subscriptions: list[Subscription], now: datetime, first_delay_seconds: float
+) -> EventRows:
     """Prepare the rows, before the transaction."""
     created, due = us(now), us(now + timedelta(seconds=first_delay_seconds))
-    telling = Telling(subscriptions, [], [])
-    for happening in happenings:
+    made = EventRows(subscriptions, [], [])
+    for new_event in new_events:
         event_id = new_id("evt")
-        body = one_line({"type": happening.type, "timestamp": iso(now), "data": happening.data})
-        telling.events.append((event_id, happening.type, happening.job_id, happening.provider, created, body))
-        about = (event_id, happening.type, happening.job_id)
+        body = one_line({"type": new_event.type, "timestamp": iso(now), "data": new_event.data})
+        made.events.append((event_id, new_event.type, new_event.job_id, new_event.provider, created, body))
+        about = (event_id, new_event.type, new_event.job_id)
         for one in subscriptions:
-            if one.wants(happening.type, happening.provider, happening.data.get("id")):
-                telling.deliveries.append((new_id("dlv"), *about, one.endpoint_id, None, one.endpoint_id, due, created))
-        if happening.notify_url and happening.type in NOTIFIED:
-            lane = notify_lane(happening.notify_url)
-            telling.deliveries.append((new_id("dlv"), *about, None, happening.notify_url, lane, due, created))
-    return telling
+            if one.wants(new_event.type, new_event.provider, new_event.data.get("id")):
+                made.deliveries.append((new_id("dlv"), *about, one.endpoint_id, None, one.endpoint_id, due, created))
+        if new_event.notify_url and new_event.type in NOTIFIED:
+            lane = notify_lane(new_event.notify_url)
+            made.deliveries.append((new_id("dlv"), *about, None, new_event.notify_url, lane, due, created))
+    return made
 
 
-def write_telling(db: sqlite3.Connection, telling: Telling) -> None:
+def write_event_rows(db: sqlite3.Connection, made: EventRows) -> None:
     """Inside the transaction: the events get their positions."""
-    if not telling.events:
+    if not made.events:
         return
     position = int(db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
-    rows = [(position + n, *row) for n, row in enumerate(telling.events, 1)]
+    rows = [(position + n, *row) for n, row in enumerate(made.events, 1)]
     execute_rows(db, _INSERT_EVENT, rows)
-    execute_rows(db, INSERT_DELIVERY, telling.deliveries)
+    execute_rows(db, INSERT_DELIVERY, made.deliveries)
 
 
 _INSERT_EVENT = (
@@ -163,9 +164,9 @@ INSERT_DELIVERY = (
 )
 
 
-def one_line(told: dict[str, Any]) -> str:
+def one_line(body: dict[str, Any]) -> str:
     """The body of an event: compact JSON with none of the line breaks of any reader, so that a stream can carry it."""
-    text = _encode(told)
+    text = _encode(body)
     return text if text.isascii() else _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict
 from receiver.domain.lifecycle import Change, Timing, Update, advance
 from receiver.store.images import insert_images, new_image
-from receiver.store.outbox import Happening, Telling, about_job, subscriptions_in, telling_of, write_telling
+from receiver.store.outbox import EventRows, NewEvent, event_rows, job_event, subscriptions_in, write_event_rows
 from receiver.store.rows import changed_columns, chunks, execute_rows, jobs_in, us
 from submitter.vocabulary import Failure, Report, State, Trust
 
@@ -68,7 +68,7 @@ def plan(
     read = jobs_in(db, {item.job_id for item in items})
     current = dict(read)
     holders = _holders(db, items, current)
-    happenings: list[Happening] = []
+    new_events: list[NewEvent] = []
     images: list[tuple[KeptImage, datetime]] = []
     written: tuple[str, str | None]
     verdicts: dict[tuple[str, str | None], list[int]] = {}
@@ -93,12 +93,12 @@ def plan(
                 released.add(job.id)
             kept = [new_image(change.job.id, n, image, now) for n, image in enumerate(change.images)]
             images += [(image, now) for image in kept]
-            happenings += [about_job(name, change.job, kept, base_url=base_url) for name in change.events]
+            new_events += [job_event(name, change.job, kept, base_url=base_url) for name in change.events]
         if item.evidence_id is not None:
             verdicts.setdefault(written, []).append(item.evidence_id)
-    telling = telling_of(happenings, subscriptions_in(db), now, first_delay_seconds)
-    settled.events, settled.images, settled.deliveries = len(happenings), len(images), len(telling.deliveries)
-    return Plan(settled, us(now), job_updates(read, current, released), verdicts, closed, images, telling)
+    rows = event_rows(new_events, subscriptions_in(db), now, first_delay_seconds)
+    settled.events, settled.images, settled.deliveries = len(new_events), len(images), len(rows.deliveries)
+    return Plan(settled, us(now), job_updates(read, current, released), verdicts, closed, images, rows)
 
 
 class Overtaken(Exception):
@@ -115,10 +115,10 @@ class Plan:
     verdicts: dict[tuple[str, str | None], list[int]]
     closed: Sequence[EvidenceVerdict]
     images: list[tuple[KeptImage, datetime]]
-    telling: Telling
+    rows: EventRows
 
     def carry_out(self, db: sqlite3.Connection) -> None:
-        if self.telling.events and subscriptions_in(db) != self.telling.subscriptions:
+        if self.rows.events and subscriptions_in(db) != self.rows.subscriptions:
             raise Overtaken
         update_jobs(db, self.updates)
         for (verdict, trust), ids in self.verdicts.items():
@@ -132,7 +132,7 @@ class Plan:
             [(verdict.value, note, self.read_at, number) for number, verdict, note in self.closed],
         )
         insert_images(db, self.images)
-        write_telling(db, self.telling)
+        write_event_rows(db, self.rows)
 
 
 def _one(job: Job, update: Update, now: datetime, timing: Timing, holders: dict[tuple[str, str], str]) -> Change:

@@ -50,7 +50,7 @@ class Archive:
         outbound: Outbound,
         metrics: Metrics,
         *,
-        told: Callable[[], None],
+        on_events: Callable[[], None],
         concurrency: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -58,7 +58,7 @@ class Archive:
         self._blobs = blobs
         self._outbound = outbound
         self._metrics = metrics
-        self._told = told
+        self._on_events = on_events
         self._clock = clock
         self.loop = Loop("archive", self.step)
         self.crew = Crew(concurrency, on_free=self.loop.wake)
@@ -108,7 +108,7 @@ class Archive:
             await self._store.images.kept(kept, self._clock())
             self._metrics.images.labels("kept").inc()
             log.info("image_kept", job=image.job_id, n=image.n, bytes=kept.bytes, width=kept.width, height=kept.height)
-            self._told()
+            self._on_events()
         finally:
             renewing.cancel()
             self._busy -= Counter([origin])
@@ -143,7 +143,7 @@ class Archive:
             await self._store.images.lost(image, now, last_error=last_error[:300])
             self._metrics.images.labels("lost").inc()
             log.error("image_lost", job=image.job_id, n=image.n, reason=last_error[:300])
-            self._told()
+            self._on_events()
             return
         self._metrics.images.labels("again").inc()
         log.warning("image_not_kept_yet", job=image.job_id, n=image.n, tries=image.tries + 1, reason=last_error[:300])

@@ -2,9 +2,9 @@
 The one door: callbacks, answers to polls and answers to submit calls are recorded, read and settled here.
 
 Theory. `record` returns when the evidence is on disk; only then may anybody be told that we have it. Reading comes
-afterwards: the reader takes whatever has no `read_at`, oldest first, turns each piece into update, and hands the batch to
-`store.settle`, which writes the new states and the verdicts in one transaction. A death before the recording: the
-sender was not answered and comes again, or we poll. A death between recording and settling: the evidence is still
+afterwards: the reader takes whatever has no `read_at`, oldest first, turns each piece into an update, and hands the
+batch to `store.settle`, which writes the new states and the verdicts in one transaction. A death before the recording:
+the sender was not answered and comes again, or we poll. A death between recording and settling: the evidence is still
 unread, and the next start reads it. A death after settling: done.
 
 Answers come first: while many callbacks wait for the disk, the reader takes only a share of the time, a larger one once
@@ -61,7 +61,7 @@ class Wakes:
     submit: Callable[[], None]
     deliver: Callable[[], None]
     archive: Callable[[], None]
-    told: Callable[[], None]
+    on_events: Callable[[], None]
 
 
 class Intake:
@@ -176,9 +176,9 @@ class Intake:
             if change is None:
                 log.warning("evidence_without_job", job=item.job_id)
             elif change.events:
-                self._tell(change)
+                self._log_events(change)
         if settled.events:
-            self._wakes.told()
+            self._wakes.on_events()
         if settled.deliveries:
             self._wakes.deliver()
         if settled.images:
@@ -216,7 +216,7 @@ class Intake:
             await self._settle_all([item], (), now)
         return await self.settle([], now, closed)
 
-    def _tell(self, change: Change) -> None:
+    def _log_events(self, change: Change) -> None:
         job = change.job
         for name in change.events:
             self._metrics.job_events.labels(job.provider, name).inc()

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from receiver.domain.jobs import iso
 from receiver.store import tables
 from receiver.store.database import Database
-from receiver.store.outbox import Happening, tell
+from receiver.store.outbox import NewEvent, write_events
 from receiver.store.rows import moment, us
 
 log = structlog.get_logger("receiver.pauses")
@@ -132,7 +132,7 @@ class Pauses:
                 )
                 since = None if row is None else row[0]
                 if since is None:
-                    await tell(db, [_happening("provider.paused", provider, pause)], now)
+                    await write_events(db, [_new_event("provider.paused", provider, pause)], now)
                 else:
                     self._paused[provider] = replace(pause, since=moment(since))
         log.warning("provider_paused", provider=provider, reason=pause.reason, probe_at=iso(pause.probe_at))
@@ -150,11 +150,11 @@ class Pauses:
                 )
                 ended = cursor.rowcount == 1
                 if ended:
-                    await tell(db, [_happening("provider.resumed", provider, None)], now)
+                    await write_events(db, [_new_event("provider.resumed", provider, None)], now)
         if ended:
             log.info("provider_resumed", provider=provider)
         return ended
 
 
-def _happening(kind: str, provider: str, pause: Pause | None) -> Happening:
-    return Happening(kind, {"name": provider, "paused": None if pause is None else pause.to_json()}, provider=provider)
+def _new_event(kind: str, provider: str, pause: Pause | None) -> NewEvent:
+    return NewEvent(kind, {"name": provider, "paused": None if pause is None else pause.to_json()}, provider=provider)

@@ -18,7 +18,7 @@ from typing import Any
 
 from receiver.domain.ids import lowest_id
 from receiver.store.database import Database
-from receiver.store.outbox import Happening, tell
+from receiver.store.outbox import NewEvent, write_events
 from receiver.store.rows import us
 
 _SAMPLE = 20
@@ -103,12 +103,12 @@ class Reckoning:
                 (provider, us(now) if worse else None, int(worse)),
             )
             # Another process may have seen the same, and told.
-            told = worse and cursor.rowcount == 1
-            if told:
+            emitted = worse and cursor.rowcount == 1
+            if emitted:
                 data = {"name": provider, "lost_callbacks": lost, "jobs": len(last)}
-                await tell(db, [Happening("provider.callbacks_degraded", data, provider=provider)], now)
+                await write_events(db, [NewEvent("provider.callbacks_degraded", data, provider=provider)], now)
         (self.degraded.add if worse else self.degraded.discard)(provider)
-        return told
+        return emitted
 
     async def spend(self, *, now: datetime, days: int = 7) -> Spend:
         """

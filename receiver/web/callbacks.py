@@ -208,10 +208,10 @@ class Callbacks:
     def _answered(self, provider: str, claim: Claim, seconds: float, scope: Scope) -> None:
         """Answers come first: those of one commit are all sent before the first of them is counted and logged."""
         if not self._untold:
-            asyncio.get_running_loop().call_soon(self._tell)
+            asyncio.get_running_loop().call_soon(self._log_events)
         self._untold.append((provider, claim, seconds, scope))
 
-    def _tell(self) -> None:
+    def _log_events(self) -> None:
         untold, self._untold = self._untold, []
         for provider, _, seconds, _ in untold:
             self._ack_seconds[provider].observe(seconds)

@@ -92,7 +92,7 @@ class JobsApi:
     timing_of: Callable[[str], Timing]
     poll: Callable[[], None]
     submit: Callable[[], None]
-    told: Callable[[], None]
+    on_events: Callable[[], None]
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
     def routes(self, bearer: Bearer) -> list[Route]:
@@ -233,7 +233,7 @@ class JobsApi:
                 "the job was sent to its provider just now",
                 remedy='send {"abandon": true} to stop waiting for it; it may be billed all the same',
             )
-        self.told()
+        self.on_events()
         found = await self.store.job(job_id)
         assert found is not None
         return JSONResponse(self._job(*found))
@@ -324,7 +324,7 @@ class JobsApi:
                 remedy="GET /v1/providers lists them",
             )
         resumed = await self.pauses.resume(name, self.clock())
-        self.told()
+        self.on_events()
         self.submit()
         return JSONResponse({"name": name, "resumed": resumed, "paused": None})
 

@@ -33,7 +33,7 @@ class Announcer:
         several = len(wire.announced.difference((wire.failed,))) > 1
         if task.callback_url and several and self._bench.dice.strikes(wire.name, "reorder", task.number):
             task.held = []
-        return lambda state: self._tell(wire, task, state)
+        return lambda state: self._log_events(wire, task, state)
 
     def release(self, task: RemoteTask) -> None:
         """No more states will come: send what was held back, last state first."""
@@ -61,7 +61,7 @@ class Announcer:
         task.callbacks.append(callback)
         return await self._try(callback, wire.rules, url, body, wire.callback_headers(body))
 
-    def _tell(self, wire: CallingWire, task: RemoteTask, state: str) -> None:
+    def _log_events(self, wire: CallingWire, task: RemoteTask, state: str) -> None:
         if not task.callback_url or state not in wire.announced:
             return
         roll = self._bench.dice.strikes

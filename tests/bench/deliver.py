@@ -221,7 +221,7 @@ async def _notifying(database: Database) -> AsyncIterator[Notifier]:
         owner=f"bench-{os.getpid()}",
         secrets=[new_secret()],
         schedule=[0.0],
-        told=lambda: None,
+        on_events=lambda: None,
     )
     running = [asyncio.create_task(loop.run()) for loop in (notifier.loop, notifier.renewals)]
     try:

@@ -228,9 +228,9 @@ def _report(bench: Bench, rounds: int, burst: int) -> None:
     rows = filling.evidence_rows(bench.database)
     base, naive = statistics.median(found["nothing"]), statistics.median(found["naive"])
 
-    def row(title: str, values: list[float], tell: Callable[[float], str]) -> None:
+    def row(title: str, values: list[float], ratio: Callable[[float], str]) -> None:
         print(f"| {title} | {statistics.median(values):,.0f} | {min(values):,.0f} to {max(values):,.0f} |", end="")
-        print(f" {tell(statistics.median(values))} |")
+        print(f" {ratio(statistics.median(values))} |")
 
     print(f"\n{rows:,} rows of evidence, 64 connections, median of {rounds}, {os.cpu_count()} cores\n")
     print("| | per second | spread | of a route that does nothing |\n|---|---|---|---|")

@@ -32,7 +32,7 @@ from receiver.web.endpoints import DeliveriesApi, EndpointsApi
 from receiver.web.jobs import Bearer
 from receiver.web.problems import Problem, answer_problem
 from submitter.signatures import new_secret
-from tests.support.streams import serving, write_events
+from tests.support.streams import record_events, serving
 
 TOKEN = "a-token-for-tests"
 _TLS = httpx.create_ssl_context(trust_env=False)
@@ -133,8 +133,8 @@ class House:
         await self.endpoints.add(made)
         return made
 
-    async def tell(self, *names: str, **more: str) -> None:
-        await write_events(self.database, names, **more)
+    async def record_events(self, *names: str, **more: str) -> None:
+        await record_events(self.database, names, **more)
         self.wake()
 
     async def deliveries(self, **wanted: object) -> list[Shown]:

@@ -139,7 +139,7 @@ class House:
     async def post(self, job: Job, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
         return await self.client.post(self.path(job), content=body, headers=dict(headers or {}))
 
-    async def tell(self, job: Job, status: str, *, task: str | None = None, **more: Any) -> httpx.Response:
+    async def write_events(self, job: Job, status: str, *, task: str | None = None, **more: Any) -> httpx.Response:
         """A callback as the job's provider sends it, signed where it signs."""
         body = BODIES[job.provider](task or job.remote_id or "", status, **more)
         return await self.post(job, body, signed(body) if job.provider == "freepik" else {})

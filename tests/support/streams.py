@@ -15,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from receiver.store.database import Database
-from receiver.store.outbox import Happening, tell
+from receiver.store.outbox import NewEvent, write_events
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ async def read_frames(response: httpx.Response) -> AsyncIterator[Frame]:
         fields = {}
 
 
-async def write_events(
+async def record_events(
     database: Database, names: Sequence[str], *, data: dict[str, Any] | None = None, **more: Any
 ) -> None:
     """Tell *names* in one transaction, as the parts of the receiver do."""
     async with database.write_raw() as db:
-        await tell(db, [Happening(name, data or {"n": n}, **more) for n, name in enumerate(names)], datetime.now(UTC))
+        await write_events(
+            db, [NewEvent(name, data or {"n": n}, **more) for n, name in enumerate(names)], datetime.now(UTC)
+        )
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ from receiver.store.events import Events
 from submitter.signatures import new_secret
 from tests.support.delivery_stack import Subscriber
 from tests.support.processes import LiveReceiver, eventually
-from tests.support.streams import write_events
+from tests.support.streams import record_events
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
 EVENTS = 1000
@@ -33,7 +33,7 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
         for n in range(ROUNDS):
             subscriber.seen.clear()
             receiver = LiveReceiver(tmp_path / f"data{n}")
-            told = await _told(receiver.data_dir / "receiver.db", f"{origin}/hook")
+            told = await _events_written(receiver.data_dir / "receiver.db", f"{origin}/hook")
             await receiver.start(ready=False)
             wanted = luck.randrange(EVENTS // 20, EVENTS * 3 // 4)
             await eventually(lambda wanted=wanted: len(subscriber.seen) >= wanted, seconds=30)
@@ -54,13 +54,13 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
     assert max(repeated) <= CONCURRENCY
 
 
-async def _told(path: Path, url: str) -> set[str]:
+async def _events_written(path: Path, url: str) -> set[str]:
     """A database with events that wait for one endpoint. Returns their ids."""
     path.parent.mkdir(parents=True)
     database = await Database.open(path)
     endpoint = Endpoint(new_id("ep"), url, datetime.now(UTC), (SigningSecret(new_secret()),), concurrency=CONCURRENCY)
     await Endpoints(database).add(endpoint)
-    await write_events(database, ["job.succeeded"] * EVENTS)
+    await record_events(database, ["job.succeeded"] * EVENTS)
     found, _ = await Events(database).after(0, limit=EVENTS + 1)
     await database.close()
     return {event.id for event in found}

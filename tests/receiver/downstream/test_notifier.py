@@ -41,19 +41,19 @@ async def test_deliveries_verify_with_the_official_packages_before_during_and_af
     async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
         answer = await client.post("/v1/endpoints", json={"url": f"{origin}/hook"})
         old = answer.json()["secret"]
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         await made.settled()
         check_with_both(old, subscriber.seen[-1])
 
         path = f"/v1/endpoints/{answer.json()['id']}/rotate-secret"
         new = (await client.post(path, json={"overlap_seconds": 60})).json()["secret"]
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         await made.settled()
         check_with_both(old, subscriber.seen[-1])
         check_with_both(new, subscriber.seen[-1])
 
         newest = (await client.post(path, json={"overlap_seconds": 0})).json()["secret"]
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         await made.settled()
         check_with_both(newest, subscriber.seen[-1])
         assert refused_by_both(old, subscriber.seen[-1])
@@ -76,7 +76,7 @@ async def test_two_failures_a_timeout_and_a_success_are_four_attempts_by_the_sch
     subscriber = Subscriber({"/hook": [500, 500, 5.0, 200]})
     async with subscriber.serve() as origin, house(tmp_path, schedule=schedule) as made:
         await made.endpoint(f"{origin}/hook", timeout_seconds=0.3)
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         (delivery,) = await made.settled()
         found = await made.log.one(delivery.id)
     assert found is not None
@@ -96,7 +96,7 @@ async def test_retry_after_is_waited_for_where_it_is_longer_than_the_schedule(tm
     subscriber = Subscriber({"/hook": [Response("", 503, headers={"retry-after": "1"}), 200]})
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 0.05)) as made:
         await made.endpoint(f"{origin}/hook")
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         (delivery,) = await made.settled()
     assert delivery.state == "delivered"
     assert subscriber.seen[1].at - subscriber.seen[0].at >= 1.0
@@ -107,7 +107,7 @@ async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_told(
     async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
         gone = await made.endpoint(f"{origin}/gone", concurrency=1)
         await made.endpoint(f"{origin}/other", event_types=("endpoint.disabled",))
-        await made.tell("job.succeeded", "job.failed", "job.failed")
+        await made.write_events("job.succeeded", "job.failed", "job.failed")
         deliveries = await made.settled()
         shown = (await client.get(f"/v1/endpoints/{gone.id}")).json()
         lost = (await client.get("/v1/deliveries", params={"undelivered": "true", "endpoint": gone.id})).json()["items"]
@@ -127,7 +127,7 @@ async def test_a_try_during_which_its_endpoint_was_disabled_or_removed_is_counte
     subscriber = Subscriber({"/slow": [5.0]})
     async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/slow", timeout_seconds=0.5)
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         await eventually(lambda: bool(subscriber.seen))
         ended = await client.request(
             ended_by, f"/v1/endpoints/{endpoint.id}", json={"enabled": False} if ended_by == "PATCH" else None
@@ -150,7 +150,7 @@ async def test_failing_is_told_once_a_period_and_again_in_the_next(tmp_path: Pat
         await made.endpoint(f"{origin}/bad", event_types=("job.failed",))
         told = []
         for _ in range(5):
-            await made.tell("job.failed")
+            await made.write_events("job.failed")
             await made.settled()
             found, _ = await Events(made.database).after(0, limit=100)
             told.append(sum(event.type == "endpoint.failing" for event in found))
@@ -162,7 +162,7 @@ async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(
     async with subscriber.serve() as origin, house(tmp_path) as made:
         since = datetime.now(UTC) - DISABLE_AFTER - timedelta(minutes=1)
         endpoint = await made.endpoint(f"{origin}/bad", failing_since=since, told_failing_at=since)
-        await made.tell("job.failed")
+        await made.write_events("job.failed")
         await made.settled()
         found = await made.endpoints.one(endpoint.id)
         events, _ = await Events(made.database).after(0, limit=10)
@@ -175,7 +175,7 @@ async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(
 async def test_a_notify_url_is_told_the_end_and_signed_with_the_notify_secret(tmp_path: Path) -> None:
     subscriber = Subscriber()
     async with subscriber.serve() as origin, house(tmp_path) as made:
-        await made.tell("job.queued", "job.running", "job.succeeded", notify_url=f"{origin}/mine?job=1")
+        await made.write_events("job.queued", "job.running", "job.succeeded", notify_url=f"{origin}/mine?job=1")
         await made.settled()
     (seen,) = subscriber.seen
     assert json.loads(seen.body)["type"] == "job.succeeded"
@@ -186,7 +186,7 @@ async def test_calls_to_notify_urls_are_bounded_over_all_of_them_and_all_are_tol
     subscriber = Subscriber({f"/{n}": [0.1] for n in range(20)})
     async with subscriber.serve() as origin, house(tmp_path, most_notify_calls=5) as made:
         for n in range(20):
-            await made.tell("job.succeeded", notify_url=f"{origin}/{n}")
+            await made.write_events("job.succeeded", notify_url=f"{origin}/{n}")
         await made.settled()
     starts = sorted(seen.at for seen in subscriber.seen)
     assert len({seen.path for seen in subscriber.seen}) == len(starts) == 20
@@ -197,7 +197,7 @@ async def test_redirects_are_not_followed(tmp_path: Path) -> None:
     subscriber = Subscriber({"/hook": [Response("", 307, headers={"location": "/elsewhere"})]})
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made:
         await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
-        await made.tell("job.failed")
+        await made.write_events("job.failed")
         (delivery,) = await made.settled()
     assert (delivery.state, delivery.last_status, delivery.last_error) == ("given_up", 307, "answered 307")
     assert subscriber.at("/elsewhere") == []
@@ -208,7 +208,7 @@ async def test_what_the_guard_refuses_is_our_fault_and_listed_apart(tmp_path: Pa
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
         await made.endpoint("https://10.0.0.1/hook", event_types=("job.failed",))
         await made.endpoint(f"{origin}/bad", event_types=("job.failed",))
-        await made.tell("job.failed")
+        await made.write_events("job.failed")
         await made.settled()
         for fault, error in (("ours", "must not be reached"), ("theirs", "answered 500")):
             (item,) = (await client.get("/v1/deliveries", params={"fault": fault})).json()["items"]
@@ -223,7 +223,7 @@ async def test_no_healthy_delivery_waits_for_a_slot_while_another_endpoint_hangs
             await made.endpoint(f"{origin}/{n}", event_types=("job.succeeded",))
         alone = await _p99_of_waits(made, rounds=20)
         await made.endpoint(f"{origin}/hangs", timeout_seconds=20)
-        await made.tell(*["job.failed"] * 40)
+        await made.write_events(*["job.failed"] * 40)
         async with asyncio.timeout(5):
             while len(subscriber.at("/hangs")) < 10:
                 await asyncio.sleep(0.01)
@@ -237,7 +237,7 @@ async def test_no_healthy_delivery_waits_for_a_slot_while_another_endpoint_hangs
 async def _p99_of_waits(made: House, *, rounds: int) -> float:
     before = {one.id for one in await made.deliveries()}
     for _ in range(rounds):
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         await asyncio.sleep(0.05)
     healthy = [one.id for one in await made.endpoints.all() if "hangs" not in one.url]
     waits: list[float] = []
@@ -259,7 +259,7 @@ async def test_first_tries_are_not_held_up_by_later_ones_that_hang(tmp_path: Pat
     subscriber = Subscriber({"/hook": [500]})
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 0.3)) as made:
         await made.endpoint(f"{origin}/hook", concurrency=4, timeout_seconds=20)
-        await made.tell(*["job.failed"] * 60)
+        await made.write_events(*["job.failed"] * 60)
         async with asyncio.timeout(10):
             while len(subscriber.seen) < 60:
                 await asyncio.sleep(0.01)
@@ -267,7 +267,7 @@ async def test_first_tries_are_not_held_up_by_later_ones_that_hang(tmp_path: Pat
             while len(subscriber.seen) < 63:
                 await asyncio.sleep(0.01)
         started = asyncio.get_running_loop().time()
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         async with asyncio.timeout(5):
             while b"job.succeeded" not in subscriber.seen[-1].body:
                 await asyncio.sleep(0.01)
@@ -279,7 +279,7 @@ async def test_concurrency_and_rate_of_an_endpoint_hold(tmp_path: Path) -> None:
     async with subscriber.serve() as origin, house(tmp_path) as made:
         await made.endpoint(f"{origin}/narrow", concurrency=2)
         await made.endpoint(f"{origin}/paced", rate="5/0.5")
-        await made.tell(*["job.succeeded"] * 12)
+        await made.write_events(*["job.succeeded"] * 12)
         await made.settled()
     starts = [seen.at for seen in subscriber.at("/narrow")]
     assert all(later - earlier >= 0.045 for earlier, later in zip(starts, starts[2:], strict=False))
@@ -292,14 +292,14 @@ async def test_a_removed_endpoint_hears_nothing_more(tmp_path: Path) -> None:
     subscriber = Subscriber({"/slow": [0.2]})
     async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/slow", concurrency=1)
-        await made.tell(*["job.succeeded"] * 10)
+        await made.write_events(*["job.succeeded"] * 10)
         async with asyncio.timeout(5):
             while not subscriber.seen:
                 await asyncio.sleep(0.005)
         assert (await client.delete(f"/v1/endpoints/{endpoint.id}")).status_code == 204
         deliveries = await made.settled()
         count = len(subscriber.seen)
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         await asyncio.sleep(0.3)
     assert len(subscriber.seen) == count <= 2
     assert {one.state for one in deliveries} <= {"dropped", "delivered"}

@@ -19,7 +19,7 @@ from receiver.web.jobs import Bearer
 from receiver.web.problems import Problem, answer_problem
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state
-from tests.support.streams import Frame, read_frames, serving, write_events
+from tests.support.streams import Frame, read_frames, record_events, serving
 
 TOKEN = "a-token-for-tests"
 
@@ -51,8 +51,8 @@ class Served:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
-    async def tell(self, *names: str, **more: str) -> None:
-        await write_events(self.database, names, **more)
+    async def record_events(self, *names: str, **more: str) -> None:
+        await record_events(self.database, names, **more)
         self.stream.loop.wake()
 
 
@@ -82,11 +82,11 @@ async def take(response: httpx.Response, count: int) -> list[Frame]:
 
 async def test_a_client_that_names_no_position_sees_what_happens_from_then_on(served: Served) -> None:
     async with served.running() as client:
-        await served.tell("job.queued")
+        await served.record_events("job.queued")
         async with listen(client) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
             assert response.headers["last-event-id"] == "1"
-            await served.tell("job.running", "job.succeeded", job_id="job_1", provider="freepik")
+            await served.record_events("job.running", "job.succeeded", job_id="job_1", provider="freepik")
             frames = await take(response, 2)
     assert [(frame.position, frame.type) for frame in frames] == [(2, "job.running"), (3, "job.succeeded")]
     assert set(frames[0].body) == {"type", "timestamp", "data"}
@@ -96,7 +96,7 @@ async def test_a_client_that_names_no_position_sees_what_happens_from_then_on(se
 @pytest.mark.parametrize("how", ["header", "query"])
 async def test_a_client_resumes_above_the_position_that_it_names(served: Served, how: str) -> None:
     async with served.running() as client:
-        await served.tell(*["job.queued"] * 5)
+        await served.record_events(*["job.queued"] * 5)
         at = {"after": 3} if how == "header" else {"last_event_id": "3"}
         async with listen(client, **at) as response:
             assert [frame.position for frame in await take(response, 2)] == [4, 5]
@@ -104,8 +104,8 @@ async def test_a_client_resumes_above_the_position_that_it_names(served: Served,
 
 async def test_the_stream_and_the_pages_filter_alike(served: Served) -> None:
     async with served.running() as client:
-        await served.tell("job.queued", "job.running", job_id="job_1", provider="freepik")
-        await served.tell("job.queued", "job.running", job_id="job_2", provider="novita")
+        await served.record_events("job.queued", "job.running", job_id="job_1", provider="freepik")
+        await served.record_events("job.queued", "job.running", job_id="job_2", provider="novita")
         for params, wanted in (
             ({"type": "job.running"}, [2, 4]),
             ({"provider": "novita"}, [3, 4]),
@@ -120,7 +120,7 @@ async def test_the_stream_and_the_pages_filter_alike(served: Served) -> None:
 
 async def test_pages_lead_through_all_events_once_and_in_order(served: Served) -> None:
     async with served.running() as client:
-        await served.tell(*["job.queued"] * 7)
+        await served.record_events(*["job.queued"] * 7)
         seen, cursor = [], "0"
         while cursor is not None:
             page = (await client.get("/v1/events", params={"cursor": cursor, "limit": "3"})).json()
@@ -161,7 +161,7 @@ async def _until(lines: AsyncIterator[str], wanted: str) -> AsyncIterator[str]:
 async def test_open_streams_end_at_once_when_the_receiver_stops(served: Served) -> None:
     async with served.running() as client, listen(client) as response:
         frames = read_frames(response)
-        await served.tell("job.queued")
+        await served.record_events("job.queued")
         assert (await anext(frames)).position == 1
         served.stopping.set()
         served.stream.loop.wake()
@@ -172,7 +172,7 @@ async def test_open_streams_end_at_once_when_the_receiver_stops(served: Served) 
 async def test_a_client_that_went_away_is_forgotten(served: Served) -> None:
     async with served.running() as client:
         async with listen(client) as response:
-            await served.tell("job.queued")
+            await served.record_events("job.queued")
             await take(response, 1)
             assert served.stream.clients == 1
         async with asyncio.timeout(5):
@@ -183,7 +183,7 @@ async def test_a_client_that_went_away_is_forgotten(served: Served) -> None:
 async def test_a_client_that_does_not_read_holds_one_batch_and_no_more(served: Served) -> None:
     """The generator is pulled by the socket: what is not pulled is not read from the database either."""
     for _ in range(20):
-        await write_events(served.database, ["job.queued"] * 100, data={"pad": "x" * 1000})
+        await record_events(served.database, ["job.queued"] * 100, data={"pad": "x" * 1000})
     frames = served.stream.frames(0, ALL)
     opening = await anext(frames)
     batch = await anext(frames)
@@ -197,7 +197,7 @@ async def test_a_client_that_does_not_read_holds_one_batch_and_no_more(served: S
 async def test_text_that_some_readers_take_for_a_line_break_stays_inside_its_event(served: Served) -> None:
     strange = "a\u2028b\u2029c\x85d\ne\rf\x1dg\ud800h"
     async with served.running() as client:
-        await write_events(served.database, ["job.queued"], data={"text": strange})
+        await record_events(served.database, ["job.queued"], data={"text": strange})
         async with listen(client, 0) as response:
             (frame,) = await take(response, 1)
     assert frame.body["data"]["text"] == strange
@@ -209,7 +209,7 @@ async def test_a_client_cut_off_fifty_times_under_load_sees_every_event_once_in_
 
         async def load() -> None:
             for _ in range(total // 10):
-                await served.tell(*["job.running"] * 10)
+                await served.record_events(*["job.running"] * 10)
                 await asyncio.sleep(0.002)
 
         loading = asyncio.create_task(load())

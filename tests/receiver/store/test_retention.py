@@ -194,6 +194,6 @@ async def _acknowledged(here: House, job: Job, count: int) -> list[float]:
     seconds = []
     for _ in range(count):
         began = time.monotonic()
-        assert (await here.tell(job, "IN_PROGRESS")).status_code == 200
+        assert (await here.write_events(job, "IN_PROGRESS")).status_code == 200
         seconds.append(time.monotonic() - began)
     return seconds

@@ -20,7 +20,7 @@ async def test_a_confirmed_hint_settles_the_job_as_its_callback(tmp_path: Path) 
     async with house(tmp_path) as here:
         job = await here.job("novita")
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
-        await here.tell(job, "COMPLETED")
+        await here.write_events(job, "COMPLETED")
         done = await here.becomes(job, State.SUCCEEDED)
         assert done.settled_by is Source.CALLBACK
         assert here.upstream.polls == [job.remote_id]
@@ -32,7 +32,7 @@ async def test_freepik_without_a_secret_is_a_hint_too(tmp_path: Path) -> None:
     async with house(tmp_path, webhook_secrets=()) as here:
         job = await here.job()
         here.upstream.says[job.remote_id or ""] = "FAILED"
-        await here.tell(job, "COMPLETED")
+        await here.write_events(job, "COMPLETED")
         done = await here.becomes(job, State.FAILED, State.SUCCEEDED)
         assert done.state is State.FAILED, "the status call decides"
 
@@ -41,9 +41,9 @@ async def test_hints_join_in_one_poll(tmp_path: Path) -> None:
     async with house(tmp_path, poll_interval=30) as here:
         job = await here.job("novita")
         here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"
-        await asyncio.gather(*(here.tell(job, "COMPLETED", url=f"https://x.example/{n}") for n in range(40)))
+        await asyncio.gather(*(here.write_events(job, "COMPLETED", url=f"https://x.example/{n}") for n in range(40)))
         await here.read()
-        await here.tell(job, "FAILED")
+        await here.write_events(job, "FAILED")
         await here.read()
         await eventually(lambda: here.upstream.polls)
         polled = await here.now(job)
@@ -58,12 +58,12 @@ async def test_a_hint_during_a_poll_leads_to_another_one_and_they_never_overlap(
         task = job.remote_id or ""
         here.upstream.says[task] = "IN_PROGRESS"
         here.upstream.gate.clear()
-        await here.tell(job, "COMPLETED")
+        await here.write_events(job, "COMPLETED")
         async with asyncio.timeout(10):
             await here.upstream.entered.wait()
         # The answer of this poll was made before the task ended; the hint comes while it is on its way.
         here.upstream.says[task] = "COMPLETED"
-        await here.tell(job, "COMPLETED")
+        await here.write_events(job, "COMPLETED")
         await here.read()
         assert here.upstream.polls == [task]
         here.upstream.gate.set()
@@ -77,7 +77,7 @@ async def test_a_poll_that_says_still_running_goes_on_by_the_pollers_rules(tmp_p
         job = await here.job("novita")
         task = job.remote_id or ""
         here.upstream.says[task] = "IN_PROGRESS"
-        await here.tell(job, "COMPLETED")
+        await here.write_events(job, "COMPLETED")
         await eventually(lambda: len(here.upstream.polls) >= 2)
         here.upstream.says[task] = "COMPLETED"
         done = await here.becomes(job, State.SUCCEEDED)
@@ -101,7 +101,7 @@ async def test_confirm_says_which_callbacks_are_confirmed_by_a_poll(
     async with house(tmp_path, confirm=confirm) as here:
         job = await here.job(provider)
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
-        await here.tell(job, "COMPLETED")
+        await here.write_events(job, "COMPLETED")
         done = await here.becomes(job, State.SUCCEEDED)
         assert done.settled_by is Source.CALLBACK
         assert len(here.upstream.polls) == polls
@@ -110,7 +110,7 @@ async def test_confirm_says_which_callbacks_are_confirmed_by_a_poll(
 async def test_a_hint_before_the_submit_answer_is_confirmed_by_a_poll_by_the_jobs_own_id(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         job = await here.job("novita", State.SENDING, remote_id=None, next_poll_at=None)
-        await here.tell(job, "COMPLETED", task="task-1")
+        await here.write_events(job, "COMPLETED", task="task-1")
         await here.read()
         assert (await here.now(job)).state is State.SENDING
         assert here.upstream.polls == [], "its submit has not ended"
@@ -124,7 +124,7 @@ async def test_a_hint_before_the_submit_answer_is_confirmed_by_a_poll_by_the_job
 async def test_a_hint_that_named_another_task_than_the_submit_answer_counts_for_nothing(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         job = await here.job("novita", State.SENDING, remote_id=None, next_poll_at=None)
-        await here.tell(job, "COMPLETED", task="forged")
+        await here.write_events(job, "COMPLETED", task="forged")
         await here.read()
         update = Update(Report("task-1", State.RUNNING), Source.RESPONSE)
         await here.receiver.intake.settle([JobUpdate(job.id, update)])
@@ -137,7 +137,7 @@ async def test_an_unconfirmed_job_is_found_by_the_id_that_its_callback_names(tmp
     async with house(tmp_path) as here:
         job = await here.job("novita", State.UNCONFIRMED, remote_id=None)
         here.upstream.says["task-1"] = "COMPLETED"
-        await here.tell(job, "COMPLETED", task="task-1")
+        await here.write_events(job, "COMPLETED", task="task-1")
         done = await here.becomes(job, State.SUCCEEDED)
         assert (done.remote_id, done.settled_by) == ("task-1", Source.CALLBACK)
 
@@ -145,14 +145,14 @@ async def test_an_unconfirmed_job_is_found_by_the_id_that_its_callback_names(tmp
 async def test_a_claimed_id_that_nobody_has_is_forgotten(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         job = await here.job("novita", State.UNCONFIRMED, remote_id=None)
-        await here.tell(job, "COMPLETED", task="forged")
+        await here.write_events(job, "COMPLETED", task="forged")
 
         async def forgotten() -> bool:
             return here.upstream.polls == ["forged"] and (await here.now(job)).claimed_id is None
 
         await eventually(forgotten)
         here.upstream.says["task-1"] = "COMPLETED"
-        await here.tell(job, "COMPLETED", task="task-1")
+        await here.write_events(job, "COMPLETED", task="task-1")
         assert (await here.becomes(job, State.SUCCEEDED)).remote_id == "task-1"
 
 
@@ -161,7 +161,7 @@ async def test_a_claimed_id_of_another_job_is_neither_polled_nor_taken(tmp_path:
         holder = await here.job("novita", remote_id="task-1")
         job = await here.job("novita", State.UNCONFIRMED, remote_id=None)
         here.upstream.says["task-1"] = "COMPLETED"
-        await here.tell(job, "COMPLETED", task="task-1")
+        await here.write_events(job, "COMPLETED", task="task-1")
         await here.read()
         after = await here.now(job)
         assert (after.state, after.remote_id, after.claimed_id) == (State.UNCONFIRMED, None, None)
@@ -174,7 +174,7 @@ async def test_a_signed_callback_that_names_another_jobs_task_is_ignored(tmp_pat
     async with house(tmp_path) as here:
         await here.job(remote_id="task-1")
         job = await here.job(state=State.UNCONFIRMED, remote_id=None)
-        await here.tell(job, "COMPLETED", task="task-1")
+        await here.write_events(job, "COMPLETED", task="task-1")
         await here.read()
         assert (await here.now(job)).state is State.UNCONFIRMED
         assert await here.verdicts(job) == ["ignored"]
@@ -184,7 +184,7 @@ async def test_two_jobs_that_claim_one_task_do_not_both_get_it(tmp_path: Path) -
     async with house(tmp_path) as here:
         jobs = [await here.job("novita", State.UNCONFIRMED, remote_id=None) for _ in range(2)]
         here.upstream.says["task-1"] = "COMPLETED"
-        await asyncio.gather(*(here.tell(job, "COMPLETED", task="task-1") for job in jobs))
+        await asyncio.gather(*(here.write_events(job, "COMPLETED", task="task-1") for job in jobs))
 
         async def settled() -> bool:
             now = [await here.now(job) for job in jobs]
@@ -205,13 +205,13 @@ async def test_a_result_that_comes_after_we_gave_up_is_kept_and_told_once(
     async with house(tmp_path) as here:
         job = await here.job(provider, state)
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
-        await here.tell(job, "COMPLETED")
+        await here.write_events(job, "COMPLETED")
 
         async def late() -> bool:
             return (await here.now(job)).late_at is not None
 
         await eventually(late)
-        await here.tell(job, "COMPLETED", url=f"{RESULT}?again")
+        await here.write_events(job, "COMPLETED", url=f"{RESULT}?again")
         await here.read()
         now, images = await here.whole(job)
         assert (now.state, now.settled_by) == (state, None)
@@ -224,10 +224,10 @@ async def test_forged_hints_of_an_ended_job_cost_one_poll_each_interval(tmp_path
         job = await here.job("novita", State.CANCELED)
         here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"
         for _ in range(5):
-            await here.tell(job, "COMPLETED")
+            await here.write_events(job, "COMPLETED")
             await here.read()
         await eventually(lambda: here.upstream.polls)
-        await here.tell(job, "COMPLETED")
+        await here.write_events(job, "COMPLETED")
         await here.read()
         assert len(here.upstream.polls) == 1
         assert await here.events(job) == []

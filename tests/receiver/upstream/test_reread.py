@@ -47,7 +47,7 @@ async def unreadable_once(here: House, job: Job, status: str) -> None:
             raise KeyError("a shape that it did not know")
 
     provider.__class__ = Older
-    await here.tell(job, status)
+    await here.write_events(job, status)
     await here.read()
     provider.__class__ = good
     assert (await here.verdicts(job))[-1:] == ["unreadable"]
@@ -84,8 +84,8 @@ async def test_reading_everything_again_changes_and_tells_nothing(tmp_path: Path
         for job in jobs[:3]:
             here.upstream.says[job.remote_id or ""] = "COMPLETED"
             for status in ("IN_PROGRESS", "COMPLETED", "FAILED"):
-                await here.tell(job, status)
-        await here.tell(jobs[3], "IN_PROGRESS")
+                await here.write_events(job, status)
+        await here.write_events(jobs[3], "IN_PROGRESS")
         await here.read()
         await here.becomes(jobs[1], State.SUCCEEDED)
         before = [(await here.now(job), await here.events(job), await here.verdicts(job)) for job in jobs]
@@ -99,7 +99,7 @@ async def test_reading_everything_again_changes_and_tells_nothing(tmp_path: Path
 async def test_an_old_answer_that_said_busy_queues_nothing_again(tmp_path: Path) -> None:
     async with house(tmp_path) as here:
         job = await here.job()
-        await here.tell(job, "IN_PROGRESS")
+        await here.write_events(job, "IN_PROGRESS")
         await here.read()
         (callback,) = await here.evidence(job)
         for status in (429, 400, 500, 200):
@@ -127,7 +127,7 @@ async def test_an_old_answer_that_said_busy_queues_nothing_again(tmp_path: Path)
 async def test_a_refused_callback_is_believed_once_its_secret_is_set_right(tmp_path: Path) -> None:
     async with house(tmp_path, webhook_secrets=("the-wrong-one",)) as here:
         job = await here.job()
-        assert (await here.tell(job, "COMPLETED")).status_code == 401
+        assert (await here.write_events(job, "COMPLETED")).status_code == 401
         body = freepik_body(job.remote_id or "", "FAILED")
         assert (await here.post(job, body, signed(body, secret="forged"))).status_code == 401
         still = await reread(here, REFUSED, reverify=True)
@@ -173,8 +173,8 @@ async def test_a_stale_callback_stays_refused_however_late_it_is_verified(tmp_pa
 async def test_the_command_reads_again_beside_nobody(dry_run: bool, tmp_path: Path) -> None:
     async with house(tmp_path, webhook_secrets=("the-wrong-one",)) as here:
         job, other = await here.job(), await here.job()
-        await here.tell(job, "COMPLETED")
-        await here.tell(other, "COMPLETED")
+        await here.write_events(job, "COMPLETED")
+        await here.write_events(other, "COMPLETED")
     done = await _command(tmp_path, "--reverify", "--job", job.id, *(["--dry-run"] if dry_run else []))
     assert done.status == 0, done.err
     assert (done.json["changed"], done.json["dry_run"]) == (1, dry_run)

@@ -100,7 +100,7 @@ async def test_a_sender_that_hangs_up_leaves_nothing(tmp_path: Path) -> None:
         await writer.drain()
         writer.close()
         await writer.wait_closed()
-        await here.tell(job, "IN_PROGRESS")
+        await here.write_events(job, "IN_PROGRESS")
         await here.read()
         assert len(await here.evidence(job)) == 1
 
@@ -154,12 +154,12 @@ async def test_a_locked_database_is_our_own_fault_response(tmp_path: Path) -> No
         other = sqlite3.connect(here.receiver.database.path, isolation_level=None, check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")
         began = asyncio.get_running_loop().time()
-        answer = await here.tell(job, "COMPLETED")
+        answer = await here.write_events(job, "COMPLETED")
         assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
         assert asyncio.get_running_loop().time() - began < 4.5, "the shortest patience documented is five seconds"
         other.execute("ROLLBACK")
         other.close()
-        assert (await here.tell(job, "COMPLETED")).status_code == 200
+        assert (await here.write_events(job, "COMPLETED")).status_code == 200
         await here.becomes(job, State.SUCCEEDED)
 
 
@@ -298,7 +298,7 @@ async def test_a_callback_is_answered_while_the_reader_is_stuck(tmp_path: Path) 
     async with house(tmp_path) as here:
         job = await here.job()
         async with here.receiver.intake._one_reader:
-            assert (await here.tell(job, "COMPLETED")).status_code == 200
+            assert (await here.write_events(job, "COMPLETED")).status_code == 200
             (kept,) = await here.evidence(job)
             assert (kept.verdict, kept.read_at) == ("received", None)
         await here.becomes(job, State.SUCCEEDED)
@@ -308,7 +308,7 @@ async def test_evidence_that_was_never_read_is_read_at_the_next_start(tmp_path: 
     async with house(tmp_path) as here:
         job = await here.job()
         async with here.receiver.intake._one_reader:
-            await here.tell(job, "COMPLETED")
+            await here.write_events(job, "COMPLETED")
             assert await here.verdicts(job) == ["received"]
     async with house(tmp_path) as here:
         done = await here.becomes(job, State.SUCCEEDED)

@@ -20,8 +20,8 @@ async def test_what_was_not_delivered_is_one_list_and_every_filter_chooses(tmp_p
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
         good = await made.endpoint(f"{origin}/good", event_types=("job.succeeded", "job.failed"))
         bad = await made.endpoint(f"{origin}/bad", event_types=("job.succeeded", "job.failed"))
-        await made.tell("job.succeeded", "job.failed", job_id="job_1")
-        await made.tell("job.succeeded", job_id="job_2")
+        await made.write_events("job.succeeded", "job.failed", job_id="job_1")
+        await made.write_events("job.succeeded", job_id="job_2")
         await made.settled()
 
         async def count(**params: str) -> int:
@@ -55,7 +55,7 @@ async def test_one_delivery_is_replayed_with_its_event_id_and_its_earlier_attemp
     subscriber = Subscriber({"/hook": [500, 500, 200]})
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 0.01)) as made, made.client() as client:
         await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
-        await made.tell("job.failed")
+        await made.write_events("job.failed")
         (lost,) = await made.settled()
         assert lost.state == "given_up"
         answer = await client.post(f"/v1/deliveries/{lost.id}/replay")
@@ -71,7 +71,7 @@ async def test_a_delivered_one_may_be_replayed_too(tmp_path: Path) -> None:
     subscriber = Subscriber()
     async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
         await made.endpoint(f"{origin}/hook")
-        await made.tell("job.failed")
+        await made.write_events("job.failed")
         (delivery,) = await made.settled()
         await client.post(f"/v1/deliveries/{delivery.id}/replay")
         await made.settled()
@@ -83,7 +83,7 @@ async def test_all_failures_of_an_endpoint_are_replayed_and_a_dry_run_only_count
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
         a = await made.endpoint(f"{origin}/a", event_types=("job.failed",))
         await made.endpoint(f"{origin}/b", event_types=("job.failed",))
-        await made.tell(*["job.failed"] * 7)
+        await made.write_events(*["job.failed"] * 7)
         await made.settled()
         subscriber.answers = {}
         counted = await client.post("/v1/deliveries/replay", json={"endpoint_id": a.id, "dry_run": True})
@@ -102,10 +102,10 @@ async def test_everything_since_a_moment_is_replayed_with_what_was_missed_while_
     async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
         path = f"/v1/endpoints/{endpoint.id}"
-        await made.tell("job.failed")
+        await made.write_events("job.failed")
         await made.settled()
         await client.patch(path, json={"enabled": False})
-        await made.tell("job.failed", "job.failed", "job.succeeded")
+        await made.write_events("job.failed", "job.failed", "job.succeeded")
         await client.patch(path, json={"enabled": True})
         asked = {"endpoint_id": endpoint.id, "since": (datetime.now(UTC) - timedelta(minutes=1)).isoformat()}
         counted = (await client.post("/v1/deliveries/replay", json={**asked, "dry_run": True})).json()
@@ -123,7 +123,7 @@ async def test_pending_deliveries_of_an_endpoint_that_is_switched_off_are_listed
     subscriber = Subscriber({"/hook": [500]})
     async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 60)) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
-        await made.tell("job.failed")
+        await made.write_events("job.failed")
         while not (waiting := [one for one in await made.deliveries() if one.tries]):
             pass
         refused = await client.patch(f"/v1/endpoints/{endpoint.id}", json={"enabled": False})
@@ -143,7 +143,7 @@ async def test_pending_deliveries_of_an_endpoint_that_is_switched_off_are_listed
 async def test_a_delivery_whose_endpoint_was_removed_can_not_be_replayed(tmp_path: Path) -> None:
     async with house(tmp_path, schedule=(60,)) as made, made.client() as client:
         endpoint = await made.endpoint("http://127.0.0.1:9/")
-        await made.tell("job.failed")
+        await made.write_events("job.failed")
         await client.delete(f"/v1/endpoints/{endpoint.id}")
         (dropped,) = await made.settled()
         answer = await client.post(f"/v1/deliveries/{dropped.id}/replay")
@@ -182,7 +182,7 @@ async def test_attempts_are_forgotten_oldest_first_once_they_are_too_old(tmp_pat
     async with subscriber.serve() as origin, house(tmp_path) as made:
         await made.endpoint(f"{origin}/hook")
         for _ in range(2):
-            await made.tell("job.failed", "job.failed")
+            await made.write_events("job.failed", "job.failed")
             await made.settled()
         first, *_, last = await made.deliveries()
         found = await made.log.one(last.id)

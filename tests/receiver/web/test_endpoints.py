@@ -185,12 +185,12 @@ async def test_a_disabled_endpoint_can_be_tested_and_hears_nothing_else(tmp_path
         asked = {"url": f"{origin}/hook", "enabled": False}
         endpoint = (await client.post("/v1/endpoints", json=asked)).json()
         assert (endpoint["enabled"], bool(endpoint["disabled_reason"])) == (False, True)
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         await client.post(f"/v1/endpoints/{endpoint['id']}/test")
         await made.settled()
         enabled = (await client.patch(f"/v1/endpoints/{endpoint['id']}", json={"enabled": True})).json()
         assert (enabled["enabled"], enabled["disabled_reason"]) == (True, None)
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         await made.settled()
     assert len(subscriber.seen) == 2
 
@@ -201,8 +201,8 @@ async def test_filters_by_type_and_provider_choose_what_an_endpoint_hears(tmp_pa
         await made.endpoint(f"{origin}/all")
         await made.endpoint(f"{origin}/failed", event_types=("job.failed",))
         await made.endpoint(f"{origin}/novita", providers=("novita",))
-        await made.tell("job.failed", "job.succeeded", provider="freepik")
-        await made.tell("job.failed", "job.succeeded", provider="novita")
+        await made.write_events("job.failed", "job.succeeded", provider="freepik")
+        await made.write_events("job.failed", "job.succeeded", provider="novita")
         await made.settled()
     assert [len(subscriber.at(path)) for path in ("/all", "/failed", "/novita")] == [4, 2, 2]
 
@@ -212,6 +212,6 @@ async def test_a_secret_of_ones_own_is_taken_and_signs(tmp_path: Path) -> None:
     async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
         asked = {"url": f"{origin}/hook", "secret": own}
         assert (await client.post("/v1/endpoints", json=asked)).json()["secret"] == own
-        await made.tell("job.succeeded")
+        await made.write_events("job.succeeded")
         await made.settled()
     verify(subscriber.seen[0].headers, subscriber.seen[0].body, own)

@@ -126,7 +126,7 @@ def test_headers_are_kept_as_json_would_keep_them(headers: list[tuple[bytes, byt
 async def _recorded(here: House, provider: str) -> Evidence:
     """One ordinary piece of evidence, to make others of."""
     job = await here.job(provider)
-    await here.tell(job, "IN_PROGRESS")
+    await here.write_events(job, "IN_PROGRESS")
     await here.read()
     return (await here.evidence(job))[0]
 
@@ -169,7 +169,7 @@ async def test_the_first_believed_end_wins_over_one_that_contradicts_it(tmp_path
     async with house(tmp_path) as here:
         job = await here.job()
         for status in ("COMPLETED", "FAILED", "IN_PROGRESS", "COMPLETED"):
-            await here.tell(job, status)
+            await here.write_events(job, status)
         await here.read()
         done = await here.now(job)
         assert (done.state, done.error) == (State.SUCCEEDED, None)
@@ -184,7 +184,7 @@ async def test_refusals_are_kept_within_bounds_that_change_no_answer(tmp_path: P
         answers = {(await here.post(job, body, {})).status_code for _ in range(_KEPT_REFUSALS.count + 30)}
         assert answers == {401}
         assert len(await here.evidence(job)) == _KEPT_REFUSALS.count
-        assert (await here.tell(job, "COMPLETED")).status_code == 200
+        assert (await here.write_events(job, "COMPLETED")).status_code == 200
         await here.becomes(job, State.SUCCEEDED)
 
 
@@ -216,7 +216,7 @@ async def test_a_reader_that_breaks_stops_neither_the_others_nor_its_own_job(tmp
         provider.__class__ = Breaking
         for job in (broken, fine):
             here.upstream.says[job.remote_id or ""] = "COMPLETED"
-            await here.tell(job, "COMPLETED")
+            await here.write_events(job, "COMPLETED")
         await here.becomes(fine, State.SUCCEEDED)
         assert await here.verdicts(broken) == [Verdict.UNREADABLE]
         assert (await here.client.post(f"/v1/jobs/{broken.id}/poll")).status_code == 202
