@@ -107,7 +107,7 @@ class House:
             owner="test",
             secrets=[self.notify_secret],
             schedule=schedule,
-            told=self.wake,
+            on_events=self.wake,
             most_notify_calls=most_notify_calls,
         )
         changed = self.notifier.endpoints_changed

@@ -213,7 +213,7 @@ async def loops(
         metrics,
         confirm="unsigned",
         timing_of=timing_of,
-        wakes=Wakes(poll=nobody, submit=nobody, deliver=nobody, archive=nobody, told=nobody),
+        wakes=Wakes(poll=nobody, submit=nobody, deliver=nobody, archive=nobody, on_events=nobody),
         clock=clock,
     )
     leases = Leases(store, clock=clock)

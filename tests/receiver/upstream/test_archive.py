@@ -52,7 +52,7 @@ async def archive(tmp_path: Path, links: Links) -> AsyncIterator[tuple[Archive, 
     guard = Guard((ipaddress.ip_network("127.0.0.0/8"),))
     async with serving(app) as origin, loops(tmp_path) as house, Outbound(guard) as outbound:
         links.origin = origin
-        made = Archive(house.store, Blobs(tmp_path), outbound, Metrics(), told=lambda: None, clock=house.clock)
+        made = Archive(house.store, Blobs(tmp_path), outbound, Metrics(), on_events=lambda: None, clock=house.clock)
         yield made, house
 
 
