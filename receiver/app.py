@@ -33,12 +33,12 @@ from receiver.runtime.metrics import Metrics
 from receiver.runtime.secrets import generated
 from receiver.settings import ProviderSettings, Settings, provider_from
 from receiver.store.blobs import Blobs
-from receiver.store.database import Database, explaining
+from receiver.store.database import Database, usable_database
 from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.store.retention import Pruning
 from receiver.upstream.archive import Archive
 from receiver.upstream.intake import Intake, Wakes
@@ -46,11 +46,11 @@ from receiver.upstream.leases import Leases
 from receiver.upstream.pauses import Pauses
 from receiver.upstream.poller import Poller
 from receiver.upstream.rate_limits import Pace
-from receiver.upstream.statistics import Reckoning
+from receiver.upstream.statistics import ProviderStatistics
 from receiver.upstream.submissions import Submissions
 from receiver.web import openapi
 from receiver.web.admission import Admissions
-from receiver.web.callbacks import Callbacks, Doorway
+from receiver.web.callbacks import CallbackRoute, Callbacks
 from receiver.web.endpoints import DeliveriesApi, EndpointsApi, EventsApi
 from receiver.web.health import Health
 from receiver.web.job_upload import Uploads
@@ -85,7 +85,7 @@ class Receiver:
         self._each = each
         self.loops: list[Loop] = []
         self.app = Starlette(
-            middleware=[Middleware(Doorway, callbacks=lambda: self.callbacks)],
+            middleware=[Middleware(CallbackRoute, callbacks=lambda: self.callbacks)],
             lifespan=self._lifespan,
             exception_handlers={Problem: answer_problem, 404: _not_found, 405: _not_allowed, 500: _internal_error},
         )
@@ -98,7 +98,7 @@ class Receiver:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            with explaining(self.settings.database_path):
+            with usable_database(self.settings.database_path):
                 await self._open(stack)
             tasks = [asyncio.create_task(loop.run(), name=f"loop {loop.name}") for loop in self.loops]
             self._warn()
@@ -118,15 +118,15 @@ class Receiver:
         self.outbound = await stack.enter_async_context(Outbound(guard))
         tls = httpx.create_ssl_context(trust_env=False)
         wire = await stack.enter_async_context(Wire())
-        self.store = Store(
+        self.store = JobStore(
             self.database,
             public_url=lambda: self.base_url,
             first_delay_seconds=settings.retry_schedule[0],
         )
         self.pauses = Pauses(self.database)
         await self.pauses.load()
-        self.reckoning = Reckoning(self.database)
-        await self.reckoning.load()
+        self.statistics = ProviderStatistics(self.database)
+        await self.statistics.load()
         self.leases = Leases(self.store)
         polls = {name: Pace(self._poll_rates(name), concurrency=_POLLS) for name in self.providers}
         self.delivery_log = DeliveryLog(self.database)
@@ -202,11 +202,11 @@ class Receiver:
             self.notifier.loop,
             self.notifier.renewals,
             self.stream.loop,
-            Loop("reckoning", self._reckon, idle_seconds=5.0),
+            Loop("statistics", self._judge_callbacks, idle_seconds=5.0),
             Pruning(self.database, blobs, keep=timedelta(days=settings.keep_days)).loop,
             Loop("checkpoints", self._checkpoint, idle_seconds=_CHECKPOINT_SECONDS),
         ]
-        self.health = Health(self.database, self.loops, self.metrics, self.reckoning, self.providers)
+        self.health = Health(self.database, self.loops, self.metrics, self.statistics, self.providers)
         self._mount(blobs)
 
     def _mount(self, blobs: Blobs) -> None:
@@ -228,7 +228,7 @@ class Receiver:
             configured=self.configured,
             queue_seconds=self.submissions.done_in_seconds,
             pauses=self.pauses,
-            reckoning=self.reckoning,
+            statistics=self.statistics,
             tokens=self.tokens,
             blobs=blobs,
             uploads=Uploads(blobs),
@@ -261,10 +261,10 @@ class Receiver:
             if task.get_name() not in last:
                 task.cancel()
         await asyncio.gather(
-            *(crew.dismiss(grace_seconds=_GRACE_SECONDS) for crew in self.submissions.crews.values()),
-            self.poller.crew.dismiss(grace_seconds=_GRACE_SECONDS),
-            self.archive.crew.dismiss(grace_seconds=_GRACE_SECONDS / 2),
-            self.notifier.dismiss(grace_seconds=_GRACE_SECONDS / 2),
+            *(pool.shutdown(grace_seconds=_GRACE_SECONDS) for pool in self.submissions.pools.values()),
+            self.poller.pool.shutdown(grace_seconds=_GRACE_SECONDS),
+            self.archive.pool.shutdown(grace_seconds=_GRACE_SECONDS / 2),
+            self.notifier.shutdown(grace_seconds=_GRACE_SECONDS / 2),
         )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2):
@@ -278,7 +278,7 @@ class Receiver:
 
     def timing_of(self, provider: str) -> Timing:
         """When *provider*'s jobs are polled, by the settings in force."""
-        return timing(self.settings, self.providers[provider], degraded=provider in self.reckoning.degraded)
+        return timing(self.settings, self.providers[provider], degraded=provider in self.statistics.degraded)
 
     def _pace(self, name: str) -> Pace:
         provider, own = self.providers[name], self._each[name]
@@ -313,9 +313,9 @@ class Receiver:
         await self.database.checkpoint()
         return _CHECKPOINT_SECONDS
 
-    async def _reckon(self) -> float:
+    async def _judge_callbacks(self) -> float:
         for name, provider in self.providers.items():
-            if provider.callbacks and await self.reckoning.judge(name, datetime.now(UTC)):
+            if provider.callbacks and await self.statistics.judge(name, datetime.now(UTC)):
                 log.warning("callbacks_degraded", provider=name)
                 self._events_written()
         return 5.0

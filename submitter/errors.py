@@ -3,7 +3,7 @@ What can go wrong while speaking to a provider, split by what the catcher does a
 
     SubmitterError
     ├── TaskRefused            the task can't be sent as it is: caller's fault, nothing was sent
-    ├── CallbackRefused        an inbound callback is not from whom it claims to be
+    ├── CallbackRefused        an inbound callback does not come from where it claims to
     ├── CallbackUnreadable     a callback's bytes make no sense
     └── ProviderError          a provider's answer to one of our calls
         ├── ProviderRefused    it said no; `permanent` tells whether asking again can help

@@ -147,14 +147,14 @@ class Provider(ABC):
 
     @abstractmethod
     def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
-        """Ask for *task*; with *callback_url*, ask to be told there."""
+        """JobRequest for *task*; with *callback_url*, ask to be told there."""
 
     @abstractmethod
     def submitted(self, response: httpx.Response) -> Report:
         """Read the answer to a submit call, fresh or stored."""
 
     def poll(self, remote_id: str) -> Exchange[Report]:
-        """Ask how the task stands."""
+        """JobRequest how the task stands."""
         raise TypeError(f"{self.name} has no status call")
 
     def polled(self, response: httpx.Response) -> Report:

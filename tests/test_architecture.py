@@ -1,4 +1,4 @@
-"""What the house promises about its own rooms."""
+"""The promises that hold between rooms."""
 
 import ast
 import subprocess

@@ -17,7 +17,7 @@ from receiver.cli.sandbox_mark import SandboxMark
 from receiver.runtime.data_dir import prepare, usable
 from receiver.runtime.secrets import secrets_path
 from receiver.settings import Settings, load
-from receiver.store.database import check_ours, explaining, open_to_read
+from receiver.store.database import check_ours, open_to_read, usable_database
 from submitter.printing import failed
 
 _FILES = ("images", "inputs", "answers")
@@ -37,7 +37,7 @@ def backup(directory: Annotated[Path, typer.Argument(help="A new directory.")]) 
     check_ours(settings.database_path, remedy="is RECEIVER_DATA_DIR right? `receiver migrate` finishes a new one")
     with _whole(directory) as part:
         with (
-            explaining(settings.database_path),
+            usable_database(settings.database_path),
             contextlib.closing(sqlite3.connect(settings.database_path, timeout=30)) as source,
         ):
             source.execute("VACUUM INTO ?", (str(part / "receiver.db"),))

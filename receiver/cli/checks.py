@@ -305,7 +305,7 @@ async def provider_findings(each: Mapping[str, ProviderSettings], clocks: Clocks
 
 
 async def _key(provider: Provider, wire: Wire, clocks: Clocks) -> Finding:
-    """Ask for something free: a task that does not exist, or the balance."""
+    """JobRequest for something free: a task that does not exist, or the balance."""
     check, name = f"{provider.name} key", provider.name.upper()
 
     async def send(request: httpx.Request) -> httpx.Response:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver.cli.open_database import open_database
-from receiver.store.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Shown, Wanted
+from receiver.store.delivery_log import DeliveryFilter, DeliveryLog, DeliveryState, DeliveryView, ReplayRefused
 from receiver.store.endpoints import Endpoints
 from receiver.store.outbox import EVENT_TYPES
 from receiver.web.schemas import moment_of
@@ -42,7 +42,7 @@ def list_deliveries(
         raise failed(f"there is no event {unknown[0]!r}; there are {', '.join(EVENT_TYPES)}", status=2)
 
     async def run() -> None:
-        wanted = Wanted(
+        wanted = DeliveryFilter(
             states=tuple(one.value for one in state or ()),
             endpoint_id=endpoint,
             job_id=job,
@@ -125,7 +125,7 @@ def replay(
     typer.echo(f"{counted['replayed']} {verb} (again){missed}")
 
 
-def _table(found: list[Shown]) -> Table:
+def _table(found: list[DeliveryView]) -> Table:
     table = headed("delivery", "event", "state", "tries", "status", "to", "note")
     for one in found:
         table.add_row(

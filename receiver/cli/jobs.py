@@ -16,7 +16,7 @@ from rich.text import Text
 
 from receiver.cli.open_database import open_database
 from receiver.domain.jobs import Job, KeptImage
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.store.timeline import Line, Timeline, explain
 from submitter.printing import console, failed, harmless, headed, print_fields, print_json, print_table
 from submitter.providers import PROVIDERS
@@ -51,7 +51,7 @@ def list_jobs(
 
     async def run() -> None:
         async with open_database() as database:
-            found = await Store(database).jobs(
+            found = await JobStore(database).jobs(
                 states=[one.value for one in state or ()], providers=[provider] if provider else [], limit=limit
             )
         if as_json:
@@ -68,7 +68,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
 
     async def run() -> None:
         async with open_database() as database:
-            found = await Store(database).job(job_id)
+            found = await JobStore(database).job(job_id)
         if found is None:
             raise _no_such_job(job_id)
         job, images = found
@@ -109,7 +109,7 @@ def watch(
 
     async def run() -> None:
         async with open_database() as database:
-            store = Store(database)
+            store = JobStore(database)
             with Live(console=console(), auto_refresh=False, transient=False) as screen:
                 while True:
                     found = await _watched(store, job_ids)
@@ -125,7 +125,7 @@ def watch(
         raise typer.Exit(0) from None
 
 
-async def _watched(store: Store, job_ids: Sequence[str] | None) -> list[tuple[Job, list[KeptImage]]]:
+async def _watched(store: JobStore, job_ids: Sequence[str] | None) -> list[tuple[Job, list[KeptImage]]]:
     if not job_ids:
         return await store.jobs(limit=20)
     found = [(job_id, await store.job(job_id)) for job_id in job_ids]

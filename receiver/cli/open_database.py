@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from receiver.settings import Settings, load
-from receiver.store.database import Database, explaining
+from receiver.store.database import Database, usable_database
 from submitter.printing import failed
 
 
@@ -19,7 +19,7 @@ async def open_database(settings: Settings | None = None) -> AsyncIterator[Datab
         raise failed(f"there is no database at {path}; is RECEIVER_DATA_DIR right? `receiver serve` makes it")
     database = await Database.open(path)
     try:
-        with explaining(path):
+        with usable_database(path):
             yield database
     finally:
         await database.close()

@@ -16,8 +16,8 @@ from receiver.cli.sandboxed import as_served
 from receiver.domain.jobs import Verdict
 from receiver.settings import load, provider_from
 from receiver.store.blobs import Blobs
-from receiver.store.evidence import Selection
-from receiver.store.jobs import Store
+from receiver.store.evidence import EvidenceFilter
+from receiver.store.jobs import JobStore
 from receiver.upstream.reread import UNUSED, Reread, Rereading
 from receiver.web.schemas import moment_of
 from submitter.printing import failed
@@ -46,7 +46,7 @@ def reread(
     except ValueError as exc:
         raise typer.BadParameter("write it as 2026-01-31 or 2026-01-31T12:00:00Z", param_hint="--since") from exc
     refused = (Verdict.REFUSED,) if reverify else ()
-    selection = Selection(moment, provider, job, () if everything else (*UNUSED, *refused))
+    selection = EvidenceFilter(moment, provider, job, () if everything else (*UNUSED, *refused))
     found = asyncio.run(_run(selection, reverify=reverify, dry_run=dry_run))
     changed = sum(one.changed for one in found)
     if as_json:
@@ -66,13 +66,13 @@ def reread(
 _DRY = {True: "; nothing was written", False: ""}
 
 
-async def _run(selection: Selection, *, reverify: bool, dry_run: bool) -> list[Reread]:
+async def _run(selection: EvidenceFilter, *, reverify: bool, dry_run: bool) -> list[Reread]:
     settings, each = as_served(*load())
     providers = {name: provider_from(name, each[name]) for name in PROVIDERS}
     async with open_database(settings) as database:
-        if selection.job_id is not None and await Store(database).job(selection.job_id) is None:
+        if selection.job_id is not None and await JobStore(database).job(selection.job_id) is None:
             raise failed(f"there is no job {selection.job_id}")
-        store = Store(
+        store = JobStore(
             database,
             public_url=lambda: settings.public_url or "",
             first_delay_seconds=settings.retry_schedule[0],
@@ -84,5 +84,5 @@ async def _run(selection: Selection, *, reverify: bool, dry_run: bool) -> list[R
             confirm=settings.confirm,
             timing_of=lambda name: timing(settings, providers[name]),
         )
-        run = rereading.run(selection, datetime.now(UTC), reverify=reverify, rehearse=dry_run)
+        run = rereading.run(selection, datetime.now(UTC), reverify=reverify, dry_run=dry_run)
         return [one async for one in run]

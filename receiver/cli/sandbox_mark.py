@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.settings import SettingsInvalid
-from receiver.store.database import explaining, open_to_read
+from receiver.store.database import open_to_read, usable_database
 
 if sys.platform != "win32":
     import fcntl
@@ -115,7 +115,7 @@ def _lives(pid: int) -> bool:
 def _has_jobs(database: Path) -> bool:
     connection = open_to_read(database)
     try:
-        with explaining(database):
+        with usable_database(database):
             return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
     except sqlite3.OperationalError:
         return False

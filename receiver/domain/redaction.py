@@ -1,5 +1,5 @@
 """
-What leaves the house about evidence: redacted on the way out, never in the store.
+Redaction of evidence on every way out (API, pages, logs); the store keeps it as it came.
 
 A callback's URL holds a token that is a secret; Novita, for one, echoes it in the body. Whatever looks like one of our
 capability URLs, every header that carries a credential, and every key of ours that a provider echoes is masked in what

@@ -24,7 +24,7 @@ from receiver.net.client import Outbound, retry_after_seconds
 from receiver.net.guard import OutboundError, OutboundRefused
 from receiver.net.transport import KEEPALIVE_SECONDS
 from receiver.runtime.group_commit import GroupCommit
-from receiver.runtime.loops import Crew, Loop
+from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
 from receiver.settings import parse_rate
 from receiver.store.deliveries import Agenda, Deliveries, Delivery, Outcome
@@ -49,7 +49,7 @@ _MOST_IDLE_LANES = 200
 class _Lane:
     """What this process holds for one receiver of deliveries, and its means. Each slot has a client of its own."""
 
-    crew: Crew
+    pool: TaskPool
     bucket: Bucket
     endpoint: Endpoint | None
     clients: list[Outbound] = field(default_factory=list)
@@ -62,19 +62,19 @@ class _Lane:
 
     @property
     def idle(self) -> bool:
-        return not (self.first or self.later or self.crew.busy)
+        return not (self.first or self.later or self.pool.busy)
 
     def room(self, *, retry: bool) -> int:
         """How many more to take in: nothing while half of what may wait here still waits."""
-        most = max(4 * self.crew.size, 64)
+        most = max(4 * self.pool.size, 64)
         held = len(self.later if retry else self.first)
         return most - held if held <= most // 2 else 0
 
     def next(self) -> Delivery | None:
         """The one to start now, if there is one and a slot for it."""
-        if not self.crew.free:
+        if not self.pool.free:
             return None
-        later = bool(self.later) and self.later_busy < max(self.crew.size - self.crew.size // _LATER_ONE_IN, 1)
+        later = bool(self.later) and self.later_busy < max(self.pool.size - self.pool.size // _LATER_ONE_IN, 1)
         if self.first and later:
             later = self.starts % _LATER_ONE_IN == 0
         if later:
@@ -83,7 +83,7 @@ class _Lane:
 
     def held(self) -> list[str]:
         """Ids of all that this process holds of it, in work or waiting."""
-        return [*self.crew.names(), *self.waiting()]
+        return [*self.pool.names(), *self.waiting()]
 
     def waiting(self) -> list[str]:
         return [delivery.id for delivery in (*self.first, *self.later)]
@@ -157,14 +157,14 @@ class Notifier:
         self._known_at = -_MINDS_SECONDS
         self.loop.wake()
 
-    async def dismiss(self, *, grace_seconds: float) -> None:
+    async def shutdown(self, *, grace_seconds: float) -> None:
         """Let attempts in flight end, hand everything else back."""
         waiting = [one for lane in self._lanes.values() for one in lane.waiting()]
         for lane in self._lanes.values():
             lane.drop()
         if waiting:
             await self._deliveries.hand_back(waiting, owner=self._owner)
-        await asyncio.gather(*(lane.crew.dismiss(grace_seconds=grace_seconds) for lane in self._lanes.values()))
+        await asyncio.gather(*(lane.pool.shutdown(grace_seconds=grace_seconds) for lane in self._lanes.values()))
         await self._booking.drain()
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
 
@@ -182,8 +182,8 @@ class Notifier:
     async def _refresh(self, agenda: Agenda, endpoints: Mapping[str, Endpoint]) -> None:
         """Make lanes for what waits, bring the settings of all up to date, forget some that have nothing to do."""
         for name in {*agenda.first, *agenda.later} - set(self._lanes):
-            crew = Crew(_NOTIFY_CONCURRENCY, on_free=lambda name=name: self._freed(name))  # type: ignore[misc]
-            self._lanes[name] = _Lane(crew, Bucket([]), None)
+            pool = TaskPool(_NOTIFY_CONCURRENCY, on_idle=lambda name=name: self._freed(name))  # type: ignore[misc]
+            self._lanes[name] = _Lane(pool, Bucket([]), None)
         for name, lane in self._lanes.items():
             endpoint = endpoints.get(name)
             if endpoint == lane.endpoint:
@@ -193,7 +193,7 @@ class Notifier:
             rate = endpoint.rate if endpoint else None
             if rate != (lane.endpoint.rate if lane.endpoint else None):
                 lane.bucket = Bucket([parse_rate(rate)] if rate else [])
-            lane.crew.size = endpoint.concurrency if endpoint else _NOTIFY_CONCURRENCY
+            lane.pool.size = endpoint.concurrency if endpoint else _NOTIFY_CONCURRENCY
             lane.endpoint = endpoint
         quiet_since = time.monotonic() - KEEPALIVE_SECONDS
         for lane in self._lanes.values():
@@ -240,7 +240,7 @@ class Notifier:
             lane.used_at = time.monotonic()
             lane.later_busy += delivery.retry
             self._notify_calls += delivery.endpoint_id is None
-            lane.crew.start(self._work(lane, delivery), name=delivery.id, job=delivery.job_id)
+            lane.pool.start(self._work(lane, delivery), name=delivery.id, job=delivery.job_id)
 
     def _freed(self, name: str) -> None:
         lane = self._lanes.get(name)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 from receiver.runtime.loops import Loop
-from receiver.store.events import Choice, Event, Events
+from receiver.store.events import Event, EventFilter, Events
 
 HEARTBEAT_SECONDS = 15.0
 _BATCH = 100
@@ -59,7 +59,7 @@ class Stream:
         """Where a client begins that names no position: at what happens from now on."""
         return await self._events.newest()
 
-    async def frames(self, position: int, choice: Choice) -> AsyncIterator[bytes]:
+    async def frames(self, position: int, choice: EventFilter) -> AsyncIterator[bytes]:
         """The stream of one client, from above *position* on. Ends when the receiver stops."""
         self._clients += 1
         self.loop.wake()
@@ -81,7 +81,7 @@ class Stream:
         finally:
             self._clients -= 1
 
-    async def _after(self, position: int, choice: Choice) -> tuple[Sequence[Event], int]:
+    async def _after(self, position: int, choice: EventFilter) -> tuple[Sequence[Event], int]:
         """From memory where that reaches back far enough, else from the database."""
         recent = self._recent
         if recent and recent[0].position <= position + 1:

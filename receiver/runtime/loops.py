@@ -56,13 +56,13 @@ class Loop:
                 await asyncio.sleep(0)
 
 
-class Crew:
-    """At most *size* pieces of work at once; each ends by itself or is cancelled when the crew is dismissed."""
+class TaskPool:
+    """At most *size* pieces of work at once; each ends by itself or is cancelled when the pool is shut down."""
 
-    def __init__(self, size: int, *, on_free: Callable[[], None] | None = None) -> None:
+    def __init__(self, size: int, *, on_idle: Callable[[], None] | None = None) -> None:
         self.size = size
         self._tasks: dict[asyncio.Task[Any], str | None] = {}
-        self._on_free = on_free
+        self._on_idle = on_idle
 
     @property
     def busy(self) -> int:
@@ -81,7 +81,7 @@ class Crew:
         self._tasks[task] = job
         task.add_done_callback(self._done)
 
-    async def dismiss(self, *, grace_seconds: float) -> None:
+    async def shutdown(self, *, grace_seconds: float) -> None:
         """Give what runs *grace_seconds* to end, then cancel it and wait for that."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=grace_seconds)
@@ -94,5 +94,5 @@ class Crew:
         job = self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("work_failed", work=task.get_name(), job=job, error=type(error).__name__, detail=str(error)[:300])
-        if self._on_free is not None:
-            self._on_free()
+        if self._on_idle is not None:
+            self._on_idle()

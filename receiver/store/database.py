@@ -85,7 +85,7 @@ class Database:
         for engine in (writer, reading):
             event.listen(engine.sync_engine, "connect", database._remember)
         try:
-            with explaining(path):
+            with usable_database(path):
                 await database._connect(path)
         except BaseException:
             await database.close()
@@ -194,7 +194,7 @@ def newest_schema() -> str | None:
 
 
 @contextlib.contextmanager
-def explaining(path: Path) -> Iterator[None]:
+def usable_database(path: Path) -> Iterator[None]:
     """What SQLite has against the file at *path* becomes `DataUnusable`; a mistake of ours stays what it is."""
     try:
         yield
@@ -218,7 +218,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
 def check_ours(path: Path, *, remedy: str) -> None:
     """The database at *path* must have our tables and a schema that we know. Raises `DataUnusable`; changes nothing."""
-    with explaining(path), contextlib.closing(open_to_read(path)) as connection:
+    with usable_database(path), contextlib.closing(open_to_read(path)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "jobs", "evidence"} <= names:
             raise DataUnusable(path, "is no database of a receiver", remedy)

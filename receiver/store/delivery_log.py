@@ -58,7 +58,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class DeliveryView:
     """A delivery for people and programs to look at. `fault`: `ours` or `theirs`, once it went wrong."""
 
     id: str
@@ -98,7 +98,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DeliveryFilter:
     """Which deliveries to list. Empty or None: whatever. `undelivered`: ended or tried, and not delivered."""
 
     states: tuple[str, ...] = ()
@@ -158,7 +158,7 @@ class DeliveryLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def page(self, wanted: Wanted, *, before: str | None = None, limit: int) -> list[Shown]:
+    async def page(self, wanted: DeliveryFilter, *, before: str | None = None, limit: int) -> list[DeliveryView]:
         """Newest first. *before* is a delivery's id: the cursor."""
         condition, values = wanted.where()
         if before:
@@ -170,7 +170,7 @@ class DeliveryLog:
             )
             return [_shown(row) for row in rows]
 
-    async def one(self, delivery_id: str) -> tuple[Shown, Sequence[Attempt]] | None:
+    async def one(self, delivery_id: str) -> tuple[DeliveryView, Sequence[Attempt]] | None:
         """A delivery and its attempts, oldest first."""
         async with self._database.read() as connection:
             row = (await connection.exec_driver_sql(f"{_SELECT} WHERE d.id = ?", (delivery_id,))).first()
@@ -331,8 +331,8 @@ def _attempt(row: Any) -> Attempt:
     return Attempt(started_at=moment(row[0]), seconds=row[1], status=row[2], answer=row[3], error=row[4])
 
 
-def _shown(row: Any) -> Shown:
-    return Shown(
+def _shown(row: Any) -> DeliveryView:
+    return DeliveryView(
         id=row[0],
         event_id=row[1],
         event_type=row[2],

@@ -52,7 +52,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class EventFilter:
     """Which events a reader wants. Empty: all of them."""
 
     types: frozenset[str] = frozenset()
@@ -78,7 +78,7 @@ class Choice:
         return clauses
 
 
-ALL = Choice()
+ALL = EventFilter()
 
 
 class Events:
@@ -92,7 +92,7 @@ class Events:
         async with self._database.read() as connection:
             return int(await connection.scalar(select(func.coalesce(func.max(_TABLE.position), 0))) or 0)
 
-    async def after(self, position: int, *, limit: int, choice: Choice = ALL) -> tuple[Sequence[Event], int]:
+    async def after(self, position: int, *, limit: int, choice: EventFilter = ALL) -> tuple[Sequence[Event], int]:
         """
         Up to *limit* events above *position*, lowest first, and the position that has been read up to.
 

@@ -77,7 +77,7 @@ def _octets(text: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class EvidenceFilter:
     """Which evidence is to be read again. None and empty: all."""
 
     since: datetime | None = None
@@ -113,7 +113,7 @@ class EvidenceLog:
             return set()
         return await self._database.glance(lambda db: _repeats(db, keyed, also_later))
 
-    async def read_before(self, selection: Selection, *, after: int, limit: int) -> list[Evidence]:
+    async def read_before(self, selection: EvidenceFilter, *, after: int, limit: int) -> list[Evidence]:
         """Evidence of *selection* that was read, oldest first, from behind the id *after* on."""
         clauses = ["id > ?", "read_at IS NOT NULL"]
         values: list[Any] = [after]

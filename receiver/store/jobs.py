@@ -22,7 +22,7 @@ from receiver.store import tables
 from receiver.store.database import Database, on_its_thread
 from receiver.store.evidence import EvidenceLog
 from receiver.store.images import Images, images_of
-from receiver.store.leases import Claims
+from receiver.store.leases import JobLeases
 from receiver.store.outbox import NewEvent, job_event, write_events
 from receiver.store.rows import (
     JOB_COLUMNS,
@@ -50,9 +50,9 @@ log = structlog.get_logger("receiver.store")
 _OPTIMISM = 3
 
 
-class Store:
+class JobStore:
     """
-    The sentences about jobs; `evidence`, `claims` and `images` hold those about the rest of their way.
+    The sentences about jobs; `evidence`, `leases` and `images` hold those about the rest of their way.
 
     *public_url*, which may change, goes into the image addresses of events; *first_delay_seconds* delays deliveries.
     """
@@ -62,7 +62,7 @@ class Store:
     ) -> None:
         self.database = database
         self.evidence = EvidenceLog(database)
-        self.claims = Claims(database)
+        self.leases = JobLeases(database)
         self.images = Images(database, public_url=public_url, first_delay_seconds=first_delay_seconds)
         self._public_url = public_url
         self._first_delay = first_delay_seconds
@@ -76,15 +76,15 @@ class Store:
         timing_of: TimingOf,
         closed: Sequence[EvidenceVerdict] = (),
         *,
-        rehearse: bool = False,
+        dry_run: bool = False,
     ) -> Settled:
         """
         Advance the jobs that *items* are about, in their order, in one transaction.
 
         Changes, events, deliveries, images and the verdicts on the evidence are committed together. What they are is
         worked out beside the writer; should a job have changed meanwhile (its version tells), once more. A task id that
-        another job holds is never taken over: such an update is recorded and ignored. To *rehearse* is to say what
-        would be, and write nothing.
+        another job holds is never taken over: such an update is recorded and ignored. With *dry_run*,
+        nothing is written.
         """
 
         def planned(db: sqlite3.Connection) -> Plan:
@@ -98,7 +98,7 @@ class Store:
                 first_delay_seconds=self._first_delay,
             )
 
-        if rehearse:
+        if dry_run:
             return (await self.database.glance(planned)).settled
         for _ in range(_OPTIMISM):
             made = await self.database.glance(planned)

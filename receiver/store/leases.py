@@ -1,5 +1,5 @@
 """
-Who may work on which job: claims under leases, for sending and for polling.
+Who may work on which job: leases under leases, for sending and for polling.
 
 A claim is a lease with an owner token; a holder that dies lets it lapse. `begin_sending` is a compare-and-set on that
 token, so that a job whose holder was given up for dead is not sent by two.
@@ -29,7 +29,7 @@ _FIRST_QUEUED = "SELECT min(retry_at) FROM jobs WHERE state = 'queued' AND provi
 _FIRST_DUE = "SELECT min(next_poll_at) FROM jobs WHERE provider = ? AND next_poll_at IS NOT NULL"
 
 
-class Claims:
+class JobLeases:
     """The sentences about leases on jobs."""
 
     def __init__(self, database: Database) -> None:

@@ -16,7 +16,7 @@ from receiver.domain.jobs import Job, KeptImage, Source, Verdict, iso
 from receiver.domain.redaction import redact
 from receiver.store.database import Database
 from receiver.store.evidence import Evidence, EvidenceLog
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.store.rows import from_us, moment
 from submitter.vocabulary import State
 
@@ -55,7 +55,7 @@ class Timeline:
 
 async def explain(database: Database, job_id: str, now: datetime) -> Timeline | None:
     """The timeline of a job, or None if there is no such job."""
-    found = await Store(database).job(job_id)
+    found = await JobStore(database).job(job_id)
     if found is None:
         return None
     job, images = found

@@ -22,10 +22,10 @@ import structlog
 from receiver.domain.jobs import KeptImage
 from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import OutboundError
-from receiver.runtime.loops import Crew, Loop
+from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.upstream.leases import LEASE
 from submitter.errors import TaskRefused
 from submitter.images import inspect
@@ -45,7 +45,7 @@ class Archive:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         blobs: Blobs,
         outbound: Outbound,
         metrics: Metrics,
@@ -61,7 +61,7 @@ class Archive:
         self._on_events = on_events
         self._clock = clock
         self.loop = Loop("archive", self.step)
-        self.crew = Crew(concurrency, on_free=self.loop.wake)
+        self.pool = TaskPool(concurrency, on_idle=self.loop.wake)
         self._busy: Counter[str] = Counter()
         self._searched: frozenset[str] | None = None
         """The full hosts beside which the last search found nothing, and until when that is taken to be so."""
@@ -69,7 +69,7 @@ class Archive:
 
     async def step(self) -> float:
         now = self._clock()
-        if self.crew.free == 0:
+        if self.pool.free == 0:
             return 3600.0
         next_at = await self._store.images.next_at()
         if next_at is None or next_at > now:
@@ -78,7 +78,7 @@ class Archive:
         rest = self._search_at - time.monotonic()
         if full and full == self._searched and rest > 0:
             return rest
-        claimed = await self._store.images.claim(now, lease=LEASE, limit=self.crew.free, without=sorted(full))
+        claimed = await self._store.images.claim(now, lease=LEASE, limit=self.pool.free, without=sorted(full))
         self._searched, self._search_at = (None, 0.0) if claimed else (full, time.monotonic() + _SEARCH_SECONDS)
         too_many = []
         for image, give_up_at in claimed:
@@ -88,7 +88,7 @@ class Archive:
                 continue
             self._busy[origin] += 1
             name = f"image {image.job_id}/{image.n}"
-            self.crew.start(self._work(image, give_up_at or now, origin), name=name, job=image.job_id)
+            self.pool.start(self._work(image, give_up_at or now, origin), name=name, job=image.job_id)
         if too_many:  # the host is full from now on, and the next claim leaves it out
             await self._store.images.put_back(too_many, now)
         return 0.0 if claimed else 1.0

@@ -30,7 +30,7 @@ from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence, headers_to_json
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.store.settling import EvidenceVerdict, JobUpdate, Settled
 from receiver.upstream.reader import Reading, keep_data
 from submitter.provider import Provider
@@ -69,7 +69,7 @@ class Intake:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         providers: Mapping[str, Provider],
         blobs: Blobs,
         metrics: Metrics,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from receiver.runtime.loops import Loop
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 
 LEASE = timedelta(seconds=8)
 """With the second that a loop may sleep before it looks, and one to spare, ten."""
@@ -21,7 +21,7 @@ LEASE = timedelta(seconds=8)
 class Leases:
     """This process's hold on jobs."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, store: JobStore, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.owner = secrets.token_hex(8)
         self._store = store
         self._clock = clock
@@ -44,5 +44,5 @@ class Leases:
 
     async def _renew(self) -> float:
         if self._held:
-            await self._store.claims.renew(sorted(self._held), self._clock(), owner=self.owner, lease=LEASE)
+            await self._store.leases.renew(sorted(self._held), self._clock(), owner=self.owner, lease=LEASE)
         return LEASE.total_seconds() / 4

@@ -18,9 +18,9 @@ import structlog
 
 from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import Update
-from receiver.runtime.loops import Crew, Loop
+from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from receiver.upstream.intake import Intake
 from receiver.upstream.leases import LEASE, Leases
@@ -43,7 +43,7 @@ class Poller:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         intake: Intake,
         providers: Mapping[str, Provider],
         configured: frozenset[str],
@@ -65,18 +65,18 @@ class Poller:
         self._metrics = metrics
         self._clock = clock
         self.loop = Loop("poller", self.step)
-        self.crew = Crew(concurrency, on_free=self.loop.wake)
+        self.pool = TaskPool(concurrency, on_idle=self.loop.wake)
 
     async def step(self) -> float:
         now = self._clock()
-        if self.crew.free == 0:
+        if self.pool.free == 0:
             return 3600.0
-        firsts = await self._store.claims.first_due(list(self._providers))
+        firsts = await self._store.leases.first_due(list(self._providers))
         due = sorted((name for name, first in firsts.items() if first <= now), key=firsts.__getitem__)
         waits = [(first - now).total_seconds() for first in firsts.values() if first > now]
         limits: dict[str, int] = {}
         for name in due:
-            share = min(-(-self.crew.free // len(due)), self.crew.free - sum(limits.values()))
+            share = min(-(-self.pool.free // len(due)), self.pool.free - sum(limits.values()))
             limit = min(share, self._paces[name].allowed()) if name in self._configured else share
             if limit > 0:
                 limits[name] = limit
@@ -84,13 +84,13 @@ class Poller:
                 waits.append(max(self._paces[name].seconds_to_next(), 0.05))
         if not limits:
             return max(min(waits, default=3600.0), 0.0)
-        jobs = await self._store.claims.claim_due(limits, now, owner=self._leases.owner, lease=LEASE)
-        under_way = self.crew.names()
+        jobs = await self._store.leases.claim_due(limits, now, owner=self._leases.owner, lease=LEASE)
+        under_way = self.pool.names()
         for job in jobs:
             if f"poll {job.id}" in under_way:
                 continue  # we were stopped for longer than a lease, and have it back
             self._paces[job.provider].leaving(job.id)
-            self.crew.start(self._work(job), name=f"poll {job.id}", job=job.id)
+            self.pool.start(self._work(job), name=f"poll {job.id}", job=job.id)
         # Due and yet not to be had: another poll of the same job is under way.
         return 0.0 if jobs else 0.5
 
@@ -100,7 +100,7 @@ class Poller:
             try:
                 asked = await self._poll(job)
             except asyncio.CancelledError:
-                await asyncio.shield(self._store.claims.hand_back([job.id], self._clock(), owner=self._leases.owner))
+                await asyncio.shield(self._store.leases.hand_back([job.id], self._clock(), owner=self._leases.owner))
                 raise
             finally:
                 self._paces[job.provider].ended(job.id, made=asked)

@@ -23,7 +23,7 @@ from receiver.domain.lifecycle import Update
 from receiver.domain.redaction import redact
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from submitter.answers import NO_RESULT
 from submitter.errors import (
     AccountRefused,
@@ -60,7 +60,7 @@ class Read:
 class Reading:
     """Reads evidence with the providers' readers. *confirm* says which callbacks are hints (`RECEIVER_CONFIRM`)."""
 
-    def __init__(self, store: Store, providers: Mapping[str, Provider], blobs: Blobs, *, confirm: str) -> None:
+    def __init__(self, store: JobStore, providers: Mapping[str, Provider], blobs: Blobs, *, confirm: str) -> None:
         self._store = store
         self._providers = providers
         self._blobs = blobs

@@ -16,8 +16,8 @@ from typing import Any
 from receiver.domain.jobs import Source, Verdict, iso
 from receiver.domain.lifecycle import Timing
 from receiver.store.blobs import Blobs
-from receiver.store.evidence import Evidence, Selection
-from receiver.store.jobs import Store
+from receiver.store.evidence import Evidence, EvidenceFilter
+from receiver.store.jobs import JobStore
 from receiver.store.settling import EvidenceVerdict, JobUpdate
 from receiver.upstream.reader import Reading, as_callback, keep_data
 from submitter.errors import CallbackRefused
@@ -60,7 +60,7 @@ class Rereading:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         providers: Mapping[str, Provider],
         blobs: Blobs,
         *,
@@ -74,7 +74,7 @@ class Rereading:
         self._reading = Reading(store, providers, blobs, confirm=confirm)
 
     async def run(
-        self, selection: Selection, now: datetime, *, reverify: bool = False, rehearse: bool = False
+        self, selection: EvidenceFilter, now: datetime, *, reverify: bool = False, dry_run: bool = False
     ) -> AsyncIterator[Reread]:
         """
         Read *selection* again, oldest first.
@@ -85,10 +85,10 @@ class Rereading:
         while found := await self._store.evidence.read_before(selection, after=after, limit=_BATCH):
             after = found[-1].id or 0
             wanted = [one for one in found if reverify or one.verdict is not Verdict.REFUSED]
-            for reread in await self._batch(wanted, now, rehearse=rehearse):
+            for reread in await self._batch(wanted, now, dry_run=dry_run):
                 yield reread
 
-    async def _batch(self, found: Sequence[Evidence], now: datetime, *, rehearse: bool) -> list[Reread]:
+    async def _batch(self, found: Sequence[Evidence], now: datetime, *, dry_run: bool) -> list[Reread]:
         items: list[JobUpdate] = []
         read: list[Evidence] = []
         closed: list[EvidenceVerdict] = []
@@ -118,11 +118,11 @@ class Rereading:
                     closed.append((evidence.id, verdict, said.note))
                 done.append(Reread(evidence, verdict if put_aside else evidence.verdict, note=said.note))
                 continue
-            update = said.update if rehearse else await keep_data(self._blobs, evidence.job_id, said.update)
+            update = said.update if dry_run else await keep_data(self._blobs, evidence.job_id, said.update)
             number = evidence.id if put_aside else None
             items.append(JobUpdate(evidence.job_id, update, number, said.verdict, evidence_now.trust))
             read.append(evidence)
-        settled = await self._store.settle(items, now, self._timing_of, closed, rehearse=rehearse)
+        settled = await self._store.settle(items, now, self._timing_of, closed, dry_run=dry_run)
         for evidence, change, moved in zip(read, settled.changes, settled.moved, strict=True):
             put_aside = evidence.verdict in (*UNUSED, Verdict.REFUSED)
             if change is None:

@@ -43,7 +43,7 @@ Spend = dict[str, list[dict[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class CallbackHealth:
     """Of the last finished jobs: how long they took (seconds) and which share of awaited callbacks was lost."""
 
     jobs: int
@@ -60,7 +60,7 @@ class Health:
         }
 
 
-class Reckoning:
+class ProviderStatistics:
     """Reads the sums. Who is degraded is kept in the table `providers`; `degraded` is that as last read."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -74,11 +74,11 @@ class Reckoning:
             rows = await connection.exec_driver_sql("SELECT name FROM providers WHERE degraded_at IS NOT NULL")
             self.degraded = {row[0] for row in rows}
 
-    async def health(self, provider: str) -> Health:
+    async def health(self, provider: str) -> CallbackHealth:
         found = await self._last(_LAST.format(""), provider)
         awaited = [row for row in found if row[1] and row[2] in ("callback", "poll")]
         seconds = [row[0] / 1_000_000 for row in found]
-        return Health(
+        return CallbackHealth(
             len(found),
             round(median(seconds), 3) if seconds else None,
             _lost(awaited) if awaited else None,

@@ -26,10 +26,10 @@ from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import Update
 from receiver.domain.redaction import redact
 from receiver.domain.tokens import Tokens
-from receiver.runtime.loops import Crew, Loop
+from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from receiver.upstream.intake import Intake
 from receiver.upstream.leases import LEASE, Leases
@@ -68,7 +68,7 @@ class Submissions:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         intake: Intake,
         providers: Mapping[str, Provider],
         *,
@@ -97,14 +97,14 @@ class Submissions:
         self._job_timeout = job_timeout
         self._clock = clock
         self.loop = Loop("submissions", self.step)
-        self.crews = {name: Crew(paces[name].concurrency, on_free=self.loop.wake) for name in providers}
+        self.pools = {name: TaskPool(paces[name].concurrency, on_idle=self.loop.wake) for name in providers}
 
     async def step(self) -> float:
         """Send what may be sent now; give up on what a dead holder was sending."""
         now = self._clock()
         await self._sweep(now)
         await self._pauses.refresh(now)
-        firsts = await self._store.claims.first_queued(list(self._providers))
+        firsts = await self._store.leases.first_queued(list(self._providers))
         pauses = [await self._send_some(name, first, now) for name, first in firsts.items()]
         return min(pauses, default=3600.0)
 
@@ -118,24 +118,24 @@ class Submissions:
         """Start what may leave; returns in how many seconds to look again."""
         if first > now:
             return (first - now).total_seconds()
-        pace, crew = self._paces[name], self.crews[name]
+        pace, pool = self._paces[name], self.pools[name]
         pause = self._pauses.of(name)
-        limit = min(pace.allowed(), crew.free)
+        limit = min(pace.allowed(), pool.free)
         if pause is not None:
-            limit = 1 if self._pauses.may_probe(name, now) and crew.free else 0
+            limit = 1 if self._pauses.may_probe(name, now) and pool.free else 0
         if limit == 0:
             wait = pace.seconds_to_next() if pause is None else (pause.probe_at - now).total_seconds()
             # A free place, and the end of a probe, wake the loop.
-            return max(wait, 0.05 if pause is None and crew.free else 1.0)
-        jobs = await self._store.claims.claim_queued(name, now, owner=self._leases.owner, lease=LEASE, limit=limit)
-        under_way = crew.names()
+            return max(wait, 0.05 if pause is None and pool.free else 1.0)
+        jobs = await self._store.leases.claim_queued(name, now, owner=self._leases.owner, lease=LEASE, limit=limit)
+        under_way = pool.names()
         for job in jobs:
             if f"submit {job.id}" in under_way:
                 continue  # we were stopped for longer than a lease, and have it back
             pace.leaving(job.id)
             if pause is not None:
                 self._pauses.probe_leaves(name, job.id, now)
-            crew.start(self._work(job), name=f"submit {job.id}", job=job.id)
+            pool.start(self._work(job), name=f"submit {job.id}", job=job.id)
         return 0.0 if len(jobs) == limit else 0.05
 
     async def _work(self, job: Job) -> None:
@@ -199,7 +199,7 @@ class Submissions:
     async def _begin(self, job: Job, sending: _Sending, now: datetime, *, awaits_callback: bool) -> None:
         """`queued` → `sending`. Cancelled meanwhile, `sending` tells all the same whether it was committed."""
         beginning = asyncio.ensure_future(
-            self._store.claims.begin_sending(
+            self._store.leases.begin_sending(
                 job,
                 now,
                 owner=self._leases.owner,
@@ -275,7 +275,7 @@ class Submissions:
     async def _let_go(self, job: Job, sending: _Sending, *, pause: timedelta = timedelta(0)) -> None:
         """We stop. What was not sent goes back to the queue; what was may be running; what was recorded is evidence."""
         if sending.begun_at is None:
-            await self._store.claims.hand_back([job.id], self._clock() + pause, owner=self._leases.owner)
+            await self._store.leases.hand_back([job.id], self._clock() + pause, owner=self._leases.owner)
         elif not sending.left:
             now = self._clock()
             await self._settle(
@@ -289,7 +289,7 @@ class Submissions:
 
     async def _sweep(self, now: datetime) -> None:
         held = self._leases.held
-        lapsed = [job_id for job_id in await self._store.claims.lapsed_sending(now) if job_id not in held]
+        lapsed = [job_id for job_id in await self._store.leases.lapsed_sending(now) if job_id not in held]
         error = Failure("holder_died", "the process that was sending it died before an answer came", permanent=False)
         update = Update(Report(None, State.UNCONFIRMED, error=error), None, last_error="submit: holder died")
         if lapsed:

@@ -25,8 +25,8 @@ from receiver.domain.jobs import Job, KeptImage
 from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import AddressForbidden, Guard, OutboundError
 from receiver.store.blobs import Blobs
-from receiver.store.jobs import KeyReused, Store
-from receiver.web.job_request import MAX_INPUT_BYTES, Ask
+from receiver.store.jobs import JobStore, KeyReused
+from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest
 from receiver.web.problems import Problem
 from submitter.errors import TaskRefused
 from submitter.images import inspect
@@ -43,7 +43,7 @@ class Admissions:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         blobs: Blobs,
         outbound: Outbound,
         providers: Mapping[str, Provider],
@@ -63,27 +63,31 @@ class Admissions:
         self._clock = clock
         self._same_key: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def admit(self, ask: Ask, *, token_id: str, key: str | None) -> tuple[Job, list[KeptImage], bool]:
+    async def admit(
+        self, job_request: JobRequest, *, token_id: str, key: str | None
+    ) -> tuple[Job, list[KeptImage], bool]:
         """The job for *ask* and whether it is new. Raises `Problem`; then nothing was recorded or remembered."""
         try:
             if key is None:
-                return await self._admit(ask, None)
+                return await self._admit(job_request, None)
             lock = self._same_key.setdefault((token_id, key), asyncio.Lock())
             async with lock:
-                return await self._admit(ask, (token_id, key, ask.digest()))
+                return await self._admit(job_request, (token_id, key, job_request.digest()))
         finally:
-            if ask.part is not None:
-                await asyncio.to_thread(ask.part.unlink, missing_ok=True)
+            if job_request.part is not None:
+                await asyncio.to_thread(job_request.part.unlink, missing_ok=True)
 
-    async def _admit(self, ask: Ask, idempotency: tuple[str, str, str] | None) -> tuple[Job, list[KeptImage], bool]:
+    async def _admit(
+        self, job_request: JobRequest, idempotency: tuple[str, str, str] | None
+    ) -> tuple[Job, list[KeptImage], bool]:
         if idempotency is not None and (known := await self._known(idempotency)) is not None:
             return (*known, False)
-        provider, options = self._what(ask.document)
-        metadata = _metadata(ask.document.get("metadata"))
-        notify_url = await self._notify_url(ask.document.get("notify_url"))
-        part = ask.part or await self._fetch(ask.url or "")
+        provider, options = self._what(job_request.document)
+        metadata = _metadata(job_request.document.get("metadata"))
+        notify_url = await self._notify_url(job_request.document.get("notify_url"))
+        part = job_request.part or await self._fetch(job_request.url or "")
         try:
-            await asyncio.to_thread(self._check, provider, options, part, ask.url)
+            await asyncio.to_thread(self._check, provider, options, part, job_request.url)
             job_id = new_id("job")
             now = self._clock()
             job = Job(
@@ -96,7 +100,7 @@ class Admissions:
                 metadata=metadata,
                 notify_url=notify_url,
                 input_name=await self._blobs.keep_input(part, job_id),
-                input_url=ask.url,
+                input_url=job_request.url,
                 retry_at=now,
             )
         finally:

@@ -28,7 +28,7 @@ from receiver.runtime.group_commit import Overloaded
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.request_ids import id_of
 from receiver.store.evidence import Evidence, headers_to_json
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
 from receiver.upstream.rate_limits import Bucket
 from receiver.web.problems import Problem
@@ -74,7 +74,7 @@ class _Gone(Exception):
     """The sender hung up."""
 
 
-class Doorway:
+class CallbackRoute:
     """
     ASGI middleware that takes callbacks out before the router: the hot path passes no table of routes.
 
@@ -101,7 +101,7 @@ class Callbacks:
     def __init__(
         self,
         intake: Intake,
-        store: Store,
+        store: JobStore,
         providers: Mapping[str, Provider],
         tokens: Tokens,
         metrics: Metrics,

@@ -15,9 +15,9 @@ from receiver.domain.ids import new_id
 from receiver.domain.jobs import iso
 from receiver.downstream.stream import Stream
 from receiver.net.guard import Guard
-from receiver.store.delivery_log import DeliveryLog, DeliveryState, ReplayRefused, Wanted
+from receiver.store.delivery_log import DeliveryFilter, DeliveryLog, DeliveryState, ReplayRefused
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
-from receiver.store.events import Choice, Events
+from receiver.store.events import EventFilter, Events
 from receiver.store.outbox import EVENT_TYPES
 from receiver.web.admission import check_target
 from receiver.web.examples import example_data
@@ -46,7 +46,7 @@ class EventsApi:
         return [Route("/v1/events", bearer.guard(self.list), methods=["GET"])]
 
     async def list(self, request: Request) -> Response:
-        choice = Choice(
+        choice = EventFilter(
             types=frozenset(chosen_of(request, "type", EVENT_TYPES)),
             providers=frozenset(chosen_of(request, "provider", self.providers)),
             job_id=text_of(request, "job") or text_of(request, "job_id"),
@@ -62,7 +62,7 @@ class EventsApi:
         following = str(page[-1].position) if len(found) > limit else None
         return JSONResponse({"items": [event.to_json() for event in page], "next": following})
 
-    async def _streamed(self, request: Request, choice: Choice) -> Response:
+    async def _streamed(self, request: Request, choice: EventFilter) -> Response:
         position = await self._position(request)
         # `last-event-id` tells a client where it stands before its first event, should it be cut until then.
         headers = {"cache-control": "no-store", "x-accel-buffering": "no", "last-event-id": str(position)}
@@ -230,7 +230,7 @@ class DeliveriesApi:
         """`?state=&endpoint=&job=&event=&type=&fault=&undelivered=true&cursor=&limit=`, newest first."""
         known_only(request, *_DELIVERY_PARAMETERS, aliases=_DELIVERY_ALIASES)
         limit = limit_of(request)
-        wanted = Wanted(
+        wanted = DeliveryFilter(
             states=tuple(chosen_of(request, "state", tuple(DeliveryState))),
             endpoint_id=text_of(request, "endpoint") or text_of(request, "endpoint_id"),
             job_id=text_of(request, "job") or text_of(request, "job_id"),

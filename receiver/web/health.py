@@ -20,7 +20,7 @@ from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.database import Database
 from receiver.store.rows import us
-from receiver.upstream.statistics import Reckoning
+from receiver.upstream.statistics import ProviderStatistics
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
@@ -62,13 +62,13 @@ class Health:
         database: Database,
         loops: Sequence[Loop],
         metrics: Metrics,
-        reckoning: Reckoning,
+        statistics: ProviderStatistics,
         providers: Mapping[str, Provider],
     ) -> None:
         self._database = database
         self._loops = loops
         self._metrics = metrics
-        self._reckoning = reckoning
+        self._statistics = statistics
         self._providers = providers
         self._written_at = -_WRITTEN_SECONDS
         self._writing: asyncio.Task[None] | None = None
@@ -138,13 +138,13 @@ class Health:
                     overdue += late
             metrics.overdue.set(overdue)
         for name in self._providers:
-            health = await self._reckoning.health(name)
+            health = await self._statistics.health(name)
             if health.lost_callbacks is not None:
                 metrics.lost_callbacks.labels(name).set(health.lost_callbacks)
             if health.turnaround_seconds is not None:
                 metrics.turnaround.labels(name).set(health.turnaround_seconds)
         metrics.spend.clear()
-        for provider, days in (await self._reckoning.spend(now=now, days=1)).items():
+        for provider, days in (await self._statistics.spend(now=now, days=1)).items():
             for one in days:
                 metrics.spend.labels(provider, one["unit"]).set(float(one["amount"]))
         for loop in self._loops:

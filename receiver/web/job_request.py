@@ -34,7 +34,7 @@ _CUT = _WHITE + b"\\"
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class JobRequest:
     """A parsed request for a job. Exactly one of `url`, `part` is set; `part` is a complete file of ours."""
 
     document: Mapping[str, Any]
@@ -66,7 +66,7 @@ def parse_document(data: bytes) -> dict[str, Any]:
     return document
 
 
-def ask_from_json(body: bytes, blobs: Blobs) -> Ask:
+def job_request_from_json(body: bytes, blobs: Blobs) -> JobRequest:
     """An ask whose image is `{"url"}` or `{"base64"}`. Writes the decoded image to a part file; call it in a thread."""
     cut = _cut(body)
     document = parse_document(body if cut is None else cut.rest)
@@ -88,9 +88,9 @@ def ask_from_json(body: bytes, blobs: Blobs) -> Ask:
             422, "invalid_image", f"image.{kind} must be text", field=f"image.{kind}", remedy="send it as a JSON string"
         )
     if kind == "url":
-        return Ask(document, value, None, None)
+        return JobRequest(document, value, None, None)
     pieces = _decoded(memoryview(value.encode()), ignored=_WHITE) if cut is None else _decoded(cut.text, ignored=_CUT)
-    return Ask(document, None, *_kept(pieces, blobs))
+    return JobRequest(document, None, *_kept(pieces, blobs))
 
 
 @dataclass(frozen=True, slots=True)

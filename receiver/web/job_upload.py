@@ -18,7 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from receiver.store.blobs import Blobs
-from receiver.web.job_request import MAX_INPUT_BYTES, Ask, parse_document
+from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest, parse_document
 from receiver.web.problems import Problem
 
 _MAX_JOB_BYTES = 1024 * 1024
@@ -34,7 +34,7 @@ class Uploads:
         self._blobs = blobs
         self._writing = asyncio.Semaphore(_AT_ONCE)
 
-    async def ask(self, request: Request) -> Ask:
+    async def job_request(self, request: Request) -> JobRequest:
         """The ask that *request*'s parts `job` and `image` make; raises `Problem`."""
         _, options = parse_options_header(request.headers.get("content-type", ""))
         boundary = options.get(b"boundary")
@@ -65,7 +65,7 @@ class Uploads:
         except BaseException:
             await asyncio.to_thread(part.unlink, missing_ok=True)
             raise
-        return Ask(document, None, part, digest)
+        return JobRequest(document, None, part, digest)
 
     async def _read(self, request: Request, form: _Form, file: BinaryIO) -> str:
         """Read to the end, even what is refused, so that the sender can read the answer."""

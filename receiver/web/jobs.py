@@ -20,12 +20,12 @@ from receiver.domain.lifecycle import Timing
 from receiver.domain.redaction import evidence_to_json
 from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.store.blobs import Blobs
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
 from receiver.upstream.pauses import Pauses
-from receiver.upstream.statistics import Reckoning
+from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.admission import Admissions
-from receiver.web.job_request import Ask, ask_from_json, parse_document
+from receiver.web.job_request import JobRequest, job_request_from_json, parse_document
 from receiver.web.job_upload import Uploads
 from receiver.web.problems import Problem
 from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, place_of
@@ -77,14 +77,14 @@ class Bearer:
 class JobsApi:
     """Handlers; what they need is handed in."""
 
-    store: Store
+    store: JobStore
     intake: Intake
     admissions: Admissions
     providers: Mapping[str, Provider]
     configured: frozenset[str]
     queue_seconds: QueueSeconds
     pauses: Pauses
-    reckoning: Reckoning
+    statistics: ProviderStatistics
     tokens: Tokens
     blobs: Blobs
     uploads: Uploads
@@ -114,8 +114,8 @@ class JobsApi:
     async def create(self, request: Request) -> Response:
         """`POST /v1/jobs`."""
         key = _idempotency_key(request)
-        ask = await self._ask(request)
-        job, images, new = await self.admissions.admit(ask, token_id=request.state.token_id, key=key)
+        job_request = await self._job_request(request)
+        job, images, new = await self.admissions.admit(job_request, token_id=request.state.token_id, key=key)
         return JSONResponse(self._job(job, images), 202 if new else 200, headers=self._location(job))
 
     async def list(self, request: Request) -> Response:
@@ -265,7 +265,7 @@ class JobsApi:
         job, _ = await self._found(request)
         if not self.providers[job.provider].pollable:
             raise Problem(409, "not_pollable", f"{job.provider} has no status call", remedy="wait for its answer")
-        if not await self.store.claims.poll_now(
+        if not await self.store.leases.poll_now(
             job.id, self.clock(), interval_seconds=self.timing_of(job.provider).interval
         ):
             raise Problem(
@@ -279,12 +279,12 @@ class JobsApi:
 
     async def list_providers(self, request: Request) -> Response:
         queued = await self.store.queue_lengths()
-        spend = await self.reckoning.spend(now=self.clock())
+        spend = await self.statistics.spend(now=self.clock())
         items = []
         for name, provider in self.providers.items():
             pause = self.pauses.of(name)
             length = queued.get(name, 0)
-            health = await self.reckoning.health(name)
+            health = await self.statistics.health(name)
             # A call to a synchronous provider lasts as long as its task.
             took = None if provider.pollable else health.turnaround_seconds
             seconds = self.queue_seconds(name, length, call_seconds=took)
@@ -339,13 +339,13 @@ class JobsApi:
             raise Problem(404, "no_such_job", "there is no such job", field="id", remedy="GET /v1/jobs lists them")
         return found
 
-    async def _ask(self, request: Request) -> Ask:
+    async def _job_request(self, request: Request) -> JobRequest:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type == "multipart/form-data":
-            return await self.uploads.ask(request)
+            return await self.uploads.job_request(request)
         if content_type in ("application/json", ""):
             body = await read_body(request, limit=_MAX_JSON_BYTES)
-            return await asyncio.to_thread(ask_from_json, body, self.blobs)
+            return await asyncio.to_thread(job_request_from_json, body, self.blobs)
         raise Problem(
             415,
             "unsupported_media_type",

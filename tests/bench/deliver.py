@@ -38,7 +38,7 @@ from receiver.store.database import Database
 from receiver.store.deliveries import Deliveries
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Events
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET
 from submitter.signatures import new_secret, sign
@@ -102,7 +102,7 @@ async def delivered(directory: Path, origin: str, count: int, concurrency: int) 
     )
     await Endpoints(database).add(endpoint)
     async with _notifying(database) as notifier:
-        store = Store(database, public_url=lambda: "https://hooks.example.com")
+        store = JobStore(database, public_url=lambda: "https://hooks.example.com")
         clock = time.monotonic()
         for start in range(0, count, 200):
             items = [JobUpdate(job, Update(_done(task), Source.CALLBACK)) for job, task in made[start : start + 200]]
@@ -227,7 +227,7 @@ async def _notifying(database: Database) -> AsyncIterator[Notifier]:
     try:
         yield notifier
     finally:
-        await notifier.dismiss(grace_seconds=1)
+        await notifier.shutdown(grace_seconds=1)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.store.database import Database
-from receiver.store.leases import DUE, Claims
+from receiver.store.leases import DUE, JobLeases
 from receiver.store.rows import us
 from receiver.upstream.leases import LEASE
 from submitter.providers import PROVIDERS
@@ -63,18 +63,18 @@ def explained(path: Path) -> list[str]:
 async def ticks(path: Path, *, count: int, due: int, now: datetime) -> list[float]:
     """Seconds of *count* ticks, each of which claims all that is due."""
     database = await Database.open(path)
-    claims = Claims(database)
+    leases = JobLeases(database)
     taken: list[float] = []
     try:
         for _ in range(count):
             began = time.perf_counter()
-            firsts = await claims.first_due(list(PROVIDERS))
+            firsts = await leases.first_due(list(PROVIDERS))
             limits = {name: due for name, first in firsts.items() if first <= now}
-            jobs = await claims.claim_due(limits, now, owner="bench", lease=LEASE)
+            jobs = await leases.claim_due(limits, now, owner="bench", lease=LEASE)
             taken.append(time.perf_counter() - began)
             if len(jobs) != due:
                 raise AssertionError(f"{len(jobs)} were claimed, {due} are due")
-            await claims.hand_back([job.id for job in jobs], now - timedelta(seconds=1), owner="bench")
+            await leases.hand_back([job.id for job in jobs], now - timedelta(seconds=1), owner="bench")
     finally:
         await database.close()
     return taken

@@ -26,7 +26,7 @@ from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
 from receiver.store.database import Database
 from receiver.store.deliveries import Deliveries
-from receiver.store.delivery_log import DeliveryLog, Shown, Wanted
+from receiver.store.delivery_log import DeliveryFilter, DeliveryLog, DeliveryView
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.web.endpoints import DeliveriesApi, EndpointsApi
 from receiver.web.jobs import Bearer
@@ -86,7 +86,7 @@ class Subscriber:
             yield origin
 
 
-class House:
+class DeliveryStack:
     """Database, notifier and API of endpoints and deliveries, without the rest of the receiver."""
 
     def __init__(
@@ -133,15 +133,15 @@ class House:
         await self.endpoints.add(made)
         return made
 
-    async def record_events(self, *names: str, **more: str) -> None:
+    async def write_events(self, *names: str, **more: str) -> None:
         await record_events(self.database, names, **more)
         self.wake()
 
-    async def deliveries(self, **wanted: object) -> list[Shown]:
+    async def deliveries(self, **wanted: object) -> list[DeliveryView]:
         """Oldest first."""
-        return (await self.log.page(Wanted(**wanted), limit=5000))[::-1]  # type: ignore[arg-type]
+        return (await self.log.page(DeliveryFilter(**wanted), limit=5000))[::-1]  # type: ignore[arg-type]
 
-    async def settled(self, *, seconds: float = 10) -> list[Shown]:
+    async def settled(self, *, seconds: float = 10) -> list[DeliveryView]:
         """All deliveries, once none is pending."""
         async with asyncio.timeout(seconds):
             while await self.deliveries(states=("pending",)):
@@ -150,10 +150,10 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(tmp_path: Path, **more: Any) -> AsyncIterator[House]:
-    """A house whose notifier runs."""
+async def delivery_stack(tmp_path: Path, **more: Any) -> AsyncIterator[DeliveryStack]:
+    """A delivery_stack whose notifier runs."""
     database = await Database.open(tmp_path / "receiver.db")
-    made = House(database, **more)
+    made = DeliveryStack(database, **more)
     loops = [made.notifier.loop, made.notifier.renewals]
     running = [asyncio.create_task(loop.run()) for loop in loops]
     try:
@@ -162,7 +162,7 @@ async def house(tmp_path: Path, **more: Any) -> AsyncIterator[House]:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await made.notifier.dismiss(grace_seconds=0)
+        await made.notifier.shutdown(grace_seconds=0)
         await database.close()
         await _threads_ended()
         assert not any(loop.failures for loop in loops)

@@ -107,7 +107,7 @@ def signed(body: bytes, *, secret: str = SECRET, message: str | None = None, at:
 
 
 @dataclass
-class House:
+class RunningReceiver:
     """The running parts, and shorthands for what the tests ask."""
 
     receiver: Receiver
@@ -183,9 +183,9 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(
+async def running_receiver(
     tmp_path: Path, *, webhook_secrets: Sequence[str] = (SECRET,), trusted: bool = False, **overrides: Any
-) -> AsyncIterator[House]:
+) -> AsyncIterator[RunningReceiver]:
     """A receiver whose polls go to an `Upstream` on this machine. *overrides* are fields of its settings."""
     upstream = Upstream()
     listener = listen("127.0.0.1", 0)
@@ -210,4 +210,4 @@ async def house(
             async with httpx.AsyncClient(
                 transport=transport, base_url="https://hooks.example.com", headers=headers
             ) as client:
-                yield House(receiver, client, upstream)
+                yield RunningReceiver(receiver, client, upstream)

@@ -21,7 +21,7 @@ from receiver.domain.tokens import Tokens
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
 from receiver.store.database import Database
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake, Wakes
 from receiver.upstream.leases import Leases
 from receiver.upstream.pauses import Pauses
@@ -125,7 +125,7 @@ class Loops:
     """What is under test, and what it stands on."""
 
     clock: Clock
-    store: Store
+    store: JobStore
     intake: Intake
     submissions: Submissions
     poller: Poller
@@ -149,8 +149,8 @@ class Loops:
         ends = self.clock.now + timedelta(seconds=seconds)
         while self.clock.now < ends:
             pause = min(await self.submissions.step(), await self.poller.step())
-            busy = [*self.submissions.crews.values(), self.poller.crew]
-            while any(crew.busy for crew in busy):
+            busy = [*self.submissions.pools.values(), self.poller.pool]
+            while any(pool.busy for pool in busy):
                 await asyncio.sleep(0)
             while await self.intake.read_some() < 1:
                 pause = 0.0
@@ -189,7 +189,7 @@ async def loops(
     blobs.prepare()
     blobs.input_path("picture").write_bytes(picture_bytes(64, 64))
     providers: dict[str, Provider] = {name: build(name, api_key="key") for name in PROVIDERS}
-    store, metrics, pauses = Store(database), Metrics(), Pauses(database)
+    store, metrics, pauses = JobStore(database), Metrics(), Pauses(database)
 
     def timing_of(name: str) -> Timing:
         rhythm = providers[name].rhythm

@@ -24,7 +24,7 @@ from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import Timing, Update
 from receiver.store.database import Database
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from submitter.vocabulary import Failure, Image, Report, State
 
@@ -58,7 +58,7 @@ class Life(RuleBasedStateMachine):
         shutil.copy(_empty_database(), self.directory / "receiver.db")
         self.clock = datetime(2026, 11, 1, tzinfo=UTC)
         self.database = self.run(Database.open(self.directory / "receiver.db", readers=1))
-        self.store = Store(self.database, public_url=lambda: "")
+        self.store = JobStore(self.database, public_url=lambda: "")
         self.decided: State | None = None
         self.changes: list[State] = []
 
@@ -110,10 +110,10 @@ class Life(RuleBasedStateMachine):
     def sent(self) -> None:
         self.before = self.job
         lease = timedelta(seconds=8)
-        claimed = self.run(self.store.claims.claim_queued("freepik", self.clock, owner="me", lease=lease, limit=9))
+        claimed = self.run(self.store.leases.claim_queued("freepik", self.clock, owner="me", lease=lease, limit=9))
         for job in claimed:
             deadline = self.clock + timedelta(seconds=TIMING.lifetime)
-            begun = self.store.claims.begin_sending(
+            begun = self.store.leases.begin_sending(
                 job, self.clock, owner="me", lease=lease, deadline_at=deadline, awaits_callback=True
             )
             assert self.run(begun)
@@ -145,7 +145,7 @@ class Life(RuleBasedStateMachine):
     def poll(self, state: State, answered: bool, unknown: bool) -> None:
         """Only what is due is polled, by its own id or the claimed one."""
         lease = timedelta(seconds=8)
-        due = self.run(self.store.claims.claim_due({"freepik": 10}, self.clock, owner="me", lease=lease))
+        due = self.run(self.store.leases.claim_due({"freepik": 10}, self.clock, owner="me", lease=lease))
         for job in due:
             if job.id != self.id:
                 continue

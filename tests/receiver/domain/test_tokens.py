@@ -16,12 +16,12 @@ from starlette.routing import Route
 
 from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.runtime.metrics import Metrics
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
 from receiver.web.callbacks import Callbacks
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State
-from tests.support.running_receiver import house
+from tests.support.running_receiver import running_receiver
 
 TOKENS = Tokens(["new", "old"])
 JOB = "job_01k0000000000000000000000"
@@ -99,7 +99,7 @@ def test_whatever_is_no_token_is_refused_in_one_way(text: str) -> None:
 async def test_a_token_holds_for_a_day_longer_than_its_job_may_run_and_while_it_is_open(
     state: State, age: timedelta, answer: int, tmp_path: Path
 ) -> None:
-    async with house(tmp_path, job_timeout=3600) as here:
+    async with running_receiver(tmp_path, job_timeout=3600) as here:
         job = await here.job(state=state)
         callbacks = here.receiver.callbacks
         callbacks._clock = lambda: datetime.now(UTC) + age
@@ -110,7 +110,13 @@ async def test_a_bad_token_is_answered_without_intake_or_database() -> None:
     """There is neither here: whoever reached for one of them would fail."""
     providers = {"freepik": Freepik(api_key="-", webhook_secrets=["-"])}
     callbacks = Callbacks(
-        cast(Intake, None), cast(Store, None), providers, TOKENS, Metrics(), max_bytes=10, token_lifetime=timedelta(1)
+        cast(Intake, None),
+        cast(JobStore, None),
+        providers,
+        TOKENS,
+        Metrics(),
+        max_bytes=10,
+        token_lifetime=timedelta(1),
     )
     app = Starlette(routes=[Route("/callbacks/{provider}/{token}", callbacks)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:

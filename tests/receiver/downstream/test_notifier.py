@@ -15,7 +15,7 @@ from starlette.responses import Response
 from receiver.store.endpoints import DISABLE_AFTER
 from receiver.store.events import Events
 from submitter.signatures import verify
-from tests.support.delivery_stack import House, Seen, Subscriber, house
+from tests.support.delivery_stack import DeliveryStack, Seen, Subscriber, delivery_stack
 from tests.support.processes import eventually
 
 
@@ -38,7 +38,7 @@ def refused_by_both(secret: str, seen: Seen) -> bool:
 
 async def test_deliveries_verify_with_the_official_packages_before_during_and_after_a_rotation(tmp_path: Path) -> None:
     subscriber = Subscriber()
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         answer = await client.post("/v1/endpoints", json={"url": f"{origin}/hook"})
         old = answer.json()["secret"]
         await made.write_events("job.succeeded")
@@ -61,7 +61,7 @@ async def test_deliveries_verify_with_the_official_packages_before_during_and_af
 
 
 async def test_an_old_secret_stops_signing_when_its_time_is_over(tmp_path: Path) -> None:
-    async with house(tmp_path) as made:
+    async with delivery_stack(tmp_path) as made:
         endpoint = await made.endpoint("http://127.0.0.1:1/")
         now = datetime.now(UTC)
         rotated = endpoint.rotated("whsec_new", now, overlap=timedelta(hours=24))
@@ -74,7 +74,7 @@ async def test_an_old_secret_stops_signing_when_its_time_is_over(tmp_path: Path)
 async def test_two_failures_a_timeout_and_a_success_are_four_attempts_by_the_schedule(tmp_path: Path) -> None:
     schedule = (0, 0.2, 0.4, 0.6)
     subscriber = Subscriber({"/hook": [500, 500, 5.0, 200]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=schedule) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=schedule) as made:
         await made.endpoint(f"{origin}/hook", timeout_seconds=0.3)
         await made.write_events("job.succeeded")
         (delivery,) = await made.settled()
@@ -94,7 +94,7 @@ async def test_two_failures_a_timeout_and_a_success_are_four_attempts_by_the_sch
 
 async def test_retry_after_is_waited_for_where_it_is_longer_than_the_schedule(tmp_path: Path) -> None:
     subscriber = Subscriber({"/hook": [Response("", 503, headers={"retry-after": "1"}), 200]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 0.05)) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0, 0.05)) as made:
         await made.endpoint(f"{origin}/hook")
         await made.write_events("job.succeeded")
         (delivery,) = await made.settled()
@@ -104,7 +104,7 @@ async def test_retry_after_is_waited_for_where_it_is_longer_than_the_schedule(tm
 
 async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_told(tmp_path: Path) -> None:
     subscriber = Subscriber({"/gone": [410]})
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         gone = await made.endpoint(f"{origin}/gone", concurrency=1)
         await made.endpoint(f"{origin}/other", event_types=("endpoint.disabled",))
         await made.write_events("job.succeeded", "job.failed", "job.failed")
@@ -125,7 +125,7 @@ async def test_a_try_during_which_its_endpoint_was_disabled_or_removed_is_counte
     tmp_path: Path, ended_by: str
 ) -> None:
     subscriber = Subscriber({"/slow": [5.0]})
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/slow", timeout_seconds=0.5)
         await made.write_events("job.succeeded")
         await eventually(lambda: bool(subscriber.seen))
@@ -146,7 +146,7 @@ async def test_a_try_during_which_its_endpoint_was_disabled_or_removed_is_counte
 
 async def test_failing_is_told_once_a_period_and_again_in_the_next(tmp_path: Path) -> None:
     subscriber = Subscriber({"/bad": [500, 500, 500, 200, 500]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0,)) as made:
         await made.endpoint(f"{origin}/bad", event_types=("job.failed",))
         told = []
         for _ in range(5):
@@ -159,7 +159,7 @@ async def test_failing_is_told_once_a_period_and_again_in_the_next(tmp_path: Pat
 
 async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(tmp_path: Path) -> None:
     subscriber = Subscriber({"/bad": [500]})
-    async with subscriber.serve() as origin, house(tmp_path) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
         since = datetime.now(UTC) - DISABLE_AFTER - timedelta(minutes=1)
         endpoint = await made.endpoint(f"{origin}/bad", failing_since=since, told_failing_at=since)
         await made.write_events("job.failed")
@@ -174,7 +174,7 @@ async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(
 
 async def test_a_notify_url_is_told_the_end_and_signed_with_the_notify_secret(tmp_path: Path) -> None:
     subscriber = Subscriber()
-    async with subscriber.serve() as origin, house(tmp_path) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
         await made.write_events("job.queued", "job.running", "job.succeeded", notify_url=f"{origin}/mine?job=1")
         await made.settled()
     (seen,) = subscriber.seen
@@ -184,7 +184,7 @@ async def test_a_notify_url_is_told_the_end_and_signed_with_the_notify_secret(tm
 
 async def test_calls_to_notify_urls_are_bounded_over_all_of_them_and_all_are_told(tmp_path: Path) -> None:
     subscriber = Subscriber({f"/{n}": [0.1] for n in range(20)})
-    async with subscriber.serve() as origin, house(tmp_path, most_notify_calls=5) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, most_notify_calls=5) as made:
         for n in range(20):
             await made.write_events("job.succeeded", notify_url=f"{origin}/{n}")
         await made.settled()
@@ -195,7 +195,7 @@ async def test_calls_to_notify_urls_are_bounded_over_all_of_them_and_all_are_tol
 
 async def test_redirects_are_not_followed(tmp_path: Path) -> None:
     subscriber = Subscriber({"/hook": [Response("", 307, headers={"location": "/elsewhere"})]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0,)) as made:
         await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
         await made.write_events("job.failed")
         (delivery,) = await made.settled()
@@ -205,7 +205,7 @@ async def test_redirects_are_not_followed(tmp_path: Path) -> None:
 
 async def test_what_the_guard_refuses_is_our_fault_and_listed_apart(tmp_path: Path) -> None:
     subscriber = Subscriber({"/bad": [500]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0,)) as made, made.client() as client:
         await made.endpoint("https://10.0.0.1/hook", event_types=("job.failed",))
         await made.endpoint(f"{origin}/bad", event_types=("job.failed",))
         await made.write_events("job.failed")
@@ -218,7 +218,7 @@ async def test_what_the_guard_refuses_is_our_fault_and_listed_apart(tmp_path: Pa
 async def test_no_healthy_delivery_waits_for_a_slot_while_another_endpoint_hangs(tmp_path: Path) -> None:
     """Nine healthy endpoints, alone and beside one that hangs: the 99th percentile of the wait from due to try."""
     subscriber = Subscriber({"/hangs": [30.0]})
-    async with subscriber.serve() as origin, house(tmp_path) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
         for n in range(9):
             await made.endpoint(f"{origin}/{n}", event_types=("job.succeeded",))
         alone = await _p99_of_waits(made, rounds=20)
@@ -234,7 +234,7 @@ async def test_no_healthy_delivery_waits_for_a_slot_while_another_endpoint_hangs
     assert beside < 0.1
 
 
-async def _p99_of_waits(made: House, *, rounds: int) -> float:
+async def _p99_of_waits(made: DeliveryStack, *, rounds: int) -> float:
     before = {one.id for one in await made.deliveries()}
     for _ in range(rounds):
         await made.write_events("job.succeeded")
@@ -257,7 +257,7 @@ async def _p99_of_waits(made: House, *, rounds: int) -> float:
 async def test_first_tries_are_not_held_up_by_later_ones_that_hang(tmp_path: Path) -> None:
     """Sixty old failures are due again and each hangs; a new event is still tried at once."""
     subscriber = Subscriber({"/hook": [500]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 0.3)) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0, 0.3)) as made:
         await made.endpoint(f"{origin}/hook", concurrency=4, timeout_seconds=20)
         await made.write_events(*["job.failed"] * 60)
         async with asyncio.timeout(10):
@@ -276,7 +276,7 @@ async def test_first_tries_are_not_held_up_by_later_ones_that_hang(tmp_path: Pat
 
 async def test_concurrency_and_rate_of_an_endpoint_hold(tmp_path: Path) -> None:
     subscriber = Subscriber({"/narrow": [0.05], "/paced": [200]})
-    async with subscriber.serve() as origin, house(tmp_path) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
         await made.endpoint(f"{origin}/narrow", concurrency=2)
         await made.endpoint(f"{origin}/paced", rate="5/0.5")
         await made.write_events(*["job.succeeded"] * 12)
@@ -290,7 +290,7 @@ async def test_concurrency_and_rate_of_an_endpoint_hold(tmp_path: Path) -> None:
 
 async def test_a_removed_endpoint_hears_nothing_more(tmp_path: Path) -> None:
     subscriber = Subscriber({"/slow": [0.2]})
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/slow", concurrency=1)
         await made.write_events(*["job.succeeded"] * 10)
         async with asyncio.timeout(5):

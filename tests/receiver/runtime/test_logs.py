@@ -12,7 +12,7 @@ from typing import BinaryIO
 from structlog.testing import capture_logs
 
 from receiver.domain.tokens import Tokens
-from receiver.runtime.loops import Crew
+from receiver.runtime.loops import TaskPool
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import bare_environment
@@ -121,13 +121,13 @@ async def test_work_that_fails_names_its_job() -> None:
     async def fail() -> None:
         raise ValueError("a bug")
 
-    crew = Crew(1)
+    pool = TaskPool(1)
     with capture_logs() as lines:
-        crew.start(fail(), name="poll job_1", job="job_1")
-        await crew.dismiss(grace_seconds=1)
+        pool.start(fail(), name="poll job_1", job="job_1")
+        await pool.shutdown(grace_seconds=1)
         await eventually(lambda: bool(lines))
     assert [(line["event"], line["job"]) for line in lines] == [("work_failed", "job_1")]
-    assert not crew.busy
+    assert not pool.busy
 
 
 async def test_lines_for_people_are_no_json(tmp_path: Path) -> None:

@@ -20,27 +20,27 @@ from receiver.store.evidence import Evidence
 from receiver.store.retention import Pruned, Pruning
 from submitter.vocabulary import State
 from tests.support.processes import eventually
-from tests.support.running_receiver import House, house
+from tests.support.running_receiver import RunningReceiver, running_receiver
 
 NOW = datetime.now(UTC)
 OLD, YOUNG = NOW - timedelta(days=31), NOW - timedelta(days=29)
 
 
 @contextlib.asynccontextmanager
-async def unpruned(tmp_path: Path) -> AsyncIterator[House]:
-    """A house whose own loop does not prune beside the test: what goes is counted."""
-    async with house(tmp_path) as here:
+async def unpruned(tmp_path: Path) -> AsyncIterator[RunningReceiver]:
+    """A running_receiver whose own loop does not prune beside the test: what goes is counted."""
+    async with running_receiver(tmp_path) as here:
         own = next(task for task in asyncio.all_tasks() if task.get_name() == "loop pruning")
         own.cancel()
         await asyncio.wait([own])
         yield here
 
 
-def pruning(here: House) -> Pruning:
+def pruning(here: RunningReceiver) -> Pruning:
     return Pruning(here.receiver.database, blobs(here), keep=timedelta(days=30))
 
 
-def blobs(here: House) -> Blobs:
+def blobs(here: RunningReceiver) -> Blobs:
     return Blobs(here.receiver.settings.data_dir)
 
 
@@ -160,10 +160,10 @@ async def test_old_attempts_go_unless_their_delivery_is_still_tried(tmp_path: Pa
 
 
 async def test_it_runs_by_itself(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job(state=State.SUCCEEDED)
         await here.receiver.store.evidence.record([piece(job, NOW - timedelta(minutes=1))])
-    async with house(tmp_path, keep_days=0.000001) as again:
+    async with running_receiver(tmp_path, keep_days=0.000001) as again:
 
         async def gone() -> bool:
             return not await again.evidence(job)
@@ -190,7 +190,7 @@ async def test_callbacks_do_not_notice_the_pruning(tmp_path: Path) -> None:
     assert p99[1] < 150
 
 
-async def _acknowledged(here: House, job: Job, count: int) -> list[float]:
+async def _acknowledged(here: RunningReceiver, job: Job, count: int) -> list[float]:
     seconds = []
     for _ in range(count):
         began = time.monotonic()

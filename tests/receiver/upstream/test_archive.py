@@ -50,19 +50,19 @@ class Links:
 async def archive(tmp_path: Path, links: Links) -> AsyncIterator[tuple[Archive, Loops]]:
     app = Starlette(routes=[Route("/{name}", links.answer)])
     guard = Guard((ipaddress.ip_network("127.0.0.0/8"),))
-    async with serving(app) as origin, loops(tmp_path) as house, Outbound(guard) as outbound:
+    async with serving(app) as origin, loops(tmp_path) as running, Outbound(guard) as outbound:
         links.origin = origin
-        made = Archive(house.store, Blobs(tmp_path), outbound, Metrics(), on_events=lambda: None, clock=house.clock)
-        yield made, house
+        made = Archive(running.store, Blobs(tmp_path), outbound, Metrics(), on_events=lambda: None, clock=running.clock)
+        yield made, running
 
 
-async def succeeded(house: Loops, *urls: str, expires_in: float = 3600) -> str:
+async def succeeded(running: Loops, *urls: str, expires_in: float = 3600) -> str:
     """A job that brought images at *urls*."""
-    (job_id,) = await house.add("novita")
-    now = house.clock()
+    (job_id,) = await running.add("novita")
+    now = running.clock()
     images = tuple(Image(url=url, expires_at=now + timedelta(seconds=expires_in)) for url in urls)
     update = Update(Report(f"task-of-{job_id}", State.SUCCEEDED, images), Source.RESPONSE)
-    await house.store.settle([JobUpdate(job_id, update)], now, lambda name: Timing(1, 1, 1))
+    await running.store.settle([JobUpdate(job_id, update)], now, lambda name: Timing(1, 1, 1))
     return job_id
 
 
@@ -71,55 +71,55 @@ async def run(archive: Archive, clock: Clock, *, seconds: float) -> None:
     ends = clock.now + timedelta(seconds=seconds)
     while clock.now < ends:
         pause = await archive.step()
-        while archive.crew.busy:
+        while archive.pool.busy:
             await asyncio.sleep(0.001)
         clock.now += timedelta(seconds=max(min(pause, (ends - clock.now).total_seconds()), 0.0))
 
 
 async def test_refused_links_are_tried_again_until_they_work(tmp_path: Path) -> None:
     links = Links([403, 404, 500, 429])
-    async with archive(tmp_path, links) as (keeper, house):
-        job_id = await succeeded(house, f"{links.origin}/a")
-        await run(keeper, house.clock, seconds=120)
-        found = await house.store.job(job_id)
+    async with archive(tmp_path, links) as (keeper, running):
+        job_id = await succeeded(running, f"{links.origin}/a")
+        await run(keeper, running.clock, seconds=120)
+        found = await running.store.job(job_id)
         assert found is not None
         (image,) = found[1]
         assert (image.state, image.width, image.height, image.bytes) == ("kept", 80, 60, len(PICTURE))
         assert (tmp_path / "images" / job_id / "0").read_bytes() == PICTURE
         assert links.fetched == 5
-        assert (await house.events())["job.images_kept"] == 1
+        assert (await running.events())["job.images_kept"] == 1
 
 
 @pytest.mark.parametrize(("status", "tries"), [(403, 9), (410, 1)])
 async def test_a_dead_link_is_told_and_its_job_stays_succeeded(status: int, tries: int, tmp_path: Path) -> None:
     links = Links([status] * 100)
-    async with archive(tmp_path, links) as (keeper, house):
-        job_id = await succeeded(house, f"{links.origin}/a", expires_in=600)
-        await run(keeper, house.clock, seconds=2000)
-        found = await house.store.job(job_id)
+    async with archive(tmp_path, links) as (keeper, running):
+        job_id = await succeeded(running, f"{links.origin}/a", expires_in=600)
+        await run(keeper, running.clock, seconds=2000)
+        found = await running.store.job(job_id)
         assert found is not None
         assert (found[0].state, found[1][0].state) == (State.SUCCEEDED, "lost")
-        assert (await house.events())["job.images_lost"] == 1
+        assert (await running.events())["job.images_lost"] == 1
         assert links.fetched == tries
 
 
 async def test_what_is_no_image_is_not_kept(tmp_path: Path) -> None:
     links = Links(body=b"<html>not an image</html>")
-    async with archive(tmp_path, links) as (keeper, house):
-        job_id = await succeeded(house, f"{links.origin}/a", expires_in=100)
-        await run(keeper, house.clock, seconds=2000)
-        found = await house.store.job(job_id)
+    async with archive(tmp_path, links) as (keeper, running):
+        job_id = await succeeded(running, f"{links.origin}/a", expires_in=100)
+        await run(keeper, running.clock, seconds=2000)
+        found = await running.store.job(job_id)
         assert found is not None
         assert found[1][0].state == "lost"
         assert list((tmp_path / "parts").iterdir()) == []
 
 
 async def test_the_image_whose_link_dies_first_is_taken_first_and_held_until_its_lease_ends(tmp_path: Path) -> None:
-    async with loops(tmp_path) as house:
-        images = house.store.images
-        late = await succeeded(house, "https://a.example/late", expires_in=3600)
-        soon = await succeeded(house, "https://a.example/soon", expires_in=60)
-        now = house.clock()
+    async with loops(tmp_path) as running:
+        images = running.store.images
+        late = await succeeded(running, "https://a.example/late", expires_in=3600)
+        soon = await succeeded(running, "https://a.example/soon", expires_in=60)
+        now = running.clock()
         ((first, _),) = await images.claim(now, lease=LEASE, limit=1)
         assert first.job_id == soon
         assert [one.job_id for one, _ in await images.claim(now, lease=LEASE, limit=9)] == [late]
@@ -130,10 +130,10 @@ async def test_the_image_whose_link_dies_first_is_taken_first_and_held_until_its
 
 async def test_one_of_two_images_lost_is_told_once_both_are_decided(tmp_path: Path) -> None:
     links = Links([410])
-    async with archive(tmp_path, links) as (keeper, house):
-        await succeeded(house, f"{links.origin}/a", f"{links.origin}/b")
-        await run(keeper, house.clock, seconds=60)
-        events = await house.events()
+    async with archive(tmp_path, links) as (keeper, running):
+        await succeeded(running, f"{links.origin}/a", f"{links.origin}/b")
+        await run(keeper, running.clock, seconds=60)
+        events = await running.events()
         assert (events["job.images_lost"], events["job.images_kept"]) == (1, 0)
 
 
@@ -148,12 +148,12 @@ async def test_a_host_that_hangs_delays_only_its_own_images_and_makes_no_step_ru
         return Response(PICTURE, media_type="image/jpeg")
 
     links = Links()
-    async with archive(tmp_path, links) as (made, house), serving(Starlette(routes=[Route("/{name}", hang)])) as slow:
-        await succeeded(house, *(f"{slow}/{n}.jpg" for n in range(40)), expires_in=600)
-        good = await succeeded(house, f"{links.origin}/good.jpg")
+    async with archive(tmp_path, links) as (made, running), serving(Starlette(routes=[Route("/{name}", hang)])) as slow:
+        await succeeded(running, *(f"{slow}/{n}.jpg" for n in range(40)), expires_in=600)
+        good = await succeeded(running, f"{links.origin}/good.jpg")
         pauses = [await made.step() for _ in range(6)]
         assert pauses[-1] > 0.5, "with only the full host's images left it waits to be woken"
-        while not (await images_of(house, good))[0].kept:
+        while not (await images_of(running, good))[0].kept:
             await asyncio.sleep(0.01)
         assert 1 <= asked <= 6
         let_go.set()
@@ -162,7 +162,7 @@ async def test_a_host_that_hangs_delays_only_its_own_images_and_makes_no_step_ru
             await asyncio.sleep(0.01)
 
 
-async def images_of(house: Loops, job_id: str) -> list[KeptImage]:
-    found = await house.store.job(job_id)
+async def images_of(running: Loops, job_id: str) -> list[KeptImage]:
+    found = await running.store.job(job_id)
     assert found is not None
     return found[1]

@@ -10,7 +10,7 @@ import pytest
 from receiver.domain.ids import lowest_id
 from receiver.store.database import Database
 from receiver.store.rows import us
-from receiver.upstream.statistics import Reckoning
+from receiver.upstream.statistics import ProviderStatistics
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state
 
@@ -70,19 +70,19 @@ async def called_back(database: Database, ids: list[str], at: datetime) -> None:
 
 
 async def test_lost_callbacks_degrade_a_provider_and_are_told_once(database: Database) -> None:
-    reckoning, other = Reckoning(database), Reckoning(database)
+    statistics, other = ProviderStatistics(database), ProviderStatistics(database)
     await finished(database, "novita", 3, at=NOW, settled_by="poll")
-    assert not await reckoning.judge("novita", NOW)
+    assert not await statistics.judge("novita", NOW)
     await finished(database, "novita", 1, at=NOW, settled_by="poll")
-    assert await reckoning.judge("novita", NOW)
-    assert not await reckoning.judge("novita", NOW)
+    assert await statistics.judge("novita", NOW)
+    assert not await statistics.judge("novita", NOW)
     assert not await other.judge("novita", NOW)
-    health = await reckoning.health("novita")
+    health = await statistics.health("novita")
     assert (health.lost_callbacks, health.degraded, health.turnaround_seconds) == (1.0, True, 20.0)
     async with database.read() as connection:
         rows = await connection.exec_driver_sql("SELECT type FROM events")
         assert [row[0] for row in rows] == ["provider.callbacks_degraded"]
-    fresh = Reckoning(database)
+    fresh = ProviderStatistics(database)
     await fresh.load()
     assert fresh.degraded == {"novita"}
 
@@ -90,39 +90,39 @@ async def test_lost_callbacks_degrade_a_provider_and_are_told_once(database: Dat
 async def test_callbacks_that_come_after_an_early_poll_are_not_lost_and_make_a_provider_well(
     database: Database,
 ) -> None:
-    reckoning = Reckoning(database)
+    statistics = ProviderStatistics(database)
     await finished(database, "novita", 10, at=NOW, settled_by="poll")
-    assert await reckoning.judge("novita", NOW)
+    assert await statistics.judge("novita", NOW)
     later = NOW + timedelta(minutes=5)
     ids = await finished(database, "novita", 20, at=later, settled_by="poll")
-    assert not await reckoning.judge("novita", later)
-    assert reckoning.degraded == {"novita"}
+    assert not await statistics.judge("novita", later)
+    assert statistics.degraded == {"novita"}
     await called_back(database, ids[:16], later + timedelta(seconds=25))
-    assert not await reckoning.judge("novita", later)
-    assert reckoning.degraded == set()
-    assert (await reckoning.health("novita")).lost_callbacks == 0.2
+    assert not await statistics.judge("novita", later)
+    assert statistics.degraded == set()
+    assert (await statistics.health("novita")).lost_callbacks == 0.2
 
 
 async def test_many_jobs_that_awaited_no_callback_are_not_walked_over(database: Database) -> None:
     await finished(database, "novita", 10, at=NOW, settled_by="poll")
     await finished(database, "novita", 500, at=NOW + timedelta(hours=1), settled_by="poll", awaits_callback=0)
-    reckoning = Reckoning(database)
-    assert not await reckoning.judge("novita", NOW)
-    assert (await reckoning.health("novita")).jobs == 20
+    statistics = ProviderStatistics(database)
+    assert not await statistics.judge("novita", NOW)
+    assert (await statistics.health("novita")).jobs == 20
     await finished(database, "novita", 4, at=NOW + timedelta(hours=2), settled_by="poll")
-    assert await reckoning.judge("novita", NOW)
+    assert await statistics.judge("novita", NOW)
 
 
 async def test_spend_is_summed_again_after_half_a_minute(database: Database) -> None:
     seconds = 0.0
-    reckoning = Reckoning(database, clock=lambda: seconds)
+    statistics = ProviderStatistics(database, clock=lambda: seconds)
     await finished(database, "apixo", 1, at=NOW, cost_amount="1", cost_unit="USD")
-    first = await reckoning.spend(now=NOW)
+    first = await statistics.spend(now=NOW)
     await finished(database, "apixo", 1, at=NOW, cost_amount="1", cost_unit="USD")
     seconds = 29.0
-    assert await reckoning.spend(now=NOW) == first
+    assert await statistics.spend(now=NOW) == first
     seconds = 30.0
-    assert (await reckoning.spend(now=NOW))["apixo"][0]["amount"] == "2"
+    assert (await statistics.spend(now=NOW))["apixo"][0]["amount"] == "2"
 
 
 async def test_cost_is_summed_exactly_by_provider_day_and_unit(database: Database) -> None:
@@ -132,7 +132,7 @@ async def test_cost_is_summed_exactly_by_provider_day_and_unit(database: Databas
     await finished(database, "apixo", 1, at=yesterday, cost_amount="0.01", cost_unit="USD")
     await finished(database, "upscayl", 2, at=NOW, cost_amount="10", cost_unit="credits")
     await finished(database, "upscayl", 1, at=NOW - timedelta(days=9), cost_amount="10", cost_unit="credits")
-    spend = await Reckoning(database).spend(now=NOW)
+    spend = await ProviderStatistics(database).spend(now=NOW)
     assert spend == {
         "apixo": [
             {"day": "2026-11-20", "amount": "0.13", "unit": "USD"},

@@ -13,11 +13,11 @@ from receiver.domain.lifecycle import Update
 from receiver.store.settling import JobUpdate
 from submitter.vocabulary import Report, State
 from tests.support.processes import eventually
-from tests.support.running_receiver import RESULT, house
+from tests.support.running_receiver import RESULT, running_receiver
 
 
 async def test_a_confirmed_hint_settles_the_job_as_its_callback(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
         await here.write_events(job, "COMPLETED")
@@ -29,7 +29,7 @@ async def test_a_confirmed_hint_settles_the_job_as_its_callback(tmp_path: Path) 
 
 
 async def test_freepik_without_a_secret_is_a_hint_too(tmp_path: Path) -> None:
-    async with house(tmp_path, webhook_secrets=()) as here:
+    async with running_receiver(tmp_path, webhook_secrets=()) as here:
         job = await here.job()
         here.upstream.says[job.remote_id or ""] = "FAILED"
         await here.write_events(job, "COMPLETED")
@@ -38,7 +38,7 @@ async def test_freepik_without_a_secret_is_a_hint_too(tmp_path: Path) -> None:
 
 
 async def test_hints_join_in_one_poll(tmp_path: Path) -> None:
-    async with house(tmp_path, poll_interval=30) as here:
+    async with running_receiver(tmp_path, poll_interval=30) as here:
         job = await here.job("novita")
         here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"
         await asyncio.gather(*(here.write_events(job, "COMPLETED", url=f"https://x.example/{n}") for n in range(40)))
@@ -53,7 +53,7 @@ async def test_hints_join_in_one_poll(tmp_path: Path) -> None:
 
 
 async def test_a_hint_during_a_poll_leads_to_another_one_and_they_never_overlap(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         task = job.remote_id or ""
         here.upstream.says[task] = "IN_PROGRESS"
@@ -73,7 +73,7 @@ async def test_a_hint_during_a_poll_leads_to_another_one_and_they_never_overlap(
 
 
 async def test_a_poll_that_says_still_running_goes_on_by_the_pollers_rules(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         task = job.remote_id or ""
         here.upstream.says[task] = "IN_PROGRESS"
@@ -98,7 +98,7 @@ async def test_a_poll_that_says_still_running_goes_on_by_the_pollers_rules(tmp_p
 async def test_confirm_says_which_callbacks_are_confirmed_by_a_poll(
     confirm: str, provider: str, polls: int, tmp_path: Path
 ) -> None:
-    async with house(tmp_path, confirm=confirm) as here:
+    async with running_receiver(tmp_path, confirm=confirm) as here:
         job = await here.job(provider)
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
         await here.write_events(job, "COMPLETED")
@@ -108,7 +108,7 @@ async def test_confirm_says_which_callbacks_are_confirmed_by_a_poll(
 
 
 async def test_a_hint_before_the_submit_answer_is_confirmed_by_a_poll_by_the_jobs_own_id(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita", State.SENDING, remote_id=None, next_poll_at=None)
         await here.write_events(job, "COMPLETED", task="task-1")
         await here.read()
@@ -122,7 +122,7 @@ async def test_a_hint_before_the_submit_answer_is_confirmed_by_a_poll_by_the_job
 
 
 async def test_a_hint_that_named_another_task_than_the_submit_answer_counts_for_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita", State.SENDING, remote_id=None, next_poll_at=None)
         await here.write_events(job, "COMPLETED", task="forged")
         await here.read()
@@ -134,7 +134,7 @@ async def test_a_hint_that_named_another_task_than_the_submit_answer_counts_for_
 
 
 async def test_an_unconfirmed_job_is_found_by_the_id_that_its_callback_names(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita", State.UNCONFIRMED, remote_id=None)
         here.upstream.says["task-1"] = "COMPLETED"
         await here.write_events(job, "COMPLETED", task="task-1")
@@ -143,7 +143,7 @@ async def test_an_unconfirmed_job_is_found_by_the_id_that_its_callback_names(tmp
 
 
 async def test_a_claimed_id_that_nobody_has_is_forgotten(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita", State.UNCONFIRMED, remote_id=None)
         await here.write_events(job, "COMPLETED", task="forged")
 
@@ -157,7 +157,7 @@ async def test_a_claimed_id_that_nobody_has_is_forgotten(tmp_path: Path) -> None
 
 
 async def test_a_claimed_id_of_another_job_is_neither_polled_nor_taken(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         holder = await here.job("novita", remote_id="task-1")
         job = await here.job("novita", State.UNCONFIRMED, remote_id=None)
         here.upstream.says["task-1"] = "COMPLETED"
@@ -171,7 +171,7 @@ async def test_a_claimed_id_of_another_job_is_neither_polled_nor_taken(tmp_path:
 
 
 async def test_a_signed_callback_that_names_another_jobs_task_is_ignored(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         await here.job(remote_id="task-1")
         job = await here.job(state=State.UNCONFIRMED, remote_id=None)
         await here.write_events(job, "COMPLETED", task="task-1")
@@ -181,7 +181,7 @@ async def test_a_signed_callback_that_names_another_jobs_task_is_ignored(tmp_pat
 
 
 async def test_two_jobs_that_claim_one_task_do_not_both_get_it(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         jobs = [await here.job("novita", State.UNCONFIRMED, remote_id=None) for _ in range(2)]
         here.upstream.says["task-1"] = "COMPLETED"
         await asyncio.gather(*(here.write_events(job, "COMPLETED", task="task-1") for job in jobs))
@@ -202,7 +202,7 @@ async def test_two_jobs_that_claim_one_task_do_not_both_get_it(tmp_path: Path) -
 async def test_a_result_that_comes_after_we_gave_up_is_kept_and_told_once(
     provider: str, state: State, tmp_path: Path
 ) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job(provider, state)
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
         await here.write_events(job, "COMPLETED")
@@ -220,7 +220,7 @@ async def test_a_result_that_comes_after_we_gave_up_is_kept_and_told_once(
 
 
 async def test_forged_hints_of_an_ended_job_cost_one_poll_each_interval(tmp_path: Path) -> None:
-    async with house(tmp_path, poll_interval=30) as here:
+    async with running_receiver(tmp_path, poll_interval=30) as here:
         job = await here.job("novita", State.CANCELED)
         here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"
         for _ in range(5):

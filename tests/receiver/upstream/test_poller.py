@@ -22,13 +22,13 @@ async def test_with_every_callback_lost_each_job_settles_within_two_polls_of_its
     provider: str, tmp_path: Path
 ) -> None:
     dice = random.Random(3)
-    async with loops(tmp_path, turnaround=lambda: dice.uniform(5, 120)) as house:
-        await house.add(provider, 60)
-        await house.run(until=lambda: False, seconds=400)
-        assert await house.states() == {"succeeded": 60}
-        late = [house.outside.late_polls(task) for task in house.outside.ends]
+    async with loops(tmp_path, turnaround=lambda: dice.uniform(5, 120)) as running:
+        await running.add(provider, 60)
+        await running.run(until=lambda: False, seconds=400)
+        assert await running.states() == {"succeeded": 60}
+        late = [running.outside.late_polls(task) for task in running.outside.ends]
         assert (median(late), max(late)) <= (2, 2)
-        every = [len(house.outside.polls[task]) for task in house.outside.ends]
+        every = [len(running.outside.polls[task]) for task in running.outside.ends]
         assert median(every) <= (1 if provider != "upscayl" else 5)
 
 
@@ -46,53 +46,53 @@ async def test_with_no_callback_lost_freepik_costs_no_poll_and_the_unsigned_cost
 
 
 async def test_intervals_grow_until_the_deadline_and_the_last_poll_is_made_there(tmp_path: Path) -> None:
-    async with loops(tmp_path, turnaround=lambda: 1e9, public_url=None, job_timeout=900) as house:
-        await house.add("novita")
-        await house.run(seconds=2000)
-        assert await house.states() == {"expired": 1}
-        (polls,) = house.outside.polls.values()
+    async with loops(tmp_path, turnaround=lambda: 1e9, public_url=None, job_timeout=900) as running:
+        await running.add("novita")
+        await running.run(seconds=2000)
+        assert await running.states() == {"expired": 1}
+        (polls,) = running.outside.polls.values()
         assert polls[0] == pytest.approx(5, abs=1)
         gaps = [after - before for before, after in pairwise(polls)]
         assert gaps[0] < gaps[2] < gaps[4] <= 66
         assert polls[-1] == pytest.approx(900, abs=1)
         assert len(polls) < 25
-        assert (await house.events())["job.overdue"] == 1
+        assert (await running.events())["job.overdue"] == 1
 
 
 async def test_a_result_at_the_last_poll_is_a_result(tmp_path: Path) -> None:
-    async with loops(tmp_path, turnaround=lambda: 899, silence=10_000, job_timeout=900) as house:
-        await house.add("freepik")
-        await house.run(seconds=2000)
-        assert await house.states() == {"succeeded": 1}
-        assert [len(polls) for polls in house.outside.polls.values()] == [1]
+    async with loops(tmp_path, turnaround=lambda: 899, silence=10_000, job_timeout=900) as running:
+        await running.add("freepik")
+        await running.run(seconds=2000)
+        assert await running.states() == {"succeeded": 1}
+        assert [len(polls) for polls in running.outside.polls.values()] == [1]
 
 
 async def test_too_many_status_calls_slow_down_all_polls_of_that_provider_and_at_no_other(tmp_path: Path) -> None:
-    async with loops(tmp_path, turnaround=lambda: 1.0, public_url=None) as house:
+    async with loops(tmp_path, turnaround=lambda: 1.0, public_url=None) as running:
         refused: list[float] = []
 
         def busy(task: str) -> httpx.Response | None:
-            if house.outside.ends[task] and house.clock.seconds() < 100 and int(task.split("-")[1]) < 20:
-                refused.append(house.clock.seconds())
+            if running.outside.ends[task] and running.clock.seconds() < 100 and int(task.split("-")[1]) < 20:
+                refused.append(running.clock.seconds())
                 return httpx.Response(429, json={"reason": "RATE_LIMIT_EXCEEDED"}, headers={"retry-after": "60"})
             return None
 
-        house.outside.instead = busy
-        await house.add("novita", 20)
-        await house.run(seconds=2)
-        await house.add("upscayl", 5)
-        await house.run(seconds=400)
-        assert await house.states() == {"succeeded": 25}
+        running.outside.instead = busy
+        await running.add("novita", 20)
+        await running.run(seconds=2)
+        await running.add("upscayl", 5)
+        await running.run(seconds=400)
+        assert await running.states() == {"succeeded": 25}
         assert len(refused) <= 4
-        others = [polls for task, polls in house.outside.polls.items() if int(task.split("-")[1]) >= 20]
+        others = [polls for task, polls in running.outside.polls.items() if int(task.split("-")[1]) >= 20]
         assert all(len(polls) == 1 and polls[0] < 20 for polls in others)
 
 
 async def test_a_provider_whose_key_is_gone_is_not_asked_and_its_jobs_still_end(tmp_path: Path) -> None:
-    async with loops(tmp_path, turnaround=lambda: 1e9, public_url=None, job_timeout=600) as house:
-        await house.add("novita", 3)
-        await house.run(seconds=1)
-    async with loops(tmp_path, turnaround=lambda: 1e9, configured=frozenset({"apixo"}), job_timeout=600) as house:
+    async with loops(tmp_path, turnaround=lambda: 1e9, public_url=None, job_timeout=600) as running:
+        await running.add("novita", 3)
+        await running.run(seconds=1)
+    async with loops(tmp_path, turnaround=lambda: 1e9, configured=frozenset({"apixo"}), job_timeout=600) as running:
         steps = 0
 
         def counted() -> bool:
@@ -100,38 +100,38 @@ async def test_a_provider_whose_key_is_gone_is_not_asked_and_its_jobs_still_end(
             steps += 1
             return False
 
-        await house.add("novita")
-        await house.run(until=counted, seconds=1000)
-        assert house.outside.polls == {}
-        assert await house.states() == {"expired": 3, "queued": 1}
+        await running.add("novita")
+        await running.run(until=counted, seconds=1000)
+        assert running.outside.polls == {}
+        assert await running.states() == {"expired": 3, "queued": 1}
         assert steps < 400
 
 
 async def test_an_unconfirmed_job_never_expires_and_is_overdue_at_its_deadline(tmp_path: Path) -> None:
-    async with loops(tmp_path, job_timeout=600) as house:
-        house.outside.instead_of_accepting = lambda: httpx.Response(504)
-        await house.add("pixelcut")
-        await house.add("freepik")
-        await house.run(seconds=5000)
-        assert await house.states() == {"unconfirmed": 2}
-        assert (await house.events())["job.overdue"] == 2
-        assert house.outside.polls == {}
+    async with loops(tmp_path, job_timeout=600) as running:
+        running.outside.instead_of_accepting = lambda: httpx.Response(504)
+        await running.add("pixelcut")
+        await running.add("freepik")
+        await running.run(seconds=5000)
+        assert await running.states() == {"unconfirmed": 2}
+        assert (await running.events())["job.overdue"] == 2
+        assert running.outside.polls == {}
 
 
 async def test_polls_of_one_job_never_overlap_even_after_a_pause_longer_than_a_lease(tmp_path: Path) -> None:
-    async with loops(tmp_path, public_url=None) as house:
-        await house.add("novita")
-        await house.run(seconds=1)
-        house.outside.gate.clear()
-        house.clock.now += timedelta(seconds=10)
-        await house.poller.step()
-        await eventually(lambda: house.outside.calls == 2)
-        house.clock.now += LEASE * 2
-        await house.poller.step()
-        assert house.poller.crew.busy == 1
-        house.outside.gate.set()
-        await eventually(lambda: house.poller.crew.busy == 0)
-        assert house.outside.calls == 2
+    async with loops(tmp_path, public_url=None) as running:
+        await running.add("novita")
+        await running.run(seconds=1)
+        running.outside.gate.clear()
+        running.clock.now += timedelta(seconds=10)
+        await running.poller.step()
+        await eventually(lambda: running.outside.calls == 2)
+        running.clock.now += LEASE * 2
+        await running.poller.step()
+        assert running.poller.pool.busy == 1
+        running.outside.gate.set()
+        await eventually(lambda: running.poller.pool.busy == 0)
+        assert running.outside.calls == 2
 
 
 def test_due_polls_are_found_by_an_index_however_many_jobs_are_open(tmp_path: Path) -> None:

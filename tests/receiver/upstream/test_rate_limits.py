@@ -36,17 +36,17 @@ def opened(pace: Pace) -> Pace:
 async def test_ten_thousand_queued_jobs_drain_at_the_documented_rate(tmp_path: Path) -> None:
     clock = Clock()
     pace = Pace(PROVIDERS["novita"].rates, concurrency=8, clock=clock.seconds)
-    async with loops(tmp_path, clock=clock, turnaround=lambda: 5.0, paces={"novita": pace}) as house:
-        await _queue(house.store.database, 10_000)
-        await house.run(seconds=600)
-        sent = house.outside.sent_at
+    async with loops(tmp_path, clock=clock, turnaround=lambda: 5.0, paces={"novita": pace}) as running:
+        await _queue(running.store.database, 10_000)
+        await running.run(seconds=600)
+        sent = running.outside.sent_at
         assert len(sent) == pytest.approx(20 + 600 // 3, abs=2)
         for start in range(0, 540, 30):
             assert sum(start <= at < start + 60 for at in sent) <= 40
         left = 10_000 - len(sent)
-        said = house.submissions.done_in_seconds("novita", left, call_seconds=None)
+        said = running.submissions.done_in_seconds("novita", left, call_seconds=None)
         assert said == pytest.approx(left * 3, abs=5)
-        claimed = await house.store.claims.first_queued(["novita"])
+        claimed = await running.store.leases.first_queued(["novita"])
         assert claimed["novita"] <= clock.now
 
 
@@ -116,17 +116,17 @@ def test_when_a_queue_is_done_is_told_by_the_slower_of_rate_and_calls_and_not_at
 
 
 async def test_a_dead_host_is_not_stormed_by_a_long_queue(tmp_path: Path) -> None:
-    async with loops(tmp_path) as house:
+    async with loops(tmp_path) as running:
         calls: list[float] = []
 
         def unreachable() -> httpx.Response:
-            calls.append(house.clock.seconds())
+            calls.append(running.clock.seconds())
             raise httpx.ConnectError("no")
 
-        house.outside.instead_of_accepting = unreachable
-        await house.add("apixo", 200)
-        await house.run(seconds=600)
-        assert (await house.states())["queued"] == 200
+        running.outside.instead_of_accepting = unreachable
+        await running.add("apixo", 200)
+        await running.run(seconds=600)
+        assert (await running.states())["queued"] == 200
         assert 10 < len(calls) < 60
 
 

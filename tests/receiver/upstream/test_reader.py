@@ -15,7 +15,7 @@ from receiver.domain.tokens import Tokens
 from receiver.store.blobs import Blobs
 from receiver.store.database import Database
 from receiver.store.evidence import Evidence, headers_to_json
-from receiver.store.jobs import Store
+from receiver.store.jobs import JobStore
 from receiver.upstream.reader import Reading
 from submitter.providers import build
 from submitter.vocabulary import State
@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 async def reading(tmp_path: Path) -> AsyncIterator[Reading]:
     database, blobs = await Database.open(tmp_path / "receiver.db"), Blobs(tmp_path)
     blobs.prepare()
-    yield Reading(Store(database), {"novita": build("novita", api_key="key")}, blobs, confirm="unsigned")
+    yield Reading(JobStore(database), {"novita": build("novita", api_key="key")}, blobs, confirm="unsigned")
     await database.close()
 
 

@@ -11,17 +11,17 @@ import pytest
 from receiver.app import timing
 from receiver.domain.jobs import Job, Source, Verdict
 from receiver.store.blobs import Blobs
-from receiver.store.evidence import Selection
+from receiver.store.evidence import EvidenceFilter
 from receiver.upstream.reread import UNUSED, Reread, Rereading
 from submitter.vocabulary import Callback, Report, State
 from tests.support.cli import Done, bare_environment, receiver_command
-from tests.support.running_receiver import SECRET, House, freepik_body, house, signed
+from tests.support.running_receiver import SECRET, RunningReceiver, freepik_body, running_receiver, signed
 
-REFUSED = Selection(verdicts=(Verdict.REFUSED,))
-ASIDE = Selection(verdicts=UNUSED)
+REFUSED = EvidenceFilter(verdicts=(Verdict.REFUSED,))
+ASIDE = EvidenceFilter(verdicts=UNUSED)
 
 
-async def reread(here: House, selection: Selection, **options: bool) -> list[Reread]:
+async def reread(here: RunningReceiver, selection: EvidenceFilter, **options: bool) -> list[Reread]:
     parts = here.receiver
     rereading = Rereading(
         parts.store,
@@ -33,11 +33,11 @@ async def reread(here: House, selection: Selection, **options: bool) -> list[Rer
     return [one async for one in rereading.run(selection, _now(here), **options)]
 
 
-def _now(here: House) -> Any:
+def _now(here: RunningReceiver) -> Any:
     return here.receiver.intake._clock()
 
 
-async def unreadable_once(here: House, job: Job, status: str) -> None:
+async def unreadable_once(here: RunningReceiver, job: Job, status: str) -> None:
     """A callback that came while the reader did not know its shape."""
     provider = here.receiver.providers[job.provider]
     good = type(provider)
@@ -54,7 +54,7 @@ async def unreadable_once(here: House, job: Job, status: str) -> None:
 
 
 async def test_what_was_unreadable_settles_its_job_once_the_reader_is_fixed(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         await unreadable_once(here, job, "COMPLETED")
         (one,) = await reread(here, ASIDE)
@@ -65,11 +65,11 @@ async def test_what_was_unreadable_settles_its_job_once_the_reader_is_fixed(tmp_
 
 
 async def test_a_rehearsal_says_the_same_and_writes_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         await unreadable_once(here, job, "COMPLETED")
         before = await here.now(job)
-        (said,) = await reread(here, ASIDE, rehearse=True)
+        (said,) = await reread(here, ASIDE, dry_run=True)
         assert (said.changed, said.events) == (True, ("job.succeeded",))
         assert await here.now(job) == before
         assert await here.verdicts(job) == ["unreadable"]
@@ -79,7 +79,7 @@ async def test_a_rehearsal_says_the_same_and_writes_nothing(tmp_path: Path) -> N
 
 
 async def test_reading_everything_again_changes_and_tells_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         jobs = [await here.job(), await here.job("novita"), await here.job(state=State.CANCELED), await here.job()]
         for job in jobs[:3]:
             here.upstream.says[job.remote_id or ""] = "COMPLETED"
@@ -90,14 +90,14 @@ async def test_reading_everything_again_changes_and_tells_nothing(tmp_path: Path
         await here.becomes(jobs[1], State.SUCCEEDED)
         before = [(await here.now(job), await here.events(job), await here.verdicts(job)) for job in jobs]
         for _ in range(2):
-            again = await reread(here, Selection())
+            again = await reread(here, EvidenceFilter())
             assert len(again) >= 11
             assert not any(one.events for one in again)
         assert [(await here.now(job), await here.events(job), await here.verdicts(job)) for job in jobs] == before
 
 
 async def test_an_old_answer_that_said_busy_queues_nothing_again(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         await here.write_events(job, "IN_PROGRESS")
         await here.read()
@@ -125,14 +125,14 @@ async def test_an_old_answer_that_said_busy_queues_nothing_again(tmp_path: Path)
 
 
 async def test_a_refused_callback_is_believed_once_its_secret_is_set_right(tmp_path: Path) -> None:
-    async with house(tmp_path, webhook_secrets=("the-wrong-one",)) as here:
+    async with running_receiver(tmp_path, webhook_secrets=("the-wrong-one",)) as here:
         job = await here.job()
         assert (await here.write_events(job, "COMPLETED")).status_code == 401
         body = freepik_body(job.remote_id or "", "FAILED")
         assert (await here.post(job, body, signed(body, secret="forged"))).status_code == 401
         still = await reread(here, REFUSED, reverify=True)
         assert [one.verdict for one in still] == ["refused"] * 2
-    async with house(tmp_path, webhook_secrets=(SECRET,)) as here:
+    async with running_receiver(tmp_path, webhook_secrets=(SECRET,)) as here:
         assert await reread(here, REFUSED) == [], "only when it is asked for"
         done = await reread(here, REFUSED, reverify=True)
         assert [one.verdict for one in done] == ["believed", "refused"]
@@ -148,12 +148,12 @@ async def test_a_refused_callback_is_believed_once_its_secret_is_set_right(tmp_p
 
 async def test_a_refused_callback_that_came_again_and_was_believed_is_a_duplicate(tmp_path: Path) -> None:
     body = b""
-    async with house(tmp_path, webhook_secrets=("the-wrong-one",)) as here:
+    async with running_receiver(tmp_path, webhook_secrets=("the-wrong-one",)) as here:
         job = await here.job()
         body = freepik_body(job.remote_id or "", "IN_PROGRESS")
         headers = signed(body)
         assert (await here.post(job, body, headers)).status_code == 401
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         assert (await here.post(job, body, headers)).status_code == 200
         await here.read()
         (one,) = await reread(here, REFUSED, reverify=True)
@@ -161,7 +161,7 @@ async def test_a_refused_callback_that_came_again_and_was_believed_is_a_duplicat
 
 
 async def test_a_stale_callback_stays_refused_however_late_it_is_verified(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         body = freepik_body(job.remote_id or "", "COMPLETED")
         assert (await here.post(job, body, signed(body, at=1_700_000_000))).status_code == 401
@@ -171,7 +171,7 @@ async def test_a_stale_callback_stays_refused_however_late_it_is_verified(tmp_pa
 
 @pytest.mark.parametrize("dry_run", [True, False])
 async def test_the_command_reads_again_beside_nobody(dry_run: bool, tmp_path: Path) -> None:
-    async with house(tmp_path, webhook_secrets=("the-wrong-one",)) as here:
+    async with running_receiver(tmp_path, webhook_secrets=("the-wrong-one",)) as here:
         job, other = await here.job(), await here.job()
         await here.write_events(job, "COMPLETED")
         await here.write_events(other, "COMPLETED")
@@ -181,7 +181,7 @@ async def test_the_command_reads_again_beside_nobody(dry_run: bool, tmp_path: Pa
     (item,) = done.json["items"]
     assert (item["job"], item["verdict_before"], item["verdict"]) == (job.id, "refused", "believed")
     assert item["events"] == ["job.succeeded"]
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         assert (await here.now(job)).state is (State.RUNNING if dry_run else State.SUCCEEDED)
         assert (await here.now(other)).state is State.RUNNING
         assert len(await here.events(job)) == (0 if dry_run else 1)
@@ -190,7 +190,7 @@ async def test_the_command_reads_again_beside_nobody(dry_run: bool, tmp_path: Pa
 async def test_the_command_says_what_it_does_not_understand(tmp_path: Path) -> None:
     assert (await _command(tmp_path, "--provider", "leonardo")).status == 2
     assert (await _command(tmp_path, "--since", "yesterday")).status == 2
-    async with house(tmp_path):
+    async with running_receiver(tmp_path):
         pass
     done = await _command(tmp_path, "--job", "job_no")
     assert (done.status, done.out, done.err) == (1, "", "there is no job job_no\n")

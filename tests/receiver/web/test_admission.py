@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from receiver.store.blobs import Blobs
-from receiver.web.job_request import ask_from_json
+from receiver.web.job_request import job_request_from_json
 from receiver.web.job_upload import Uploads
 from receiver.web.problems import Problem, answer_problem
 
@@ -48,19 +48,19 @@ def test_a_picture_is_decoded_from_every_way_to_write_base64(data: bytes, blobs:
         wrapped(text).replace(b"/", b"\\/"),
         wrapped(text, metadata={"base64": "a", "note": "x" * 300_000}),
     ]
-    asks = [ask_from_json(body, blobs) for body in bodies]
+    asks = [job_request_from_json(body, blobs) for body in bodies]
     assert [ask.part and ask.part.read_bytes() for ask in asks] == [data] * len(asks)
     assert len({ask.digest() for ask in asks[:5]}) == 1
 
 
 def test_a_long_text_that_only_looks_like_the_picture_is_left_to_the_parser(blobs: Blobs) -> None:
     long = "QUJD" * 200_000
-    ask = ask_from_json(json.dumps({"metadata": {"base64": long}, "image": {"base64": "QUJD"}}).encode(), blobs)
+    ask = job_request_from_json(json.dumps({"metadata": {"base64": long}, "image": {"base64": "QUJD"}}).encode(), blobs)
     assert ask.part is not None
     assert ask.part.read_bytes() == b"ABC"
     assert ask.document["metadata"] == {"base64": long}
     twice = b'{"image": {"base64": "' + long.encode() + b'"}, "image": {"base64": "QUJD"}}'
-    again = ask_from_json(twice, blobs)
+    again = job_request_from_json(twice, blobs)
     assert again.part is not None
     assert again.part.read_bytes() == b"ABC"
 
@@ -70,7 +70,7 @@ def test_a_long_text_that_only_looks_like_the_picture_is_left_to_the_parser(blob
 )
 def test_what_is_not_base64_is_refused_and_leaves_no_file(text: str, blobs: Blobs) -> None:
     with pytest.raises(Problem) as refused:
-        ask_from_json(wrapped(text), blobs)
+        job_request_from_json(wrapped(text), blobs)
     assert (refused.value.status, refused.value.field) == (422, "image.base64")
     assert parts(blobs) == []
 
@@ -92,7 +92,7 @@ def test_what_is_not_base64_is_refused_and_leaves_no_file(text: str, blobs: Blob
 )
 def test_json_that_is_none_is_refused_in_words(body: bytes, blobs: Blobs) -> None:
     with pytest.raises(Problem) as refused:
-        ask_from_json(body, blobs)
+        job_request_from_json(body, blobs)
     assert refused.value.code == "invalid_json"
 
 
@@ -102,7 +102,7 @@ async def posting(blobs: Blobs) -> AsyncIterator[httpx.AsyncClient]:
     uploads = Uploads(blobs)
 
     async def post(request: Request) -> Response:
-        ask = await uploads.ask(request)
+        ask = await uploads.job_request(request)
         assert ask.part is not None
         return JSONResponse({"document": ask.document, "bytes": ask.part.stat().st_size, "sha256": ask.part_sha256})
 

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from receiver.web.job_request import Ask
-from tests.support.running_receiver import house
+from receiver.web.job_request import JobRequest
+from tests.support.running_receiver import running_receiver
 from tests.support.streams import serving
 
 
@@ -28,8 +28,8 @@ async def test_a_fetch_that_is_cancelled_leaves_no_file(tmp_path: Path) -> None:
 
     source = Starlette(routes=[Route("/in.jpg", picture)])
     parts = tmp_path / "data" / "parts"
-    async with serving(source) as origin, house(tmp_path, allow_networks="127.0.0.0/8") as receiving:
-        ask = Ask({"provider": "novita"}, f"{origin}/in.jpg", None, None)
+    async with serving(source) as origin, running_receiver(tmp_path, allow_networks="127.0.0.0/8") as receiving:
+        ask = JobRequest({"provider": "novita"}, f"{origin}/in.jpg", None, None)
         fetching = asyncio.create_task(receiving.receiver.admissions.admit(ask, token_id="t", key=None))
         await asked.wait()
         assert len(list(parts.iterdir())) == 1
@@ -41,7 +41,7 @@ async def test_a_fetch_that_is_cancelled_leaves_no_file(tmp_path: Path) -> None:
 
 
 async def test_a_private_address_is_refused_with_both_ways_out(tmp_path: Path) -> None:
-    async with house(tmp_path) as receiving:
+    async with running_receiver(tmp_path) as receiving:
         asked = {"provider": "novita", "image": {"url": "https://10.1.2.3/in.jpg"}}
         problem = (await receiving.client.post("/v1/jobs", json=asked)).json()
     assert (problem["code"], problem["field"]) == ("image_url_refused", "image.url")

@@ -15,14 +15,14 @@ import pytest
 from receiver.runtime.group_commit import GroupCommit, Overloaded
 from receiver.runtime.server import listen, running, server
 from submitter.vocabulary import State
-from tests.support.running_receiver import House, freepik_body, house, novita_body, signed
+from tests.support.running_receiver import RunningReceiver, freepik_body, novita_body, running_receiver, signed
 
 
 @contextlib.asynccontextmanager
-async def at_the_wire(here: House, *, trusted: tuple[str, ...] = ()) -> AsyncIterator[int]:
+async def at_the_wire(here: RunningReceiver, *, trusted: tuple[str, ...] = ()) -> AsyncIterator[int]:
     """The port of a real server in front of the same application."""
     listener = listen("127.0.0.1", 0)
-    # Its lifespan is run by the house already.
+    # Its lifespan is run by the running_receiver already.
     made = server(here.receiver.app, on_stop=lambda: None, trusted_proxies=trusted)
     made.config.lifespan = "off"
     async with running(made, listener):
@@ -41,7 +41,7 @@ def request(path: str, body: bytes, **headers: str) -> bytes:
 
 
 async def test_too_large_is_drained_and_the_connection_lives_on(tmp_path: Path) -> None:
-    async with house(tmp_path, max_callback_bytes=10_000) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path, max_callback_bytes=10_000) as here, at_the_wire(here) as port:
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request(here.path(job), b"x" * 3_000_000))
@@ -58,7 +58,7 @@ async def test_too_large_is_drained_and_the_connection_lives_on(tmp_path: Path) 
 
 
 async def test_a_chunked_body_is_measured_as_it_comes(tmp_path: Path) -> None:
-    async with house(tmp_path, max_callback_bytes=1000) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path, max_callback_bytes=1000) as here, at_the_wire(here) as port:
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"POST {here.path(job)} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode())
@@ -70,7 +70,7 @@ async def test_a_chunked_body_is_measured_as_it_comes(tmp_path: Path) -> None:
 
 
 async def test_the_order_is_token_then_size_then_signature(tmp_path: Path) -> None:
-    async with house(tmp_path, max_callback_bytes=1000) as here:
+    async with running_receiver(tmp_path, max_callback_bytes=1000) as here:
         job = await here.job()
         large = b"x" * 2000
         assert (await here.client.post(here.path(job)[:-1], content=large)).status_code == 404
@@ -80,7 +80,7 @@ async def test_the_order_is_token_then_size_then_signature(tmp_path: Path) -> No
 
 async def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.web.callbacks._BODY_SECONDS", 0.3)
-    async with house(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = novita_body(job.remote_id or "", "COMPLETED")
@@ -93,7 +93,7 @@ async def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path, monkeypa
 
 
 async def test_a_sender_that_hangs_up_leaves_nothing(tmp_path: Path) -> None:
-    async with house(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
         job = await here.job("novita")
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request(here.path(job), b"x" * 100)[:-50])
@@ -107,7 +107,7 @@ async def test_a_sender_that_hangs_up_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_looking_at_the_url_is_fine_and_leaves_nothing(method: str, tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         answer = await here.client.request(method, here.path(job))
         assert answer.status_code == 200
@@ -116,14 +116,14 @@ async def test_looking_at_the_url_is_fine_and_leaves_nothing(method: str, tmp_pa
 
 
 async def test_other_methods_are_not_for_this_path(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         assert (await here.client.put(here.path(job), content=b"{}")).status_code == 405
 
 
 @pytest.mark.parametrize("content_type", [None, "text/html", "multipart/form-data; boundary=x", "nonsense/\xff"])
 async def test_content_types_are_not_asked_for(content_type: str | None, tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         body = freepik_body(job.remote_id or "", "COMPLETED")
         headers = signed(body) if content_type is None else {**signed(body), "content-type": content_type}
@@ -135,7 +135,7 @@ async def test_content_types_are_not_asked_for(content_type: str | None, tmp_pat
 
 
 async def test_a_compressed_body_is_kept_as_it_came_and_never_unpacked(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
         bomb = gzip.compress(b"0" * 50_000_000)
@@ -149,7 +149,7 @@ async def test_a_compressed_body_is_kept_as_it_came_and_never_unpacked(tmp_path:
 
 async def test_a_locked_database_is_our_own_fault_response(tmp_path: Path) -> None:
     """Another process holds the write lock for longer than a provider waits."""
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         other = sqlite3.connect(here.receiver.database.path, isolation_level=None, check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")
@@ -164,7 +164,7 @@ async def test_a_locked_database_is_our_own_fault_response(tmp_path: Path) -> No
 
 
 async def test_a_full_disk_is_our_own_fault_response(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
 
         def fill(db: sqlite3.Connection) -> None:
@@ -261,7 +261,7 @@ async def test_nobody_waits_for_ever_for_a_commit_that_hangs() -> None:
 async def test_the_peer_is_believed_from_trusted_proxies_only(
     trusted: tuple[str, ...], forwarded: str, peer: str, tmp_path: Path
 ) -> None:
-    async with house(tmp_path) as here, at_the_wire(here, trusted=trusted) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here, trusted=trusted) as port:
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request(here.path(job), b"{}", x_forwarded_for=forwarded))
@@ -272,7 +272,7 @@ async def test_the_peer_is_believed_from_trusted_proxies_only(
 
 
 async def test_what_comes_is_kept_byte_by_byte(tmp_path: Path) -> None:
-    async with house(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
         job = await here.job("novita")
         body = bytes(range(256)) * 3
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -295,7 +295,7 @@ async def test_what_comes_is_kept_byte_by_byte(tmp_path: Path) -> None:
 
 async def test_a_callback_is_answered_while_the_reader_is_stuck(tmp_path: Path) -> None:
     """The 200 waits for the commit and for nothing else."""
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         async with here.receiver.intake._one_reader:
             assert (await here.write_events(job, "COMPLETED")).status_code == 200
@@ -305,12 +305,12 @@ async def test_a_callback_is_answered_while_the_reader_is_stuck(tmp_path: Path) 
 
 
 async def test_evidence_that_was_never_read_is_read_at_the_next_start(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         async with here.receiver.intake._one_reader:
             await here.write_events(job, "COMPLETED")
             assert await here.verdicts(job) == ["received"]
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         done = await here.becomes(job, State.SUCCEEDED)
         assert done.settled_by == "callback"
         assert await here.verdicts(job) == ["believed"]

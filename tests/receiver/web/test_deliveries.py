@@ -12,12 +12,12 @@ from receiver.store.blobs import Blobs
 from receiver.store.deliveries import Deliveries
 from receiver.store.events import Events
 from receiver.store.retention import Pruning
-from tests.support.delivery_stack import Subscriber, house
+from tests.support.delivery_stack import Subscriber, delivery_stack
 
 
 async def test_what_was_not_delivered_is_one_list_and_every_filter_chooses(tmp_path: Path) -> None:
     subscriber = Subscriber({"/bad": [500], "/slow": [500]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0,)) as made, made.client() as client:
         good = await made.endpoint(f"{origin}/good", event_types=("job.succeeded", "job.failed"))
         bad = await made.endpoint(f"{origin}/bad", event_types=("job.succeeded", "job.failed"))
         await made.write_events("job.succeeded", "job.failed", job_id="job_1")
@@ -53,7 +53,11 @@ async def test_what_was_not_delivered_is_one_list_and_every_filter_chooses(tmp_p
 
 async def test_one_delivery_is_replayed_with_its_event_id_and_its_earlier_attempts_stay(tmp_path: Path) -> None:
     subscriber = Subscriber({"/hook": [500, 500, 200]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 0.01)) as made, made.client() as client:
+    async with (
+        subscriber.serve() as origin,
+        delivery_stack(tmp_path, schedule=(0, 0.01)) as made,
+        made.client() as client,
+    ):
         await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
         await made.write_events("job.failed")
         (lost,) = await made.settled()
@@ -69,7 +73,7 @@ async def test_one_delivery_is_replayed_with_its_event_id_and_its_earlier_attemp
 
 async def test_a_delivered_one_may_be_replayed_too(tmp_path: Path) -> None:
     subscriber = Subscriber()
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         await made.endpoint(f"{origin}/hook")
         await made.write_events("job.failed")
         (delivery,) = await made.settled()
@@ -80,7 +84,7 @@ async def test_a_delivered_one_may_be_replayed_too(tmp_path: Path) -> None:
 
 async def test_all_failures_of_an_endpoint_are_replayed_and_a_dry_run_only_counts(tmp_path: Path) -> None:
     subscriber = Subscriber({"/a": [500], "/b": [500]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=(0,)) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0,)) as made, made.client() as client:
         a = await made.endpoint(f"{origin}/a", event_types=("job.failed",))
         await made.endpoint(f"{origin}/b", event_types=("job.failed",))
         await made.write_events(*["job.failed"] * 7)
@@ -99,7 +103,7 @@ async def test_all_failures_of_an_endpoint_are_replayed_and_a_dry_run_only_count
 
 async def test_everything_since_a_moment_is_replayed_with_what_was_missed_while_disabled(tmp_path: Path) -> None:
     subscriber = Subscriber()
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
         path = f"/v1/endpoints/{endpoint.id}"
         await made.write_events("job.failed")
@@ -121,7 +125,11 @@ async def test_everything_since_a_moment_is_replayed_with_what_was_missed_while_
 
 async def test_pending_deliveries_of_an_endpoint_that_is_switched_off_are_listed_and_replayable(tmp_path: Path) -> None:
     subscriber = Subscriber({"/hook": [500]})
-    async with subscriber.serve() as origin, house(tmp_path, schedule=(0, 60)) as made, made.client() as client:
+    async with (
+        subscriber.serve() as origin,
+        delivery_stack(tmp_path, schedule=(0, 60)) as made,
+        made.client() as client,
+    ):
         endpoint = await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
         await made.write_events("job.failed")
         while not (waiting := [one for one in await made.deliveries() if one.tries]):
@@ -141,7 +149,7 @@ async def test_pending_deliveries_of_an_endpoint_that_is_switched_off_are_listed
 
 
 async def test_a_delivery_whose_endpoint_was_removed_can_not_be_replayed(tmp_path: Path) -> None:
-    async with house(tmp_path, schedule=(60,)) as made, made.client() as client:
+    async with delivery_stack(tmp_path, schedule=(60,)) as made, made.client() as client:
         endpoint = await made.endpoint("http://127.0.0.1:9/")
         await made.write_events("job.failed")
         await client.delete(f"/v1/endpoints/{endpoint.id}")
@@ -166,20 +174,20 @@ async def test_a_delivery_whose_endpoint_was_removed_can_not_be_replayed(tmp_pat
 async def test_a_replay_that_can_not_be_is_refused_with_its_field(
     tmp_path: Path, document: dict[str, object], field: str
 ) -> None:
-    async with house(tmp_path) as made, made.client() as client:
+    async with delivery_stack(tmp_path) as made, made.client() as client:
         answer = await client.post("/v1/deliveries/replay", json=document)
         assert (answer.status_code, answer.json()["field"]) == (422, field)
 
 
 async def test_a_delivery_that_is_not_there_is_404(tmp_path: Path) -> None:
-    async with house(tmp_path) as made, made.client() as client:
+    async with delivery_stack(tmp_path) as made, made.client() as client:
         for answer in (await client.get("/v1/deliveries/dlv_x"), await client.post("/v1/deliveries/dlv_x/replay")):
             assert (answer.status_code, answer.json()["code"]) == (404, "no_such_delivery")
 
 
 async def test_attempts_are_forgotten_oldest_first_once_they_are_too_old(tmp_path: Path) -> None:
     subscriber = Subscriber()
-    async with subscriber.serve() as origin, house(tmp_path) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
         await made.endpoint(f"{origin}/hook")
         for _ in range(2):
             await made.write_events("job.failed", "job.failed")
@@ -201,7 +209,7 @@ async def test_attempts_are_forgotten_oldest_first_once_they_are_too_old(tmp_pat
 
 async def test_the_agenda_does_not_cost_more_where_much_is_pending(tmp_path: Path) -> None:
     """Its statements are counted in steps of SQLite's machine: a walk over all that waits would show at once."""
-    async with house(tmp_path) as made:
+    async with delivery_stack(tmp_path) as made:
         steps: list[int] = []
         for count in (2, 2000):
             await made.database.batch(lambda db, count=count: db.executemany(_PENDING, _rows(count)))  # type: ignore[misc]

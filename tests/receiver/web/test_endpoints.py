@@ -15,13 +15,13 @@ from receiver.web.endpoints import EndpointsApi
 from receiver.web.problems import Problem
 from submitter.signatures import new_secret, verify
 from tests.receiver.net.test_client_hostile import HOSTILE, Connector, guarded, names
-from tests.support.delivery_stack import Subscriber, house
+from tests.support.delivery_stack import Subscriber, delivery_stack
 
 URL = "http://127.0.0.1:8099/hook"
 
 
 async def test_an_endpoint_is_made_read_changed_and_removed(tmp_path: Path) -> None:
-    async with house(tmp_path) as made, made.client() as client:
+    async with delivery_stack(tmp_path) as made, made.client() as client:
         answer = await client.post("/v1/endpoints", json={"url": URL, "event_types": ["job.failed"]})
         assert answer.status_code == 201
         endpoint = answer.json()
@@ -47,7 +47,7 @@ async def test_an_endpoint_is_made_read_changed_and_removed(tmp_path: Path) -> N
 
 
 async def test_the_list_has_pages(tmp_path: Path) -> None:
-    async with house(tmp_path) as made, made.client() as client:
+    async with delivery_stack(tmp_path) as made, made.client() as client:
         ids = [(await client.post("/v1/endpoints", json={"url": URL})).json()["id"] for _ in range(5)]
         seen, cursor = [], None
         while True:
@@ -86,7 +86,7 @@ async def test_the_list_has_pages(tmp_path: Path) -> None:
 async def test_what_can_not_be_set_is_refused_with_its_field(
     tmp_path: Path, document: dict[str, Any], field: str
 ) -> None:
-    async with house(tmp_path) as made, made.client() as client:
+    async with delivery_stack(tmp_path) as made, made.client() as client:
         answer = await client.post("/v1/endpoints", json=document)
         assert answer.status_code == 422, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
@@ -113,7 +113,7 @@ async def test_what_can_not_be_set_is_refused_with_its_field(
     ids=lambda value: json.dumps(value)[:60],
 )
 async def test_a_refusal_says_what_the_field_takes(tmp_path: Path, document: dict[str, Any], remedy: str) -> None:
-    async with house(tmp_path) as made, made.client() as client:
+    async with delivery_stack(tmp_path) as made, made.client() as client:
         problem = (await client.post("/v1/endpoints", json=document)).json()
         assert remedy in problem["remedy"], problem
         assert "RECEIVER_ALLOW_NETWORKS" not in problem["detail"]
@@ -125,7 +125,7 @@ async def test_no_hostile_url_becomes_an_endpoint_or_is_dialled_by_its_test(tmp_
     The API refuses each, but names that don't resolve just now; put past the API, the test button refuses it just the
     same, and nobody is dialled.
     """
-    async with house(tmp_path, schedule=(0,)) as made:
+    async with delivery_stack(tmp_path, schedule=(0,)) as made:
         made.guard = Guard(resolver=names)
         connector = Connector()
         outbound = guarded(connector)
@@ -149,7 +149,7 @@ async def test_no_hostile_url_becomes_an_endpoint_or_is_dialled_by_its_test(tmp_
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 async def test_a_test_sends_a_signed_example_by_the_way_of_real_ones(tmp_path: Path, event_type: str) -> None:
     subscriber = Subscriber()
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         endpoint = (await client.post("/v1/endpoints", json={"url": f"{origin}/hook"})).json()
         answer = await client.post(f"/v1/endpoints/{endpoint['id']}/test", json={"event_type": event_type})
         assert answer.status_code == 202
@@ -168,7 +168,7 @@ async def test_a_test_sends_a_signed_example_by_the_way_of_real_ones(tmp_path: P
 
 async def test_a_failed_test_is_tried_once_and_does_not_count_against_the_endpoint(tmp_path: Path) -> None:
     subscriber = Subscriber({"/hook": [410]})
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         endpoint = (await client.post("/v1/endpoints", json={"url": f"{origin}/hook"})).json()
         await client.post(f"/v1/endpoints/{endpoint['id']}/test")
         (delivery,) = await made.settled()
@@ -181,7 +181,7 @@ async def test_a_failed_test_is_tried_once_and_does_not_count_against_the_endpoi
 
 async def test_a_disabled_endpoint_can_be_tested_and_hears_nothing_else(tmp_path: Path) -> None:
     subscriber = Subscriber()
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         asked = {"url": f"{origin}/hook", "enabled": False}
         endpoint = (await client.post("/v1/endpoints", json=asked)).json()
         assert (endpoint["enabled"], bool(endpoint["disabled_reason"])) == (False, True)
@@ -197,7 +197,7 @@ async def test_a_disabled_endpoint_can_be_tested_and_hears_nothing_else(tmp_path
 
 async def test_filters_by_type_and_provider_choose_what_an_endpoint_hears(tmp_path: Path) -> None:
     subscriber = Subscriber()
-    async with subscriber.serve() as origin, house(tmp_path) as made:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
         await made.endpoint(f"{origin}/all")
         await made.endpoint(f"{origin}/failed", event_types=("job.failed",))
         await made.endpoint(f"{origin}/novita", providers=("novita",))
@@ -209,7 +209,7 @@ async def test_filters_by_type_and_provider_choose_what_an_endpoint_hears(tmp_pa
 
 async def test_a_secret_of_ones_own_is_taken_and_signs(tmp_path: Path) -> None:
     subscriber, own = Subscriber(), new_secret()
-    async with subscriber.serve() as origin, house(tmp_path) as made, made.client() as client:
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         asked = {"url": f"{origin}/hook", "secret": own}
         assert (await client.post("/v1/endpoints", json=asked)).json()["secret"] == own
         await made.write_events("job.succeeded")

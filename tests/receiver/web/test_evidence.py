@@ -20,12 +20,12 @@ from receiver.web.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_
 from submitter.vocabulary import Callback, Report, State
 from tests.support.running_receiver import (
     RESULT,
-    House,
+    RunningReceiver,
     freepik_body,
     freepik_task,
-    house,
     novita_body,
     novita_task,
+    running_receiver,
     signed,
 )
 
@@ -56,7 +56,7 @@ WRONG: list[Any] = [None, True, 0, -1.5, "", "\u0000", "x" * 5000, [], [[]], {},
 
 @pytest.mark.parametrize("provider", ["freepik", "novita"])
 async def test_a_hostile_body_is_kept_answered_and_resolved_by_a_poll(provider: str, tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job(provider)
         for name, body in HOSTILE.items():
             answer = await here.post(job, body, signed(body) if provider == "freepik" else {})
@@ -88,7 +88,7 @@ async def test_wrong_types_at_every_field_leave_no_job_stuck_and_no_evidence_unr
     provider: str, tmp_path: Path
 ) -> None:
     whole = {"freepik": freepik_task, "novita": novita_task}[provider]("task-1", "COMPLETED")
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job(provider, remote_id="task-1")
         bodies = [json.dumps(spoilt).encode() for spoilt in _spoilt(whole)]
         items = [
@@ -123,7 +123,7 @@ def test_headers_are_kept_as_json_would_keep_them(headers: list[tuple[bytes, byt
     assert headers_to_json(headers) == json.dumps(pairs)
 
 
-async def _recorded(here: House, provider: str) -> Evidence:
+async def _recorded(here: RunningReceiver, provider: str) -> Evidence:
     """One ordinary piece of evidence, to make others of."""
     job = await here.job(provider)
     await here.write_events(job, "IN_PROGRESS")
@@ -132,7 +132,7 @@ async def _recorded(here: House, provider: str) -> Evidence:
 
 
 async def test_every_callback_is_an_item_and_a_replay_is_a_duplicate(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         body = freepik_body(job.remote_id or "", "IN_PROGRESS")
         headers = signed(body)
@@ -148,7 +148,7 @@ async def test_every_callback_is_an_item_and_a_replay_is_a_duplicate(tmp_path: P
 
 async def test_a_repeated_id_with_another_body_is_news(tmp_path: Path) -> None:
     """Should a provider number its tasks and not its deliveries, nothing may get lost by that."""
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         for status in ("IN_PROGRESS", "COMPLETED"):
             body = freepik_body(job.remote_id or "", status)
@@ -157,7 +157,7 @@ async def test_a_repeated_id_with_another_body_is_news(tmp_path: Path) -> None:
 
 
 async def test_a_refused_callback_does_not_make_the_true_one_a_replay(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         body = freepik_body(job.remote_id or "", "COMPLETED")
         assert (await here.post(job, body, signed(body, secret="x", message="msg_1"))).status_code == 401
@@ -166,7 +166,7 @@ async def test_a_refused_callback_does_not_make_the_true_one_a_replay(tmp_path: 
 
 
 async def test_the_first_believed_end_wins_over_one_that_contradicts_it(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         for status in ("COMPLETED", "FAILED", "IN_PROGRESS", "COMPLETED"):
             await here.write_events(job, status)
@@ -178,7 +178,7 @@ async def test_the_first_believed_end_wins_over_one_that_contradicts_it(tmp_path
 
 
 async def test_refusals_are_kept_within_bounds_that_change_no_answer(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         body = freepik_body(job.remote_id or "", "COMPLETED")
         answers = {(await here.post(job, body, {})).status_code for _ in range(_KEPT_REFUSALS.count + 30)}
@@ -202,7 +202,7 @@ def test_refusals_are_bounded_for_each_source_and_in_all_in_number_and_size() ->
 
 
 async def test_a_reader_that_breaks_stops_neither_the_others_nor_its_own_job(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         broken, fine = await here.job("novita"), await here.job("novita")
         provider = here.receiver.providers["novita"]
         read = type(provider).read
@@ -224,7 +224,7 @@ async def test_a_reader_that_breaks_stops_neither_the_others_nor_its_own_job(tmp
 
 
 async def test_a_piece_that_cannot_be_settled_is_put_aside_and_the_others_are_settled(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         jobs = [await here.job() for _ in range(3)]
         # No reader lets such a text through; should one ever do, the database can't take it.
         bad = Update(Report(jobs[1].remote_id, State.RUNNING, remote_status="\ud800"), None)
@@ -239,12 +239,12 @@ async def test_a_piece_that_cannot_be_settled_is_put_aside_and_the_others_are_se
         assert [(await here.now(job)).state for job in jobs] == [State.SUCCEEDED, State.RUNNING, State.SUCCEEDED]
 
 
-async def _number_of_some_evidence(here: House) -> int:
+async def _number_of_some_evidence(here: RunningReceiver) -> int:
     return (await _recorded(here, "freepik")).id or 0
 
 
 async def test_secrets_are_masked_on_the_way_out_and_kept_within(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         path = here.path(job)
         body = json.dumps({"url": f"https://hooks.example.com{path}"}).encode()
@@ -262,7 +262,7 @@ def test_the_bodies_of_the_tests_are_what_the_readers_read() -> None:
 
 
 async def test_a_large_answer_is_kept_as_a_file_and_shown_whole(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         body = b"\x89PNG" + bytes(300_000)
         asked_at = job.created_at

@@ -13,7 +13,15 @@ import pytest
 from receiver.domain.jobs import Job
 from receiver.domain.tokens import Tokens
 from submitter.vocabulary import State
-from tests.support.running_receiver import RESULT, SECRET, House, freepik_body, house, novita_body, signed
+from tests.support.running_receiver import (
+    RESULT,
+    SECRET,
+    RunningReceiver,
+    freepik_body,
+    novita_body,
+    running_receiver,
+    signed,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Attempt:
 
     answer: int
     headers: Callable[[bytes], dict[str, str]] = signed
-    path: Callable[[House, Job, Job], str] = lambda here, job, other: here.path(job)
+    path: Callable[[RunningReceiver, Job, Job], str] = lambda here, job, other: here.path(job)
     sent: Callable[[bytes], bytes] = lambda body: body
     kept: int = 0
 
@@ -36,14 +44,14 @@ def _without(*names: str) -> Callable[[bytes], dict[str, str]]:
     return lambda body: {name: value for name, value in signed(body).items() if name not in names}
 
 
-def _last_character_of_token_altered(here: House, job: Job, other: Job) -> str:
+def _last_character_of_token_altered(here: RunningReceiver, job: Job, other: Job) -> str:
     """Another last character that base64 decodes to the same bytes."""
     path = here.path(job)
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     return path[:-1] + alphabet[alphabet.index(path[-1]) ^ 1]
 
 
-def _token_of_an_expired_key(here: House, job: Job, other: Job) -> str:
+def _token_of_an_expired_key(here: RunningReceiver, job: Job, other: Job) -> str:
     return f"/callbacks/freepik/{Tokens(['a-key-that-was-rotated-out']).callback(job.id, 'freepik')}"
 
 
@@ -90,7 +98,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 async def test_a_forged_callback_changes_no_job(name: str, tmp_path: Path) -> None:
     attempt = REFUSED[name]
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job, other = await here.job(), await here.job()
         body = freepik_body(job.remote_id or "", "COMPLETED")
         answer = await here.client.post(
@@ -107,7 +115,7 @@ async def test_a_forged_callback_changes_no_job(name: str, tmp_path: Path) -> No
 
 
 async def test_a_non_ascii_signature_is_refused(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         body = freepik_body(job.remote_id or "", "COMPLETED")
         raw = [(name.encode(), value.encode()) for name, value in signed(body).items() if name != "webhook-signature"]
@@ -123,7 +131,7 @@ async def test_a_non_ascii_signature_is_refused(tmp_path: Path) -> None:
     ["{wrong} {right}", "{right} {wrong}", "v2,{bare}", "v1,nonsense v27,{bare} v1,", "{right} {right}"],
 )
 async def test_one_right_signature_among_several_is_enough(entries: str, tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         body = freepik_body(job.remote_id or "", "COMPLETED")
         headers = signed(body)
@@ -135,7 +143,7 @@ async def test_one_right_signature_among_several_is_enough(entries: str, tmp_pat
 
 
 async def test_both_secrets_hold_while_they_are_rotated(tmp_path: Path) -> None:
-    async with house(tmp_path, webhook_secrets=("the-new-one", SECRET)) as here:
+    async with running_receiver(tmp_path, webhook_secrets=("the-new-one", SECRET)) as here:
         for secret in ("the-new-one", SECRET):
             job = await here.job()
             body = freepik_body(job.remote_id or "", "COMPLETED")
@@ -145,7 +153,7 @@ async def test_both_secrets_hold_while_they_are_rotated(tmp_path: Path) -> None:
 
 async def test_a_forged_result_of_an_unsigned_callback_is_not_stored_fetched_or_told(tmp_path: Path) -> None:
     """Whoever knows the URL of a Novita job can say what he likes: the status call decides, and brings its own link."""
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
         forged = "https://evil.example.com/forged.png"
@@ -161,7 +169,7 @@ async def test_a_forged_result_of_an_unsigned_callback_is_not_stored_fetched_or_
 
 
 async def test_a_forged_end_of_a_running_job_is_only_confirmed_by_a_poll(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"
         await here.post(job, novita_body(job.remote_id or "", "FAILED"))

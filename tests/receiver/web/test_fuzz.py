@@ -24,7 +24,7 @@ from submitter.vocabulary import Callback, Report, State
 from tests.support.answers import hostile_bodies
 from tests.support.fuzz import hammer
 from tests.support.processes import TOKEN, live
-from tests.support.running_receiver import House, freepik_body, house, novita_body, signed
+from tests.support.running_receiver import RunningReceiver, freepik_body, novita_body, running_receiver, signed
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 VALUES = st.one_of(
@@ -91,12 +91,12 @@ def test_freepiks_signatures_in_all_key_encodings_agree_with_the_official_librar
 
 
 @pytest.fixture(scope="module")
-def running_house() -> Iterator[tuple[asyncio.AbstractEventLoop, House]]:
+def running_house() -> Iterator[tuple[asyncio.AbstractEventLoop, RunningReceiver]]:
     """One receiver for all examples, on a loop of its own."""
     loop = asyncio.new_event_loop()
     stack = AsyncExitStack()
     with tempfile.TemporaryDirectory() as directory:
-        here = loop.run_until_complete(stack.enter_async_context(house(Path(directory), poll_interval=3000)))
+        here = loop.run_until_complete(stack.enter_async_context(running_receiver(Path(directory), poll_interval=3000)))
         yield loop, here
         loop.run_until_complete(stack.aclose())
     loop.close()
@@ -115,13 +115,13 @@ PIECES = st.one_of(
     pieces=st.lists(st.tuples(PIECES, HEADERS, st.booleans(), st.integers(1, 2)), min_size=1, max_size=6),
 )
 def test_any_callbacks_in_any_order_are_answered_and_move_a_job_only_by_a_signed_word(
-    provider: str, pieces: list[Any], running_house: tuple[asyncio.AbstractEventLoop, House]
+    provider: str, pieces: list[Any], running_house: tuple[asyncio.AbstractEventLoop, RunningReceiver]
 ) -> None:
     loop, here = running_house
     loop.run_until_complete(_post_all(here, provider, pieces))
 
 
-async def _post_all(here: House, provider: str, pieces: list[Any]) -> None:
+async def _post_all(here: RunningReceiver, provider: str, pieces: list[Any]) -> None:
     job = await here.job(provider)
     first_end: State | None = None
     acknowledged = 0

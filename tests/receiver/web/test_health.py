@@ -19,7 +19,7 @@ from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.settings import load, provider_from
 from receiver.store.database import Database
-from receiver.upstream.statistics import Reckoning
+from receiver.upstream.statistics import ProviderStatistics
 from receiver.web import health as health_module
 from receiver.web.health import Health
 from submitter.providers import PROVIDERS
@@ -34,7 +34,7 @@ async def probed(path: Path, *loops: Loop) -> AsyncIterator[tuple[Database, http
     """A client of the probes over a real database."""
     database = await Database.open(path / "receiver.db")
     providers = {name: provider_from(name, each) for name, each in load()[1].items()}
-    health = Health(database, loops, Metrics(), Reckoning(database), providers)
+    health = Health(database, loops, Metrics(), ProviderStatistics(database), providers)
     transport = httpx.ASGITransport(Starlette(routes=health.routes()))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:

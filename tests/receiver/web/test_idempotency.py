@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from receiver.domain.jobs import Job
 from receiver.store.database import Database
-from receiver.store.jobs import KeyReused, Store
+from receiver.store.jobs import JobStore, KeyReused
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
@@ -138,7 +138,7 @@ async def test_a_key_is_forgotten_after_24_hours(tmp_path: Path) -> None:
     now = datetime(2026, 11, 20, tzinfo=UTC)
     database = await Database.open(tmp_path / "receiver.db")
     try:
-        store = Store(database)
+        store = JobStore(database)
         first, new = await store.add_job(_job("job_1", now), idempotency=("t", "k", "d"))
         assert new
         late = now + timedelta(hours=23, minutes=59)

@@ -21,7 +21,7 @@ from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.delivery_stack import Subscriber
 from tests.support.processes import live, submit, wait_for_state
-from tests.support.running_receiver import house
+from tests.support.running_receiver import running_receiver
 
 DESCRIPTION = describe(PROVIDERS)
 
@@ -67,7 +67,7 @@ async def test_every_route_is_described_and_nothing_else(tmp_path: Path, monkeyp
 
 
 async def test_a_method_that_is_not_for_a_path_is_told_all_that_are(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         for path, item in DESCRIPTION["paths"].items():
             answer = await here.client.request("OPTIONS", re.sub(r"{\w+}", "0", path))
             assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed"), path
@@ -76,7 +76,7 @@ async def test_a_method_that_is_not_for_a_path_is_told_all_that_are(tmp_path: Pa
 
 
 async def test_lists_take_the_parameters_that_are_described_and_refuse_others(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job()
         for path in ("/v1/jobs", "/v1/events", "/v1/endpoints", "/v1/deliveries", "/v1/jobs/{id}/evidence"):
             parameters = DESCRIPTION["paths"][path]["get"]["parameters"]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from receiver.domain.ids import is_id, new_id
-from tests.support.running_receiver import house
+from tests.support.running_receiver import running_receiver
 
 
 @pytest.mark.parametrize("path", ["jobs", "events"])
 async def test_an_unknown_provider_is_refused_with_those_there_are(path: str, tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job, other = await here.job(), await here.job("novita")
         refused = await here.client.get(f"/v1/{path}?provider=nope")
         assert refused.status_code == 422
@@ -28,7 +28,7 @@ async def test_an_unknown_provider_is_refused_with_those_there_are(path: str, tm
 
 @pytest.mark.parametrize("path", ["jobs", "events", "endpoints", "deliveries", "jobs/{id}/evidence"])
 async def test_a_cursor_that_no_page_gave_is_refused_everywhere(path: str, tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         path = path.format(id=(await here.job()).id)
         for cursor in ("zzz", "job_", "ep_1", "' OR 1=1", "\x00", "dlv_" + "u" * 26):
             answer = await here.client.get(f"/v1/{path}", params={"cursor": cursor})
@@ -38,7 +38,7 @@ async def test_a_cursor_that_no_page_gave_is_refused_everywhere(path: str, tmp_p
 
 
 async def test_the_cursor_of_a_page_leads_to_the_next(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         wanted = [(await here.job()).id for _ in range(3)][::-1]
         first = (await here.client.get("/v1/jobs?limit=2")).json()
         second = (await here.client.get(f"/v1/jobs?limit=2&cursor={first['next']}")).json()
