@@ -56,7 +56,7 @@ from receiver.web.health import Health
 from receiver.web.job_upload import Uploads
 from receiver.web.jobs import Bearer, JobsApi
 from receiver.web.problems import Problem, answer_problem, busy
-from submitter.client import Wire
+from submitter.client import HttpSender
 from submitter.provider import Provider, Rate
 from submitter.providers import PROVIDERS
 
@@ -117,7 +117,7 @@ class Receiver:
         guard = Guard(settings.allow_networks)
         self.outbound = await stack.enter_async_context(Outbound(guard))
         tls = httpx.create_ssl_context(trust_env=False)
-        wire = await stack.enter_async_context(Wire())
+        sender = await stack.enter_async_context(HttpSender())
         self.store = JobStore(
             self.database,
             public_url=lambda: self.base_url,
@@ -166,7 +166,7 @@ class Receiver:
             paces={name: self._pace(name) for name in self.providers},
             pauses=self.pauses,
             leases=self.leases,
-            wire=wire,
+            sender=sender,
             tokens=self.tokens,
             blobs=blobs,
             metrics=self.metrics,
@@ -180,7 +180,7 @@ class Receiver:
             self.configured,
             paces=polls,
             leases=self.leases,
-            wire=wire,
+            sender=sender,
             metrics=self.metrics,
             concurrency=_POLLS,
         )

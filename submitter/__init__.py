@@ -1,5 +1,5 @@
 """
-Speak to AI upscaling APIs: one vocabulary over five wires, usable in a script without any server.
+Speak to AI upscaling APIs: one vocabulary over five protocols, usable in a script without any server.
 
     provider = build("novita", api_key=key)
     async with Submitter(provider) as submitter:

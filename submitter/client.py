@@ -20,8 +20,8 @@ import httpx
 from submitter.errors import AnswerLost, NotSent, ProviderBusy, ProviderError, ProviderRefused
 from submitter.images import inspect
 from submitter.provider import Provider
+from submitter.transport import DirectTransport
 from submitter.vocabulary import Exchange, Report, Task
-from submitter.wire import DirectTransport
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ async def converse(exchange: Exchange[T], send: Callable[[httpx.Request], Awaita
         exchange.close()
 
 
-class Wire:
+class HttpSender:
     """
     How requests are sent: TLS verified, no proxies from the environment, no redirects, no cookies, nothing logged.
 
@@ -233,10 +233,10 @@ class Submitter:
     Sends again only what was surely not accepted, at most *tries* times.
     """
 
-    def __init__(self, provider: Provider, *, wire: Wire | None = None, tries: int = 5) -> None:
+    def __init__(self, provider: Provider, *, sender: HttpSender | None = None, tries: int = 5) -> None:
         self.provider = provider
         self.tries = tries
-        self._wire = wire or Wire()
+        self._sender = sender or HttpSender()
 
     async def submit(self, task: Task, callback_url: str | None = None) -> Report:
         """Send *task*; a synchronous provider's report is final, others' are `RUNNING`."""
@@ -299,10 +299,10 @@ class Submitter:
                 return report
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        return await self._wire.send(request, timeout_seconds=self.provider.submit_timeout_seconds)
+        return await self._sender.send(request, timeout_seconds=self.provider.submit_timeout_seconds)
 
     async def _ask(self, request: httpx.Request) -> httpx.Response:
-        return await self._wire.send(request, timeout_seconds=30.0, fresh=False)
+        return await self._sender.send(request, timeout_seconds=30.0, fresh=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -310,7 +310,7 @@ class Submitter:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._wire.aclose()
+        await self._sender.aclose()
 
 
 def _delay(exc: ProviderError, times: int) -> float:

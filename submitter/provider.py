@@ -1,9 +1,9 @@
 """
 `Provider`: the base class of the five, and the guide to writing a sixth.
 
-A provider is one file in `submitter/providers/` and one line in `submitter/providers/__init__.py`. It knows its wire
-and nothing else: no sockets, no clock, no database, no environment. It builds whole `httpx.Request`s (absolute URL and
-every header: a bare request gets no defaults from the client that sends it) and reads `httpx.Response`s.
+A provider is one file in `submitter/providers/` and one line in `submitter/providers/__init__.py`. It knows its
+protocol and nothing else: no sockets, no clock, no database, no environment. It builds whole `httpx.Request`s (absolute
+URL and every header: a bare request gets no defaults from the client that sends it) and reads `httpx.Response`s.
 
 What to write:
 

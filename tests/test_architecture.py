@@ -23,14 +23,14 @@ def test_only_two_files_read_the_environment() -> None:
 
 
 def test_a_provider_is_one_file_a_line_and_its_stand_in() -> None:
-    """Nothing else in the two packages knows a provider's wire: its paths and its words."""
-    wires = ("generateTask", "start-task", "async/upscale", "ai/image-upscaler", "/v1/upscale")
+    """Nothing else in the two packages knows a provider's protocol: its paths and its words."""
+    protocols = ("generateTask", "start-task", "async/upscale", "ai/image-upscaler", "/v1/upscale")
     for path in [*(ROOT / "receiver").rglob("*.py"), *(ROOT / "submitter").rglob("*.py")]:
         place = path.relative_to(ROOT).as_posix()
         if place.startswith(("submitter/providers/", "submitter/sandbox/")):
             continue
         text = path.read_text()
-        assert [wire for wire in wires if wire in text] == [], place
+        assert [sender for sender in protocols if sender in text] == [], place
 
 
 def test_the_top_level_holds_what_it_should() -> None:

@@ -33,7 +33,7 @@ from receiver.runtime.data_dir import check as check_data_dir
 from receiver.runtime.secrets import generated, kept, secrets_path
 from receiver.settings import ProviderSettings, Settings, provider_from
 from receiver.store.database import newest_schema, open_to_read
-from submitter.client import Wire, converse
+from submitter.client import HttpSender, converse
 from submitter.errors import AccountRefused, NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider
 
@@ -299,17 +299,17 @@ async def provider_findings(each: Mapping[str, ProviderSettings], clocks: Clocks
             "FREEPIK_WEBHOOK_SECRET is not set: its callbacks are hints, each confirmed by a status call",
             "copy it from the developer dashboard, where the API key is",
         )
-    async with Wire() as wire:
+    async with HttpSender() as sender:
         for name, its in configured.items():
-            yield await _key(provider_from(name, its), wire, clocks)
+            yield await _key(provider_from(name, its), sender, clocks)
 
 
-async def _key(provider: Provider, wire: Wire, clocks: Clocks) -> Finding:
+async def _key(provider: Provider, sender: HttpSender, clocks: Clocks) -> Finding:
     """JobRequest for something free: a task that does not exist, or the balance."""
     check, name = f"{provider.name} key", provider.name.upper()
 
     async def send(request: httpx.Request) -> httpx.Response:
-        response = await wire.send(request, timeout_seconds=20)
+        response = await sender.send(request, timeout_seconds=20)
         clocks.note(response)
         return response
 

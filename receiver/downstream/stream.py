@@ -96,7 +96,7 @@ class Stream:
 
 def frame(event: Event) -> bytes:
     """
-    One event on the wire. `data` is the very text that subscribers are sent, and never has a line break.
+    One event on the sender. `data` is the very text that subscribers are sent, and never has a line break.
 
     `webhook-id` is a field of ours, which clients of the standard pass over: the event's id, the same on every way.
     """

@@ -25,7 +25,7 @@ from receiver.store.settling import JobUpdate
 from receiver.upstream.intake import Intake
 from receiver.upstream.leases import LEASE, Leases
 from receiver.upstream.rate_limits import Pace
-from submitter.client import Wire, converse
+from submitter.client import HttpSender, converse
 from submitter.errors import NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider
 
@@ -50,7 +50,7 @@ class Poller:
         *,
         paces: Mapping[str, Pace],
         leases: Leases,
-        wire: Wire,
+        sender: HttpSender,
         metrics: Metrics,
         concurrency: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -61,7 +61,7 @@ class Poller:
         self._configured = configured
         self._paces = paces
         self._leases = leases
-        self._wire = wire
+        self._sender = sender
         self._metrics = metrics
         self._clock = clock
         self.loop = Loop("poller", self.step)
@@ -121,7 +121,7 @@ class Poller:
 
         async def send(request: httpx.Request) -> httpx.Response:
             nonlocal answered
-            response = await self._wire.send(request, timeout_seconds=_LOOK_TIMEOUT_SECONDS, fresh=False)
+            response = await self._sender.send(request, timeout_seconds=_LOOK_TIMEOUT_SECONDS, fresh=False)
             await self._intake.record_answer(
                 response,
                 source=Source.POLL,

@@ -24,7 +24,6 @@ from receiver.domain.redaction import redact
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence
 from receiver.store.jobs import JobStore
-from submitter.answers import NO_RESULT
 from submitter.errors import (
     AccountRefused,
     AnswerLost,
@@ -34,6 +33,7 @@ from submitter.errors import (
     ProviderRefused,
     TaskNotFound,
 )
+from submitter.parsing import NO_RESULT
 from submitter.provider import Provider
 from submitter.vocabulary import Callback, Failure, Image, Report, State, Trust
 

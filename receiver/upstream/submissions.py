@@ -36,7 +36,7 @@ from receiver.upstream.leases import LEASE, Leases
 from receiver.upstream.pauses import Pauses
 from receiver.upstream.rate_limits import Pace
 from receiver.upstream.reader import outcome_of
-from submitter.client import Wire, converse
+from submitter.client import HttpSender, converse
 from submitter.errors import AccountRefused, AnswerLost, NotSent, ProviderBusy, ProviderError, TaskRefused
 from submitter.images import inspect
 from submitter.provider import Provider
@@ -75,7 +75,7 @@ class Submissions:
         paces: Mapping[str, Pace],
         pauses: Pauses,
         leases: Leases,
-        wire: Wire,
+        sender: HttpSender,
         tokens: Tokens,
         blobs: Blobs,
         metrics: Metrics,
@@ -89,7 +89,7 @@ class Submissions:
         self._paces = paces
         self._pauses = pauses
         self._leases = leases
-        self._wire = wire
+        self._sender = sender
         self._tokens = tokens
         self._blobs = blobs
         self._metrics = metrics
@@ -181,7 +181,7 @@ class Submissions:
                 await self._begin(job, sending, asked_at, awaits_callback=callback_url is not None)
             sending.begun_at = asked_at
             sending.left = True
-            response = await self._wire.send(request, timeout_seconds=provider.submit_timeout_seconds)
+            response = await self._sender.send(request, timeout_seconds=provider.submit_timeout_seconds)
             sending.answered = True
             hurry = asyncio.Event()
             recording = asyncio.ensure_future(self._record(job, sending, response, asked_at, hurry))

@@ -24,8 +24,7 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import Field, field_validator
 
-from submitter import answers
-from submitter.answers import Unreadable
+from submitter import parsing
 from submitter.errors import (
     AccountRefused,
     AnswerLost,
@@ -36,6 +35,7 @@ from submitter.errors import (
     TaskRefused,
 )
 from submitter.images import json_request, plain_request
+from submitter.parsing import Unreadable
 from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, json_body, refusal, retry_after_seconds
 from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
 
@@ -109,14 +109,14 @@ class Apixo(Provider):
 
     def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
         answer = yield self._submission(task, callback_url)
-        with answers.hiding(callback_url, task.picture.url):
+        with parsing.hiding(callback_url, task.picture.url):
             return self.submitted(answer)
 
     def submitted(self, response: httpx.Response) -> Report:
         body = self._accepted(response)
         try:
-            data = answers.mapping(body.get("data"), "data")
-            remote_id = answers.identifier(data.get("taskId"), "taskId")
+            data = parsing.mapping(body.get("data"), "data")
+            remote_id = parsing.identifier(data.get("taskId"), "taskId")
         except Unreadable as exc:
             raise exc.as_answer() from exc
         return Report(remote_id, State.RUNNING, cost=PRICE)
@@ -134,7 +134,7 @@ class Apixo(Provider):
 
     def read(self, callback: Callback) -> Report | None:
         try:
-            return self._report(answers.mapping(json_body(callback), "the body"))
+            return self._report(parsing.mapping(json_body(callback), "the body"))
         except Unreadable as exc:
             raise exc.as_callback() from exc
 
@@ -157,7 +157,7 @@ class Apixo(Provider):
                 field="options.request_type",
                 code="public_url_required",
             )
-        body = answers.merged({"input": options}, task.passthrough)
+        body = parsing.merged({"input": options}, task.passthrough)
         body["input"]["image_urls"] = [task.picture.url]
         body.pop("callback_url", None)
         if callback_url is not None and wish != "async":
@@ -178,13 +178,13 @@ class Apixo(Provider):
             if code in (None, 200):
                 return body
             raise self._refused(response, code, body, asking=asking)
-        said = answers.error_body(response)
+        said = parsing.error_body(response)
         body = said if isinstance(said, dict) else {}
         code = _code(body)
         status = response.status_code
         # A 4xx may tell the account's errors in the envelope only; nothing else in it outranks the HTTP status.
         decisive = code if code in (401, 402, 403, 429) and 400 <= status < 500 else status
-        raise answers.redirected(response) or self._refused(
+        raise parsing.redirected(response) or self._refused(
             response, decisive, body or {"message": said}, asking=asking, own_shape=code is not None
         )
 
@@ -192,9 +192,9 @@ class Apixo(Provider):
         self, response: httpx.Response, status: int, body: Mapping[str, Any], *, asking: bool, own_shape: bool = True
     ) -> ProviderError:
         data = body.get("data")
-        parts = [answers.first_text(body, "message", "msg", "error")]
-        parts += [answers.first_text(data, "error", "message")] if isinstance(data, dict) else []
-        said = answers.sentence("; ".join(dict.fromkeys(part for part in parts if part)), self.api_key)
+        parts = [parsing.first_text(body, "message", "msg", "error")]
+        parts += [parsing.first_text(data, "error", "message")] if isinstance(data, dict) else []
+        said = parsing.sentence("; ".join(dict.fromkeys(part for part in parts if part)), self.api_key)
         message = said or f"APIXO answered code {status} without a message"
         code = str(status) if own_shape else f"http_{status}"
         if status == 404 and asking:
@@ -208,17 +208,17 @@ class Apixo(Provider):
         if status in (502, 504):
             return AnswerLost(message, code=code)
         if response.is_success:
-            return ProviderRefused(message, code=code, permanent=answers.permanent_status(status))
-        permanent = answers.permanent_status(status)
+            return ProviderRefused(message, code=code, permanent=parsing.permanent_status(status))
+        permanent = parsing.permanent_status(status)
         return refusal(response, code=code, message=message, permanent=permanent, own_shape=own_shape)
 
     def _report(self, body: Mapping[str, Any]) -> Report:
-        data = answers.mapping(body["data"], "data") if body.get("data") is not None else body
-        remote_id = answers.identifier(data.get("taskId"), "taskId")
-        status = answers.word(data.get("state"), "state")
+        data = parsing.mapping(body["data"], "data") if body.get("data") is not None else body
+        remote_id = parsing.identifier(data.get("taskId"), "taskId")
+        status = parsing.word(data.get("state"), "state")
         state = _STATES.get(status, State.RUNNING)
         if state is State.SUCCEEDED:
-            return answers.done(remote_id, _images(data), data, remote_status=status, cost=PRICE)
+            return parsing.done(remote_id, _images(data), data, remote_status=status, cost=PRICE)
         error = self._failure(data) if state is State.FAILED else None
         return Report(remote_id, state, error=error, cost=PRICE, remote_status=status)
 
@@ -226,8 +226,8 @@ class Apixo(Provider):
         for name in ("failCode", "failMsg"):
             if not isinstance(data.get(name), str | int | None):
                 raise Unreadable(f"{name} is not a text")
-        code = answers.sentence(str(data.get("failCode") or ""), self.api_key)
-        message = answers.sentence(str(data.get("failMsg") or ""), self.api_key)
+        code = parsing.sentence(str(data.get("failCode") or ""), self.api_key)
+        message = parsing.sentence(str(data.get("failMsg") or ""), self.api_key)
         return Failure(
             code=(code or "failed")[:100],
             message=message or code or "APIXO reports that the task failed and gives no reason",
@@ -236,7 +236,7 @@ class Apixo(Provider):
 
 
 def _code(body: Mapping[str, Any]) -> int | None:
-    number = answers.number(body.get("code"))
+    number = parsing.number(body.get("code"))
     return int(number) if number is not None and 100 <= number < 10**6 and number == int(number) else None
 
 
@@ -247,7 +247,7 @@ def _images(data: Mapping[str, Any]) -> list[Image]:
             result = json.loads(result)
         except (ValueError, RecursionError):
             result = {}
-    urls = answers.items(result.get("resultUrls"), "resultUrls") if isinstance(result, dict) else []
-    completed_at = answers.moment(data.get("completeTime"))
+    urls = parsing.items(result.get("resultUrls"), "resultUrls") if isinstance(result, dict) else []
+    completed_at = parsing.moment(data.get("completeTime"))
     expires_at = completed_at + timedelta(hours=24) if completed_at else None
-    return [Image(url=url, expires_at=expires_at) for item in urls if (url := answers.link(item))]
+    return [Image(url=url, expires_at=expires_at) for item in urls if (url := parsing.link(item))]

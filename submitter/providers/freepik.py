@@ -24,10 +24,10 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import Field
 
-from submitter import answers
-from submitter.answers import Unreadable
+from submitter import parsing
 from submitter.errors import ProviderError, TaskNotFound, TaskRefused
 from submitter.images import json_request, plain_request
+from submitter.parsing import Unreadable
 from submitter.provider import Provider, ProviderOptions, Rate, Rhythm, json_answer, json_body, refusal
 from submitter.signatures import Encoding, parse_key, verify_callback
 from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
@@ -117,12 +117,12 @@ class Freepik(Provider):
             )
 
     def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
-        body = answers.merged(task.options, task.passthrough)
+        body = parsing.merged(task.options, task.passthrough)
         body.pop("webhook_url", None)
         if callback_url is not None:
             body["webhook_url"] = callback_url
         answer = yield json_request("POST", self._url(), self._headers(), body, picture=task.picture, at=("image",))
-        with answers.hiding(callback_url, task.options.get("prompt")):
+        with parsing.hiding(callback_url, task.options.get("prompt")):
             return self.submitted(answer)
 
     def submitted(self, response: httpx.Response) -> Report:
@@ -130,7 +130,7 @@ class Freepik(Provider):
             raise self._refused(response)
         body = json_answer(response)
         try:
-            remote_id = answers.identifier(_task(body).get("task_id"), "task_id")
+            remote_id = parsing.identifier(_task(body).get("task_id"), "task_id")
         except Unreadable as exc:
             raise exc.as_answer() from exc
         try:
@@ -170,7 +170,7 @@ class Freepik(Provider):
 
     def delivery_id(self, callback: Callback) -> str | None:
         value = callback.header("webhook-id")
-        return value.decode("latin-1")[: answers.MAX_ID_CHARS] if value else None
+        return value.decode("latin-1")[: parsing.MAX_ID_CHARS] if value else None
 
     def _url(self) -> str:
         return f"{self.base_url}/v1/ai/image-upscaler"
@@ -179,30 +179,30 @@ class Freepik(Provider):
         return {self.api_key_header: self.api_key}
 
     def _refused(self, response: httpx.Response) -> ProviderError:
-        said = answers.error_body(response)
+        said = parsing.error_body(response)
         message = _problem(said) if isinstance(said, dict) else said
-        return answers.redirected(response) or refusal(
+        return parsing.redirected(response) or refusal(
             response,
             code=None,
-            message=answers.sentence(message, self.api_key),
-            permanent=answers.permanent_status(response.status_code),
+            message=parsing.sentence(message, self.api_key),
+            permanent=parsing.permanent_status(response.status_code),
             own_shape=isinstance(said, dict) and message is not None,
         )
 
 
 def _task(body: Any) -> Mapping[str, Any]:
-    whole = answers.mapping(body, "the body")
-    return answers.mapping(whole["data"], "data") if whole.get("data") is not None else whole
+    whole = parsing.mapping(body, "the body")
+    return parsing.mapping(whole["data"], "data") if whole.get("data") is not None else whole
 
 
 def _report(body: Any, *, cost: Cost | None) -> Report:
     task = _task(body)
-    remote_id = answers.identifier(task.get("task_id"), "task_id")
-    status = answers.word(task["status"] if "status" in task else task.get("task_status"), "status")
-    images = [image for item in answers.items(task.get("generated"), "generated") if (image := _image(item))]
+    remote_id = parsing.identifier(task.get("task_id"), "task_id")
+    status = parsing.word(task["status"] if "status" in task else task.get("task_status"), "status")
+    images = [image for item in parsing.items(task.get("generated"), "generated") if (image := _image(item))]
     state = _STATES.get(status, State.RUNNING)
     if state is State.SUCCEEDED:
-        return answers.done(remote_id, images, task, remote_status=status, cost=cost)
+        return parsing.done(remote_id, images, task, remote_status=status, cost=cost)
     error = None
     if state is State.FAILED:
         error = Failure(
@@ -217,11 +217,11 @@ def _image(item: Any) -> Image | None:
     value = item.get("url") if isinstance(item, dict) else item
     if not isinstance(value, str):
         raise Unreadable("an item of generated is not a link")
-    url = answers.link(value)
+    url = parsing.link(value)
     if url is None:
         return None
     until = re.search(r"(?:^|[?&=~])exp=([0-9]{9,13})(?![0-9])", urlsplit(url).query)
-    return Image(url=url, expires_at=answers.moment(until[1]) if until else None)
+    return Image(url=url, expires_at=parsing.moment(until[1]) if until else None)
 
 
 def _problem(said: Mapping[str, Any]) -> str | None:
@@ -229,10 +229,10 @@ def _problem(said: Mapping[str, Any]) -> str | None:
     problem = said.get("problem")
     if isinstance(problem, dict):
         said = problem
-    parts = [answers.first_text(said, "message", "detail", "title", "error")]
+    parts = [parsing.first_text(said, "message", "detail", "title", "error")]
     params = said.get("invalid_params")
     for param in params[:10] if isinstance(params, list) else ():
-        if isinstance(param, dict) and (reason := answers.first_text(param, "reason")):
-            name = answers.first_text(param, "name")
+        if isinstance(param, dict) and (reason := parsing.first_text(param, "reason")):
+            name = parsing.first_text(param, "name")
             parts.append(f"{name}: {reason}" if name else reason)
     return "; ".join(part for part in parts if part) or None

@@ -23,10 +23,10 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from submitter import answers
-from submitter.answers import Unreadable
+from submitter import parsing
 from submitter.errors import AccountRefused, ProviderError, TaskNotFound, TaskRefused
 from submitter.images import json_request, plain_request
+from submitter.parsing import Unreadable
 from submitter.provider import Provider, ProviderOptions, Rate, Rhythm, json_answer, json_body, refusal, whole_number
 from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
 
@@ -125,15 +125,15 @@ class Novita(Provider):
             picture=task.picture,
             at=("request", "image_base64"),
         )
-        with answers.hiding(callback_url):
+        with parsing.hiding(callback_url):
             return self.submitted(answer)
 
     def submitted(self, response: httpx.Response) -> Report:
         if not response.is_success:
             raise self._refused(response)
         try:
-            body = answers.mapping(json_answer(response), "the body")
-            return Report(answers.identifier(body.get("task_id"), "task_id"), State.RUNNING, cost=self.price)
+            body = parsing.mapping(json_answer(response), "the body")
+            return Report(parsing.identifier(body.get("task_id"), "task_id"), State.RUNNING, cost=self.price)
         except Unreadable as exc:
             raise exc.as_answer() from exc
 
@@ -148,14 +148,14 @@ class Novita(Provider):
             unknown = error.code == "TASK_NOT_FOUND" or response.status_code == 404
             raise TaskNotFound(str(error), code=error.code) if unknown else error
         try:
-            return self._report(json_answer(response), answers.answered_at(response))
+            return self._report(json_answer(response), parsing.answered_at(response))
         except Unreadable as exc:
             raise exc.as_answer() from exc
 
     def read(self, callback: Callback) -> Report | None:
         try:
-            body = answers.mapping(json_body(callback), "the body")
-            if "event_type" in body and answers.word(body["event_type"], "event_type") != "ASYNC_TASK_RESULT":
+            body = parsing.mapping(json_body(callback), "the body")
+            if "event_type" in body and parsing.word(body["event_type"], "event_type") != "ASYNC_TASK_RESULT":
                 return None
             return self._report(body.get("payload", body), callback.received_at)
         except Unreadable as exc:
@@ -165,45 +165,45 @@ class Novita(Provider):
         return {"Authorization": f"Bearer {self.api_key}"}
 
     def _refused(self, response: httpx.Response) -> ProviderError:
-        said = answers.error_body(response)
+        said = parsing.error_body(response)
         reason = message = None
         if isinstance(said, dict):
-            reason = answers.sentence(answers.first_text(said, "reason"), self.api_key)
-            message = answers.sentence(answers.first_text(said, "message", "error"), self.api_key)
+            reason = parsing.sentence(parsing.first_text(said, "reason"), self.api_key)
+            message = parsing.sentence(parsing.first_text(said, "message", "error"), self.api_key)
         else:
-            message = answers.sentence(said, self.api_key)
+            message = parsing.sentence(said, self.api_key)
         code = reason[:100] if reason else None
         if reason in _ACCOUNT_REASONS and response.status_code < 500:
             return AccountRefused(message or reason, code=reason)
-        return answers.redirected(response) or refusal(
+        return parsing.redirected(response) or refusal(
             response,
             code=code,
             message=message or reason,
-            permanent=answers.permanent_status(response.status_code),
+            permanent=parsing.permanent_status(response.status_code),
             own_shape=isinstance(said, dict) and bool(reason or message),
         )
 
     def _report(self, body: Any, answered_at: datetime | None) -> Report:
-        result = answers.mapping(body, "the task result")
-        task = answers.mapping(result.get("task"), "task")
-        remote_id = answers.identifier(task.get("task_id"), "task_id")
-        status = answers.word(task.get("status"), "status")
+        result = parsing.mapping(body, "the task result")
+        task = parsing.mapping(result.get("task"), "task")
+        remote_id = parsing.identifier(task.get("task_id"), "task_id")
+        status = parsing.word(task.get("status"), "status")
         images = [
             image
-            for item in answers.items(result.get("images"), "images")
-            if (image := _image(answers.mapping(item, "an item of images"), answered_at))
+            for item in parsing.items(result.get("images"), "images")
+            if (image := _image(parsing.mapping(item, "an item of images"), answered_at))
         ]
         state = _STATES.get(status, State.RUNNING)
         if state is State.SUCCEEDED:
-            seen = [result, *answers.items(result.get("images"), "images")]
-            return answers.done(remote_id, images, seen, remote_status=status, cost=self.price)
+            seen = [result, *parsing.items(result.get("images"), "images")]
+            return parsing.done(remote_id, images, seen, remote_status=status, cost=self.price)
         error = self._failure(task) if state is State.FAILED else None
         return Report(remote_id, state, error=error, cost=self.price, remote_status=status)
 
     def _failure(self, task: Mapping[str, Any]) -> Failure:
         if not isinstance(task.get("reason"), str | None):
             raise Unreadable("reason is not a text")
-        reason = answers.sentence(task.get("reason"), self.api_key)
+        reason = parsing.sentence(task.get("reason"), self.api_key)
         named = reason is not None and re.fullmatch(r"[A-Z][A-Z0-9_]{2,99}", reason) is not None
         return Failure(
             code=reason if reason and named else "failed",
@@ -215,7 +215,7 @@ class Novita(Provider):
 def _body(task: Task, callback_url: str | None) -> dict[str, Any]:
     request = {name: value for name, value in task.options.items() if name in _REQUEST_FIELDS}
     extra = {name: value for name, value in task.options.items() if name not in _REQUEST_FIELDS}
-    body = answers.merged({"request": request, "extra": extra}, task.passthrough)
+    body = parsing.merged({"request": request, "extra": extra}, task.passthrough)
     webhook = body["extra"].pop("webhook", None)
     if callback_url is not None:
         body["extra"]["webhook"] = {**(webhook if isinstance(webhook, dict) else {}), "url": callback_url}
@@ -228,12 +228,12 @@ def _image(item: Mapping[str, Any], answered_at: datetime | None) -> Image | Non
     value = item.get("image_url")
     if not isinstance(value, str | None):
         raise Unreadable("image_url is not a link")
-    url = answers.link(value)
+    url = parsing.link(value)
     if url is None:
         return None
     kind = item.get("image_type")
     return Image(
         url=url,
-        expires_at=answers.presigned_until(url) or answers.after(answered_at, item.get("image_url_ttl")),
+        expires_at=parsing.presigned_until(url) or parsing.after(answered_at, item.get("image_url_ttl")),
         content_type=f"image/{kind}" if kind in ("png", "webp", "jpeg") else None,
     )

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import httpx
 from pydantic import BeforeValidator, Field
 
-from submitter import answers
+from submitter import parsing
 from submitter.errors import AnswerLost, ProviderBusy, ProviderError, ProviderRefused, TaskRefused
 from submitter.images import json_request, magic_type, multipart_request
 from submitter.provider import Provider, ProviderOptions, Rate, json_answer, refusal, retry_after_seconds, whole_number
@@ -90,9 +90,9 @@ class Pixelcut(Provider):
         if task.picture.path is None:
             answer = yield json_request("POST", url, headers, {"image_url": task.picture.url, **fields})
         else:
-            form = {name: answers.form_text(value) for name, value in fields.items() if value is not None}
+            form = {name: parsing.form_text(value) for name, value in fields.items() if value is not None}
             answer = yield multipart_request(url, headers, form, picture=task.picture, part="image")
-        with answers.hiding(task.picture.url):
+        with parsing.hiding(task.picture.url):
             return self.submitted(answer)
 
     def submitted(self, response: httpx.Response) -> Report:
@@ -108,20 +108,20 @@ class Pixelcut(Provider):
                 f"Pixelcut answered {response.status_code} with {kind} that is none", code="unreadable_answer"
             )
         body = json_answer(response)
-        url = answers.link(body.get("result_url")) if isinstance(body, dict) else None
+        url = parsing.link(body.get("result_url")) if isinstance(body, dict) else None
         if url is not None:
-            expires_at = answers.after(answers.answered_at(response), LINK_SECONDS)
+            expires_at = parsing.after(parsing.answered_at(response), LINK_SECONDS)
             return Report(None, State.SUCCEEDED, (Image(url=url, expires_at=expires_at),), cost=self.price)
         code, message = self._words(body if isinstance(body, dict) else None)
         if code is not None:
             raise ProviderRefused(message or code, code=code)
         raise AnswerLost(
-            f"Pixelcut answered {response.status_code} without a usable result_url; keys seen: {answers.keys_of(body)}",
+            f"Pixelcut answered {response.status_code} without a usable result_url; keys seen: {parsing.keys_of(body)}",
             code="no_result_url",
         )
 
     def _refused(self, response: httpx.Response) -> ProviderError:
-        said = answers.error_body(response)
+        said = parsing.error_body(response)
         code, message = self._words(said)
         if response.status_code == 500:
             return ProviderBusy(
@@ -130,19 +130,19 @@ class Pixelcut(Provider):
                 retry_after_seconds=retry_after_seconds(response),
                 tries=5,
             )
-        return answers.redirected(response) or refusal(
+        return parsing.redirected(response) or refusal(
             response,
             code=code,
             message=message,
-            permanent=answers.permanent_status(response.status_code),
+            permanent=parsing.permanent_status(response.status_code),
             own_shape=code is not None,
         )
 
     def _words(self, said: dict[str, Any] | str | None) -> tuple[str | None, str | None]:
         if not isinstance(said, dict):
-            return None, answers.sentence(said, self.api_key)
-        code = answers.sentence(answers.first_text(said, "error_code"), self.api_key)
-        message = answers.sentence(answers.first_text(said, "error", "message"), self.api_key)
+            return None, parsing.sentence(said, self.api_key)
+        code = parsing.sentence(parsing.first_text(said, "error_code"), self.api_key)
+        message = parsing.sentence(parsing.first_text(said, "error", "message"), self.api_key)
         return code[:100] if code else None, message or code
 
 

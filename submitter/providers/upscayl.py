@@ -20,10 +20,10 @@ from typing import Any, ClassVar, Literal
 import httpx
 from pydantic import Field
 
-from submitter import answers
-from submitter.answers import Unreadable
+from submitter import parsing
 from submitter.errors import AccountRefused, ProviderBusy, ProviderError, ProviderRefused, TaskNotFound, TaskRefused
 from submitter.images import json_request, multipart_request
+from submitter.parsing import Unreadable
 from submitter.provider import Provider, ProviderOptions, Rate, Rhythm, json_answer, refusal, retry_after_seconds
 from submitter.vocabulary import Exchange, Failure, Image, Picture, Report, State, Task
 
@@ -89,7 +89,7 @@ class Upscayl(Provider):
     def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
         fields = {**task.options, **task.passthrough}
         form = {
-            name: answers.form_text(value)
+            name: parsing.form_text(value)
             for name, value in fields.items()
             if value is not None and name not in _MANAGED
         }
@@ -99,7 +99,7 @@ class Upscayl(Provider):
         answer = yield multipart_request(
             f"{self.base_url}/start-task", self._headers(), form, picture=picture, part="file"
         )
-        with answers.hiding(task.picture.url):
+        with parsing.hiding(task.picture.url):
             return self.submitted(answer)
 
     def submitted(self, response: httpx.Response) -> Report:
@@ -107,12 +107,12 @@ class Upscayl(Provider):
             raise self._refused(response)
         body = json_answer(response)
         try:
-            data = answers.mapping(answers.mapping(body, "the body").get("data"), "data")
-            remote_id = answers.identifier(data.get("taskId"), "taskId")
+            data = parsing.mapping(parsing.mapping(body, "the body").get("data"), "data")
+            remote_id = parsing.identifier(data.get("taskId"), "taskId")
         except Unreadable as exc:
             raise self._denied(response, body) or exc.as_answer() from exc
         header = response.headers.get("x-task-cost")
-        cost = answers.cost(header, "credits") or answers.cost(data.get("creditsToDeduct"), "credits")
+        cost = parsing.cost(header, "credits") or parsing.cost(data.get("creditsToDeduct"), "credits")
         return Report(remote_id, State.RUNNING, cost=cost)
 
     def poll(self, remote_id: str) -> Exchange[Report]:
@@ -128,9 +128,9 @@ class Upscayl(Provider):
             raise TaskNotFound(str(error), code=error.code) if response.status_code == 404 else error
         body = json_answer(response)
         try:
-            whole = answers.mapping(body, "the body")
+            whole = parsing.mapping(body, "the body")
             unwrapped = "data" not in whole and str(whole.get("status")).lower() in _STATES and "error" not in whole
-            return self._report(whole if unwrapped else answers.mapping(whole.get("data"), "data"))
+            return self._report(whole if unwrapped else parsing.mapping(whole.get("data"), "data"))
         except Unreadable as exc:
             raise self._denied(response, body) or exc.as_answer() from exc
 
@@ -138,35 +138,35 @@ class Upscayl(Provider):
         return {"X-API-Key": self.api_key}
 
     def _report(self, data: Mapping[str, Any]) -> Report:
-        status = answers.word(data.get("status"), "data.status")
-        remote_id = answers.identifier(data["taskId"], "taskId") if data.get("taskId") is not None else None
-        cost = answers.cost(data.get("deductedCredits"), "credits")
-        files = [answers.mapping(item, "an item of files") for item in answers.items(data.get("files"), "files")]
+        status = parsing.word(data.get("status"), "data.status")
+        remote_id = parsing.identifier(data["taskId"], "taskId") if data.get("taskId") is not None else None
+        cost = parsing.cost(data.get("deductedCredits"), "credits")
+        files = [parsing.mapping(item, "an item of files") for item in parsing.items(data.get("files"), "files")]
         state = _STATES.get(status.lower(), State.RUNNING)
         if state is State.SUCCEEDED:
             images = [image for file in files if (image := _image(file))]
-            return answers.done(remote_id, images, [data, *files], remote_status=status, cost=cost)
+            return parsing.done(remote_id, images, [data, *files], remote_status=status, cost=cost)
         error = self._failure(data) if state is State.FAILED else None
         return Report(remote_id, state, error=error, cost=cost, remote_status=status)
 
     def _failure(self, data: Mapping[str, Any]) -> Failure:
         reason = data.get("error")
         if isinstance(reason, dict):
-            reason = answers.first_text(reason, "message", "error", "code")
-        message = answers.sentence(reason, self.api_key)
+            reason = parsing.first_text(reason, "message", "error", "code")
+        message = parsing.sentence(reason, self.api_key)
         return Failure("failed", message or "Upscayl reports that the task failed and gives no reason", permanent=False)
 
     def _refused(self, response: httpx.Response) -> ProviderError:
-        said = answers.error_body(response)
+        said = parsing.error_body(response)
         code, message = self._words(said)
         is_json = "json" in response.headers.get("content-type", "").lower()
         if code in _ACCOUNT_CODES:
             return AccountRefused(message or code, code=code)
-        return answers.redirected(response) or refusal(
+        return parsing.redirected(response) or refusal(
             response,
             code=code,
             message=message,
-            permanent=answers.permanent_status(response.status_code),
+            permanent=parsing.permanent_status(response.status_code),
             own_shape=is_json and message is not None,
         )
 
@@ -188,13 +188,13 @@ class Upscayl(Provider):
     def _words(self, said: dict[str, Any] | str | None) -> tuple[str | None, str | None]:
         """Code and message of an error; an `error` in capitals is a code, any other a message."""
         if not isinstance(said, dict):
-            return None, answers.sentence(said, self.api_key)
-        error = answers.first_text(said, "error")
+            return None, parsing.sentence(said, self.api_key)
+        error = parsing.first_text(said, "error")
         is_code = error is not None and error.isascii() and error.replace("_", "").isupper() and len(error) <= 100
-        message = answers.first_text(said, "message") or error
-        return error if is_code else None, answers.sentence(message, self.api_key)
+        message = parsing.first_text(said, "message") or error
+        return error if is_code else None, parsing.sentence(message, self.api_key)
 
 
 def _image(file: Mapping[str, Any]) -> Image | None:
-    url = next((url for name in _LINKS if (url := answers.link(file.get(name)))), None)
-    return Image(url=url, expires_at=answers.moment(file.get("expiresAt"))) if url else None
+    url = next((url for name in _LINKS if (url := parsing.link(file.get(name)))), None)
+    return Image(url=url, expires_at=parsing.moment(file.get("expiresAt"))) if url else None

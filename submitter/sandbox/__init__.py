@@ -1,5 +1,5 @@
 """
-The other end of every wire: local stand-ins for the five upscaling APIs, with faults on demand.
+Local stand-ins for the five upscaling APIs, with faults on demand.
 
     sandbox = Sandbox(turnaround_seconds=(0.1, 0.3), seed=1, faults=Faults(lose=0.2, duplicate=1))
     async with sandbox.serve() as origin:

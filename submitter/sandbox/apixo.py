@@ -21,9 +21,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from submitter.sandbox.stand_in import (
+    CallbackRules,
+    CallingStandIn,
+    Refused,
+    bearer,
+    is_url,
+    json_object,
+    same_key,
+    unknown,
+)
 from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import Shape, Target
-from submitter.sandbox.wire import CallbackRules, CallingWire, Refused, bearer, is_url, json_object, same_key, unknown
 
 LONG_SIDES = {"2k": 2048, "4k": 3840, "8k": 7680}
 FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -33,7 +42,7 @@ _TOP = ("request_type", "callback_url", "input", "provider")
 _INPUT = ("mode", "image_urls", "resolution", "output_format")
 
 
-class Apixo(CallingWire):
+class Apixo(CallingStandIn):
     name = "apixo"
     mount = "/apixo/api/v1"
     running = ("pending", "processing")
@@ -107,7 +116,8 @@ class Apixo(CallingWire):
         }
         return _json(_envelope(detail))
 
-    # --- The wire ---------------------------------------------------------------------------------------------------
+    # --- The stand_in
+    # ---------------------------------------------------------------------------------------------------
 
     async def looked_up(self, request: Request) -> Response:
         task_id = request.query_params.get("taskId")

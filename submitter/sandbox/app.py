@@ -1,7 +1,7 @@
 """
 `Sandbox`: the five stand-ins, the result links and the control calls as one Starlette app.
 
-A sixth provider is one file beside this one and one line in `WIRES`.
+A sixth provider is one file beside this one and one line in `STAND_INS`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from submitter.sandbox.novita import Novita
 from submitter.sandbox.picture import test_picture
 from submitter.sandbox.pixelcut import Pixelcut
 from submitter.sandbox.serving import serving
+from submitter.sandbox.stand_in import CallingStandIn, StandIn, is_url
 from submitter.sandbox.tasks import Order, RemoteTask
 from submitter.sandbox.upscaling import Target
 from submitter.sandbox.upscayl import Upscayl
-from submitter.sandbox.wire import CallingWire, Wire, is_url
 from submitter.sandbox.work import Bench, Settings
 
-WIRES: tuple[type[Wire], ...] = (Freepik, Apixo, Novita, Upscayl, Pixelcut)
+STAND_INS: tuple[type[StandIn], ...] = (Freepik, Apixo, Novita, Upscayl, Pixelcut)
 
-API_KEYS: dict[str, str] = {wire.name: f"sandbox-{wire.name}-key" for wire in WIRES}
+API_KEYS: dict[str, str] = {stand_in.name: f"sandbox-{stand_in.name}-key" for stand_in in STAND_INS}
 FREEPIK_WEBHOOK_SECRET = "sandbox-freepik-secret-0123456789"
 
 
@@ -77,7 +77,7 @@ class Sandbox:
             seed=secrets.randbits(32) if seed is None else seed,
         )
         self.bench = Bench(settings, faults or Faults(), origin.rstrip("/") if origin else None)
-        self.wires: dict[str, Wire] = {wire.name: wire(self.bench) for wire in WIRES}
+        self.stand_ins: dict[str, StandIn] = {stand_in.name: stand_in(self.bench) for stand_in in STAND_INS}
         self.app = self._app()
 
     @property
@@ -110,7 +110,7 @@ class Sandbox:
     @staticmethod
     def base_urls(origin: str) -> dict[str, str]:
         """The base URL of each provider's stand-in below *origin*."""
-        return {wire.name: origin.rstrip("/") + wire.mount for wire in WIRES}
+        return {stand_in.name: origin.rstrip("/") + stand_in.mount for stand_in in STAND_INS}
 
     def environment(self, origin: str) -> dict[str, str]:
         """The settings with which a client of the real APIs talks to this sandbox instead."""
@@ -154,14 +154,16 @@ class Sandbox:
         The task is the one named, put into that state, or a new one. Faults don't apply. *origin* is where its links
         lead if the sandbox has none of its own. Raises ValueError.
         """
-        wire = self.wires.get(provider)
-        if wire is None:
-            raise ValueError(f"provider must be one of {', '.join(self.wires)}")
-        if not isinstance(wire, CallingWire):
+        stand_in = self.stand_ins.get(provider)
+        if stand_in is None:
+            raise ValueError(f"provider must be one of {', '.join(self.stand_ins)}")
+        if not isinstance(stand_in, CallingStandIn):
             raise ValueError(f"{provider} sends no callbacks")
-        named = wire.state_named(state)
-        if named is None or named not in wire.announced:
-            words = (word.removeprefix("TASK_STATUS_").lower() for word in wire.states if word in wire.announced)
+        named = stand_in.state_named(state)
+        if named is None or named not in stand_in.announced:
+            words = (
+                word.removeprefix("TASK_STATUS_").lower() for word in stand_in.states if word in stand_in.announced
+            )
             raise ValueError(f"state must be one of {', '.join(words)}")
         task = self.bench.task(provider, task_id) if task_id else None
         url = callback_url or (task.callback_url if task else None)
@@ -169,10 +171,10 @@ class Sandbox:
             raise ValueError("callback_url must be an http or https URL")
         assert url is not None
         if task is None:
-            task = self._made(wire, url, task_id, self.bench.origin or origin)
+            task = self._made(stand_in, url, task_id, self.bench.origin or origin)
         await self.bench.halt(task)
-        await self.bench.put(wire, task, named)
-        attempt = await self.bench.announcer.once(wire, task, url)
+        await self.bench.put(stand_in, task, named)
+        attempt = await self.bench.announcer.once(stand_in, task, url)
         return {
             "provider": provider,
             "task_id": task.id,
@@ -181,21 +183,21 @@ class Sandbox:
             "error": attempt.error,
         }
 
-    def _made(self, wire: Wire, callback_url: str, task_id: str | None, origin: str) -> RemoteTask:
+    def _made(self, stand_in: StandIn, callback_url: str, task_id: str | None, origin: str) -> RemoteTask:
         order = Order(
             source=test_picture(160, 120),
             target=lambda shape: Target(shape.width * 2, shape.height * 2, "JPEG"),
             options={},
             callback_url=callback_url,
         )
-        return self.bench.accept(wire, order, origin=origin, id=task_id, triggered=True)
+        return self.bench.accept(stand_in, order, origin=origin, id=task_id, triggered=True)
 
     # --- The app ----------------------------------------------------------------------------------------------------
 
     def _app(self) -> Starlette:
         return Starlette(
             routes=[
-                *(Mount(wire.mount, app=_router(wire)) for wire in self.wires.values()),
+                *(Mount(stand_in.mount, app=_router(stand_in)) for stand_in in self.stand_ins.values()),
                 Route("/files/{id}/{name}", self.bench.files.download),
                 Route("/forged/{name}", self.bench.files.forged),
                 Route("/_sandbox/tasks", self._tasks),
@@ -221,7 +223,7 @@ class Sandbox:
                 "items": [task.facts() for task in self.tasks if provider in (None, task.provider)],
                 "calls": {
                     name: {kind: self.calls(name, kind) for kind in ("submit", "status")}
-                    for name in self.wires
+                    for name in self.stand_ins
                     if provider in (None, name)
                 },
                 "forged_fetches": self.forged_fetches,
@@ -234,7 +236,7 @@ class Sandbox:
                 faults = Faults.model_validate_json(await request.body())
             except ValidationError as exc:
                 return _refused(str(exc))
-            if strangers := faults.per_provider.keys() - self.wires.keys():
+            if strangers := faults.per_provider.keys() - self.stand_ins.keys():
                 return _refused(f"unknown provider: {', '.join(sorted(strangers))}")
             self.faults = faults
         struck: dict[str, dict[str, int]] = {}
@@ -262,11 +264,11 @@ class Sandbox:
         return JSONResponse({"ok": True})
 
 
-def _router(wire: Wire) -> Router:
+def _router(stand_in: StandIn) -> Router:
     async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-        await wire.not_found()(scope, receive, send)
+        await stand_in.not_found()(scope, receive, send)
 
-    return Router(wire.routes(), default=not_found, redirect_slashes=False)
+    return Router(stand_in.routes(), default=not_found, redirect_slashes=False)
 
 
 def _refused(why: str) -> Response:

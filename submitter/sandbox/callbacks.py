@@ -13,8 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
+from submitter.sandbox.stand_in import CallbackRules, CallingStandIn, StandIn
 from submitter.sandbox.tasks import Attempt, RemoteTask, SentCallback
-from submitter.sandbox.wire import CallbackRules, CallingWire, Wire
 
 if TYPE_CHECKING:
     from submitter.sandbox.work import Bench
@@ -26,14 +26,14 @@ class Announcer:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
 
-    def voice(self, wire: Wire, task: RemoteTask) -> Callable[[str], None]:
+    def voice(self, stand_in: StandIn, task: RemoteTask) -> Callable[[str], None]:
         """How *task* tells of a state it enters; decides whether its callbacks are held back and reordered."""
-        if not isinstance(wire, CallingWire):
+        if not isinstance(stand_in, CallingStandIn):
             return lambda state: None
-        several = len(wire.announced.difference((wire.failed,))) > 1
-        if task.callback_url and several and self._bench.dice.strikes(wire.name, "reorder", task.number):
+        several = len(stand_in.announced.difference((stand_in.failed,))) > 1
+        if task.callback_url and several and self._bench.dice.strikes(stand_in.name, "reorder", task.number):
             task.held = []
-        return lambda state: self._log_events(wire, task, state)
+        return lambda state: self._log_events(stand_in, task, state)
 
     def release(self, task: RemoteTask) -> None:
         """No more states will come: send what was held back, last state first."""
@@ -41,46 +41,46 @@ class Announcer:
         for send in reversed(held or []):
             send()
 
-    def forge(self, wire: Wire, task: RemoteTask) -> None:
+    def forge(self, stand_in: StandIn, task: RemoteTask) -> None:
         """Send a forged success, if that fault strikes."""
-        if not isinstance(wire, CallingWire) or not task.callback_url:
+        if not isinstance(stand_in, CallingStandIn) or not task.callback_url:
             return
-        if not self._bench.dice.strikes(wire.name, "forge", task.number):
+        if not self._bench.dice.strikes(stand_in.name, "forge", task.number):
             return
-        body = wire.forged_body(task, f"{task.origin}/forged/{secrets.token_urlsafe(12)}.jpg")
-        callback = SentCallback(wire.succeeded, "forged")
+        body = stand_in.forged_body(task, f"{task.origin}/forged/{secrets.token_urlsafe(12)}.jpg")
+        callback = SentCallback(stand_in.succeeded, "forged")
         task.callbacks.append(callback)
-        rules = CallbackRules(wire.rules.timeout_seconds)
-        headers = wire.forged_headers(body)
+        rules = CallbackRules(stand_in.rules.timeout_seconds)
+        headers = stand_in.forged_headers(body)
         self._bench.spawn(self._deliver(task, callback, rules, body, lambda: headers, after=None), task)
 
-    async def once(self, wire: CallingWire, task: RemoteTask, url: str) -> Attempt:
+    async def once(self, stand_in: CallingStandIn, task: RemoteTask, url: str) -> Attempt:
         """Send one true callback about the task's present state to *url*, without faults or retries."""
-        body = wire.callback_body(task, task.state)
+        body = stand_in.callback_body(task, task.state)
         callback = SentCallback(task.state, "true")
         task.callbacks.append(callback)
-        return await self._try(callback, wire.rules, url, body, wire.callback_headers(body))
+        return await self._try(callback, stand_in.rules, url, body, stand_in.callback_headers(body))
 
-    def _log_events(self, wire: CallingWire, task: RemoteTask, state: str) -> None:
-        if not task.callback_url or state not in wire.announced:
+    def _log_events(self, stand_in: CallingStandIn, task: RemoteTask, state: str) -> None:
+        if not task.callback_url or state not in stand_in.announced:
             return
         roll = self._bench.dice.strikes
-        if roll(wire.name, "lose", task.number):
+        if roll(stand_in.name, "lose", task.number):
             lost = SentCallback(state, "lost")
             lost.tried.set()
             task.callbacks.append(lost)
             return
         copies: list[Literal["duplicate", "replay"]] = []
-        if roll(wire.name, "duplicate", task.number):
+        if roll(stand_in.name, "duplicate", task.number):
             copies.append("duplicate")
-        if roll(wire.name, "replay", task.number):
+        if roll(stand_in.name, "replay", task.number):
             copies.append("replay")
-        body = wire.callback_body(task, state)
+        body = stand_in.callback_body(task, state)
 
         def send() -> None:
-            first = self._queue(wire, task, SentCallback(state, "true"), body)
+            first = self._queue(stand_in, task, SentCallback(state, "true"), body)
             for kind in copies:
-                self._queue(wire, task, SentCallback(state, kind), body, replayed=first)
+                self._queue(stand_in, task, SentCallback(state, kind), body, replayed=first)
 
         if task.held is None:
             send()
@@ -89,18 +89,18 @@ class Announcer:
 
     def _queue(
         self,
-        wire: CallingWire,
+        stand_in: CallingStandIn,
         task: RemoteTask,
         callback: SentCallback,
         body: bytes,
         replayed: SentCallback | None = None,
     ) -> SentCallback:
         def headers() -> dict[str, str]:
-            return dict(replayed.headers) if replayed and callback.kind == "replay" else wire.callback_headers(body)
+            return dict(replayed.headers) if replayed and callback.kind == "replay" else stand_in.callback_headers(body)
 
         previous, task.last_callback = task.last_callback, callback
         task.callbacks.append(callback)
-        self._bench.spawn(self._deliver(task, callback, wire.rules, body, headers, after=previous), task)
+        self._bench.spawn(self._deliver(task, callback, stand_in.rules, body, headers, after=previous), task)
         return callback
 
     async def _deliver(

@@ -20,7 +20,7 @@ def before_expiry(file: File, query: Mapping[str, str], now: float) -> bool:
 
 @dataclass(eq=False, slots=True)
 class File:
-    """One result. `path` is below the origin and carries no query: a wire that signs its links adds its own."""
+    """One result. `path` is below the origin and carries no query: a stand-in that signs its links adds its own."""
 
     data: bytes = field(repr=False)
     content_type: str

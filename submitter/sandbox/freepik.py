@@ -25,11 +25,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from submitter.sandbox.files import File
-from submitter.sandbox.tasks import Failing, Order, RemoteTask
-from submitter.sandbox.upscaling import NotAnImage, Shape, Target
-from submitter.sandbox.wire import (
+from submitter.sandbox.stand_in import (
     CallbackRules,
-    CallingWire,
+    CallingStandIn,
     Refused,
     is_int,
     is_url,
@@ -38,6 +36,8 @@ from submitter.sandbox.wire import (
     same_key,
     unknown,
 )
+from submitter.sandbox.tasks import Failing, Order, RemoteTask
+from submitter.sandbox.upscaling import NotAnImage, Shape, Target
 
 LARGEST_OUTPUT_PIXELS = 25_300_000
 
@@ -60,7 +60,7 @@ _STRENGTHS = ("creativity", "hdr", "resemblance", "fractality")
 _FIELDS = ("image", "webhook_url", "prompt", "filter_nsfw", *_ENUMS, *_STRENGTHS)
 
 
-class Freepik(CallingWire):
+class Freepik(CallingStandIn):
     name = "freepik"
     mount = "/freepik"
     running = ("CREATED", "IN_PROGRESS")
@@ -140,7 +140,8 @@ class Freepik(CallingWire):
             return False
         return now < int(exp) and hmac.compare_digest(mac.encode(), _link_mac(file, int(exp)).encode())
 
-    # --- The wire ---------------------------------------------------------------------------------------------------
+    # --- The stand_in
+    # ---------------------------------------------------------------------------------------------------
 
     async def looked_up(self, request: Request) -> Response:
         task = self.bench.task(self.name, request.path_params["id"])

@@ -23,11 +23,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from submitter.sandbox.files import File
-from submitter.sandbox.tasks import Failing, Order, RemoteTask
-from submitter.sandbox.upscaling import NotAnImage, Shape, Target
-from submitter.sandbox.wire import (
+from submitter.sandbox.stand_in import (
     CallbackRules,
-    CallingWire,
+    CallingStandIn,
     Refused,
     bearer,
     is_int,
@@ -37,6 +35,8 @@ from submitter.sandbox.wire import (
     same_key,
     unknown,
 )
+from submitter.sandbox.tasks import Failing, Order, RemoteTask
+from submitter.sandbox.upscaling import NotAnImage, Shape, Target
 
 LARGEST_BYTES = 30 * 1024 * 1024
 LARGEST_SIDE = 2048
@@ -54,7 +54,7 @@ _EXTRA = (
 _REQUEST = ("model_name", "image_base64", "scale_factor")
 
 
-class Novita(CallingWire):
+class Novita(CallingStandIn):
     name = "novita"
     mount = "/novita"
     running = ("TASK_STATUS_QUEUED", "TASK_STATUS_PROCESSING")
@@ -153,7 +153,8 @@ class Novita(CallingWire):
     def file_name(self, task: RemoteTask, suffix: str) -> str:
         return f"{secrets.token_hex(16)}.{'jpeg' if suffix == 'jpg' else suffix}"
 
-    # --- The wire ---------------------------------------------------------------------------------------------------
+    # --- The stand_in
+    # ---------------------------------------------------------------------------------------------------
 
     async def looked_up(self, request: Request) -> Response:
         task_id = request.query_params.get("task_id")

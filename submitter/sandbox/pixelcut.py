@@ -20,9 +20,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from submitter.sandbox.stand_in import Refused, StandIn, content_type, is_int, is_url, json_object, same_key, unknown
 from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import NotAnImage, Shape, Target
-from submitter.sandbox.wire import Refused, Wire, content_type, is_int, is_url, json_object, same_key, unknown
 
 LARGEST_BYTES = 25 * 1024 * 1024
 SMALLEST_SIDE = 64
@@ -31,7 +31,7 @@ LARGEST_SIDE = 6000
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
 
-class Pixelcut(Wire):
+class Pixelcut(StandIn):
     name = "pixelcut"
     mount = "/pixelcut"
     running = ("running",)
@@ -99,7 +99,8 @@ class Pixelcut(Wire):
     def not_found(self) -> Response:
         return PlainTextResponse("Not Found", 404)
 
-    # --- The wire ---------------------------------------------------------------------------------------------------
+    # --- The stand_in
+    # ---------------------------------------------------------------------------------------------------
 
     async def _fetched(self, fields: Mapping[str, Any]) -> bytes:
         if "image_url" not in fields:

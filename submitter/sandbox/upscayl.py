@@ -22,9 +22,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from submitter.sandbox.files import File
+from submitter.sandbox.stand_in import Refused, StandIn, content_type, is_url, json_object, same_key, unknown
 from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import NotAnImage, Shape, Target
-from submitter.sandbox.wire import Refused, Wire, content_type, is_url, json_object, same_key, unknown
 
 MODELS = (
     "upscayl-standard-4x",
@@ -54,7 +54,7 @@ _OLDER_WORDS = {
 _PROGRESS = {"ENHANCING": "0", "PROCESSING": "50", "PROCESSED": "100", "PROCESSING_FAILED": "0"}
 
 
-class Upscayl(Wire):
+class Upscayl(StandIn):
     name = "upscayl"
     mount = "/upscayl"
     running = ("ENHANCING", "PROCESSING")
@@ -118,7 +118,8 @@ class Upscayl(Wire):
     def file_name(self, task: RemoteTask, suffix: str) -> str:
         return f"{task.id}.{suffix}"
 
-    # --- The wire ---------------------------------------------------------------------------------------------------
+    # --- The stand_in
+    # ---------------------------------------------------------------------------------------------------
 
     async def looked_up(self, request: Request) -> Response:
         body = await json_object(request)

@@ -27,9 +27,9 @@ from submitter.sandbox.callbacks import Announcer
 from submitter.sandbox.faults import Dice, Faults
 from submitter.sandbox.files import File, Files
 from submitter.sandbox.outbound import Outbound
+from submitter.sandbox.stand_in import CallingStandIn, Refused, StandIn
 from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import CONTENT_TYPES, SUFFIXES, NotAnImage, Studio, TooLarge
-from submitter.sandbox.wire import CallingWire, Refused, Wire
 
 CUT_EXTENSION = "sandbox.cut"
 """ASGI extension of our server: call it to reset the connection."""
@@ -41,7 +41,7 @@ _LONGEST_ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a sandbox is set up with; the wires read their own parts of it."""
+    """What a sandbox is set up with; the stand-ins read their own parts of it."""
 
     api_keys: Mapping[str, str] = field(repr=False)
     freepik_webhook_secret: str = field(repr=False)
@@ -96,33 +96,33 @@ class Bench:
 
     # --- Calls ------------------------------------------------------------------------------------------------------
 
-    async def submit(self, wire: Wire, request: Request) -> Response:
+    async def submit(self, stand_in: StandIn, request: Request) -> Response:
         """A submit call from the first fault to the last."""
-        self.calls[wire.name, "submit"] += 1
-        if self.dice.strikes(wire.name, "reset_before"):
+        self.calls[stand_in.name, "submit"] += 1
+        if self.dice.strikes(stand_in.name, "reset_before"):
             return Cut()
         try:
             await request.body()
-            if fault := self.dice.first(wire.name, _GATE):
-                return self._fault_response(wire, fault)
-            wire.admit(request)
-            order = await wire.read(request)
+            if fault := self.dice.first(stand_in.name, _GATE):
+                return self._fault_response(stand_in, fault)
+            stand_in.admit(request)
+            order = await stand_in.read(request)
         except Refused as refused:
             return refused.response
         except ClientDisconnect:
             return Cut()
-        task = self.accept(wire, order, origin=self._origin_of(request))
-        return await self._answer(wire, request, task)
+        task = self.accept(stand_in, order, origin=self._origin_of(request))
+        return await self._answer(stand_in, request, task)
 
-    async def status(self, wire: Wire, request: Request) -> Response | None:
+    async def status(self, stand_in: StandIn, request: Request) -> Response | None:
         """What a fault answers to a status call instead of the truth; None: go on."""
-        self.calls[wire.name, "status"] += 1
-        if self.dice.strikes(wire.name, "status_reset"):
+        self.calls[stand_in.name, "status"] += 1
+        if self.dice.strikes(stand_in.name, "status_reset"):
             return Cut()
-        fault = self.dice.first(wire.name, _STATUS_GATE)
+        fault = self.dice.first(stand_in.name, _STATUS_GATE)
         if fault == "status_unreadable":
             return _unreadable()
-        return None if fault is None else self._fault_response(wire, fault.removeprefix("status_"))
+        return None if fault is None else self._fault_response(stand_in, fault.removeprefix("status_"))
 
     def task(self, provider: str, id: str) -> RemoteTask | None:
         return self._by_id.get((provider, id))
@@ -130,14 +130,14 @@ class Bench:
     # --- Acceptance and answers -------------------------------------------------------------------------------------
 
     def accept(
-        self, wire: Wire, order: Order, *, origin: str, id: str | None = None, triggered: bool = False
+        self, stand_in: StandIn, order: Order, *, origin: str, id: str | None = None, triggered: bool = False
     ) -> RemoteTask:
         """Record a task. From here on it exists."""
-        number = self._accepted[wire.name] = self._accepted[wire.name] + 1
-        seconds = random.Random(f"{self.settings.seed}/{wire.name}/turnaround/{number}")
+        number = self._accepted[stand_in.name] = self._accepted[stand_in.name] + 1
+        seconds = random.Random(f"{self.settings.seed}/{stand_in.name}/turnaround/{number}")
         task = RemoteTask(
-            id=id or wire.new_id(),
-            provider=wire.name,
+            id=id or stand_in.new_id(),
+            provider=stand_in.name,
             order=order,
             origin=origin,
             number=number,
@@ -147,17 +147,17 @@ class Bench:
             billed=order.billed and not triggered,
             triggered=triggered,
         )
-        task.enter(wire.running[0])
+        task.enter(stand_in.running[0])
         self.tasks.append(task)
-        self._by_id[wire.name, task.id] = task
+        self._by_id[stand_in.name, task.id] = task
         return task
 
-    async def _answer(self, wire: Wire, request: Request, task: RemoteTask) -> Response:
+    async def _answer(self, stand_in: StandIn, request: Request, task: RemoteTask) -> Response:
         """What the client hears of an accepted task; it tells the state at acceptance, however late it leaves."""
-        name = wire.name
+        name = stand_in.name
         stuck = self.dice.strikes(name, "stuck", task.number)
-        answer = None if wire.synchronous else wire.accepted(request, task)
-        calls = isinstance(wire, CallingWire) and task.callback_url is not None
+        answer = None if stand_in.synchronous else stand_in.accepted(request, task)
+        calls = isinstance(stand_in, CallingStandIn) and task.callback_url is not None
         early = calls and self.dice.strikes(name, "early", task.number)
         lost = self.dice.first(name, _LOST_ANSWERS, task.number)
         late = self.dice.seconds(name, "late_answer_seconds")
@@ -165,7 +165,7 @@ class Bench:
         if early:
             task.turnaround_seconds = 0
         at_once = asyncio.Event()
-        life = self.spawn(self._live(wire, task, stuck=stuck, start=at_once), task)
+        life = self.spawn(self._live(stand_in, task, stuck=stuck, start=at_once), task)
         if early or lost or late or answer is None:
             at_once.set()
         else:
@@ -173,23 +173,23 @@ class Bench:
         if early:
             await self._callbacks_tried(task, life)
         if lost:
-            return await self._lost(lost, wire, request)
+            return await self._lost(lost, stand_in, request)
         if late:
             await self.until(asyncio.Event(), late)
         if answer is None:
             if not await self.until(task.ended, None):
                 return Cut()
-            answer = wire.accepted(request, task)
+            answer = stand_in.accepted(request, task)
         return _unreadable(answer.background) if unreadable else answer
 
-    async def _lost(self, fault: str, wire: Wire, request: Request) -> Response:
+    async def _lost(self, fault: str, stand_in: StandIn, request: Request) -> Response:
         if fault == "accept_then_bad_gateway":
-            return self._fault_response(wire, "bad_gateway")
+            return self._fault_response(stand_in, "bad_gateway")
         if fault == "hang":
             gone = asyncio.Event()
             watch = asyncio.ensure_future(_watch(request, gone))
             try:
-                await self.until(gone, self.dice.seconds(wire.name, "hang_seconds"))
+                await self.until(gone, self.dice.seconds(stand_in.name, "hang_seconds"))
             finally:
                 watch.cancel()
         return Cut()
@@ -200,27 +200,27 @@ class Bench:
         for callback in list(task.callbacks):
             await self.until(callback.tried, max(0.0, deadline - time.monotonic()))
 
-    def _fault_response(self, wire: Wire, fault: str) -> Response:
+    def _fault_response(self, stand_in: StandIn, fault: str) -> Response:
         if fault == "bad_gateway":
             return HTMLResponse(_BAD_GATEWAY, 502, headers={"server": "nginx"})
-        response = wire.fault_response(fault)
+        response = stand_in.fault_response(fault)
         if fault in ("busy", "unavailable"):
-            response.headers["retry-after"] = f"{self.dice.seconds(wire.name, 'retry_after_seconds'):g}"
+            response.headers["retry-after"] = f"{self.dice.seconds(stand_in.name, 'retry_after_seconds'):g}"
         return response
 
     # --- The life of a task -----------------------------------------------------------------------------------------
 
-    async def _live(self, wire: Wire, task: RemoteTask, *, stuck: bool, start: asyncio.Event) -> None:
+    async def _live(self, stand_in: StandIn, task: RemoteTask, *, stuck: bool, start: asyncio.Event) -> None:
         await self.until(start, _LONGEST_ANSWER_SECONDS)
         due = time.monotonic() + task.turnaround_seconds
-        tell = self.announcer.voice(wire, task)
-        fails = self.dice.strikes(wire.name, "fail", task.number)
-        tell(wire.running[0])
-        for state in wire.running[1:]:
-            await asyncio.sleep(task.turnaround_seconds / (len(wire.running) + 1))
+        tell = self.announcer.voice(stand_in, task)
+        fails = self.dice.strikes(stand_in.name, "fail", task.number)
+        tell(stand_in.running[0])
+        for state in stand_in.running[1:]:
+            await asyncio.sleep(task.turnaround_seconds / (len(stand_in.running) + 1))
             task.enter(state)
             tell(state)
-        self.announcer.forge(wire, task)
+        self.announcer.forge(stand_in, task)
         if stuck:
             self.announcer.release(task)
             return
@@ -228,16 +228,16 @@ class Bench:
         try:
             if outcome == "failed":
                 raise Failing("", "")
-            await self.work(wire, task)
+            await self.work(stand_in, task)
         except Failing as failing:
             task.failure = failing
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        self.finish(wire, task)
+        self.finish(stand_in, task)
         tell(task.state)
         self.announcer.release(task)
         task.ended.set()
 
-    async def work(self, wire: Wire, task: RemoteTask) -> None:
+    async def work(self, stand_in: StandIn, task: RemoteTask) -> None:
         """Make the result; raises `Failing`. Code `unreachable`, `undecodable` or `too_large` where it is ours."""
         source = task.order.source
         data = source if isinstance(source, bytes) else await self.outbound.fetch(source)
@@ -248,7 +248,7 @@ class Bench:
             raise Failing("undecodable", "the image could not be decoded") from exc
         except TooLarge as exc:
             raise Failing("too_large", "the result would be too large") from exc
-        lifetime = self.settings.link_seconds.get(wire.name, wire.link_seconds)
+        lifetime = self.settings.link_seconds.get(stand_in.name, stand_in.link_seconds)
         now = time.time()
         task.files = [
             self.files.keep(
@@ -257,28 +257,28 @@ class Bench:
                     content_type=CONTENT_TYPES[target.format],
                     width=target.width,
                     height=target.height,
-                    name=wire.file_name(task, SUFFIXES[target.format]),
+                    name=stand_in.file_name(task, SUFFIXES[target.format]),
                     created_at=now,
                     expires_at=now + lifetime,
-                    gone_status=wire.gone_status,
-                    admits=type(wire).link_admits,
-                    dead=self.dice.strikes(wire.name, "dead_links", task.number),
+                    gone_status=stand_in.gone_status,
+                    admits=type(stand_in).link_admits,
+                    dead=self.dice.strikes(stand_in.name, "dead_links", task.number),
                 )
             )
         ]
 
-    def finish(self, wire: Wire, task: RemoteTask) -> None:
+    def finish(self, stand_in: StandIn, task: RemoteTask) -> None:
         task.finished_at = datetime.now(UTC)
-        task.enter(wire.succeeded if task.failure is None else wire.failed)
+        task.enter(stand_in.succeeded if task.failure is None else stand_in.failed)
 
-    async def put(self, wire: Wire, task: RemoteTask, state: str) -> None:
+    async def put(self, stand_in: StandIn, task: RemoteTask, state: str) -> None:
         """Put *task*, which must not be running, into exactly *state*, with a result if that state has one."""
         task.failure, task.finished_at = None, None
-        if state == wire.succeeded and not task.files:
-            await self.work(wire, task)
-        if state in (wire.succeeded, wire.failed):
-            task.failure = Failing("", "") if state == wire.failed else None
-            self.finish(wire, task)
+        if state == stand_in.succeeded and not task.files:
+            await self.work(stand_in, task)
+        if state in (stand_in.succeeded, stand_in.failed):
+            task.failure = Failing("", "") if state == stand_in.failed else None
+            self.finish(stand_in, task)
             task.ended.set()
         else:
             task.enter(state)

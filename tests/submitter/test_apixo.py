@@ -1,4 +1,4 @@
-"""APIXO's wire: URL input, three levels of saying no, JSON in a string."""
+"""APIXO's protocol: URL input, three levels of saying no, JSON in a string."""
 
 from __future__ import annotations
 

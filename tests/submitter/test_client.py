@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from submitter.client import Submitter, Wire, converse
+from submitter.client import HttpSender, Submitter, converse
 from submitter.errors import AnswerLost, NotSent, ProviderBusy, TaskRefused
 from submitter.images import json_request, plain_request
 from submitter.providers import build
@@ -82,9 +82,9 @@ async def test_an_upload_arrives_whole_and_its_answer_comes_back(tmp_path: Path)
         writer.write(answer(b'{"ok":1}'))
 
     request_bytes = None
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         request = upload(url, big_picture(tmp_path))
-        response = await wire.send(request, timeout_seconds=20)
+        response = await sender.send(request, timeout_seconds=20)
         request_bytes = request.read()
     assert (response.status_code, response.content) == (200, b'{"ok":1}')
     assert got == [request_bytes]
@@ -94,9 +94,9 @@ async def test_a_refused_connection_was_not_sent() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
-        async with Wire() as wire:
+        async with HttpSender() as sender:
             with pytest.raises(NotSent) as caught:
-                await wire.send(plain_request("GET", url, {}), timeout_seconds=5)
+                await sender.send(plain_request("GET", url, {}), timeout_seconds=5)
     assert caught.value.code == "no_connection"
 
 
@@ -105,9 +105,9 @@ async def test_a_host_that_speaks_no_tls_was_not_sent_to() -> None:
         await reader.read(64)
         writer.write(b"this is not TLS\r\n\r\n")
 
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(NotSent):
-            await wire.send(plain_request("GET", url.replace("http:", "https:"), {}), timeout_seconds=5)
+            await sender.send(plain_request("GET", url.replace("http:", "https:"), {}), timeout_seconds=5)
 
 
 async def test_a_reset_in_the_middle_of_the_body_was_not_sent(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ async def test_a_reset_in_the_middle_of_the_body_was_not_sent(tmp_path: Path) ->
         await reader.readexactly(200_000)
         reset(writer)
 
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(NotSent) as caught:
-            await wire.send(upload(url, big_picture(tmp_path)), timeout_seconds=20)
+            await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=20)
     assert caught.value.code == "cut_while_writing"
 
 
@@ -126,9 +126,9 @@ async def test_a_reset_after_the_body_is_a_lost_answer(tmp_path: Path) -> None:
         await read_request(reader)
         reset(writer)
 
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(AnswerLost) as caught:
-            await wire.send(upload(url, big_picture(tmp_path)), timeout_seconds=20)
+            await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=20)
     assert caught.value.code == "reset"
 
 
@@ -136,9 +136,9 @@ async def test_a_close_without_an_answer_is_a_lost_answer() -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
 
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(AnswerLost):
-            await wire.send(plain_request("GET", url, {}), timeout_seconds=5)
+            await sender.send(plain_request("GET", url, {}), timeout_seconds=5)
 
 
 @pytest.mark.parametrize("ending", ["closes", "resets", "stays silent"])
@@ -158,8 +158,8 @@ async def test_an_early_refusal_is_read_while_the_body_is_being_written(
         elif ending == "stays silent":
             await over.wait()
 
-    async with serving(handler) as url, Wire() as wire:
-        response = await wire.send(upload(url, big_picture(tmp_path)), timeout_seconds=5)
+    async with serving(handler) as url, HttpSender() as sender:
+        response = await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=5)
         over.set()
     assert response.status_code == int(status[:3])
     assert response.headers["retry-after"] == "7"
@@ -173,9 +173,9 @@ async def test_silence_after_the_whole_body_is_a_lost_answer() -> None:
         await read_request(reader)
         await over.wait()
 
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(AnswerLost) as caught:
-            await wire.send(json_request("POST", url, {}, {}), timeout_seconds=0.3)
+            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=0.3)
         over.set()
     assert caught.value.code == "timeout"
 
@@ -186,9 +186,9 @@ async def test_a_server_that_stops_reading_was_not_sent_to(tmp_path: Path) -> No
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await over.wait()
 
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(NotSent):
-            await wire.send(upload(url, big_picture(tmp_path)), timeout_seconds=60, stall_seconds=0.5)
+            await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=60, stall_seconds=0.5)
         over.set()
 
 
@@ -214,9 +214,9 @@ async def test_a_slow_line_that_moves_is_waited_for_and_the_answers_time_begins_
             await over.wait()
 
     # Its window is small, so that it is the reader who says how fast the body leaves.
-    async with serving(handler, receive_buffer=64 * 1024) as url, Wire() as wire:
+    async with serving(handler, receive_buffer=64 * 1024) as url, HttpSender() as sender:
         began = loop.time()
-        sending = wire.send(upload(url, big_picture(tmp_path, 2 << 20)), timeout_seconds=1.0, stall_seconds=1.0)
+        sending = sender.send(upload(url, big_picture(tmp_path, 2 << 20)), timeout_seconds=1.0, stall_seconds=1.0)
         if answered:
             assert (await sending).status_code == 200
         else:
@@ -233,8 +233,8 @@ async def test_a_cut_answer_is_lost_only_if_its_status_settles_nothing(status: s
         await read_request(reader)
         writer.write(answer(b'{"task_id":"t"}', status)[:-4])
 
-    async with serving(handler) as url, Wire() as wire:
-        sending = wire.send(json_request("POST", url, {}, {}), timeout_seconds=5)
+    async with serving(handler) as url, HttpSender() as sender:
+        sending = sender.send(json_request("POST", url, {}, {}), timeout_seconds=5)
         if lost:
             with pytest.raises(AnswerLost) as caught:
                 await sending
@@ -248,9 +248,9 @@ async def test_an_answer_beyond_the_limit_is_lost_not_held_in_memory() -> None:
         await read_request(reader)
         writer.write(answer(b"x" * 100_000))
 
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(AnswerLost) as caught:
-            await wire.send(json_request("POST", url, {}, {}), timeout_seconds=5, max_answer_bytes=10_000)
+            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=5, max_answer_bytes=10_000)
     assert caught.value.code == "answer_too_large"
 
 
@@ -264,12 +264,12 @@ async def test_submits_use_fresh_connections_and_polls_reuse_one() -> None:
             await read_request(reader)
             writer.write(answer(b"{}"))
 
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         for _ in range(3):
-            await wire.send(json_request("POST", url, {}, {}), timeout_seconds=5)
+            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=5)
         fresh = connections
         for _ in range(3):
-            await wire.send(json_request("POST", url, {}, {}), timeout_seconds=5, fresh=False)
+            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=5, fresh=False)
     assert (fresh, connections - fresh) == (3, 1)
 
 
@@ -278,8 +278,8 @@ async def test_redirects_are_returned_and_not_followed() -> None:
         await read_request(reader)
         writer.write(answer(b"", "302 Found", "Location: /elsewhere\r\n"))
 
-    async with serving(handler) as url, Wire() as wire:
-        assert (await wire.send(plain_request("GET", url, {}), timeout_seconds=5)).status_code == 302
+    async with serving(handler) as url, HttpSender() as sender:
+        assert (await sender.send(plain_request("GET", url, {}), timeout_seconds=5)).status_code == 302
 
 
 async def test_cancelling_a_send_passes_through_and_leaves_the_wire_usable() -> None:
@@ -292,14 +292,14 @@ async def test_cancelling_a_send_passes_through_and_leaves_the_wire_usable() -> 
             await over.wait()
         writer.write(answer(b"{}"))
 
-    async with serving(handler) as url, Wire() as wire:
-        sending = asyncio.create_task(wire.send(plain_request("GET", f"{url}/hang", {}), timeout_seconds=30))
+    async with serving(handler) as url, HttpSender() as sender:
+        sending = asyncio.create_task(sender.send(plain_request("GET", f"{url}/hang", {}), timeout_seconds=30))
         await arrived.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
         over.set()
-        assert (await wire.send(plain_request("GET", url, {}), timeout_seconds=5)).status_code == 200
+        assert (await sender.send(plain_request("GET", url, {}), timeout_seconds=5)).status_code == 200
 
 
 async def test_a_file_that_vanished_is_the_tasks_fault_not_the_networks(tmp_path: Path) -> None:
@@ -309,9 +309,9 @@ async def test_a_file_that_vanished_is_the_tasks_fault_not_the_networks(tmp_path
     picture = big_picture(tmp_path)
     assert picture.path is not None
     picture.path.unlink()
-    async with serving(handler) as url, Wire() as wire:
+    async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(TaskRefused) as caught:
-            await wire.send(upload(url, picture), timeout_seconds=5)
+            await sender.send(upload(url, picture), timeout_seconds=5)
     assert caught.value.code == "image_gone"
 
 

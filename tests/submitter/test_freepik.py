@@ -1,4 +1,4 @@
-"""Freepik's wire: wrapped answers, unwrapped callbacks, string options, no reason for failures."""
+"""Freepik's protocol: wrapped answers, unwrapped callbacks, string options, no reason for failures."""
 
 from __future__ import annotations
 

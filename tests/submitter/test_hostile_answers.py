@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from submitter.answers import MAX_ID_CHARS, MAX_IMAGES, MAX_URL_CHARS
 from submitter.errors import CallbackUnreadable, ProviderError
+from submitter.parsing import MAX_ID_CHARS, MAX_IMAGES, MAX_URL_CHARS
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS, build
 from submitter.vocabulary import Report, State

@@ -1,4 +1,4 @@
-"""Novita's wire: flat options sorted into two objects, account errors under 400, enveloped callbacks."""
+"""Novita's protocol: flat options sorted into two objects, account errors under 400, enveloped callbacks."""
 
 from __future__ import annotations
 

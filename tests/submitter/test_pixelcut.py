@@ -1,4 +1,4 @@
-"""Pixelcut's wire: the answer to the submit call is the result, as a link or as bytes."""
+"""Pixelcut's protocol: the answer to the submit call is the result, as a link or as bytes."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from submitter.answers import link, sentence
+from submitter.parsing import link, sentence
 from submitter.provider import ProviderOptions
 from submitter.providers import PROVIDERS, build
 

@@ -21,7 +21,7 @@ from tests.support.processes import ROOT, TOKEN, free_port, live
 
 
 class Relay:
-    """A wire between two ports that can be cut, at once or when the next answer comes."""
+    """A connection between two ports that can be cut, at once or when the next answer comes."""
 
     def __init__(self, target: int) -> None:
         self.target = target

@@ -162,9 +162,9 @@ async def test_a_failed_task_is_told_as_such(listener: Listener, provider: str) 
         await sandbox.idle()
         await caller.submit(provider, listener.url)
         await sandbox.idle()
-    wire = sandbox.wires[provider]
-    assert [task.state for task in sandbox.tasks] == [wire.failed, wire.succeeded]
-    assert wire.failed in listener.arrivals[len(listener.arrivals) // 2 - 1].body.decode()
+    stand_in = sandbox.stand_ins[provider]
+    assert [task.state for task in sandbox.tasks] == [stand_in.failed, stand_in.succeeded]
+    assert stand_in.failed in listener.arrivals[len(listener.arrivals) // 2 - 1].body.decode()
 
 
 async def test_lost_callbacks_never_arrive(listener: Listener) -> None:
@@ -291,7 +291,7 @@ async def test_trigger_sends_one_true_callback(listener: Listener, provider: str
         assert verified(arrival) == (provider == "freepik")
         assert (task.triggered, task.billed, sandbox.accepted()) == (True, False, [])
         if state in ("completed", "success", "succeed"):
-            link = sandbox.wires[provider].link(task, task.files[0])
+            link = sandbox.stand_ins[provider].link(task, task.files[0])
             assert (await caller.http.get(link)).headers["content-type"] == "image/jpeg"
 
 
@@ -341,7 +341,7 @@ def test_the_signature_is_the_documented_one() -> None:
     """Computed by hand: id.timestamp.body, HMAC-SHA256 over the UTF-8 secret, base64."""
     sandbox = Sandbox(freepik_webhook_secret="0123456789abcdef0123456789abcdef")
     body = b'{"task_id":"046b6c7f","status":"IN_PROGRESS","generated":[]}'
-    headers = sandbox.wires["freepik"].callback_headers(body)
+    headers = sandbox.stand_ins["freepik"].callback_headers(body)
     content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     key = b"0123456789abcdef0123456789abcdef".ljust(64, b"\0")
     inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key) + content).digest()

@@ -12,11 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from submitter.sandbox import Faults, Sandbox
-from submitter.sandbox.app import WIRES
+from submitter.sandbox.app import STAND_INS
 from tests.support.listener import Listener, listening
 from tests.support.sandbox_requests import PICTURE, Caller
 
-PROVIDERS = [wire.name for wire in WIRES]
+PROVIDERS = [stand_in.name for stand_in in STAND_INS]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def test_a_reset_after_acceptance_leaves_a_billed_task_that_runs(
         await caller.submit(provider, listener.url)
     await sandbox.idle()
     [task] = sandbox.accepted(provider)
-    assert task.state == sandbox.wires[provider].succeeded
+    assert task.state == sandbox.stand_ins[provider].succeeded
     assert task.billed == (provider != "upscayl")
     assert (await caller.submit(provider, listener.url)).status_code == 200
 
@@ -125,7 +125,7 @@ async def test_lost_answers_of_every_kind_keep_the_task(caller: Caller, sandbox:
     with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
         await caller.submit(provider)
     await sandbox.idle()
-    assert [task.state for task in sandbox.accepted(provider)] == [sandbox.wires[provider].succeeded] * 3
+    assert [task.state for task in sandbox.accepted(provider)] == [sandbox.stand_ins[provider].succeeded] * 3
 
 
 async def test_a_hanging_answer_outlasts_the_client(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +166,7 @@ async def test_a_stuck_task_stays_running(caller: Caller, sandbox: Sandbox, prov
     sandbox.faults = Faults(stuck=1)
     await caller.submit(provider)
     await sandbox.idle()
-    assert sandbox.tasks[0].state == sandbox.wires[provider].running[-1]
+    assert sandbox.tasks[0].state == sandbox.stand_ins[provider].running[-1]
 
 
 async def test_a_failed_pixelcut_task_is_a_refusal_that_costs_nothing(caller: Caller, sandbox: Sandbox) -> None:

@@ -1,4 +1,4 @@
-"""Both ends of every wire, written apart from the same pages, understand each other."""
+"""Both ends of every protocol, written apart from the same pages, understand each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upscayl's wire: a form, a POST to ask, two nested statuses, links under many names."""
+"""Upscayl's protocol: a form, a POST to ask, two nested statuses, links under many names."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from receiver.upstream.pauses import Pauses
 from receiver.upstream.poller import Poller
 from receiver.upstream.rate_limits import Pace
 from receiver.upstream.submissions import Submissions
-from submitter.client import Wire
+from submitter.client import HttpSender
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS, build
 from submitter.sandbox import test_picture as picture_bytes
@@ -222,7 +222,7 @@ async def loops(
         return Pace((), concurrency=16, clock=clock.seconds)
 
     own = dict(paces or {})
-    wire = Wire(transport=outside)
+    sender = HttpSender(transport=outside)
     submissions = Submissions(
         store,
         intake,
@@ -230,7 +230,7 @@ async def loops(
         paces={name: own.get(name) or unlimited(name) for name in providers},
         pauses=pauses,
         leases=leases,
-        wire=wire,
+        sender=sender,
         tokens=Tokens(["a-key-for-tests"]),
         blobs=blobs,
         metrics=metrics,
@@ -245,7 +245,7 @@ async def loops(
         configured,
         paces={name: unlimited(name) for name in providers},
         leases=leases,
-        wire=wire,
+        sender=sender,
         metrics=metrics,
         clock=clock,
     )

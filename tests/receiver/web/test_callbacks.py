@@ -1,4 +1,4 @@
-"""What a callback is answered: over real sockets where the wire matters."""
+"""What a callback is answered: over real sockets where the sender matters."""
 
 from __future__ import annotations
 

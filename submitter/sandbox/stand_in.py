@@ -1,8 +1,9 @@
 """
-`Wire`: what one provider's stand-in has to say, and the little that all five share; `CallingWire` for who calls back.
+`StandIn`: what one provider's stand-in has to say, and the little that all five share; `CallingStandIn` for who calls
+back.
 
-A wire is one file in this package and one line in `app.py`. It is written from the provider's documentation alone and
-shares no code with `submitter.providers`: it is the independent check of it.
+A stand-in is one file in this package and one line in `app.py`. It is written from the provider's documentation alone
+and shares no code with `submitter.providers`: it is the independent check of it.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class CallbackRules:
     content_with: frozenset[int] = frozenset(range(200, 300))
 
 
-class Wire(ABC):
-    """The other end of one provider's wire. State words are the provider's own."""
+class StandIn(ABC):
+    """The other end of one provider's protocol. State words are the provider's own."""
 
     name: ClassVar[str]
     mount: ClassVar[str]
@@ -128,7 +129,7 @@ class Wire(ABC):
         return next((state for state in self.states if state.casefold() in (wanted, f"task_status_{wanted}")), None)
 
 
-class CallingWire(Wire):
+class CallingStandIn(StandIn):
     """One that calls back."""
 
     announced: ClassVar[frozenset[str]]
@@ -152,7 +153,8 @@ class CallingWire(Wire):
         return self.callback_headers(body)
 
 
-# --- Shared by the wires --------------------------------------------------------------------------------------------
+# --- Shared by the stand-ins
+# --------------------------------------------------------------------------------------------
 
 
 def same_key(given: str | None, key: str) -> bool:

@@ -464,7 +464,7 @@ async def test_a_link_dies_after_its_time(host: Listener, provider: str, status:
         await caller.submit(provider)
         await sandbox.idle()
         [task] = sandbox.tasks
-        link = sandbox.wires[provider].link(task, task.files[0])
+        link = sandbox.stand_ins[provider].link(task, task.files[0])
         assert (await caller.http.get(link)).status_code == status
 
 
