@@ -12,55 +12,51 @@ import base64
 import hashlib
 import json
 import secrets
-import threading
-import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import httpx
-from PIL import Image as pillow
 
 from submitter.errors import TaskRefused
+from submitter.image_files import CutOff, FileBytes, NotAnImage, measure
 from submitter.vocabulary import Picture
 
 USER_AGENT = "upscale-receiver/0.1"
 CHUNK_BYTES = 3 * 128 * 1024
 """A multiple of three, so that base64 of the chunks is base64 of the file."""
-MAX_PIXELS = 178_956_970
-"""Beyond this no provider takes a picture, and opening it is an attack on whoever decodes it."""
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "AVIF")
-_CONTENT_TYPES = {"MPO": "image/jpeg"}
 _EXTENSIONS = {"image/jpeg": "jpg", "image/svg+xml": "svg"}
 
 
 def inspect(path: Path, *, url: str | None = None) -> Picture:
     """
-    Look at the header of the file at *path*, whatever its name says; raises `TaskRefused` and nothing else.
+    Read the headers of the image at *path*, whatever its name says; raises `TaskRefused` and nothing else.
 
-    Never decodes the picture. Reads the file once for its digest, so call it in a thread for large ones.
+    Never decodes the picture, and refuses half a file. Reads the file once for its digest, so call it in a thread.
     """
     try:
         with path.open("rb") as file:
-            content_type, width, height = _sniff(file)
-            file.seek(0)
+            measured = measure(FileBytes(file.fileno()))
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
     except OSError as exc:
         raise TaskRefused("the image file can't be read", field="image", code="not_an_image") from exc
-    return Picture(path=path, url=url, content_type=content_type, width=width, height=height, size=size, sha256=digest)
-
-
-def magic_type(data: bytes) -> str | None:
-    """The image type that the first bytes of *data* claim, None if they claim none that a provider sends."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return None
+    except CutOff as exc:
+        raise TaskRefused(
+            f"the image is cut off: {exc}; send the whole file", field="image", code="image_cut_off"
+        ) from exc
+    except NotAnImage as exc:
+        raise TaskRefused(f"{exc}; send a JPEG, PNG or WEBP", field="image", code="not_an_image") from exc
+    return Picture(
+        path=path,
+        url=url,
+        content_type=measured.content_type,
+        width=measured.width,
+        height=measured.height,
+        size=size,
+        sha256=digest,
+    )
 
 
 # --- Requests ---------------------------------------------------------------------------------------------------------
@@ -204,63 +200,3 @@ def _file_part(picture: Picture, *, as_base64: bool) -> FilePart:
     if picture.path is None:
         raise TaskRefused("this provider needs the image file, not only its address", field="image", code="no_file")
     return FilePart(picture.path, picture.size, as_base64)
-
-
-# --- Sniffing ---------------------------------------------------------------------------------------------------------
-
-_pillow_lock = threading.Lock()
-"""Silencing warnings changes the whole process, and two threads doing so at once can leave it changed."""
-
-
-def _sniff(file: BinaryIO) -> tuple[str, int, int]:
-    head = file.read(64)
-    found = None
-    if magic_type(head) == "image/webp":
-        found = "image/webp", *_webp_size(head)
-    elif head:
-        found = _pillow_header(file)
-    if found is None or found[1] < 1 or found[2] < 1:
-        what = "is empty" if not head else "is not an image, or its header is broken"
-        raise TaskRefused(f"the file {what}; send a JPEG, PNG or WEBP", field="image", code="not_an_image")
-    if found[1] * found[2] > MAX_PIXELS:
-        raise _too_large()
-    return found
-
-
-def _pillow_header(file: BinaryIO) -> tuple[str, int, int] | None:
-    file.seek(0)
-    with _pillow_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with pillow.open(file, formats=_FORMATS) as opened:
-                kind, (width, height) = opened.format or "", opened.size
-        except pillow.DecompressionBombError as exc:
-            raise _too_large() from exc
-        except Exception:  # noqa: BLE001 - decoders raise nearly anything on hostile bytes; all of it means "no"
-            return None
-    return _CONTENT_TYPES.get(kind) or pillow.MIME.get(kind, "application/octet-stream"), width, height
-
-
-def _webp_size(head: bytes) -> tuple[int, int]:
-    """
-    Canvas size from a WEBP's first chunk; (0, 0) if it makes no sense.
-
-    Pillow would read the whole file and set up a decoder with two canvases of memory; the size is in the first bytes.
-    """
-    kind, data = head[12:16], head[20:30]
-    if len(data) < 10:
-        return 0, 0
-    if kind == b"VP8X":
-        return int.from_bytes(data[4:7], "little") + 1, int.from_bytes(data[7:10], "little") + 1
-    if kind == b"VP8L" and data[0] == 0x2F:
-        bits = int.from_bytes(data[1:5], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 " and data[3:6] == b"\x9d\x01\x2a":
-        return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
-    return 0, 0
-
-
-def _too_large() -> TaskRefused:
-    return TaskRefused(
-        f"the picture has more than {MAX_PIXELS} pixels; send a smaller one", field="image", code="image_too_large"
-    )

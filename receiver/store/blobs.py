@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from receiver.store.evidence import Evidence
-from submitter.images import inspect, magic_type
+from submitter.image_files import magic_type
+from submitter.images import inspect
 from submitter.vocabulary import Image, Picture
 
 

@@ -315,6 +315,7 @@ def _bad_option(exc: ValidationError, provider: Provider) -> Problem:
 def _remedy(exc: TaskRefused) -> str:
     return {
         "not_an_image": "send a JPEG, PNG or WebP file",
+        "image_cut_off": "send the whole file",
         "image_too_large": "make the image smaller, or use a provider with a larger limit",
     }.get(exc.code, "change what the detail names")
 

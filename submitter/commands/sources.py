@@ -14,7 +14,7 @@ from typing import Any
 from submitter.commands.connection import CommandFailed
 from submitter.commands.options import parse_value
 from submitter.commands.results import stem_of
-from submitter.images import magic_type
+from submitter.image_files import magic_type
 
 _COLUMNS = ("image", "name")
 

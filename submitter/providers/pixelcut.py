@@ -19,7 +19,8 @@ from pydantic import BeforeValidator, Field
 
 from submitter import parsing
 from submitter.errors import AnswerLost, ProviderBusy, ProviderError, ProviderRefused, TaskRefused
-from submitter.images import json_request, magic_type, multipart_request
+from submitter.image_files import MemoryBytes, NotAnImage, magic_type, measure
+from submitter.images import json_request, multipart_request
 from submitter.provider import Provider, ProviderOptions, Rate, json_answer, refusal, retry_after_seconds, whole_number
 from submitter.vocabulary import Cost, Exchange, Image, Picture, Report, State, Task
 
@@ -101,8 +102,7 @@ class Pixelcut(Provider):
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         content_type = magic_type(response.content)
         if content_type:
-            image = Image(data=_whole(response), content_type=content_type)
-            return Report(None, State.SUCCEEDED, (image,), cost=self.price)
+            return Report(None, State.SUCCEEDED, (_image(response.content),), cost=self.price)
         if kind.startswith("image/"):
             raise AnswerLost(
                 f"Pixelcut answered {response.status_code} with {kind} that is none", code="unreadable_answer"
@@ -146,7 +146,10 @@ class Pixelcut(Provider):
         return code[:100] if code else None, message or code
 
 
-def _whole(response: httpx.Response) -> bytes:
-    if not response.content:
-        raise AnswerLost("Pixelcut answered with an empty image", code="unreadable_answer")
-    return response.content
+def _image(data: bytes) -> Image:
+    """An image that came as the answer itself. Half of one is a lost answer: it was paid for and can't be fetched."""
+    try:
+        measured = measure(MemoryBytes(data))
+    except NotAnImage as exc:
+        raise AnswerLost(f"Pixelcut answered with an image that is not whole: {exc}", code="answer_cut") from exc
+    return Image(data=data, content_type=measured.content_type)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as pillow
 
 from submitter.errors import (
     AccountRefused,
@@ -139,3 +140,14 @@ def test_an_empty_image_may_be_billed() -> None:
 def test_it_can_not_be_asked() -> None:
     with pytest.raises(TypeError):
         PIXELCUT.poll("x")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_half_a_picture_is_a_lost_answer_and_never_a_success(tmp_path: Path, kind: str, share: float) -> None:
+    path = tmp_path / "x"
+    pillow.effect_noise((300, 200), 90).convert("RGB").save(path, kind)
+    whole = path.read_bytes()
+    with pytest.raises(AnswerLost, match="not whole") as caught:
+        PIXELCUT.submitted(answer(whole[: int(len(whole) * share)], content_type="image/jpeg"))
+    assert caught.value.code == "answer_cut"

@@ -23,12 +23,17 @@ def small_picture(
 def big_picture(folder: Path, size_bytes: int = 8 << 20) -> Picture:
     """A picture whose file is larger than any socket's buffers."""
     path = folder / "big.png"
-    path.write_bytes(png_header(1500, 1500) + b"\0" * (size_bytes - 33 - 12))
+    padding = chunk(b"teXt", bytes(size_bytes - len(png(1500, 1500)) - 12))
+    path.write_bytes(png(1500, 1500, extra=padding))
     return inspect(path)
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that says how large it is and has hardly more."""
-    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", len(body)) + b"IHDR" + body + struct.pack(">I", zlib.crc32(b"IHDR" + body))
-    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, *, extra: bytes = b"", idat: bytes = b"") -> bytes:
+    """A PNG that is whole in structure, with *extra* chunks before its data; its pixels are never decoded."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", idat) + chunk(b"IEND", b"")
