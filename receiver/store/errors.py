@@ -4,7 +4,8 @@ What a transaction may raise, split by what the caller can do about it.
     StoreError
     ├── Conflict              another transaction was in the way: read again and try again
     │   └── Overtaken         a row is no longer in the version that was read
-    └── DatabaseUnavailable   the database cannot be reached or written now: answer 503 and try later
+    ├── DatabaseUnavailable   the database cannot be reached or written now: answer 503 and try later
+    └── SchemaRefused         the database is of another version: migrate it, or install another version
 """
 
 from __future__ import annotations
@@ -28,3 +29,7 @@ class DatabaseUnavailable(StoreError):
 
     Where the connection was lost during a commit, whether it was written is unknown.
     """
+
+
+class SchemaRefused(StoreError):
+    """The database's schema is not the one of this version. The text is one line that says what to do."""

