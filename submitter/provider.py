@@ -189,7 +189,7 @@ def json_answer(response: httpx.Response) -> Any:
 def json_body(callback: Callback, *, max_depth: int = 32) -> Any:
     """The JSON of a callback's body; raises `CallbackUnreadable` for anything else, whatever the bytes."""
     try:
-        body = callback.body.decode("utf-8")
+        body = callback.body.decode("utf-8-sig")  # a byte order mark is no part of it (RFC 8259, 8.1)
         value = json.loads(body, parse_constant=_no_constants)
     except (ValueError, RecursionError) as exc:
         raise CallbackUnreadable("the body is not JSON") from exc

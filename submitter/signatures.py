@@ -102,6 +102,8 @@ def check(
     """The rule itself. Entries whose version does not match *versions* are skipped, not refused."""
     if not keys:
         raise CallbackRefused("no secret is configured, so nothing can be verified", reason="no_secret")
+    # White space around a header's value is no part of it (RFC 9110, 5.5), and not every server takes it off.
+    message_id, timestamp, signatures = (value and value.strip(b" \t") for value in (message_id, timestamp, signatures))
     if not message_id or not timestamp or not signatures:
         missing = [
             name

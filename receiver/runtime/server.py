@@ -4,7 +4,8 @@ uvicorn, as we run it: a socket of our own, our own stop, no access log.
 A signal sets `stopping` before uvicorn begins to wait for connections, so that open event streams end by themselves;
 what still hangs after a few seconds is cut. All of it fits into ten seconds. A stop that was asked for is a success, so
 the exit status is 0, where uvicorn would die of the signal again. Should something hang for good (a thread in a
-dead file system), the process is ended all the same: whatever must not be lost is on disk at every moment.
+dead file system), the process is ended all the same: whatever must not be lost is on disk at every moment. The thread
+that does so runs from the start, because at the limit of threads a signal could not start it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import ipaddress
 import os
@@ -19,14 +21,16 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from receiver.runtime.http_protocol import HttpProtocol, RefusalLog
 from receiver.runtime.request_ids import RequestIds
 
 log = structlog.get_logger("receiver.server")
@@ -48,6 +52,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._on_stop = on_stop
         self._lifespan = lifespan or contextlib.nullcontext()
+        self._last_resort = _LastResort()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """What keeps the application from starting is raised as it is; uvicorn would print all of it and only end."""
@@ -68,20 +73,30 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self._last_resort.arm()
         before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            if not self.should_exit:
+                self._last_resort.disarm()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._on_stop()
         if not self.should_exit:
-            last_resort = threading.Timer(_LAST_RESORT_SECONDS, _end_now)
-            last_resort.daemon = True
-            last_resort.start()
+            self._last_resort.begin()
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls it ten times a second; once a second, connections that take too long are closed."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.close_if_slow(now)
+        return await super().on_tick(counter)
 
     def stop(self) -> None:
         """End it as a signal would."""
@@ -101,6 +116,38 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.01)
 
 
+class _LastResort:
+    """
+    Ends the process some seconds after `begin`, whatever hangs.
+
+    `begin` may be called by a signal handler at the limit of threads and memory: it only releases a lock that a
+    thread, started by `arm` long before, waits for.
+    """
+
+    def __init__(self) -> None:
+        self._begun = threading.Lock()
+        self._needed = True
+
+    def arm(self) -> None:
+        self._begun.acquire()
+        threading.Thread(target=self._wait, name="last-resort", daemon=True).start()
+
+    def begin(self) -> None:
+        with contextlib.suppress(RuntimeError):  # begun before
+            self._begun.release()
+
+    def disarm(self) -> None:
+        self._needed = False
+        self.begin()
+
+    def _wait(self) -> None:
+        self._begun.acquire()
+        if self._needed:
+            time.sleep(_LAST_RESORT_SECONDS)
+            log.error("stop_took_too_long", seconds=_LAST_RESORT_SECONDS, effect="ended without waiting further")
+            os._exit(1)
+
+
 def server(
     app: ASGIApp,
     *,
@@ -111,6 +158,8 @@ def server(
     """The server around *app*, for `running`. A *lifespan* takes the place of the application's own."""
     config = uvicorn.Config(
         RequestIds(app),
+        http=cast(Any, functools.partial(HttpProtocol, refusals=RefusalLog())),
+        ws="none",
         lifespan="auto" if lifespan is None else "off",
         access_log=False,
         log_config=None,
@@ -119,7 +168,6 @@ def server(
         forwarded_allow_ips=list(trusted_proxies),
         timeout_graceful_shutdown=2,
         timeout_keep_alive=30,
-        h11_max_incomplete_event_size=64 * 1024,
     )
     return Server(config, on_stop=on_stop, lifespan=lifespan)
 
@@ -186,8 +234,3 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     gc.set_threshold(20_000, 20, 20)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
-
-
-def _end_now() -> None:
-    log.error("stop_took_too_long", seconds=_LAST_RESORT_SECONDS, effect="ended without waiting further")
-    os._exit(1)

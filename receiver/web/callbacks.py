@@ -59,6 +59,9 @@ _TOO_BIG = Problem(413, "too_large", "the body is too large", remedy="raise RECE
 _UNSIGNED = Problem(
     401, "signature_refused", "the signature does not hold", remedy="sign the raw body with the secret of this account"
 )
+_CUT = Problem(
+    400, "body_cut", "the body is not as long as Content-Length says", remedy="send the whole body, unaltered"
+)
 _OVERLOADED = Problem(503, "unavailable", "not recorded", remedy="come again", headers={"retry-after": "3"})
 
 
@@ -78,7 +81,8 @@ class CallbackRoute:
     """
     ASGI middleware that takes callbacks out before the router: the hot path passes no table of routes.
 
-    Everything else, other methods included, goes on to *app*.
+    A slash at the end is passed over, as some providers and gateways add one. Everything else, other methods included,
+    goes on to *app*.
     """
 
     def __init__(self, app: ASGIApp, callbacks: Callable[[], ASGIApp]) -> None:
@@ -88,6 +92,8 @@ class CallbackRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/callbacks/") and scope["method"] in _METHODS:
             provider, _, token = scope["path"].removeprefix("/callbacks/").partition("/")
+            if token.endswith("/"):
+                token = token[:-1]
             if provider and token and "/" not in token:
                 scope["path_params"] = {"provider": provider, "token": token}
                 await self._callbacks()(scope, receive, send)
@@ -151,6 +157,10 @@ class Callbacks:
         except _TooLarge:
             self._count(provider.name, "too_large", claim)
             await _refuse(send, _TOO_BIG)
+            return
+        if not _is_whole(scope["headers"], body):
+            self._count(provider.name, "cut", claim)
+            await _refuse(send, _CUT)
             return
         client = scope.get("client")
         callback = Callback(
@@ -333,6 +343,14 @@ async def _read(receive: Receive, limit: int) -> bytes:
     if size > limit:
         raise _TooLarge
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _is_whole(headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+    """Whether *body* has the length that was announced, whatever stands between the sender and this application."""
+    for name, value in headers:
+        if name == b"content-length":
+            return value.isdigit() and len(value) < 20 and int(value) == len(body)
+    return True
 
 
 async def _answer(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = _PLAIN) -> None:

@@ -72,7 +72,7 @@ class EventsApi:
 
     async def _position(self, request: Request) -> int:
         """Above which position to begin: the header's, else the query's, else what happens from now on."""
-        given = request.headers.get("last-event-id")
+        given = request.headers.get("last-event-id", "").strip(" \t")
         if given:
             if not (given.isascii() and given.isdigit() and len(given) < 19):
                 raise Problem(

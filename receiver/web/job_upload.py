@@ -113,6 +113,9 @@ class _Form:
         self._value = bytearray()
         self._name: bytes | None = None
         self._refused: Problem | None = None
+        self._opening = b"--" + boundary
+        self._preamble: bytes | None = b"\n"
+        """The end of what came before the first boundary; None behind it. As if a line had ended before the body."""
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -131,11 +134,23 @@ class _Form:
 
     def feed(self, chunk: bytes) -> Problem | None:
         """Take *chunk*; returns why the post can't be accepted, once that is known."""
+        if self._preamble is not None:
+            chunk = self._behind_preamble(chunk)
         try:
             self._parser.write(chunk)
         except FormParserError:
             return _unreadable("its parts are not as the boundary says")
         return self._refused
+
+    def _behind_preamble(self, chunk: bytes) -> bytes:
+        """What of *chunk* begins with the first boundary: text before it is to be ignored (RFC 2046, 5.1.1)."""
+        seen = (self._preamble or b"") + chunk
+        at = seen.find(b"\n" + self._opening)
+        if at >= 0:
+            self._preamble = None
+            return seen[at + 1 :]
+        self._preamble = seen[-len(self._opening) :]
+        return b""
 
     def taken(self) -> bytes:
         data = bytes(self.pending)

@@ -102,7 +102,7 @@ class JobsApi:
             Route("/v1/jobs", guard(self.list), methods=["GET"]),
             Route("/v1/jobs/{id}", guard(self.show), methods=["GET"]),
             Route("/v1/jobs/{id}/evidence", guard(self.evidence), methods=["GET"]),
-            Route("/v1/jobs/{id}/images/{n:int}", guard(self.image), methods=["GET"]),
+            Route("/v1/jobs/{id}/images/{n}", guard(self.image), methods=["GET"]),
             Route("/v1/jobs/{id}/cancel", guard(self.cancel), methods=["POST"]),
             Route("/v1/jobs/{id}/resubmit", guard(self.resubmit), methods=["POST"]),
             Route("/v1/jobs/{id}/poll", guard(self.poll_now), methods=["POST"]),
@@ -153,7 +153,8 @@ class JobsApi:
 
     async def image(self, request: Request) -> Response:
         job, images = await self._found(request)
-        n = request.path_params["n"]
+        given = request.path_params["n"]
+        n = int(given) if given.isascii() and given.isdigit() and len(given) < 6 else -1
         image = next((one for one in images if one.n == n), None)
         if image is None:
             raise Problem(
@@ -379,6 +380,8 @@ async def small_json(request: Request) -> dict[str, Any]:
 
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
+    if key is not None:
+        key = key.strip(" \t")  # white space around a header's value is no part of it
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise Problem(
             422,
