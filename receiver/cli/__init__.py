@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -50,6 +51,7 @@ cli.command()(reread.reread)
 
 def main() -> None:
     """Entry point: settings that can't be used are told all at once, files that can't be used with their remedy."""
+    _open_standard_files()
     try:
         cli()
     except SettingsInvalid as exc:
@@ -58,3 +60,13 @@ def main() -> None:
     except (DataUnusable, OSError) as exc:
         say(f"receiver: {exc}", err=True)
         sys.exit(1)
+
+
+def _open_standard_files() -> None:
+    """Where one was closed (`2>&-`), a socket would take its number, and the event loop die of closing that."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))

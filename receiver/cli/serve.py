@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -67,7 +66,7 @@ class Served:
 
     def announce(self) -> None:
         """Say where it is. A token that nobody set is shown too, but on a terminal only."""
-        if not sys.stderr.isatty():
+        if not logs.on_terminal():
             log.info("serving", url=self.origin, public_url=self.receiver.public_url, sandbox=self.sandbox)
             return
         lines = [("receiver", self.origin), ("public URL", self.receiver.public_url or "none: jobs are polled")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -96,7 +95,7 @@ async def _tunnelled(live: Served, way: Way | None, public_url: str | None, pati
 def _events_written(url: str, finding: Finding) -> None:
     """The URL and whether it leads here: for people on a terminal, as a log line elsewhere."""
     good = finding.grade is Grade.OK
-    if not sys.stderr.isatty():
+    if not logs.on_terminal():
         (log.info if good else log.warning)(
             "tunnel_open" if good else "tunnel_unreachable",
             public_url=url,

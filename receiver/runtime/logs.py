@@ -4,6 +4,9 @@ What is printed: one line for each thing that happened, ids as fields, JSON or r
 Every line carries the request's id, where there is one, and says which job it is about. What libraries have to say
 comes in the same form. Those that print whole URLs (httpx, httpcore, uvicorn's access log) are silenced here, and what
 others said of a failure is looked through for them once more: capability URLs are secrets.
+
+Writing is left to a thread, as standard error may be a pipe that nobody reads or a file on a disk that hangs. Lines
+that it can't take any more are dropped and counted; nothing waits for it, the end of the process included.
 """
 
 from __future__ import annotations
@@ -13,7 +16,11 @@ import atexit
 import contextlib
 import json
 import logging
+import os
+import select
 import sys
+import threading
+from queue import SimpleQueue
 from typing import Any, TextIO
 
 import structlog
@@ -22,16 +29,22 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from receiver.domain.redaction import redact
 from receiver.runtime.request_ids import request_id
 
+log = structlog.get_logger("receiver.logs")
+
 _QUIET = ("httpx", "httpcore", "python_multipart", "aiosqlite", "alembic", "asyncio", "uvicorn.error")
 _GATHER_SECONDS = 0.01
+_WAITING_BYTES = 256 * 1024
+"""Of lines that are still to be written; more are dropped."""
+_LAST_WRITE_SECONDS = 0.5
 _QUOTED = ("detail", "error", "reason", "event")
 
 
 def set_up(style: str = "auto", *, level: str = "info") -> None:
     """*style* is `json`, `text` or `auto`: text on a terminal, JSON elsewhere."""
-    as_text = style == "text" or (style == "auto" and sys.stderr.isatty())
+    as_text = style == "text" or (style == "auto" and on_terminal())
+    lines = Lines(sys.stderr)
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(colors=on_terminal())
         if as_text
         else structlog.processors.JSONRenderer(serializer=_to_json)
     )
@@ -44,10 +57,21 @@ def set_up(style: str = "auto", *, level: str = "info") -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=Lines(sys.stderr),
+        logger_factory=lines,
         cache_logger_on_first_use=True,
     )
-    _set_up_libraries(shared, renderer)
+    _set_up_libraries(shared, renderer, lines)
+
+
+def on_terminal() -> bool:
+    """Whether a person sees what is written to standard error, which may not even be open."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def dropped_lines() -> int:
+    """How many lines could not be written since the start."""
+    lines = structlog.get_config()["logger_factory"]
+    return lines.dropped if isinstance(lines, Lines) else 0
 
 
 _encode = json.JSONEncoder(default=repr).encode
@@ -64,12 +88,17 @@ class Lines:
     answering a callback. Warnings and errors are written at once, with all that came before it.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None) -> None:
         self._lines: list[str] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         """The one that will flush."""
-        atexit.register(self.flush)
+        self._writer = _Writer(stream)
+        atexit.register(self._close)
+
+    @property
+    def dropped(self) -> int:
+        """How many lines could not be written."""
+        return self._writer.dropped
 
     def __call__(self, *_: Any) -> Lines:
         return self
@@ -94,17 +123,116 @@ class Lines:
 
     def flush(self) -> None:
         lines, self._lines, self._loop = self._lines, [], None
-        if not lines:
+        if lines:
+            self._writer.put(lines)
+
+    def _close(self) -> None:
+        self.flush()
+        self._writer.drain(_LAST_WRITE_SECONDS)
+
+
+class _Writer:
+    """
+    Writes to *stream* on a thread of its own, in order. `put` never waits; `dropped` counts lines that were lost.
+
+    It writes to the file itself, past Python's buffers: what could not be written would stay in them, and be the error
+    that the process ends with. A stream that is no file (a test's) is written to at once.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.dropped = 0
+        self._stream = stream
+        self._file = _file_of(stream)
+        self._queue: SimpleQueue[tuple[bytes, int] | threading.Event] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting_bytes = 0
+        self._unreported = 0
+        if self._file is not None:
+            threading.Thread(target=self._run, args=(self._file,), name="log", daemon=True).start()
+
+    def put(self, lines: list[str]) -> None:
+        text = "\n".join(lines) + "\n"
+        if self._file is None:
+            with contextlib.suppress(OSError, ValueError):
+                if self._stream is not None:
+                    self._stream.write(text)
+                    self._stream.flush()
             return
-        # A full disk, or a reader that is gone, must not keep a callback from its answer or a provider from its pause.
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write("\n".join(lines) + "\n")
-            self._stream.flush()
+        data = text.encode("utf-8", "backslashreplace")
+        with self._lock:
+            if self._waiting_bytes and self._waiting_bytes + len(data) > _WAITING_BYTES:
+                self._drop(len(lines))
+                return
+            self._waiting_bytes += len(data)
+        self._queue.put((data, len(lines)))
+
+    def drain(self, timeout_seconds: float) -> None:
+        """Wait until everything is written, but not for long."""
+        if self._file is not None:
+            written = threading.Event()
+            self._queue.put(written)
+            written.wait(timeout_seconds)
+
+    def _run(self, file: int) -> None:
+        while True:
+            item = self._queue.get()
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            data, count = item
+            written = _write_all(file, data)
+            with self._lock:
+                self._waiting_bytes -= len(data)
+                if not written:
+                    self._drop(count)
+                report, self._unreported = (self._unreported, 0) if written else (0, self._unreported)
+            if report:
+                log.warning("log_lines_dropped", count=report)
+
+    def _drop(self, count: int) -> None:
+        self.dropped += count
+        self._unreported += count
 
 
-def _set_up_libraries(shared: list[Processor], renderer: Processor) -> None:
+def _file_of(stream: TextIO | None) -> int | None:
+    try:
+        return None if stream is None else stream.fileno()
+    except (OSError, ValueError):
+        return None
+
+
+def _write_all(file: int, data: bytes) -> bool:
+    """Whether all of *data* could be written: not to a full disk, and not to a pipe whose reader is gone."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(file, left) :]
+        except BlockingIOError:  # whoever shares the file made it so
+            select.select([], [file], [], 1.0)
+        except OSError:
+            return False
+    return True
+
+
+class _LinesHandler(logging.Handler):
+    """Hands what libraries log to *lines*."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 (as logging's own handlers)
+            self.handleError(record)
+        else:
+            self._lines.warning(line)
+
+
+def _set_up_libraries(shared: list[Processor], renderer: Processor, lines: Lines) -> None:
     finish: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, _one_line, renderer]
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _LinesHandler(lines)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=finish))
     root = logging.getLogger()
     root.handlers[:] = [handler]

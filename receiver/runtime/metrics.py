@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from receiver.runtime.logs import dropped_lines
 
 _ACK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _AGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -76,4 +83,14 @@ class Metrics:
             ["provider", "unit"],
             registry=r,
         )
+        r.register(_DroppedLines())
         self.loop_age = Gauge("receiver_loop_age_seconds", "Since a loop last began a step.", ["loop"], registry=r)
+
+
+class _DroppedLines(Collector):
+    """Read when somebody asks: a line is dropped where nothing can be waited for."""
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(
+            "receiver_log_lines_dropped", "Lines that could not be written to standard error.", value=dropped_lines()
+        )

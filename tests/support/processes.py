@@ -68,7 +68,8 @@ class LiveReceiver:
         return (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab")
 
     def full_environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RECEIVER_")}
+        # PYTHONUNBUFFERED would hide what buffers do at the end.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECEIVER_", "PYTHONUNBUF"))}
         return {
             **kept,
             "PYTHONPATH": str(ROOT),

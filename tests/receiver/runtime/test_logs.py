@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from structlog.testing import capture_logs
 
 from receiver.domain.tokens import Tokens
+from receiver.runtime.logs import Lines
 from receiver.runtime.loops import TaskPool
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
@@ -171,3 +174,68 @@ async def test_a_log_that_cannot_be_written_keeps_nobody_from_an_answer_or_a_pro
                 assert (await client.post(forged, content=b"{}")).status_code == 401
         finally:
             assert await receiver.stop() == 0
+
+
+class Unread(LiveReceiver):
+    """Nobody reads what it prints, as behind a paused pager or a log driver that hangs."""
+
+    reading = -1
+
+    def output(self) -> BinaryIO:
+        self.reading, writing = os.pipe()
+        return os.fdopen(writing, "wb")
+
+
+async def test_a_log_that_nobody_reads_stops_nothing_and_its_lines_are_counted(tmp_path: Path) -> None:
+    receiver = Unread(tmp_path / "data", {"FREEPIK_WEBHOOK_SECRET": "a-secret-of-the-tests"})
+    await receiver.start()
+    try:
+        tokens = Tokens([json.loads((tmp_path / "data" / "secrets.json").read_text())["secret_key"]])
+        forged = f"/callbacks/freepik/{tokens.callback('job_' + '0' * 26, 'freepik')}"
+
+        async def dropped() -> float:
+            shown = (await client.get("/metrics")).text
+            return float(re.findall(r"^receiver_log_lines_dropped_total (\S+)$", shown, re.M)[0])
+
+        async with receiver.client() as client:
+            assert await dropped() == 0
+            for _ in range(200):
+                answers = await asyncio.gather(*(client.post(forged, content=b"{}") for _ in range(20)))
+                assert {answer.status_code for answer in answers} == {401}
+                if await dropped() > 0:
+                    break
+            assert await dropped() > 0
+            assert (await client.get("/healthz")).status_code == 200
+        assert await receiver.stop() == 0
+    finally:
+        await receiver.kill()
+        os.close(receiver.reading)
+
+
+async def test_what_is_dropped_are_whole_lines() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream, os.fdopen(reading, "rb", buffering=0) as reader:
+        lines = Lines(stream)
+        for n in range(20):
+            lines.warning(f"{n} " + "x" * 40_000)
+        assert lines.dropped > 0
+        seen = b""
+        while seen.count(b"\n") < 20 - lines.dropped:
+            seen += await asyncio.to_thread(reader.read, 65536)
+    numbers = [int(line.split()[0]) for line in seen.decode().splitlines()]
+    assert numbers == sorted(numbers)
+    assert len(seen) == sum(len(f"{n} ") + 40_001 for n in numbers), "no line is cut"
+
+
+async def test_without_any_standard_error_it_serves_and_ends_well(tmp_path: Path) -> None:
+    class Closed(LiveReceiver):
+        @property
+        def program(self) -> Sequence[str]:
+            close = "import os; os.close(2); import sys; sys.stderr = None; "
+            return (sys.executable, "-c", f"{close}from receiver.cli import main; main()")
+
+    receiver = Closed(tmp_path / "data")
+    await receiver.start()
+    async with receiver.client() as client:
+        assert (await client.get("/healthz")).status_code == 200
+    assert await receiver.stop() == 0
