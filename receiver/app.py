@@ -31,7 +31,7 @@ from receiver.net.guard import Guard
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.secrets import generated
-from receiver.settings import ProviderSettings, Settings, provider_from
+from receiver.settings import Settings
 from receiver.store.blobs import Blobs
 from receiver.store.database import Database, usable_database
 from receiver.store.deliveries import Deliveries
@@ -57,7 +57,8 @@ from receiver.web.job_upload import Uploads
 from receiver.web.jobs import Bearer, JobsApi
 from receiver.web.problems import Problem, answer_problem, busy
 from submitter.client import HttpSender
-from submitter.provider import Provider, Rate
+from submitter.provider import Provider
+from submitter.provider_settings import ProviderSettings, Rate
 from submitter.providers import PROVIDERS
 
 log = structlog.get_logger("receiver")
@@ -80,8 +81,8 @@ class Receiver:
         self.notify_secrets = [one.get_secret_value() for one in settings.notify_secrets] or [made["notify_secret"]]
         keys = [one.get_secret_value() for one in settings.secret_keys] or [made["secret_key"]]
         self.tokens = Tokens(keys)
-        self.providers = {name: provider_from(name, each[name]) for name in PROVIDERS}
-        self.configured = frozenset(name for name in PROVIDERS if each[name].api_key is not None)
+        self.providers = {name: PROVIDERS[name].from_settings(its) for name, its in each.items()}
+        self.configured = frozenset(name for name, its in each.items() if its.configured)
         self._each = each
         self.loops: list[Loop] = []
         self.app = Starlette(
@@ -323,13 +324,9 @@ class Receiver:
     def _warn(self) -> None:
         if self.public_url is None:
             log.warning("no_public_url", effect="jobs are sent without a callback and polled")
-        freepik = self.providers["freepik"]
-        if "freepik" in self.configured and freepik.trust is not None and not self._each["freepik"].webhook_secret:
-            log.warning(
-                "freepik_callbacks_unverified",
-                effect="its callbacks are hints, each confirmed by a status call",
-                remedy="set FREEPIK_WEBHOOK_SECRET",
-            )
+        for name in self.configured:
+            for warning in self.providers[name].warnings():
+                log.warning(warning.code, provider=name, effect=warning.effect, remedy=warning.remedy)
         if not self.configured:
             log.warning("no_provider_configured", remedy="set FREEPIK_API_KEY or another provider's key")
 

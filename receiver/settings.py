@@ -10,64 +10,36 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-import re
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from submitter.provider import Provider, Rate
-from submitter.providers import PROVIDERS, build
+from submitter.provider import Provider
+from submitter.provider_settings import ProviderSettings, Secrets, Texts, split_commas
+from submitter.providers import PROVIDERS
 from submitter.signatures import parse_secret
-from submitter.vocabulary import Cost
 
 _ENV_FILE = ".env"
-_ONLY = {
-    "webhook_secret": ("freepik",),
-    "webhook_secret_encoding": ("freepik",),
-    "api_key_header": ("freepik",),
-    "price": ("freepik", "novita", "pixelcut"),  # the others' answers say what a job costs
-}
+_READING = SettingsConfigDict(
+    env_file=_ENV_FILE, env_ignore_empty=True, enable_decoding=False, extra="ignore", frozen=True
+)
 
-
-def _split(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _rate(value: Any) -> Any:
-    return parse_rate(value) if isinstance(value, str) else value
-
-
-def parse_rate(text: str) -> Rate:
-    """`count/seconds`, such as `20/60`."""
-    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)\s*", text)
-    if match is None or int(match[1]) < 1 or float(match[2]) <= 0:
-        raise ValueError("write it as count/seconds, for example 20/60")
-    return Rate(int(match[1]), float(match[2]))
-
-
-Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)]
-Delays = Annotated[tuple[Annotated[float, Field(ge=0)], ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(split_commas)]
+Delays = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(split_commas)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
     """The service's own settings, prefix `RECEIVER_`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="RECEIVER_", env_file=_ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(**_READING, env_prefix="RECEIVER_")
 
     public_url: str | None = Field(
         None,
@@ -168,51 +140,6 @@ class Settings(BaseSettings):
         return self.data_dir / "receiver.db"
 
 
-class ProviderSettings(BaseSettings):
-    """What every provider can be given, prefix `<NAME>_`."""
-
-    model_config = SettingsConfigDict(env_file=_ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
-
-    api_key: SecretStr | None = Field(None, description="Without it, jobs for this provider are refused.")
-    base_url: str | None = Field(None, description="Where its API is; default: the documented address.")
-    rate: Annotated[Rate | None, NoDecode, BeforeValidator(_rate)] = Field(
-        None, description="`count/seconds`, in place of the documented limits of submit calls."
-    )
-    concurrency: int | None = Field(None, ge=1, le=1000, description="Submit calls in flight at once.")
-    webhook_secret: Secrets = Field((), description="Comma-separated for rotation.")
-    webhook_secret_encoding: Literal["utf8", "base64", "hex"] = Field(
-        "utf8", description="How the secret becomes a key."
-    )
-    api_key_header: str | None = Field(None, description="Name of the header that carries the key.")
-    price: str | None = Field(
-        None,
-        description="FREEPIK, NOVITA and PIXELCUT only, whose answers don't tell what a job costs: "
-        "`0.10 USD` or `5 credits`.",
-    )
-
-    @field_validator("base_url")
-    @classmethod
-    def _base_url(cls, value: str | None) -> str | None:
-        if not value:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http(s) URL")
-        return value.rstrip("/")
-
-    @field_validator("price")
-    @classmethod
-    def _price(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"\d+(\.\d+)? (USD|credits)", value):
-            raise ValueError("write it as `0.10 USD` or `5 credits`")
-        return value
-
-
-def takers(field: str) -> tuple[str, ...]:
-    """The providers that have this field of `ProviderSettings`; to the others its name is no setting of ours."""
-    return _ONLY.get(field, tuple(PROVIDERS))
-
-
 class SettingsInvalid(Exception):
     """Settings that can't be used. `problems` are lines of `NAME: what to change`, all of them at once."""
 
@@ -241,39 +168,24 @@ def load(
     except ValidationError as exc:
         problems += _explain(exc, "RECEIVER_")
     each: dict[str, ProviderSettings] = {}
-    for name in PROVIDERS:
-        prefix = f"{name.upper()}_"
+    for name, provider in PROVIDERS.items():
         try:
-            each[name] = ProviderSettings(
-                _env_prefix=prefix, **{**_fields_of_others(name), **(providers or {}).get(name, {})}
-            )
-            provider_from(name, each[name])
+            each[name] = _environment_of(provider)(**(providers or {}).get(name, {}))
+            provider.from_settings(each[name])
         except ValidationError as exc:
-            problems += _explain(exc, prefix)
+            problems += _explain(exc, f"{name.upper()}_")
         except ValueError as exc:
-            problems.append(f"{prefix}*: {exc}")
+            problems.append(f"{name.upper()}_*: {exc}")
     if problems or settings is None:
         raise SettingsInvalid(problems)
     return settings, each
 
 
-def provider_from(name: str, settings: ProviderSettings) -> Provider:
-    """
-    A provider as it is set up; without a key it can still read and verify what comes.
-
-    Raises ValueError for what can't work, without quoting secrets.
-    """
-    specific: dict[str, Any] = {}
-    if name == "freepik":
-        specific["webhook_secrets"] = [one.get_secret_value() for one in settings.webhook_secret]
-        specific["secret_encoding"] = settings.webhook_secret_encoding
-        if settings.api_key_header:
-            specific["api_key_header"] = settings.api_key_header
-    if settings.price is not None:
-        amount, unit = settings.price.split()
-        specific["price"] = Cost(Decimal(amount), unit)
-    key = settings.api_key.get_secret_value() if settings.api_key else "not-configured"
-    return build(name, api_key=key, base_url=settings.base_url, **specific)
+def _environment_of(provider: type[Provider]) -> type[ProviderSettings]:
+    """*provider*'s settings, as a model that reads them from `<NAME>_…`."""
+    config = SettingsConfigDict(**_READING, env_prefix=f"{provider.name.upper()}_")
+    made = type("FromEnvironment", (provider.Settings, BaseSettings), {"model_config": config, "__module__": __name__})
+    return cast(type[ProviderSettings], made)
 
 
 def given() -> dict[str, str]:
@@ -297,11 +209,6 @@ def _unreadable_lines() -> list[str]:
 def _blank_lines(text: str) -> int:
     """Those that the parser counts to what follows them."""
     return text[: len(text) - len(text.lstrip())].count("\n")
-
-
-def _fields_of_others(provider: str) -> dict[str, Any]:
-    """What *provider* does not have, as if nobody had set it."""
-    return {name: info.default for name, info in ProviderSettings.model_fields.items() if provider not in takers(name)}
 
 
 def _explain(exc: ValidationError, prefix: str) -> list[str]:

@@ -252,7 +252,7 @@ class Submitter:
                 await asyncio.sleep(_delay(exc, busy))
 
     async def poll(self, remote_id: str) -> Report:
-        """JobRequest once how the task stands."""
+        """Ask once for the status of the task."""
         return await converse(self.provider.poll(remote_id), self._ask)
 
     async def upscale(

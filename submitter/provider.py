@@ -16,6 +16,8 @@ What to write:
    the class that they choose decides what happens to the job (see `errors.py`).
 5. `verify(callback, now)`, for signed callbacks; `read(callback)`, for all callbacks.
 6. The class attributes below: how fast it may be asked, when to poll, how long its links live.
+7. `Settings`, if an operator can set more than a key, an address and a pace; `warnings`, `callback_option` and
+   `check_key` where the defaults don't fit.
 
 A remote status that the page doesn't list means RUNNING, never an error and never FAILED.
 """
@@ -23,12 +25,13 @@ A remote status that the page doesn't list means RUNNING, never an error and nev
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,8 +43,10 @@ from submitter.errors import (
     ProviderBusy,
     ProviderError,
     ProviderRefused,
+    TaskNotFound,
     TaskRefused,
 )
+from submitter.provider_settings import ProviderSettings, Rate, SettingsWarning
 from submitter.vocabulary import Callback, Exchange, Picture, Report, Task, Trust
 
 
@@ -79,14 +84,6 @@ def whole_number(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """At most *count* calls in *seconds*, as a token bucket that holds *count*."""
-
-    count: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Rhythm:
     """When to poll a task that no callback announces, in seconds. Intervals grow by *growth* up to *cap*."""
 
@@ -111,6 +108,8 @@ class Provider(ABC):
     wants_url: ClassVar[bool] = False
     """It takes the input as a public URL only."""
     Options: ClassVar[type[ProviderOptions]]
+    Settings: ClassVar[type[ProviderSettings]] = ProviderSettings
+    """What an operator can set; `from_settings` takes an instance."""
     rates: ClassVar[tuple[Rate, ...]] = ()
     """Documented limits of submit calls; all of them hold."""
     poll_rates: ClassVar[tuple[Rate, ...]] = ()
@@ -124,8 +123,22 @@ class Provider(ABC):
     max_input_bytes: ClassVar[int | None] = None
 
     def __init__(self, *, api_key: str, base_url: str | None = None) -> None:
-        self.api_key = api_key
-        self.base_url = (base_url or self.default_base_url).rstrip("/")
+        self.api_key = _key(self.name, api_key)
+        self.base_url = _address(self.name, base_url or self.default_base_url)
+
+    @classmethod
+    def from_settings(cls, settings: ProviderSettings) -> Self:
+        """
+        Build the provider that *settings* describe; without a key it still reads and verifies what comes.
+
+        Raises `ValueError` for what can't work, without quoting secrets.
+        """
+        key = settings.api_key.get_secret_value() if settings.api_key else "not-configured"
+        return cls(api_key=key, base_url=settings.base_url, **settings.constructor_arguments())
+
+    def warnings(self) -> tuple[SettingsWarning, ...]:
+        """Return what works less well than it could, as it is set up. Default: nothing."""
+        return ()
 
     def task(self, picture: Picture, given: Mapping[str, Any]) -> Task:
         """A task of *picture* and the options that the caller has *given*; `TaskRefused` names the first wrong one."""
@@ -145,21 +158,36 @@ class Provider(ABC):
         """Whether a task with these options wants a callback at all, where one is possible."""
         return self.callbacks
 
+    def callback_option(self, options: ProviderOptions) -> str | None:
+        """Name the option by which the caller insists on a callback; None if polling does as well."""
+        return None
+
     @abstractmethod
     def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
-        """JobRequest for *task*; with *callback_url*, ask to be told there."""
+        """Submit *task*; with *callback_url*, ask to be called back there."""
 
     @abstractmethod
     def submitted(self, response: httpx.Response) -> Report:
         """Read the answer to a submit call, fresh or stored."""
 
     def poll(self, remote_id: str) -> Exchange[Report]:
-        """JobRequest how the task stands."""
+        """Ask for the status of the task."""
         raise TypeError(f"{self.name} has no status call")
 
     def polled(self, response: httpx.Response) -> Report:
         """Read the answer to a status call, fresh or stored."""
         raise TypeError(f"{self.name} has no status call")
+
+    def check_key(self) -> Exchange[None]:
+        """
+        Find out at no cost whether the key works: by the status of a task that does not exist.
+
+        Raises `AccountRefused` for a key that doesn't.
+        """
+        try:
+            yield from self.poll(_UNKNOWN_TASK)
+        except TaskNotFound:
+            pass
 
     def verify(self, callback: Callback, now: datetime) -> None:  # noqa: B027 - unsigned is the common case
         """Return if the callback is as trustworthy as `trust` says; raise `CallbackRefused` and nothing else."""
@@ -171,6 +199,26 @@ class Provider(ABC):
     def delivery_id(self, callback: Callback) -> str | None:
         """The provider's own id of this one delivery, for counting replays; None where it has none."""
         return None
+
+
+_UNKNOWN_TASK = "00000000-0000-4000-8000-000000000000"
+
+
+def _key(name: str, text: str) -> str:
+    text = text.strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError(f"the API key of {name} is empty, or has spaces or other characters that no key has")
+    return text
+
+
+def _address(name: str, text: str) -> str:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as exc:
+        raise ValueError(f"the base URL of {name} is not a URL") from exc
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise ValueError(f"the base URL of {name} must be http(s)://host[/path]")
+    return text.rstrip("/")
 
 
 # --- For the providers' readers -------------------------------------------------------------------------------------

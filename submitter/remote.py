@@ -95,7 +95,7 @@ class Receiver:
         idempotency_key: str | None = None,
     ) -> Job:
         """
-        JobRequest for a job. *image* is a file, its bytes, or the URL of one.
+        Submit a job. *image* is a file, its bytes, or the URL of one.
 
         Tried again when the answer is lost or the receiver is busy: all tries carry one idempotency key.
         """

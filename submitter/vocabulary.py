@@ -82,6 +82,9 @@ class Cost:
     amount: Decimal
     unit: str
 
+    def __str__(self) -> str:
+        return f"{self.amount:f} {self.unit}"
+
 
 @dataclass(frozen=True, slots=True)
 class Report:

@@ -31,13 +31,14 @@ from receiver.net.guard import Guard, OutboundError
 from receiver.runtime.data_dir import DataUnusable
 from receiver.runtime.data_dir import check as check_data_dir
 from receiver.runtime.secrets import generated, kept, secrets_path
-from receiver.settings import ProviderSettings, Settings, provider_from
+from receiver.settings import Settings
 from receiver.store.database import newest_schema, open_to_read
 from submitter.client import HttpSender, converse
 from submitter.errors import AccountRefused, NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider
+from submitter.provider_settings import ProviderSettings
+from submitter.providers import PROVIDERS
 
-_UNKNOWN_TASK = "00000000-0000-4000-8000-000000000000"
 _LEAST_DISK_BYTES = 1 << 30
 _SHORT_SECRET = 24
 _CERTIFICATE_DAYS = 14
@@ -290,22 +291,19 @@ async def _certificate(url: httpx.URL) -> Finding:
 
 
 async def provider_findings(each: Mapping[str, ProviderSettings], clocks: Clocks) -> AsyncIterator[Finding]:
-    configured = {name: its for name, its in each.items() if its.api_key is not None}
+    configured = {name: its for name, its in each.items() if its.configured}
     if not configured:
         yield fail("providers", "none has a key", "set FREEPIK_API_KEY or another provider's; or `serve --sandbox`")
-    if "freepik" in configured and not configured["freepik"].webhook_secret:
-        yield warn(
-            "freepik secret",
-            "FREEPIK_WEBHOOK_SECRET is not set: its callbacks are hints, each confirmed by a status call",
-            "copy it from the developer dashboard, where the API key is",
-        )
     async with HttpSender() as sender:
         for name, its in configured.items():
-            yield await _key(provider_from(name, its), sender, clocks)
+            provider = PROVIDERS[name].from_settings(its)
+            for warning in provider.warnings():
+                yield warn(f"{name} settings", warning.effect, warning.remedy)
+            yield await _key(provider, sender, clocks)
 
 
 async def _key(provider: Provider, sender: HttpSender, clocks: Clocks) -> Finding:
-    """JobRequest for something free: a task that does not exist, or the balance."""
+    """Whether the provider takes the key, found out at no cost."""
     check, name = f"{provider.name} key", provider.name.upper()
 
     async def send(request: httpx.Request) -> httpx.Response:
@@ -314,15 +312,7 @@ async def _key(provider: Provider, sender: HttpSender, clocks: Clocks) -> Findin
         return response
 
     try:
-        if provider.pollable:
-            await converse(provider.poll(_UNKNOWN_TASK), send)
-        else:
-            headers = {"X-API-KEY": provider.api_key, "Accept": "application/json"}
-            answer = await send(httpx.Request("GET", f"{provider.base_url}/v1/credits", headers=headers))
-            if answer.status_code in (401, 403):
-                raise AccountRefused(f"answered {answer.status_code}", code=f"http_{answer.status_code}")
-            if not answer.is_success:
-                return warn(check, f"can't tell: its balance call answers {answer.status_code}", "send one job")
+        await converse(provider.check_key(), send)
     except AccountRefused as exc:
         return fail(check, f"refused ({exc.code})", f"set {name}_API_KEY to a key that is active and has credit")
     except (NotSent, ProviderBusy) as exc:

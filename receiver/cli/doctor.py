@@ -12,11 +12,13 @@ import typer
 
 from receiver.cli.checks import Finding, Grade, examine, fail, healthy, ok, to_json, warn
 from receiver.cli.sandboxed import as_served
-from receiver.settings import ProviderSettings, SettingsInvalid, given, load, provider_from
+from receiver.settings import SettingsInvalid, given, load
 from submitter.client import Submitter
 from submitter.errors import ProviderError, TaskRefused
 from submitter.images import inspect
 from submitter.printing import say
+from submitter.provider_settings import ProviderSettings
+from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture
 
 _COLOURS = {Grade.OK: "green", Grade.WARN: "yellow", Grade.FAIL: "red"}
@@ -64,9 +66,9 @@ async def _spent(each: Mapping[str, ProviderSettings]) -> list[Finding]:
         path.write_bytes(test_picture(160, 120))
         picture = inspect(path)
         for name, its in each.items():
-            if its.api_key is None:
+            if not its.configured:
                 continue
-            check, provider = f"{name} task", provider_from(name, its)
+            check, provider = f"{name} task", PROVIDERS[name].from_settings(its)
             if provider.wants_url:
                 found.append(
                     warn(check, "not sent: it takes the URL of an image", "send it a job through the receiver")

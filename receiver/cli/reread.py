@@ -14,7 +14,7 @@ from receiver.app import timing
 from receiver.cli.open_database import open_database
 from receiver.cli.sandboxed import as_served
 from receiver.domain.jobs import Verdict
-from receiver.settings import load, provider_from
+from receiver.settings import load
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import EvidenceFilter
 from receiver.store.jobs import JobStore
@@ -68,7 +68,7 @@ _DRY = {True: "; nothing was written", False: ""}
 
 async def _run(selection: EvidenceFilter, *, reverify: bool, dry_run: bool) -> list[Reread]:
     settings, each = as_served(*load())
-    providers = {name: provider_from(name, each[name]) for name in PROVIDERS}
+    providers = {name: PROVIDERS[name].from_settings(its) for name, its in each.items()}
     async with open_database(settings) as database:
         if selection.job_id is not None and await JobStore(database).job(selection.job_id) is None:
             raise failed(f"there is no job {selection.job_id}")

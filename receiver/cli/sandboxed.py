@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 
 from receiver.cli.sandbox_mark import SandboxMark
-from receiver.settings import ProviderSettings, Settings, load
+from receiver.settings import Settings, load
+from submitter.provider_settings import ProviderSettings
+from submitter.providers import PROVIDERS
 from submitter.sandbox import Sandbox
 
 _HERE = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -15,11 +17,10 @@ _HERE = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 def in_sandbox(settings: Settings, sandbox: str, origin: str) -> tuple[Settings, dict[str, ProviderSettings]]:
     """*settings* with the stand-ins at *sandbox* as the providers, reachable on this machine's own addresses."""
     stand_ins = Sandbox().environment(sandbox)
-    providers = {}
-    for name, url in Sandbox.base_urls(sandbox).items():
-        providers[name] = {"base_url": url, "api_key": stand_ins[f"{name.upper()}_API_KEY"]}
-    for field in ("webhook_secret", "webhook_secret_encoding", "api_key_header"):
-        providers["freepik"][field] = stand_ins[f"FREEPIK_{field.upper()}"]
+    providers: dict[str, dict[str, str]] = {}
+    for name, provider in PROVIDERS.items():
+        names = {field: f"{name.upper()}_{field.upper()}" for field in provider.Settings.model_fields}
+        providers[name] = {field: stand_ins[variable] for field, variable in names.items() if variable in stand_ins}
     _, each = load(providers=providers)
     return _open_here(settings, public_url=settings.public_url or origin), each
 
@@ -36,7 +37,7 @@ def as_served(
     running = mark.read()
     if running is not None:
         return in_sandbox(settings, running["sandbox"], running["receiver"])
-    if mark.there and all(one.api_key is None for one in each.values()):
+    if mark.there and not any(settings.configured for settings in each.values()):
         return _open_here(settings), each
     return settings, each
 

@@ -19,7 +19,8 @@ from receiver.cli.settings_listing import misspelt
 from receiver.runtime import logs
 from receiver.runtime.data_dir import prepare
 from receiver.runtime.server import listen, origin_of, run, running, server
-from receiver.settings import ProviderSettings, Settings, given, load
+from receiver.settings import Settings, given, load
+from submitter.provider_settings import ProviderSettings
 from submitter.sandbox import Sandbox
 
 log = structlog.get_logger("receiver")

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from receiver.settings import ProviderSettings, Settings, takers
+from receiver.settings import Settings
+from submitter.provider_settings import ProviderSettings
 from submitter.providers import PROVIDERS
 
 MASK = "********"
@@ -30,7 +31,6 @@ _DEFAULTS = {
     "<NAME>_RATE": "the documented limits",
     "<NAME>_CONCURRENCY": "each provider's own",
     "<NAME>_BASE_URL": "the documented address",
-    "FREEPIK_API_KEY_HEADER": "x-freepik-api-key",
 }
 
 
@@ -54,11 +54,17 @@ class InForce:
 
 
 def known() -> list[Known]:
-    """Every setting there is; what all providers can be given is listed once, as `<NAME>_…`."""
+    """Every setting there is; what several providers can be given is listed once, as `<NAME>_…`."""
     found = [_known(f"RECEIVER_{name.upper()}", info) for name, info in Settings.model_fields.items()]
-    for name, info in ProviderSettings.model_fields.items():
-        prefix = "FREEPIK" if takers(name) == ("freepik",) else "<NAME>"
-        found.append(_known(f"{prefix}_{name.upper()}", info))
+    for field in _provider_fields():
+        owners = _owners(field)
+        info = PROVIDERS[owners[0]].Settings.model_fields[field]
+        prefix = owners[0].upper() if len(owners) == 1 else "<NAME>"
+        setting = _known(f"{prefix}_{field.upper()}", info)
+        if 1 < len(owners) < len(PROVIDERS):
+            *most, last = (owner.upper() for owner in owners)
+            setting = replace(setting, meaning=f"{setting.meaning} {', '.join(most)} and {last} only.")
+        found.append(setting)
     return found
 
 
@@ -66,20 +72,18 @@ def in_force(settings: Settings, each: Mapping[str, ProviderSettings], given: Ma
     """Every setting with its value, secrets masked; *given* says what was set and where."""
     found = [_in_force(f"RECEIVER_{name.upper()}", getattr(settings, name), info, given) for name, info in _fields()]
     for provider, its in each.items():
-        for name, info in ProviderSettings.model_fields.items():
-            if provider not in takers(name):
-                continue
-            one = _in_force(f"{provider.upper()}_{name.upper()}", getattr(its, name), info, given)
+        for name, info in PROVIDERS[provider].Settings.model_fields.items():
+            setting = _in_force(f"{provider.upper()}_{name.upper()}", getattr(its, name), info, given)
             if getattr(its, name) is None and (value := _without(provider, name)) is not None:
-                one = replace(one, value=value)
-            found.append(one)
+                setting = replace(setting, value=value)
+            found.append(setting)
     return found
 
 
 def misspelt(given: Iterable[str]) -> list[str]:
     """A warning for each name that looks like one of ours and is none."""
     ours = {f"RECEIVER_{name.upper()}" for name in Settings.model_fields}
-    theirs = {f"{p.upper()}_{name.upper()}" for name in ProviderSettings.model_fields for p in takers(name)}
+    theirs = {f"{owner.upper()}_{field.upper()}" for field in _provider_fields() for owner in _owners(field)}
     warnings = []
     for name in sorted(given):
         if name in ours | theirs:
@@ -109,12 +113,23 @@ def _fields() -> list[tuple[str, FieldInfo]]:
     return list(Settings.model_fields.items())
 
 
+def _provider_fields() -> list[str]:
+    """The fields of all providers' settings: what all have first, then in the order of the providers."""
+    own = (field for provider in PROVIDERS.values() for field in provider.Settings.model_fields)
+    return list(dict.fromkeys([*ProviderSettings.model_fields, *own]))
+
+
+def _owners(field: str) -> list[str]:
+    """The providers that have *field*."""
+    return [name for name, provider in PROVIDERS.items() if field in provider.Settings.model_fields]
+
+
 def _same_of_others(name: str) -> str:
     """The settings that *name* would be if its provider had them; empty if it is none of any provider."""
     provider, _, field = name.lower().partition("_")
-    if provider not in PROVIDERS or field not in ProviderSettings.model_fields:
+    if provider not in PROVIDERS or not (owners := _owners(field)):
         return ""
-    *most, last = (f"{taker.upper()}_{field.upper()}" for taker in takers(field))
+    *most, last = (f"{owner.upper()}_{field.upper()}" for owner in owners)
     return f"{', '.join(most)} and {last}" if most else last
 
 
@@ -148,8 +163,6 @@ def _shown(value: Any) -> str:
         return ",".join(_shown(one) for one in value)
     if isinstance(value, float):
         return format(value, "g")
-    if hasattr(value, "count") and hasattr(value, "seconds"):
-        return f"{value.count}/{value.seconds:g}"
     return str(value)
 
 

@@ -26,12 +26,12 @@ from receiver.net.transport import KEEPALIVE_SECONDS
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
-from receiver.settings import parse_rate
 from receiver.store.deliveries import Agenda, Deliveries, Delivery, Outcome
 from receiver.store.endpoints import Endpoint, Endpoints
 from receiver.store.outbox import is_notify_lane
 from receiver.upstream.leases import LEASE
 from receiver.upstream.rate_limits import Bucket
+from submitter.provider_settings import parse_rate
 from submitter.signatures import sign
 
 log = structlog.get_logger("receiver.notifier")

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from submitter.provider import Rate
+from submitter.provider_settings import Rate
 
 _PATIENCE_SECONDS = 5.0
 _IDLE_SECONDS = 10.0

@@ -209,15 +209,14 @@ class Admissions:
         try:
             picture = inspect(part, url=url)
             public_url = self._public_url()
-            wants_callback = getattr(options, "request_type", None) == "callback"
-            if public_url is None and (wants_callback or (provider.wants_url and url is None)):
+            option = provider.callback_option(options)
+            if public_url is None and (option or (provider.wants_url and url is None)):
                 raise Problem(
                     422,
                     "public_url_required",
                     f"{provider.name} must be able to reach this receiver for that",
-                    field="options.request_type" if wants_callback else "image",
-                    remedy="set RECEIVER_PUBLIC_URL"
-                    + ("" if wants_callback else ", or give the image by a public URL"),
+                    field=f"options.{option}" if option else "image",
+                    remedy="set RECEIVER_PUBLIC_URL" + ("" if option else ", or give the image by a public URL"),
                 )
             shown = f"{public_url}/inputs/x" if provider.wants_url and public_url else url
             provider.check(replace(picture, url=shown), options)

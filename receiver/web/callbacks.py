@@ -33,7 +33,8 @@ from receiver.upstream.intake import Intake
 from receiver.upstream.rate_limits import Bucket
 from receiver.web.problems import Problem
 from submitter.errors import CallbackRefused
-from submitter.provider import Provider, Rate
+from submitter.provider import Provider
+from submitter.provider_settings import Rate
 from submitter.vocabulary import Callback
 
 log = structlog.get_logger("receiver.callbacks")

@@ -104,7 +104,7 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
             "get": _operation("jobs", "List jobs, newest first.", {200: page_of("Job"), 422: None}, listed),
             "post": _operation(
                 "jobs",
-                "JobRequest for a job.",
+                "Submit a job.",
                 {202: job, 200: job, 400: None, 409: None, 413: None, 415: None, 422: None},
                 [key],
                 body=new_job,
@@ -141,7 +141,7 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
             )
         },
         "/v1/jobs/{id}/poll": {
-            "post": _operation("jobs", "JobRequest its provider now.", {202: job, 404: None, 409: None}, [one])
+            "post": _operation("jobs", "Poll its provider now.", {202: job, 404: None, 409: None}, [one])
         },
         "/v1/providers": {
             "get": _operation("providers", "The providers, their options and queues.", {200: page_of("Provider")})

@@ -146,7 +146,7 @@ _ENDPOINT = {
     "disabled_reason": nullable(_text()),
     "created_at": _MOMENT,
 }
-_SECRET = _text("DeliveryView once, and never again.", pattern="^whsec_")
+_SECRET = _text("Shown once, and never again.", pattern="^whsec_")
 _DELIVERY = {
     "id": _text(),
     "event_id": _text(),

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from receiver.settings import parse_rate
 from receiver.store.outbox import EVENT_TYPES
 from receiver.web.problems import Problem
+from submitter.provider_settings import parse_rate
 from submitter.providers import PROVIDERS
 from submitter.signatures import parse_secret
 

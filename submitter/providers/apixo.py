@@ -107,6 +107,9 @@ class Apixo(Provider):
     def options_for_callback(self, options: Mapping[str, Any]) -> bool:
         return options.get("request_type") != "async"
 
+    def callback_option(self, options: ProviderOptions) -> str | None:
+        return "request_type" if options.to_send().get("request_type") == "callback" else None
+
     def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
         answer = yield self._submission(task, callback_url)
         with parsing.hiding(callback_url, task.picture.url):

@@ -28,7 +28,8 @@ from submitter import parsing
 from submitter.errors import ProviderError, TaskNotFound, TaskRefused
 from submitter.images import json_request, plain_request
 from submitter.parsing import Unreadable
-from submitter.provider import Provider, ProviderOptions, Rate, Rhythm, json_answer, json_body, refusal
+from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, json_body, refusal
+from submitter.provider_settings import PricedSettings, Rate, Secrets, SettingsWarning
 from submitter.signatures import Encoding, parse_key, verify_callback
 from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
 
@@ -79,6 +80,20 @@ class FreepikOptions(ProviderOptions):
     filter_nsfw: bool | None = Field(default=None, description="Filter unsafe results; false if not given.")
 
 
+class FreepikSettings(PricedSettings):
+    webhook_secret: Secrets = Field((), description="Comma-separated for rotation.")
+    webhook_secret_encoding: Encoding = Field("utf8", description="How the secret becomes a key.")
+    api_key_header: str = Field("x-freepik-api-key", description="Name of the header that carries the key.")
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        return {
+            **super().constructor_arguments(),
+            "webhook_secrets": [secret.get_secret_value() for secret in self.webhook_secret],
+            "secret_encoding": self.webhook_secret_encoding,
+            "api_key_header": self.api_key_header,
+        }
+
+
 class Freepik(Provider):
     name = "freepik"
     title = "Freepik (Magnific)"
@@ -86,6 +101,7 @@ class Freepik(Provider):
     callbacks = True
     pollable = True
     Options = FreepikOptions
+    Settings = FreepikSettings
     rates: ClassVar[tuple[Rate, ...]] = (Rate(250, 5), Rate(1200, 120))
     poll_rates: ClassVar[tuple[Rate, ...]] = (Rate(250, 5), Rate(1200, 120))
     rhythm = Rhythm(first=15, interval=10)
@@ -103,8 +119,21 @@ class Freepik(Provider):
         super().__init__(api_key=api_key, base_url=base_url)
         self.keys = tuple(parse_key(text, secret_encoding) for text in webhook_secrets)
         self.trust = Trust.SIGNED_BODY if self.keys else Trust.CAPABILITY_TOKEN
+        if not re.fullmatch(r"[A-Za-z0-9-]+", api_key_header):
+            raise ValueError(f"the API key header of {self.name} is not the name of a header")
         self.api_key_header = api_key_header
         self.price = price
+
+    def warnings(self) -> tuple[SettingsWarning, ...]:
+        if self.keys:
+            return ()
+        return (
+            SettingsWarning(
+                code="freepik_callbacks_unverified",
+                effect="its callbacks are hints, each confirmed by a status call",
+                remedy="set FREEPIK_WEBHOOK_SECRET; it is in the developer dashboard, where the API key is",
+            ),
+        )
 
     def check(self, picture: Picture, options: ProviderOptions) -> None:
         factor = int(options.to_send().get("scale_factor", "2x").removesuffix("x"))

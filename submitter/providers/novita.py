@@ -27,7 +27,8 @@ from submitter import parsing
 from submitter.errors import AccountRefused, ProviderError, TaskNotFound, TaskRefused
 from submitter.images import json_request, plain_request
 from submitter.parsing import Unreadable
-from submitter.provider import Provider, ProviderOptions, Rate, Rhythm, json_answer, json_body, refusal, whole_number
+from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, json_body, refusal, whole_number
+from submitter.provider_settings import PricedSettings, Rate
 from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
 
 MAX_SIDE = 2048
@@ -97,6 +98,7 @@ class Novita(Provider):
     pollable = True
     trust = Trust.CAPABILITY_TOKEN
     Options = NovitaOptions
+    Settings = PricedSettings
     rates: ClassVar[tuple[Rate, ...]] = (Rate(20, 60),)
     rhythm = Rhythm(first=5, interval=5)
     callback_timeout_seconds = 5.0

@@ -21,7 +21,8 @@ from submitter import parsing
 from submitter.errors import AnswerLost, ProviderBusy, ProviderError, ProviderRefused, TaskRefused
 from submitter.image_files import MemoryBytes, NotAnImage, magic_type, measure
 from submitter.images import json_request, multipart_request
-from submitter.provider import Provider, ProviderOptions, Rate, json_answer, refusal, retry_after_seconds, whole_number
+from submitter.provider import Provider, ProviderOptions, json_answer, refusal, retry_after_seconds, whole_number
+from submitter.provider_settings import PricedSettings, Rate
 from submitter.vocabulary import Cost, Exchange, Image, Picture, Report, State, Task
 
 MIN_SIDE = 64
@@ -47,6 +48,7 @@ class Pixelcut(Provider):
     pollable = False
     trust = None
     Options = PixelcutOptions
+    Settings = PricedSettings
     rates: ClassVar[tuple[Rate, ...]] = (Rate(5, 1),)
     concurrency = 5
     submit_timeout_seconds = 180.0
@@ -95,6 +97,13 @@ class Pixelcut(Provider):
             answer = yield multipart_request(url, headers, form, picture=task.picture, part="image")
         with parsing.hiding(task.picture.url):
             return self.submitted(answer)
+
+    def check_key(self) -> Exchange[None]:
+        """Ask for the balance: there is no status call."""
+        headers = {"X-API-KEY": self.api_key, "Accept": "application/json"}
+        answer = yield httpx.Request("GET", f"{self.base_url}/v1/credits", headers=headers)
+        if not answer.is_success:
+            raise self._refused(answer)
 
     def submitted(self, response: httpx.Response) -> Report:
         if not response.is_success:

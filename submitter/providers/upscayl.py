@@ -24,7 +24,8 @@ from submitter import parsing
 from submitter.errors import AccountRefused, ProviderBusy, ProviderError, ProviderRefused, TaskNotFound, TaskRefused
 from submitter.images import json_request, multipart_request
 from submitter.parsing import Unreadable
-from submitter.provider import Provider, ProviderOptions, Rate, Rhythm, json_answer, refusal, retry_after_seconds
+from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, refusal, retry_after_seconds
+from submitter.provider_settings import Rate
 from submitter.vocabulary import Exchange, Failure, Image, Picture, Report, State, Task
 
 MAX_BYTES = 100 * 1024 * 1024

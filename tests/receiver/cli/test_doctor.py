@@ -96,7 +96,7 @@ async def test_a_healthy_installation_and_eighteen_seeded_faults(
 
         await found("settings", "warn", "RECEIVER_PUBLICURL is no setting", "correct or remove", RECEIVER_PUBLICURL="x")
         await found("secrets", "warn", "RECEIVER_API_TOKENS", "use a long one", RECEIVER_API_TOKENS="12345678")
-        await found("freepik secret", "warn", "not set", "developer dashboard", FREEPIK_WEBHOOK_SECRET="")
+        await found("freepik settings", "warn", "hints", "developer dashboard", FREEPIK_WEBHOOK_SECRET="")
         await found("freepik key", "fail", "refused (http_401)", "set FREEPIK_API_KEY", FREEPIK_API_KEY="wrong-key")
         dead = f"http://127.0.0.1:{free_port()}"
         await found("novita key", "fail", "no connection", "check NOVITA_BASE_URL", NOVITA_BASE_URL=dead)

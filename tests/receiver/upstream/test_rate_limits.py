@@ -9,7 +9,7 @@ from receiver.domain.ids import new_id
 from receiver.store.database import Database
 from receiver.store.rows import us
 from receiver.upstream.rate_limits import Bucket, Pace
-from submitter.provider import Rate
+from submitter.provider_settings import Rate
 from submitter.providers import PROVIDERS
 from tests.support.upstream_loops import Clock, loops
 

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
-from receiver.settings import load, provider_from
+from receiver.settings import load
 from receiver.store.database import Database
 from receiver.upstream.statistics import ProviderStatistics
 from receiver.web import health as health_module
@@ -33,7 +33,7 @@ ROWS = 100_000
 async def probed(path: Path, *loops: Loop) -> AsyncIterator[tuple[Database, httpx.AsyncClient]]:
     """A client of the probes over a real database."""
     database = await Database.open(path / "receiver.db")
-    providers = {name: provider_from(name, each) for name, each in load()[1].items()}
+    providers = {name: PROVIDERS[name].from_settings(its) for name, its in load()[1].items()}
     health = Health(database, loops, Metrics(), ProviderStatistics(database), providers)
     transport = httpx.ASGITransport(Starlette(routes=health.routes()))
     try:
