@@ -50,12 +50,16 @@ from receiver.upstream.statistics import ProviderStatistics
 from receiver.upstream.submissions import Submissions
 from receiver.web import openapi
 from receiver.web.admission import Admissions
+from receiver.web.auth import Bearer
 from receiver.web.callbacks import CallbackRoute, Callbacks
-from receiver.web.endpoints import DeliveriesApi, EndpointsApi, EventsApi
+from receiver.web.deliveries import DeliveriesApi
+from receiver.web.endpoints import EndpointsApi
+from receiver.web.events import EventsApi
 from receiver.web.health import Health
 from receiver.web.job_upload import Uploads
-from receiver.web.jobs import Bearer, JobsApi
+from receiver.web.jobs import JobsApi
 from receiver.web.problems import Problem, answer_problem, busy
+from receiver.web.providers import ProvidersApi
 from submitter.client import HttpSender
 from submitter.provider import Provider
 from submitter.provider_settings import ProviderSettings, Rate
@@ -192,7 +196,7 @@ class Receiver:
             self.providers,
             self.configured,
             public_url=lambda: self.public_url,
-            admitted=self._admitted,
+            admitted=self._to_submit,
         )
         self.loops = [
             self.leases.loop,
@@ -223,25 +227,30 @@ class Receiver:
         bearer = Bearer(self.api_tokens)
         jobs = JobsApi(
             store=self.store,
-            intake=self.intake,
             admissions=self.admissions,
             providers=self.providers,
             configured=self.configured,
-            queue_seconds=self.submissions.done_in_seconds,
-            pauses=self.pauses,
-            statistics=self.statistics,
             tokens=self.tokens,
             blobs=blobs,
             uploads=Uploads(blobs),
             base_url=lambda: self.base_url,
             timing_of=self.timing_of,
             poll=self.poller.loop.wake,
-            submit=self.submissions.loop.wake,
             on_events=self._events_written,
+        )
+        providers = ProvidersApi(
+            store=self.store,
+            providers=self.providers,
+            configured=self.configured,
+            queue_seconds=self.submissions.done_in_seconds,
+            pauses=self.pauses,
+            statistics=self.statistics,
+            resumed=self._to_submit,
         )
         self.app.router.routes[:] = [
             Route("/callbacks/{provider}/{token}", self.callbacks, methods=["GET", "HEAD", "POST"]),
             *jobs.routes(bearer),
+            *providers.routes(bearer),
             *EventsApi(self.events, self.stream, tuple(self.providers)).routes(bearer),
             *EndpointsApi(
                 self.endpoints,
@@ -306,7 +315,8 @@ class Receiver:
         self.notifier.loop.wake()
         self.stream.loop.wake()
 
-    def _admitted(self) -> None:
+    def _to_submit(self) -> None:
+        """Jobs were admitted, or a provider resumed: submit what is queued."""
         self.submissions.loop.wake()
         self._events_written()
 

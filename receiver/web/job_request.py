@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from receiver.store.blobs import Blobs
+from receiver.web.body import parse_document
 from receiver.web.problems import Problem
-from submitter.provider import deeper_than
 
 MAX_INPUT_BYTES = 100 * 1024 * 1024
-_MAX_DEPTH = 100
 _SMALL_BYTES = 256 * 1024
 _PIECE = 4 * 64 * 1024
 _PICTURE = re.compile(rb'"base64"\s*:\s*"')
@@ -47,23 +46,6 @@ class JobRequest:
         rest = {name: value for name, value in self.document.items() if name != "image"}
         canonical = json.dumps([rest, self.url, self.part_sha256], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def parse_document(data: bytes) -> dict[str, Any]:
-    """The JSON object of a request."""
-    try:
-        document = json.loads(data, parse_constant=_no_constant)
-        if not isinstance(document, dict):
-            raise Problem(400, "invalid_json", "the body is not a JSON object", remedy="send a JSON object")
-        if deeper_than(document, _MAX_DEPTH):
-            detail = f"the body is nested deeper than {_MAX_DEPTH} levels"
-            raise Problem(400, "invalid_json", detail, remedy="send flatter JSON")
-        json.dumps(document, ensure_ascii=False, allow_nan=False).encode("utf-8")  # 1e999 is read as infinite
-    except UnicodeEncodeError as exc:
-        raise Problem(400, "invalid_json", "the body has half of a surrogate pair", remedy="send valid text") from exc
-    except (ValueError, RecursionError) as exc:
-        raise Problem(400, "invalid_json", "the body is not JSON", remedy="send a JSON object") from exc
-    return document
 
 
 def job_request_from_json(body: bytes, blobs: Blobs) -> JobRequest:
@@ -153,7 +135,3 @@ def _decoded(text: memoryview, *, ignored: bytes) -> Iterator[bytes]:
             raise ValueError("not in groups of four")
         if piece[:whole].endswith(b"=") and (left or bytes(text[at:]).translate(None, ignored)):
             raise ValueError("text after the padding")
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

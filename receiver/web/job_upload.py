@@ -18,7 +18,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from receiver.store.blobs import Blobs
-from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest, parse_document
+from receiver.web.body import parse_document
+from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest
 from receiver.web.problems import Problem
 
 _MAX_JOB_BYTES = 1024 * 1024

@@ -1,31 +1,27 @@
-"""The JSON API of jobs and providers, under `/v1`, behind a bearer token."""
+"""Jobs: `/v1/jobs`, behind a bearer token, and the inputs that providers fetch."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import wraps
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.domain.jobs import Job, KeptImage, iso
+from receiver.domain.jobs import Job, KeptImage
 from receiver.domain.lifecycle import Timing
 from receiver.domain.redaction import evidence_to_json
 from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore
-from receiver.upstream.intake import Intake
-from receiver.upstream.pauses import Pauses
-from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.admission import Admissions
-from receiver.web.job_request import JobRequest, job_request_from_json, parse_document
+from receiver.web.auth import Bearer
+from receiver.web.body import read_body, small_json
+from receiver.web.job_request import JobRequest, job_request_from_json
 from receiver.web.job_upload import Uploads
 from receiver.web.problems import Problem
 from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, place_of
@@ -33,44 +29,6 @@ from submitter.provider import Provider
 from submitter.vocabulary import State
 
 _MAX_JSON_BYTES = 96 * 1024 * 1024
-_MAX_SMALL_JSON_BYTES = 64 * 1024
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-class QueueSeconds(Protocol):
-    """In how many seconds a provider's queue is sent, if that can be known."""
-
-    def __call__(self, name: str, length: int, *, call_seconds: float | None) -> float | None: ...
-
-
-class Bearer:
-    """Who may call `/v1`. Compares in constant time; tokens are named by a digest, never by themselves."""
-
-    def __init__(self, tokens: Sequence[str]) -> None:
-        self._tokens = [token.encode() for token in tokens]
-
-    def check(self, request: Request) -> str:
-        """The id of the caller's token, or `Problem` 401."""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        candidate = given.strip().encode("utf-8", "replace")
-        matches = [token for token in self._tokens if hmac.compare_digest(token, candidate)]
-        if scheme.lower() != "bearer" or not matches:
-            raise Problem(
-                401,
-                "unauthorized",
-                "a bearer token is needed",
-                remedy="send `Authorization: Bearer TOKEN` with one of RECEIVER_API_TOKENS",
-                headers={"www-authenticate": "Bearer"},
-            )
-        return hashlib.sha256(matches[0]).hexdigest()[:16]
-
-    def guard(self, handler: Handler) -> Handler:
-        @wraps(handler)
-        async def guarded(request: Request) -> Response:
-            request.state.token_id = self.check(request)
-            return await handler(request)
-
-        return guarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +36,15 @@ class JobsApi:
     """Handlers; what they need is handed in."""
 
     store: JobStore
-    intake: Intake
     admissions: Admissions
     providers: Mapping[str, Provider]
     configured: frozenset[str]
-    queue_seconds: QueueSeconds
-    pauses: Pauses
-    statistics: ProviderStatistics
     tokens: Tokens
     blobs: Blobs
     uploads: Uploads
     base_url: Callable[[], str]
     timing_of: Callable[[str], Timing]
     poll: Callable[[], None]
-    submit: Callable[[], None]
     on_events: Callable[[], None]
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
@@ -106,8 +59,6 @@ class JobsApi:
             Route("/v1/jobs/{id}/cancel", guard(self.cancel), methods=["POST"]),
             Route("/v1/jobs/{id}/resubmit", guard(self.resubmit), methods=["POST"]),
             Route("/v1/jobs/{id}/poll", guard(self.poll_now), methods=["POST"]),
-            Route("/v1/providers", guard(self.list_providers), methods=["GET"]),
-            Route("/v1/providers/{name}/resume", guard(self.resume), methods=["POST"]),
             Route("/inputs/{token}", self.input, methods=["GET"]),
         ]
 
@@ -200,44 +151,11 @@ class JobsApi:
             raise Problem(
                 422, "invalid_field", "abandon must be true or false", field="abandon", remedy="send true or false"
             )
-        if job.state.terminal:
-            raise Problem(
-                409,
-                "already_ended",
-                f"the job is {job.state} already",
-                remedy="POST /v1/jobs/{id}/resubmit makes a new job of it",
-            )
-        if job.state is not State.QUEUED and not abandon:
-            raise Problem(
-                409,
-                "already_sent",
-                "the job was sent to its provider, which has no way to cancel it",
-                remedy='send {"abandon": true} to stop waiting for it; it may be billed all the same',
-            )
-        return await self._canceled(job.id, abandon=abandon)
-
-    async def _canceled(self, job_id: str, *, abandon: bool) -> Response:
-        canceled = await self.store.cancel(job_id, self.clock(), abandon=abandon)
-        if not canceled:
-            found = await self.store.job(job_id)
-            assert found is not None
-            if found[0].state.terminal:
-                raise Problem(
-                    409,
-                    "already_ended",
-                    f"the job is {found[0].state} already",
-                    remedy="POST /v1/jobs/{id}/resubmit makes a new job of it",
-                )
-            raise Problem(
-                409,
-                "already_sent",
-                "the job was sent to its provider just now",
-                remedy='send {"abandon": true} to stop waiting for it; it may be billed all the same',
-            )
+        if not await self.store.cancel(job.id, self.clock(), abandon=abandon):
+            job, _ = await self._found(request)
+            raise _not_cancelable(job)
         self.on_events()
-        found = await self.store.job(job_id)
-        assert found is not None
-        return JSONResponse(self._job(*found))
+        return JSONResponse(self._job(*await self._found(request)))
 
     async def resubmit(self, request: Request) -> Response:
         key, token_id = _idempotency_key(request), request.state.token_id
@@ -278,57 +196,6 @@ class JobsApi:
         self.poll()
         return JSONResponse(self._job(*await self._found(request)), 202)
 
-    async def list_providers(self, request: Request) -> Response:
-        queued = await self.store.queue_lengths()
-        spend = await self.statistics.spend(now=self.clock())
-        items = []
-        for name, provider in self.providers.items():
-            pause = self.pauses.of(name)
-            length = queued.get(name, 0)
-            health = await self.statistics.health(name)
-            # A call to a synchronous provider lasts as long as its task.
-            took = None if provider.pollable else health.turnaround_seconds
-            seconds = self.queue_seconds(name, length, call_seconds=took)
-            done_at = None if seconds is None else iso(self.clock() + timedelta(seconds=seconds))
-            items.append(
-                {
-                    "name": name,
-                    "title": provider.title,
-                    "configured": name in self.configured,
-                    "capabilities": {
-                        "callbacks": provider.callbacks,
-                        "pollable": provider.pollable,
-                        "wants_url": provider.wants_url,
-                        "trust": None if provider.trust is None else provider.trust.value,
-                    },
-                    "options": provider.Options.model_json_schema(),
-                    "paused": None if pause is None else pause.to_json(),
-                    "queue": {
-                        "length": length,
-                        "done_in_seconds": None if seconds is None else round(seconds, 3),
-                        "done_at": done_at,
-                    },
-                    "health": health.to_json(),
-                    "spend": spend.get(name, []),
-                }
-            )
-        return JSONResponse({"items": items, "next": None})
-
-    async def resume(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self.providers:
-            raise Problem(
-                404,
-                "unknown_provider",
-                "there is no such provider",
-                field="name",
-                remedy="GET /v1/providers lists them",
-            )
-        resumed = await self.pauses.resume(name, self.clock())
-        self.on_events()
-        self.submit()
-        return JSONResponse({"name": name, "resumed": resumed, "paused": None})
-
     # --- Parts ------------------------------------------------------------------------------------------------------
 
     def _job(self, job: Job, images: Sequence[KeptImage]) -> dict[str, Any]:
@@ -356,26 +223,20 @@ class JobsApi:
         )
 
 
-async def read_body(request: Request, *, limit: int) -> bytes:
-    """The request's body, or `Problem` 413 once it is larger than *limit*; the rest is read and dropped."""
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size <= limit:
-                parts.append(part)
-    except ClientDisconnect as exc:
-        raise Problem(400, "disconnected", "the body was cut", remedy="send the request again, whole") from exc
-    if size > limit:
-        raise Problem(413, "too_large", f"the body may have at most {limit} bytes", remedy="send less")
-    return b"".join(parts)
-
-
-async def small_json(request: Request) -> dict[str, Any]:
-    """An optional small JSON object."""
-    body = await read_body(request, limit=_MAX_SMALL_JSON_BYTES)
-    return parse_document(body) if body.strip() else {}
+def _not_cancelable(job: Job) -> Problem:
+    if job.state.terminal:
+        return Problem(
+            409,
+            "already_ended",
+            f"the job is {job.state} already",
+            remedy="POST /v1/jobs/{id}/resubmit makes a new job of it",
+        )
+    return Problem(
+        409,
+        "already_sent",
+        "the job was sent to its provider, which has no way to cancel it",
+        remedy='send {"abandon": true} to stop waiting for it; it may be billed all the same',
+    )
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -28,8 +28,9 @@ from receiver.store.database import Database
 from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryFilter, DeliveryLog, DeliveryView
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
-from receiver.web.endpoints import DeliveriesApi, EndpointsApi
-from receiver.web.jobs import Bearer
+from receiver.web.auth import Bearer
+from receiver.web.deliveries import DeliveriesApi
+from receiver.web.endpoints import EndpointsApi
 from receiver.web.problems import Problem, answer_problem
 from submitter.signatures import new_secret
 from tests.support.streams import record_events, serving

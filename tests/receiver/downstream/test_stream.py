@@ -14,8 +14,8 @@ from starlette.applications import Starlette
 from receiver.downstream.stream import Stream
 from receiver.store.database import Database
 from receiver.store.events import ALL, Events
-from receiver.web.endpoints import EventsApi
-from receiver.web.jobs import Bearer
+from receiver.web.auth import Bearer
+from receiver.web.events import EventsApi
 from receiver.web.problems import Problem, answer_problem
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state

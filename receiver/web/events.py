@@ -1,0 +1,74 @@
+"""Events: `/v1/events`, behind a bearer token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from receiver.downstream.stream import Stream
+from receiver.store.events import EventFilter, Events
+from receiver.store.outbox import EVENT_TYPES
+from receiver.web.auth import Bearer
+from receiver.web.problems import Problem
+from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, text_of
+
+_PARAMETERS = ("type", "provider", "job", "after", "last_event_id", "cursor", "limit")
+
+
+@dataclass(frozen=True, slots=True)
+class EventsApi:
+    """`GET /v1/events`: pages, or a stream for who accepts `text/event-stream`."""
+
+    events: Events
+    stream: Stream
+    providers: Sequence[str]
+
+    def routes(self, bearer: Bearer) -> list[Route]:
+        return [Route("/v1/events", bearer.guard(self.list), methods=["GET"])]
+
+    async def list(self, request: Request) -> Response:
+        choice = EventFilter(
+            types=frozenset(chosen_of(request, "type", EVENT_TYPES)),
+            providers=frozenset(chosen_of(request, "provider", self.providers)),
+            job_id=text_of(request, "job") or text_of(request, "job_id"),
+        )
+        if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
+            # Clients of such streams add parameters of their own, and never come again after a refusal.
+            return await self._streamed(request, choice)
+        known_only(request, *_PARAMETERS, aliases=("job_id",))
+        limit = limit_of(request, most=500)
+        after = max(cursor_of(request), cursor_of(request, "after"))
+        found, _ = await self.events.after(after, limit=limit + 1, choice=choice)
+        page = found[:limit]
+        following = str(page[-1].position) if len(found) > limit else None
+        return JSONResponse({"items": [event.to_json() for event in page], "next": following})
+
+    async def _streamed(self, request: Request, choice: EventFilter) -> Response:
+        position = await self._position(request)
+        # `last-event-id` tells a client where it stands before its first event, should it be cut until then.
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no", "last-event-id": str(position)}
+        return StreamingResponse(
+            self.stream.frames(position, choice), headers=headers, media_type="text/event-stream; charset=utf-8"
+        )
+
+    async def _position(self, request: Request) -> int:
+        """Above which position to begin: the header's, else the query's, else what happens from now on."""
+        given = request.headers.get("last-event-id", "").strip(" \t")
+        if given:
+            if not (given.isascii() and given.isdigit() and len(given) < 19):
+                raise Problem(
+                    422,
+                    "invalid_cursor",
+                    "Last-Event-ID must be the `id` of an event",
+                    field="Last-Event-ID",
+                    remedy="send the `id` of the last event that was seen, or leave it out",
+                )
+            return int(given)
+        for name in ("last_event_id", "after", "cursor"):
+            if request.query_params.get(name):
+                return cursor_of(request, name)
+        return await self.stream.start_position()

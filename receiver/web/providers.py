@@ -1,0 +1,97 @@
+"""Providers: `/v1/providers`, behind a bearer token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from receiver.domain.jobs import iso
+from receiver.store.jobs import JobStore
+from receiver.upstream.pauses import Pauses
+from receiver.upstream.statistics import ProviderStatistics
+from receiver.web.auth import Bearer
+from receiver.web.problems import Problem
+from submitter.provider import Provider
+
+
+class QueueSeconds(Protocol):
+    """In how many seconds a provider's queue is sent, if that can be known."""
+
+    def __call__(self, name: str, length: int, *, call_seconds: float | None) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProvidersApi:
+    """What each provider offers, whether it is paused and how long its queue is; and its resumption."""
+
+    store: JobStore
+    providers: Mapping[str, Provider]
+    configured: frozenset[str]
+    queue_seconds: QueueSeconds
+    pauses: Pauses
+    statistics: ProviderStatistics
+    resumed: Callable[[], None]
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+    def routes(self, bearer: Bearer) -> list[Route]:
+        guard = bearer.guard
+        return [
+            Route("/v1/providers", guard(self.list), methods=["GET"]),
+            Route("/v1/providers/{name}/resume", guard(self.resume), methods=["POST"]),
+        ]
+
+    async def list(self, request: Request) -> Response:
+        queued = await self.store.queue_lengths()
+        spend = await self.statistics.spend(now=self.clock())
+        items = []
+        for name, provider in self.providers.items():
+            pause = self.pauses.of(name)
+            length = queued.get(name, 0)
+            health = await self.statistics.health(name)
+            # A call to a synchronous provider lasts as long as its task.
+            took = None if provider.pollable else health.turnaround_seconds
+            seconds = self.queue_seconds(name, length, call_seconds=took)
+            done_at = None if seconds is None else iso(self.clock() + timedelta(seconds=seconds))
+            items.append(
+                {
+                    "name": name,
+                    "title": provider.title,
+                    "configured": name in self.configured,
+                    "capabilities": {
+                        "callbacks": provider.callbacks,
+                        "pollable": provider.pollable,
+                        "wants_url": provider.wants_url,
+                        "trust": None if provider.trust is None else provider.trust.value,
+                    },
+                    "options": provider.Options.model_json_schema(),
+                    "paused": None if pause is None else pause.to_json(),
+                    "queue": {
+                        "length": length,
+                        "done_in_seconds": None if seconds is None else round(seconds, 3),
+                        "done_at": done_at,
+                    },
+                    "health": health.to_json(),
+                    "spend": spend.get(name, []),
+                }
+            )
+        return JSONResponse({"items": items, "next": None})
+
+    async def resume(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self.providers:
+            raise Problem(
+                404,
+                "unknown_provider",
+                "there is no such provider",
+                field="name",
+                remedy="GET /v1/providers lists them",
+            )
+        resumed = await self.pauses.resume(name, self.clock())
+        self.resumed()
+        return JSONResponse({"name": name, "resumed": resumed, "paused": None})
