@@ -1,4 +1,4 @@
-"""`submitter`: send images through a running receiver, from a shell. The only reader of the environment here."""
+"""`submitter`: send images through a running receiver, from a shell."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import sys
 from typing import Annotated
 
 import typer
-from pydantic import SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from submitter.commands.batch import batch
 from submitter.commands.connection import CommandFailed, Connection
 from submitter.commands.providers import providers
 from submitter.commands.send import send
 from submitter.commands.wait import wait
+from submitter.environment import LOCAL_URL, Environment
 from submitter.printing import say
 
 cli = typer.Typer(
@@ -22,15 +21,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Send images to AI upscaling APIs through a running receiver.",
 )
-
-
-class Environment(BaseSettings):
-    """`SUBMITTER_RECEIVER_URL` and `SUBMITTER_TOKEN`; a `.env` file in the working directory is read too."""
-
-    model_config = SettingsConfigDict(env_prefix="SUBMITTER_", env_file=".env", extra="ignore")
-
-    receiver_url: str = "http://127.0.0.1:8000"
-    token: SecretStr | None = None
 
 
 @cli.callback()
@@ -43,7 +33,7 @@ def connect(
     """Send images to AI upscaling APIs through a running receiver; SUBMITTER_TOKEN is its bearer token."""
     environment = Environment()
     token = environment.token.get_secret_value() if environment.token else None
-    context.obj = Connection(receiver or environment.receiver_url, token)
+    context.obj = Connection(receiver or environment.receiver_url or LOCAL_URL, token)
 
 
 cli.command()(send)

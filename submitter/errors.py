@@ -1,20 +1,35 @@
 """
-What can go wrong while speaking to a provider, split by what the catcher does about it.
+What can go wrong while speaking to a provider or to a receiver, split by what the catcher does about it.
 
     SubmitterError
     ├── TaskRefused            the task can't be sent as it is: caller's fault, nothing was sent
     ├── CallbackRefused        an inbound callback does not come from where it claims to
     ├── CallbackUnreadable     a callback's bytes make no sense
-    └── ProviderError          a provider's answer to one of our calls
-        ├── ProviderRefused    it said no; `permanent` tells whether asking again can help
-        ├── ProviderBusy       it said later (429, 503, ...): surely not accepted, send again
-        ├── AccountRefused     key or credit: no job of this provider can go on until an operator acts
-        ├── NotSent            the request surely did not arrive whole: send again
-        ├── AnswerLost         it may or may not have been accepted: never send again by ourselves
-        └── TaskNotFound       a status call names a task that the provider does not know
+    ├── ProviderError          a provider's answer to one of our calls
+    │   ├── ProviderRefused    it said no; `permanent` tells whether asking again can help
+    │   ├── ProviderBusy       it said later (429, 503, ...): surely not accepted, send again
+    │   ├── AccountRefused     key or credit: no job of this provider can go on until an operator acts
+    │   ├── NotSent            the request surely did not arrive whole: send again
+    │   ├── AnswerLost         it may or may not have been accepted: never send again by ourselves
+    │   └── TaskNotFound       a status call names a task that the provider does not know
+    └── ReceiverError          a call of `Client` or `AsyncClient` to a receiver
+        ├── RequestRefused     it said no
+        │   ├── Unauthorized   no token, or a wrong one: log in, or set SUBMITTER_TOKEN
+        │   ├── NotFound       there is no such job, image, endpoint or delivery
+        │   ├── Invalid        the request is wrong: `field` and `remedy` say what to change
+        │   ├── Conflict       not in the state it is in now
+        │   └── Overloaded     not now, after all retries: come again later
+        ├── NoReceiver         no answer, or none that a receiver gives, after all retries
+        └── JobFailed          the call was fine, but the job has no image to give
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from submitter.remote_values import Job
 
 
 class SubmitterError(Exception):
@@ -92,3 +107,86 @@ class AnswerLost(ProviderError):
 
 class TaskNotFound(ProviderError):
     """The provider does not know the task named in a status call."""
+
+
+class ReceiverError(SubmitterError):
+    """
+    A call to a receiver did not give what was asked for.
+
+    `code` is stable, `field` names what is wrong in the request, `remedy` says what to change, and `request_id` finds
+    the call in the receiver's log. Each is None where there is nothing to say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        field: str | None = None,
+        remedy: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message + (f"; {remedy}" if remedy else ""))
+        self.code = code
+        self.field = field
+        self.remedy = remedy
+        self.request_id = request_id
+
+
+class RequestRefused(ReceiverError):
+    """The receiver said no, with HTTP *status*. `problem` is its whole answer, as in RFC 9457."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        status: int = 0,
+        problem: Mapping[str, Any] | None = None,
+        field: str | None = None,
+        remedy: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(f"{message} ({code})", code=code, field=field, remedy=remedy, request_id=request_id)
+        self.detail = message
+        self.status = status
+        self.problem: Mapping[str, Any] = problem or {}
+
+
+class Unauthorized(RequestRefused):
+    """There is no token, the receiver does not know it, or it may not do this (401, 403)."""
+
+
+class NotFound(RequestRefused):
+    """There is no such thing (404, 410)."""
+
+
+class Invalid(RequestRefused):
+    """The request can't be carried out as it is, however often it is sent (400, 413, 415, 422)."""
+
+
+class Conflict(RequestRefused):
+    """It can't be done in the state that the job, endpoint, delivery or event log is in (409)."""
+
+
+class Overloaded(RequestRefused):
+    """The receiver said later (429, 503), for as long as the call was retried."""
+
+    retry_after_seconds: float | None = None
+
+
+class NoReceiver(ReceiverError):
+    """No answer, or none that a receiver gives, for as long as the call was retried."""
+
+    def __init__(
+        self, message: str, *, code: str = "no_receiver", remedy: str | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, remedy=remedy, request_id=request_id)
+
+
+class JobFailed(ReceiverError):
+    """A job ended without the images that were asked for. `job` is its last state; `code` is its error's code."""
+
+    def __init__(self, message: str, *, code: str, job: Job, remedy: str | None = None) -> None:
+        super().__init__(message, code=code, remedy=remedy)
+        self.job = job

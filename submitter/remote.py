@@ -24,7 +24,8 @@ from typing import Any, Self
 
 import httpx
 
-from submitter.errors import SubmitterError
+from submitter.connecting import checked_url
+from submitter.errors import Conflict, Invalid, NoReceiver, NotFound, Overloaded, RequestRefused, Unauthorized
 from submitter.remote_values import Event, Job, JobImage
 from submitter.signatures import verify
 
@@ -32,24 +33,17 @@ __all__ = ["Event", "Job", "JobImage", "NoReceiver", "Receiver", "RequestRefused
 
 _TRIES = 6
 _AGAIN = frozenset({429, 502, 503, 504})
+_REFUSALS: dict[int, type[RequestRefused]] = {
+    401: Unauthorized,
+    403: Unauthorized,
+    404: NotFound,
+    410: NotFound,
+    409: Conflict,
+    429: Overloaded,
+    503: Overloaded,
+}
 _SILENCE_SECONDS = 45.0  # three heartbeats
 _SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif"}
-
-
-class RequestRefused(SubmitterError):
-    """The receiver said no. `code` is stable, `field` names what is wrong, `remedy` says what to change."""
-
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        self.status = status
-        self.code = str(problem.get("code") or f"http_{status}")
-        self.detail = str(problem.get("detail") or f"the receiver answered {status}")
-        self.field: str | None = problem.get("field")
-        self.remedy: str | None = problem.get("remedy")
-        super().__init__(f"{self.detail} ({self.code})" + (f"; {self.remedy}" if self.remedy else ""))
-
-
-class NoReceiver(SubmitterError):
-    """No answer, or none that a receiver gives, in as many tries as are worth making."""
 
 
 class Receiver:
@@ -62,12 +56,7 @@ class Receiver:
     def __init__(
         self, url: str, token: str, *, timeout_seconds: float = 60.0, waiting: Callable[[str], None] = lambda why: None
     ) -> None:
-        try:
-            base = httpx.URL(url.rstrip("/"))
-        except httpx.InvalidURL as exc:
-            raise NoReceiver(f"{url!r} is no http:// or https:// URL") from exc
-        if base.scheme not in ("http", "https") or not base.host:
-            raise NoReceiver(f"{url!r} is no http:// or https:// URL")
+        base = checked_url(url)
         self._waiting = waiting
         self._client = httpx.AsyncClient(
             base_url=base,
@@ -274,7 +263,16 @@ async def _checked(answer: httpx.Response) -> httpx.Response:
         problem = answer.json()
     except ValueError:
         problem = {}
-    raise RequestRefused(answer.status_code, problem if isinstance(problem, dict) else {})
+    problem = problem if isinstance(problem, dict) else {}
+    raise _REFUSALS.get(answer.status_code, Invalid)(
+        str(problem.get("detail") or f"the receiver answered {answer.status_code}"),
+        code=str(problem.get("code") or f"http_{answer.status_code}"),
+        status=answer.status_code,
+        problem=problem,
+        field=problem.get("field"),
+        remedy=problem.get("remedy"),
+        request_id=answer.headers.get("x-request-id"),
+    )
 
 
 def _object(answer: httpx.Response) -> dict[str, Any]:

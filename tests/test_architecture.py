@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT_READERS = {"receiver/settings.py", "submitter/cli.py"}
+# Each package reads it in one place, so that every name is documented and none is read twice. The client's place is a
+# module and not its commands, because the SDK finds its receiver the same way without them.
+ENVIRONMENT_READERS = {"receiver/settings.py", "submitter/environment.py"}
 
 
 def test_only_two_files_read_the_environment() -> None:
@@ -21,7 +23,7 @@ def test_only_two_files_read_the_environment() -> None:
             }
             if any(names):
                 readers.add(path.relative_to(ROOT).as_posix())
-    assert readers <= ENVIRONMENT_READERS
+    assert readers == ENVIRONMENT_READERS
 
 
 def test_a_provider_is_one_file_a_line_and_its_stand_in() -> None:

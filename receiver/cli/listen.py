@@ -14,7 +14,7 @@ from receiver.cli.forwarding import Forwarded, Forwarder
 from receiver.runtime.secrets import generated, secrets_path
 from receiver.settings import Settings, load
 from receiver.store.outbox import EVENT_TYPES
-from submitter.cli import Environment
+from submitter.environment import LOCAL_URL, Environment
 from submitter.printing import failed, say
 from submitter.remote import NoReceiver, Receiver, RequestRefused
 from submitter.signatures import new_secret, parse_secret
@@ -47,7 +47,7 @@ def listen(
     except ValueError as exc:
         raise typer.BadParameter(f"--secret: {exc}") from exc
     given = Environment()
-    url = url or given.receiver_url
+    url = url or given.receiver_url or LOCAL_URL
     token = token or (given.token.get_secret_value() if given.token else None) or _own_token(load()[0])
     try:
         asyncio.run(_listen(forward_to, wanted, url, token, secret, after, as_json=as_json))

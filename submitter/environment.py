@@ -1,0 +1,41 @@
+"""
+What the client side takes from its environment, and the only module of `submitter` that reads it.
+
+`SUBMITTER_RECEIVER_URL` and `SUBMITTER_TOKEN` name a receiver. `RECEIVER_DATA_DIR` and `RECEIVER_API_TOKENS` are the
+receiver's own settings: on the machine that serves it they are enough to find its token. `XDG_CONFIG_HOME` says where
+profiles are. A `.env` file in the working directory is read too; variables win over it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOCAL_URL = "http://127.0.0.1:8000"
+
+
+class Environment(BaseSettings):
+    """`SUBMITTER_RECEIVER_URL` and `SUBMITTER_TOKEN`."""
+
+    model_config = SettingsConfigDict(env_prefix="SUBMITTER_", env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    receiver_url: str | None = None
+    token: SecretStr | None = None
+
+
+class LocalReceiver(BaseSettings):
+    """The settings of a receiver on this machine that lead to its token."""
+
+    model_config = SettingsConfigDict(env_prefix="RECEIVER_", env_file=".env", env_ignore_empty=True, extra="ignore")
+
+    data_dir: Path = Path("data")
+    api_tokens: SecretStr | None = None
+
+
+def config_home() -> Path:
+    """The directory of this user's configuration: `XDG_CONFIG_HOME` if it is absolute, else `~/.config`."""
+    given = os.environ.get("XDG_CONFIG_HOME", "")
+    return Path(given) if Path(given).is_absolute() else Path.home() / ".config"

@@ -1,0 +1,117 @@
+"""
+Receivers by name: URL and token, kept where `submitter login` writes them and every client finds them.
+
+The file is `upscale-receiver/profiles.json` in the user's configuration directory, readable by its owner only:
+
+    {"default": "production", "profiles": {"production": {"url": "https://…", "token": "…"}}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from submitter.environment import config_home
+from submitter.errors import SubmitterError
+
+DEFAULT_NAME = "default"
+
+
+class ProfilesUnusable(SubmitterError):
+    """The file of profiles can't be read or written. The message names the file and says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A receiver and the token to call it with."""
+
+    url: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Profiles:
+    """All profiles, and the name of the default one. Values: `with_profile` and `without` give changed copies."""
+
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    default: str | None = None
+
+    def get(self, name: str | None = None) -> Profile | None:
+        """The profile called *name*, or the default one; None if there is none."""
+        name = name or self.default
+        return None if name is None else self.profiles.get(name)
+
+    def at(self, url: str) -> Profile | None:
+        """A profile of the receiver at *url*; the default one wins where several have it."""
+        default = self.get()
+        candidates = ([default] if default else []) + list(self.profiles.values())
+        return next((profile for profile in candidates if profile.url.rstrip("/") == url.rstrip("/")), None)
+
+    def with_profile(self, name: str, profile: Profile, *, default: bool = False) -> Profiles:
+        """These and *profile*, which becomes the default if asked to, or if it is the first."""
+        profiles = {**self.profiles, name: profile}
+        return replace(self, profiles=profiles, default=name if default or self.default is None else self.default)
+
+    def without(self, name: str) -> Profiles:
+        """These without *name*; the default moves on to the first that is left."""
+        profiles = {known: profile for known, profile in self.profiles.items() if known != name}
+        default = self.default if self.default in profiles else next(iter(profiles), None)
+        return Profiles(profiles, default)
+
+
+def profiles_path() -> Path:
+    """Where the profiles of this user are."""
+    return config_home() / "upscale-receiver" / "profiles.json"
+
+
+def read_profiles(path: Path | None = None) -> Profiles:
+    """The profiles in *path*, none if there is no such file. Raises `ProfilesUnusable`, never quoting a token."""
+    path = path or profiles_path()
+    try:
+        document = json.loads(path.read_bytes())
+        profiles = {str(name): _profile(entry) for name, entry in document["profiles"].items()}
+        default = document.get("default")
+    except FileNotFoundError:
+        return Profiles()
+    except OSError as exc:
+        raise ProfilesUnusable(f"{path} can't be read: {exc.strerror or exc}") from exc
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ProfilesUnusable(f"{path} is not what `submitter login` writes; remove it and log in again") from None
+    return Profiles(profiles, default if default in profiles else next(iter(profiles), None))
+
+
+def write_profiles(profiles: Profiles, path: Path | None = None) -> Path:
+    """Replace the file as a whole, mode 0600 in a directory of mode 0700, and return its path."""
+    path = path or profiles_path()
+    document = {
+        "default": profiles.default,
+        "profiles": {name: {"url": each.url, "token": each.token} for name, each in profiles.profiles.items()},
+    }
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(document, file, indent=2, ensure_ascii=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as exc:
+        raise ProfilesUnusable(f"{path} can't be written: {exc.strerror or exc}") from exc
+    return path
+
+
+def _profile(entry: Any) -> Profile:
+    url, token = entry["url"], entry["token"]
+    if not isinstance(url, str) or not isinstance(token, str):
+        raise TypeError
+    return Profile(url, token)
