@@ -7,6 +7,7 @@ Readers of required fields raise `Unreadable`; the provider turns it into `Answe
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,11 +16,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 
 from submitter.errors import AnswerLost, CallbackUnreadable, ProviderError, ProviderRefused
+from submitter.image_files import MemoryBytes, magic_type, measure
 from submitter.vocabulary import Cost, Failure, Image, Report, State
 
 MAX_ID_CHARS = 256
@@ -27,13 +29,19 @@ MAX_URL_CHARS = 8192
 MAX_IMAGES = 64
 MAX_MESSAGE_CHARS = 500
 MAX_ERROR_BYTES = 1 << 20
+_URL_CHARS = "!#$%&'()*+,/:;=?@[]~"
+"""What stays as it is in the path and query of a link, beside letters and digits."""
 
 
 class Unreadable(ValueError):
     """A field that must be there is missing or of a wrong kind. The message names the field, never its value."""
 
+    def __init__(self, message: str, *, code: str = "unreadable_answer") -> None:
+        super().__init__(message)
+        self.code = code
+
     def as_answer(self) -> AnswerLost:
-        return AnswerLost(f"the provider's answer can't be read: {self}", code="unreadable_answer")
+        return AnswerLost(f"the provider's answer can't be read: {self}", code=self.code)
 
     def as_callback(self) -> CallbackUnreadable:
         return CallbackUnreadable(f"the callback can't be read: {self}")
@@ -49,12 +57,18 @@ def mapping(value: Any, name: str) -> Mapping[str, Any]:
 
 
 def items(value: Any, name: str) -> list[Any]:
-    """A list, of which no more than `MAX_IMAGES` are read; null and missing are empty."""
+    """
+    A list without its nulls, of which no more than `MAX_IMAGES` are read; null and missing are empty.
+
+    An object or a text that stands where a list should is a list of itself.
+    """
     if value is None:
         return []
+    if isinstance(value, dict | str):
+        return [value]
     if not isinstance(value, list):
         raise Unreadable(f"{name} is not a list")
-    return value[:MAX_IMAGES]
+    return [item for item in value[: 4 * MAX_IMAGES] if item is not None][:MAX_IMAGES]
 
 
 def word(value: Any, name: str) -> str:
@@ -65,33 +79,86 @@ def word(value: Any, name: str) -> str:
 
 
 def identifier(value: Any, name: str) -> str:
-    """A task's id: a short text that can stand in an address (so not only dots)."""
+    """A task's id: a whole number, or a short text that can stand in an address (so not only dots)."""
+    if type(value) is int and 0 <= value < 10**20:
+        return str(value)
     if not word(value, name).strip(". "):
         raise Unreadable(f"{name} is not an id")
     return str(value)
 
 
 def link(value: Any) -> str | None:
-    """*value* if it is a web address that may be followed, else None."""
-    if not isinstance(value, str) or len(value) > MAX_URL_CHARS or not value.isprintable():
+    """
+    *value* as a web address that may be followed, else None.
+
+    Tidied as browsers do: white space around it goes, spaces and letters beyond ASCII are percent-encoded.
+    """
+    if not isinstance(value, str) or len(value) > MAX_URL_CHARS:
         return None
-    if not re.match(r"https?://[^\s/?#\\]", value, re.IGNORECASE) or re.search(r"[\s\\]", value):
+    text = value.strip()
+    if not text.isprintable() or "\\" in text or not re.match(r"https?://[^\s/?#]", text, re.IGNORECASE):
+        return None
+    scheme, _, rest = text.partition("://")
+    host, path = re.fullmatch(r"([^/?#]*)(.*)", rest).groups()  # type: ignore[union-attr]  # it matches any line
+    text = f"{scheme}://{host}{quote(path, safe=_URL_CHARS)}"
+    if re.search(r"\s", host) or len(text) > MAX_URL_CHARS:
         return None
     try:
-        split = urlsplit(value)
-        return value if split.hostname and split.port != 0 else None
+        split = urlsplit(text)
+        return text if split.hostname and split.port != 0 else None
     except ValueError:
         return None
 
 
+def result(item: Any, *names: str, expires_at: datetime | None = None, content_type: str | None = None) -> Image | None:
+    """
+    The image that *item* names: a link, a `data:` address that holds it, or an object with one under one of *names*.
+
+    None if it names none that can be had.
+    """
+    values = [item.get(name) for name in names] if isinstance(item, dict) else [item]
+    for value in values:
+        if url := link(value):
+            return Image(url=url, expires_at=expires_at, content_type=content_type)
+        if isinstance(value, str) and (data := _inline(value)):
+            return Image(data=data, content_type=magic_type(data))
+    return None
+
+
+def _inline(text: str) -> bytes | None:
+    """The bytes of a base64 `data:` address, if they are a whole image."""
+    head = re.match(r"\s*data:[^,]{0,100};base64,", text, re.IGNORECASE)
+    if head is None:
+        return None
+    try:
+        data = base64.b64decode(text[head.end() :].strip())
+        measure(MemoryBytes(data))
+    except ValueError:
+        return None
+    return data
+
+
 def moment(value: Any) -> datetime | None:
-    """A Unix time in seconds or milliseconds, told apart by magnitude; number or text. None unless 2001 to 2100."""
+    """
+    A moment between 2001 and 2100, else None.
+
+    Unix time in seconds or milliseconds, told apart by magnitude, as number or text; or a text as RFC 3339 has it.
+    """
     seconds = number(value)
     if seconds is None:
-        return None
+        return _written_moment(value) if isinstance(value, str) and len(value) <= 40 else None
     if seconds >= 10**11:
         seconds /= 1000
     return datetime.fromtimestamp(float(seconds), UTC) if 10**9 <= seconds <= 4_102_444_800 else None
+
+
+def _written_moment(text: str) -> datetime | None:
+    try:
+        written = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    written = written if written.tzinfo else written.replace(tzinfo=UTC)
+    return written.astimezone(UTC) if 2001 < written.year < 2100 else None
 
 
 def number(value: Any) -> Decimal | None:
@@ -205,6 +272,25 @@ def error_body(response: httpx.Response) -> dict[str, Any] | str | None:
     except (ValueError, RecursionError):
         return response.content.decode("utf-8", "replace") if kind == "text/plain" else None
     return value if isinstance(value, dict | str) else None
+
+
+def words(said: Any, *, levels: int = 3) -> str | None:
+    """What an error body says in words, under whichever of the usual names, in objects and lists of them."""
+    found = list(dict.fromkeys(_texts(said, levels)))[:5]
+    return "; ".join(found) or None
+
+
+_WORDS = ("message", "msg", "detail", "error_description", "error", "errors", "reason", "title")
+
+
+def _texts(said: Any, levels: int) -> list[str]:
+    if isinstance(said, str):
+        return [said.strip()] if said.strip() else []
+    if levels and isinstance(said, list):
+        return [text for item in said[:10] for text in _texts(item, levels - 1)]
+    if levels and isinstance(said, dict):
+        return next((found for name in _WORDS if (found := _texts(said.get(name), levels - 1))), [])
+    return []
 
 
 def first_text(body: Mapping[str, Any], *names: str) -> str | None:

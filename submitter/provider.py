@@ -36,6 +36,7 @@ from typing import Any, ClassVar, Self
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from submitter import parsing
 from submitter.errors import (
     AccountRefused,
     AnswerLost,
@@ -46,6 +47,7 @@ from submitter.errors import (
     TaskNotFound,
     TaskRefused,
 )
+from submitter.parsing import Unreadable
 from submitter.provider_settings import ProviderSettings, Rate, SettingsWarning
 from submitter.vocabulary import Callback, Exchange, Picture, Report, Task, Trust
 
@@ -282,14 +284,15 @@ def refusal(
     message: str | None,
     permanent: bool,
     own_shape: bool,
+    status: int | None = None,
 ) -> ProviderError:
     """
-    The rules that all five share, for an answer that is not a success.
+    The rules that all five share, for an answer that is not a success. *status* stands for the HTTP status if given.
 
     429 and 503: busy. 401, 402, 403: account. 502 and 504, and a 5xx that is not in the provider's own error shape:
     lost. Everything else: refused, with the provider's *code* and *message* where it gave them.
     """
-    status = response.status_code
+    status = response.status_code if status is None else status
     said = (message or "").strip() or f"the provider answered HTTP {status}"
     name = code or f"http_{status}"
     if status in (429, 503):
@@ -299,6 +302,39 @@ def refusal(
     if status in (502, 504) or (status >= 500 and not own_shape):
         return AnswerLost(said, code=name)
     return ProviderRefused(said, code=name, permanent=permanent)
+
+
+def unreadable(exc: Unreadable, response: httpx.Response, body: Any, *hidden: str) -> ProviderError:
+    """
+    What a 2xx answer means whose *body* lacks what it must have.
+
+    A refusal if it says so: with an error, or a status of its own. Else the answer is lost, since the task may have
+    been accepted; the error then repeats what the body says in words, without the *hidden* texts.
+    """
+    said = parsing.sentence(parsing.words(body), *hidden)
+    fault = body.get("error") or body.get("errors") if isinstance(body, dict) else None
+    sources = [body, fault] if isinstance(fault, dict) else [body]
+    numbers = [
+        number
+        for source in sources
+        if isinstance(source, dict)
+        for name in ("code", "status", "status_code", "statusCode")
+        if (number := parsing.number(source.get(name))) is not None and 400 <= number < 600
+    ]
+    if numbers or fault:
+        status = int(numbers[0]) if numbers else 400
+        code = next((text for source in sources if (text := _code_word(source))), None)
+        permanent = bool(numbers) and parsing.permanent_status(status)
+        message = said or "the provider refused the call without a reason"
+        return refusal(response, status=status, code=code, message=message, permanent=permanent, own_shape=True)
+    lost = exc.as_answer()
+    return AnswerLost(f"{lost}; it says: {said}", code=lost.code) if said else lost
+
+
+def _code_word(source: Any) -> str | None:
+    """An error's own short code, such as ILLEGAL_IMAGE_CONTENT."""
+    text = parsing.first_text(source, "error_code", "code", "reason") if isinstance(source, dict) else None
+    return text if text and re.fullmatch(r"[A-Za-z]\w{2,99}", text, re.ASCII) else None
 
 
 def _no_constants(name: str) -> Any:

@@ -36,7 +36,16 @@ from submitter.errors import (
 )
 from submitter.images import json_request, plain_request
 from submitter.parsing import Unreadable
-from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, json_body, refusal, retry_after_seconds
+from submitter.provider import (
+    Provider,
+    ProviderOptions,
+    Rhythm,
+    json_answer,
+    json_body,
+    refusal,
+    retry_after_seconds,
+    unreadable,
+)
 from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
 
 PRICE = Cost(Decimal("0.01"), "USD")
@@ -121,7 +130,7 @@ class Apixo(Provider):
             data = parsing.mapping(body.get("data"), "data")
             remote_id = parsing.identifier(data.get("taskId"), "taskId")
         except Unreadable as exc:
-            raise exc.as_answer() from exc
+            raise unreadable(exc, response, body, self.api_key) from exc
         return Report(remote_id, State.RUNNING, cost=PRICE)
 
     def poll(self, remote_id: str) -> Exchange[Report]:
@@ -130,10 +139,11 @@ class Apixo(Provider):
         return self.polled(answer)
 
     def polled(self, response: httpx.Response) -> Report:
+        body = self._accepted(response, asking=True)
         try:
-            return self._report(self._accepted(response, asking=True))
+            return self._report(body)
         except Unreadable as exc:
-            raise exc.as_answer() from exc
+            raise unreadable(exc, response, body, self.api_key) from exc
 
     def read(self, callback: Callback) -> Report | None:
         try:
@@ -177,7 +187,7 @@ class Apixo(Provider):
                 raise Unreadable("the body is not an object").as_answer()
             code = _code(body)
             if code is None and not isinstance(body.get("data"), dict):
-                raise Unreadable("code is missing").as_answer()
+                raise unreadable(Unreadable("code is missing"), response, body, self.api_key)
             if code in (None, 200):
                 return body
             raise self._refused(response, code, body, asking=asking)
@@ -195,7 +205,7 @@ class Apixo(Provider):
         self, response: httpx.Response, status: int, body: Mapping[str, Any], *, asking: bool, own_shape: bool = True
     ) -> ProviderError:
         data = body.get("data")
-        parts = [parsing.first_text(body, "message", "msg", "error")]
+        parts = [parsing.words(body)]
         parts += [parsing.first_text(data, "error", "message")] if isinstance(data, dict) else []
         said = parsing.sentence("; ".join(dict.fromkeys(part for part in parts if part)), self.api_key)
         message = said or f"APIXO answered code {status} without a message"
@@ -219,18 +229,17 @@ class Apixo(Provider):
         data = parsing.mapping(body["data"], "data") if body.get("data") is not None else body
         remote_id = parsing.identifier(data.get("taskId"), "taskId")
         status = parsing.word(data.get("state"), "state")
-        state = _STATES.get(status, State.RUNNING)
+        state = _STATES.get(status.lower(), State.RUNNING)
         if state is State.SUCCEEDED:
             return parsing.done(remote_id, _images(data), data, remote_status=status, cost=PRICE)
         error = self._failure(data) if state is State.FAILED else None
         return Report(remote_id, state, error=error, cost=PRICE, remote_status=status)
 
     def _failure(self, data: Mapping[str, Any]) -> Failure:
-        for name in ("failCode", "failMsg"):
-            if not isinstance(data.get(name), str | int | None):
-                raise Unreadable(f"{name} is not a text")
-        code = parsing.sentence(str(data.get("failCode") or ""), self.api_key)
-        message = parsing.sentence(str(data.get("failMsg") or ""), self.api_key)
+        code, message = (
+            parsing.sentence(str(value), self.api_key) if isinstance(value, str | int) and value else None
+            for value in (data.get("failCode"), data.get("failMsg"))
+        )
         return Failure(
             code=(code or "failed")[:100],
             message=message or code or "APIXO reports that the task failed and gives no reason",
@@ -253,4 +262,4 @@ def _images(data: Mapping[str, Any]) -> list[Image]:
     urls = parsing.items(result.get("resultUrls"), "resultUrls") if isinstance(result, dict) else []
     completed_at = parsing.moment(data.get("completeTime"))
     expires_at = completed_at + timedelta(hours=24) if completed_at else None
-    return [Image(url=url, expires_at=expires_at) for item in urls if (url := parsing.link(item))]
+    return [image for item in urls if (image := parsing.result(item, "url", expires_at=expires_at))]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
@@ -28,7 +29,7 @@ from submitter import parsing
 from submitter.errors import ProviderError, TaskNotFound, TaskRefused
 from submitter.images import json_request, plain_request
 from submitter.parsing import Unreadable
-from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, json_body, refusal
+from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, json_body, refusal, unreadable
 from submitter.provider_settings import PricedSettings, Rate, Secrets, SettingsWarning
 from submitter.signatures import Encoding, parse_key, verify_callback
 from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
@@ -161,7 +162,7 @@ class Freepik(Provider):
         try:
             remote_id = parsing.identifier(_task(body).get("task_id"), "task_id")
         except Unreadable as exc:
-            raise exc.as_answer() from exc
+            raise unreadable(exc, response, body, self.api_key) from exc
         try:
             return _report(body, cost=self.price)
         except Unreadable:
@@ -176,10 +177,11 @@ class Freepik(Provider):
         if not response.is_success:
             error = self._refused(response)
             raise TaskNotFound(str(error), code=error.code) if response.status_code == 404 else error
+        body = json_answer(response)
         try:
-            return _report(json_answer(response), cost=self.price)
+            return _report(body, cost=self.price)
         except Unreadable as exc:
-            raise exc.as_answer() from exc
+            raise unreadable(exc, response, body, self.api_key) from exc
 
     def verify(self, callback: Callback, now: datetime) -> None:
         if self.keys:
@@ -229,7 +231,7 @@ def _report(body: Any, *, cost: Cost | None) -> Report:
     remote_id = parsing.identifier(task.get("task_id"), "task_id")
     status = parsing.word(task["status"] if "status" in task else task.get("task_status"), "status")
     images = [image for item in parsing.items(task.get("generated"), "generated") if (image := _image(item))]
-    state = _STATES.get(status, State.RUNNING)
+    state = _STATES.get(status.upper(), State.RUNNING)
     if state is State.SUCCEEDED:
         return parsing.done(remote_id, images, task, remote_status=status, cost=cost)
     error = None
@@ -243,14 +245,11 @@ def _report(body: Any, *, cost: Cost | None) -> Report:
 
 
 def _image(item: Any) -> Image | None:
-    value = item.get("url") if isinstance(item, dict) else item
-    if not isinstance(value, str):
-        raise Unreadable("an item of generated is not a link")
-    url = parsing.link(value)
-    if url is None:
-        return None
-    until = re.search(r"(?:^|[?&=~])exp=([0-9]{9,13})(?![0-9])", urlsplit(url).query)
-    return Image(url=url, expires_at=parsing.moment(until[1]) if until else None)
+    image = parsing.result(item, "url")
+    if image is None or image.url is None:
+        return image
+    until = re.search(r"(?:^|[?&=~])exp=([0-9]{9,13})(?![0-9])", urlsplit(image.url).query)
+    return replace(image, expires_at=parsing.moment(until[1]) if until else None)
 
 
 def _problem(said: Mapping[str, Any]) -> str | None:
@@ -258,7 +257,7 @@ def _problem(said: Mapping[str, Any]) -> str | None:
     problem = said.get("problem")
     if isinstance(problem, dict):
         said = problem
-    parts = [parsing.first_text(said, "message", "detail", "title", "error")]
+    parts = [parsing.words(said)]
     params = said.get("invalid_params")
     for param in params[:10] if isinstance(params, list) else ():
         if isinstance(param, dict) and (reason := parsing.first_text(param, "reason")):

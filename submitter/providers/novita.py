@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlencode
@@ -27,7 +28,16 @@ from submitter import parsing
 from submitter.errors import AccountRefused, ProviderError, TaskNotFound, TaskRefused
 from submitter.images import json_request, plain_request
 from submitter.parsing import Unreadable
-from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, json_body, refusal, whole_number
+from submitter.provider import (
+    Provider,
+    ProviderOptions,
+    Rhythm,
+    json_answer,
+    json_body,
+    refusal,
+    unreadable,
+    whole_number,
+)
 from submitter.provider_settings import PricedSettings, Rate
 from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
 
@@ -37,6 +47,7 @@ _STATES = {
     "TASK_STATUS_QUEUED": State.RUNNING,
     "TASK_STATUS_PROCESSING": State.RUNNING,
     "TASK_STATUS_SUCCEED": State.SUCCEEDED,
+    "TASK_STATUS_SUCCEEDED": State.SUCCEEDED,
     "TASK_STATUS_FAILED": State.FAILED,
 }
 _ACCOUNT_REASONS = frozenset(
@@ -133,11 +144,12 @@ class Novita(Provider):
     def submitted(self, response: httpx.Response) -> Report:
         if not response.is_success:
             raise self._refused(response)
+        body = json_answer(response)
         try:
-            body = parsing.mapping(json_answer(response), "the body")
-            return Report(parsing.identifier(body.get("task_id"), "task_id"), State.RUNNING, cost=self.price)
+            remote_id = parsing.identifier(parsing.mapping(body, "the body").get("task_id"), "task_id")
         except Unreadable as exc:
-            raise exc.as_answer() from exc
+            raise self._denied(exc, response, body) from exc
+        return Report(remote_id, State.RUNNING, cost=self.price)
 
     def poll(self, remote_id: str) -> Exchange[Report]:
         query = urlencode({"task_id": remote_id})
@@ -149,10 +161,11 @@ class Novita(Provider):
             error = self._refused(response)
             unknown = error.code == "TASK_NOT_FOUND" or response.status_code == 404
             raise TaskNotFound(str(error), code=error.code) if unknown else error
+        body = json_answer(response)
         try:
-            return self._report(json_answer(response), parsing.answered_at(response))
+            return self._report(body, parsing.answered_at(response))
         except Unreadable as exc:
-            raise exc.as_answer() from exc
+            raise self._denied(exc, response, body) from exc
 
     def read(self, callback: Callback) -> Report | None:
         try:
@@ -171,7 +184,7 @@ class Novita(Provider):
         reason = message = None
         if isinstance(said, dict):
             reason = parsing.sentence(parsing.first_text(said, "reason"), self.api_key)
-            message = parsing.sentence(parsing.first_text(said, "message", "error"), self.api_key)
+            message = parsing.sentence(parsing.words(said), self.api_key)
         else:
             message = parsing.sentence(said, self.api_key)
         code = reason[:100] if reason else None
@@ -185,17 +198,19 @@ class Novita(Provider):
             own_shape=isinstance(said, dict) and bool(reason or message),
         )
 
+    def _denied(self, exc: Unreadable, response: httpx.Response, body: Any) -> ProviderError:
+        error = unreadable(exc, response, body, self.api_key)
+        return AccountRefused(str(error), code=error.code) if error.code in _ACCOUNT_REASONS else error
+
     def _report(self, body: Any, answered_at: datetime | None) -> Report:
         result = parsing.mapping(body, "the task result")
         task = parsing.mapping(result.get("task"), "task")
         remote_id = parsing.identifier(task.get("task_id"), "task_id")
         status = parsing.word(task.get("status"), "status")
         images = [
-            image
-            for item in parsing.items(result.get("images"), "images")
-            if (image := _image(parsing.mapping(item, "an item of images"), answered_at))
+            image for item in parsing.items(result.get("images"), "images") if (image := _image(item, answered_at))
         ]
-        state = _STATES.get(status, State.RUNNING)
+        state = _STATES.get(status.upper(), State.RUNNING)
         if state is State.SUCCEEDED:
             seen = [result, *parsing.items(result.get("images"), "images")]
             return parsing.done(remote_id, images, seen, remote_status=status, cost=self.price)
@@ -203,9 +218,7 @@ class Novita(Provider):
         return Report(remote_id, state, error=error, cost=self.price, remote_status=status)
 
     def _failure(self, task: Mapping[str, Any]) -> Failure:
-        if not isinstance(task.get("reason"), str | None):
-            raise Unreadable("reason is not a text")
-        reason = parsing.sentence(task.get("reason"), self.api_key)
+        reason = parsing.sentence(parsing.words(task.get("reason")), self.api_key)
         named = reason is not None and re.fullmatch(r"[A-Z][A-Z0-9_]{2,99}", reason) is not None
         return Failure(
             code=reason if reason and named else "failed",
@@ -226,16 +239,14 @@ def _body(task: Task, callback_url: str | None) -> dict[str, Any]:
     return body
 
 
-def _image(item: Mapping[str, Any], answered_at: datetime | None) -> Image | None:
-    value = item.get("image_url")
-    if not isinstance(value, str | None):
-        raise Unreadable("image_url is not a link")
-    url = parsing.link(value)
-    if url is None:
-        return None
-    kind = item.get("image_type")
-    return Image(
-        url=url,
-        expires_at=parsing.presigned_until(url) or parsing.after(answered_at, item.get("image_url_ttl")),
+def _image(item: Any, answered_at: datetime | None) -> Image | None:
+    image = parsing.result(item, "image_url", "url")
+    if image is None or image.url is None:
+        return image
+    known = item if isinstance(item, dict) else {}
+    kind = known.get("image_type")
+    return replace(
+        image,
+        expires_at=parsing.presigned_until(image.url) or parsing.after(answered_at, known.get("image_url_ttl")),
         content_type=f"image/{kind}" if kind in ("png", "webp", "jpeg") else None,
     )

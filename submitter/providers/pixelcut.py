@@ -21,7 +21,16 @@ from submitter import parsing
 from submitter.errors import AnswerLost, ProviderBusy, ProviderError, ProviderRefused, TaskRefused
 from submitter.image_files import MemoryBytes, NotAnImage, magic_type, measure
 from submitter.images import json_request, multipart_request
-from submitter.provider import Provider, ProviderOptions, json_answer, refusal, retry_after_seconds, whole_number
+from submitter.parsing import Unreadable
+from submitter.provider import (
+    Provider,
+    ProviderOptions,
+    json_answer,
+    refusal,
+    retry_after_seconds,
+    unreadable,
+    whole_number,
+)
 from submitter.provider_settings import PricedSettings, Rate
 from submitter.vocabulary import Cost, Exchange, Image, Picture, Report, State, Task
 
@@ -117,17 +126,15 @@ class Pixelcut(Provider):
                 f"Pixelcut answered {response.status_code} with {kind} that is none", code="unreadable_answer"
             )
         body = json_answer(response)
-        url = parsing.link(body.get("result_url")) if isinstance(body, dict) else None
-        if url is not None:
-            expires_at = parsing.after(parsing.answered_at(response), LINK_SECONDS)
-            return Report(None, State.SUCCEEDED, (Image(url=url, expires_at=expires_at),), cost=self.price)
+        expires_at = parsing.after(parsing.answered_at(response), LINK_SECONDS)
+        image = parsing.result(body, "result_url", expires_at=expires_at) if isinstance(body, dict) else None
+        if image is not None:
+            return Report(None, State.SUCCEEDED, (image,), cost=self.price)
         code, message = self._words(body if isinstance(body, dict) else None)
         if code is not None:
             raise ProviderRefused(message or code, code=code)
-        raise AnswerLost(
-            f"Pixelcut answered {response.status_code} without a usable result_url; keys seen: {parsing.keys_of(body)}",
-            code="no_result_url",
-        )
+        lacking = Unreadable(f"it has no usable result_url; keys seen: {parsing.keys_of(body)}", code=parsing.NO_RESULT)
+        raise unreadable(lacking, response, body, self.api_key)
 
     def _refused(self, response: httpx.Response) -> ProviderError:
         said = parsing.error_body(response)
@@ -151,7 +158,7 @@ class Pixelcut(Provider):
         if not isinstance(said, dict):
             return None, parsing.sentence(said, self.api_key)
         code = parsing.sentence(parsing.first_text(said, "error_code"), self.api_key)
-        message = parsing.sentence(parsing.first_text(said, "error", "message"), self.api_key)
+        message = parsing.sentence(parsing.words(said), self.api_key)
         return code[:100] if code else None, message or code
 
 

@@ -24,7 +24,7 @@ from submitter import parsing
 from submitter.errors import AccountRefused, ProviderBusy, ProviderError, ProviderRefused, TaskNotFound, TaskRefused
 from submitter.images import json_request, multipart_request
 from submitter.parsing import Unreadable
-from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, refusal, retry_after_seconds
+from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, refusal, retry_after_seconds, unreadable
 from submitter.provider_settings import Rate
 from submitter.vocabulary import Exchange, Failure, Image, Picture, Report, State, Task
 
@@ -111,7 +111,7 @@ class Upscayl(Provider):
             data = parsing.mapping(parsing.mapping(body, "the body").get("data"), "data")
             remote_id = parsing.identifier(data.get("taskId"), "taskId")
         except Unreadable as exc:
-            raise self._denied(response, body) or exc.as_answer() from exc
+            raise self._denied(response, body) or unreadable(exc, response, body, self.api_key) from exc
         header = response.headers.get("x-task-cost")
         cost = parsing.cost(header, "credits") or parsing.cost(data.get("creditsToDeduct"), "credits")
         return Report(remote_id, State.RUNNING, cost=cost)
@@ -133,7 +133,7 @@ class Upscayl(Provider):
             unwrapped = "data" not in whole and str(whole.get("status")).lower() in _STATES and "error" not in whole
             return self._report(whole if unwrapped else parsing.mapping(whole.get("data"), "data"))
         except Unreadable as exc:
-            raise self._denied(response, body) or exc.as_answer() from exc
+            raise self._denied(response, body) or unreadable(exc, response, body, self.api_key) from exc
 
     def _headers(self) -> dict[str, str]:
         return {"X-API-Key": self.api_key}
@@ -142,7 +142,7 @@ class Upscayl(Provider):
         status = parsing.word(data.get("status"), "data.status")
         remote_id = parsing.identifier(data["taskId"], "taskId") if data.get("taskId") is not None else None
         cost = parsing.cost(data.get("deductedCredits"), "credits")
-        files = [parsing.mapping(item, "an item of files") for item in parsing.items(data.get("files"), "files")]
+        files = parsing.items(data.get("files"), "files")
         state = _STATES.get(status.lower(), State.RUNNING)
         if state is State.SUCCEEDED:
             images = [image for file in files if (image := _image(file))]
@@ -152,9 +152,8 @@ class Upscayl(Provider):
 
     def _failure(self, data: Mapping[str, Any]) -> Failure:
         reason = data.get("error")
-        if isinstance(reason, dict):
-            reason = parsing.first_text(reason, "message", "error", "code")
-        message = parsing.sentence(reason, self.api_key)
+        code = parsing.first_text(reason, "code") if isinstance(reason, dict) else None
+        message = parsing.sentence(parsing.words(reason) or code, self.api_key)
         return Failure("failed", message or "Upscayl reports that the task failed and gives no reason", permanent=False)
 
     def _refused(self, response: httpx.Response) -> ProviderError:
@@ -192,10 +191,10 @@ class Upscayl(Provider):
             return None, parsing.sentence(said, self.api_key)
         error = parsing.first_text(said, "error")
         is_code = error is not None and error.isascii() and error.replace("_", "").isupper() and len(error) <= 100
-        message = parsing.first_text(said, "message") or error
+        message = parsing.words(said)
         return error if is_code else None, parsing.sentence(message, self.api_key)
 
 
-def _image(file: Mapping[str, Any]) -> Image | None:
-    url = next((url for name in _LINKS if (url := parsing.link(file.get(name)))), None)
-    return Image(url=url, expires_at=parsing.moment(file.get("expiresAt"))) if url else None
+def _image(file: Any) -> Image | None:
+    expires_at = parsing.moment(file.get("expiresAt")) if isinstance(file, dict) else None
+    return parsing.result(file, *_LINKS, expires_at=expires_at)

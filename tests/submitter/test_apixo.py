@@ -172,7 +172,7 @@ def test_a_failure_without_code_and_message_still_says_something() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [task(state=5), task(), {"data": {"state": "success"}}, task(state="failed", failCode=[])]
+    "body", [task(state=5), task(), {"data": {"state": "success"}}, task(state="success", resultJson=5, taskId=[])]
 )
 def test_a_callback_with_a_field_of_a_wrong_type_is_unreadable(body: Any) -> None:
     with pytest.raises(CallbackUnreadable):

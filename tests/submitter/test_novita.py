@@ -130,7 +130,7 @@ def test_an_accepted_task_is_running_under_its_id() -> None:
     assert (report.remote_id, report.state, report.cost) == (TASK, State.RUNNING, None)
 
 
-@pytest.mark.parametrize("body", [{}, [], {"task_id": ""}, {"task_id": 5}, b"x", {"task_id": None}])
+@pytest.mark.parametrize("body", [{}, [], {"task_id": ""}, {"task_id": []}, b"x", {"task_id": None}])
 def test_a_2xx_without_a_task_id_may_be_billed(body: Any) -> None:
     with pytest.raises(AnswerLost):
         NOVITA.submitted(answer(body))
@@ -207,10 +207,7 @@ def test_done_without_a_link_is_a_visible_failure_that_names_keys_only() -> None
         {"task": []},
         {"task": {"task_id": TASK}},
         {"task": {"task_id": TASK, "status": 5}},
-        {"task": {"task_id": TASK, "status": "TASK_STATUS_SUCCEED"}, "images": {}},
-        {"task": {"task_id": TASK, "status": "TASK_STATUS_SUCCEED"}, "images": ["x"]},
-        {"task": {"task_id": TASK, "status": "TASK_STATUS_SUCCEED"}, "images": [{"image_url": 5}]},
-        {"task": {"task_id": TASK, "status": "TASK_STATUS_FAILED", "reason": 5}},
+        {"task": {"task_id": TASK, "status": "TASK_STATUS_SUCCEED"}, "images": 5},
     ],
 )
 def test_a_callback_with_a_field_of_a_wrong_type_is_unreadable(payload: Any) -> None:

@@ -196,7 +196,7 @@ def test_a_failure_carries_its_reason(reason: Any) -> None:
         (200, {"error": "RATE_LIMIT_EXCEEDED"}, ProviderBusy, "RATE_LIMIT_EXCEEDED", False),
         (200, {"error": "INTERNAL_SERVER_ERROR"}, ProviderRefused, "INTERNAL_SERVER_ERROR", False),
         (200, {"status": "success"}, AnswerLost, "unreadable_answer", False),
-        (200, {"status": "success", "data": {"taskId": 5}}, AnswerLost, "unreadable_answer", False),
+        (200, {"status": "success", "data": {"taskId": [5]}}, AnswerLost, "unreadable_answer", False),
         (200, b"ok", AnswerLost, "unreadable_answer", False),
     ],
 )

@@ -1,0 +1,179 @@
+"""Answers that drifted a little from the pages are understood, and a refusal shows its words whatever its status."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from submitter.errors import AccountRefused, AnswerLost, ProviderBusy, ProviderError, ProviderRefused
+from submitter.parsing import NO_RESULT, moment
+from submitter.providers import build
+from submitter.vocabulary import Report, State
+from tests.support.answers import answer
+from tests.support.pictures import png
+
+LINK = "https://cdn.example/r/a.png"
+KEY = "secret-key-0123456789"
+
+
+def freepik(**task: Any) -> Report:
+    body = {"task_id": "t-1", "status": "COMPLETED", "generated": [LINK], **task}
+    return build("freepik", api_key=KEY).polled(answer({"data": body}))
+
+
+def apixo(**data: Any) -> Report:
+    body = {"taskId": "t-1", "state": "success", "resultJson": json.dumps({"resultUrls": [LINK]}), **data}
+    return build("apixo", api_key=KEY).polled(answer({"code": 200, "message": "success", "data": body}))
+
+
+def novita(*, images: Any = ({"image_url": LINK},), **task: Any) -> Report:
+    body = {"task_id": "t-1", "status": "TASK_STATUS_SUCCEED", "reason": "", **task}
+    shown = list(images) if isinstance(images, tuple) else images
+    return build("novita", api_key=KEY).polled(answer({"task": body, "images": shown}))
+
+
+def upscayl(**data: Any) -> Report:
+    body = {"status": "PROCESSED", "files": [{"downloadLink": LINK}], **data}
+    return build("upscayl", api_key=KEY).polled(answer({"status": "success", "data": body}))
+
+
+@pytest.mark.parametrize(
+    ("poll", "changed"),
+    [
+        (freepik, {"status": "completed"}),
+        (freepik, {"generated": [None, LINK]}),
+        (freepik, {"generated": LINK}),
+        (freepik, {"generated": {"url": LINK}}),
+        (freepik, {"generated": [{"url": LINK, "content_type": "image/png", "width": 200}, 5, {}]}),
+        (freepik, {"generated": [LINK + "\n"]}),
+        (freepik, {"task_id": 12345}),
+        (apixo, {"state": "SUCCESS"}),
+        (apixo, {"resultJson": json.dumps({"resultUrls": LINK})}),
+        (apixo, {"resultJson": json.dumps({"resultUrls": [None, {"url": LINK}]})}),
+        (apixo, {"resultJson": {"resultUrls": [LINK]}}),
+        (apixo, {"taskId": 12345}),
+        (novita, {"status": "task_status_succeed"}),
+        (novita, {"status": "TASK_STATUS_SUCCEEDED"}),
+        (novita, {"images": [LINK]}),
+        (novita, {"images": [None, {"image_url": None}, {"image_url": LINK}]}),
+        (novita, {"images": {"image_url": LINK}}),
+        (novita, {"task_id": 12345}),
+        (upscayl, {"status": "Processed"}),
+        (upscayl, {"files": {"downloadLink": LINK}}),
+        (upscayl, {"files": [LINK]}),
+        (upscayl, {"files": [None, {"downloadLink": None, "url": LINK}]}),
+        (upscayl, {"taskId": 12345}),
+    ],
+)
+def test_a_result_is_found_in_every_shape(poll: Callable[..., Report], changed: dict[str, Any]) -> None:
+    report = poll(**changed)
+    assert report.state is State.SUCCEEDED
+    assert [image.url for image in report.images] == [LINK]
+
+
+@pytest.mark.parametrize(
+    ("poll", "changed"),
+    [
+        (freepik, {"status": "Failed", "generated": [None]}),
+        (apixo, {"state": "Failed", "failCode": 500, "failMsg": None}),
+        (apixo, {"state": "failed", "failCode": ["x"], "failMsg": {}}),
+        (novita, {"status": "TASK_STATUS_FAILED", "images": [None]}),
+        (novita, {"status": "TASK_STATUS_FAILED", "images": None, "reason": {"code": 1}}),
+        (upscayl, {"status": "Processing_Failed", "files": None}),
+    ],
+)
+def test_a_failure_is_understood_in_every_shape(poll: Callable[..., Report], changed: dict[str, Any]) -> None:
+    report = poll(**changed)
+    assert report.state is State.FAILED
+    assert report.error is not None and report.error.message and report.error.code != NO_RESULT
+
+
+@pytest.mark.parametrize(
+    ("poll", "changed"),
+    [
+        (freepik, {"generated": [None]}),
+        (freepik, {"generated": "soon"}),
+        (novita, {"images": None}),
+        (apixo, {"resultJson": "{"}),
+    ],
+)
+def test_done_without_a_usable_link_has_a_code_of_its_own(poll: Callable[..., Report], changed: dict[str, Any]) -> None:
+    error = poll(**changed).error
+    assert error is not None and error.code == NO_RESULT
+
+
+@pytest.mark.parametrize("status", ["ERROR", "CANCELLED", "REFINING"])
+def test_an_unlisted_word_is_still_running(status: str) -> None:
+    assert freepik(status=status).state is State.RUNNING
+
+
+def test_an_image_in_a_data_address_is_a_result() -> None:
+    data = png(20, 10)
+    report = freepik(generated=["data:image/png;base64," + base64.b64encode(data).decode()])
+    assert [(image.data, image.content_type) for image in report.images] == [(data, "image/png")]
+
+
+def test_half_an_image_in_a_data_address_is_no_result() -> None:
+    report = freepik(generated=["data:image/png;base64," + base64.b64encode(png(20, 10)[:-8]).decode()])
+    assert report.state is State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("value", "year"), [("2026-12-01T00:00:00Z", 2026), ("2026-12-01 00:00:00+02:00", 2026), (0, None), ("soon", None)]
+)
+def test_a_moment_may_be_written_out(value: Any, year: int | None) -> None:
+    found = moment(value)
+    assert (found and found.year) == year
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "kind", "said"),
+    [
+        ("freepik", {"error": {"code": 402, "message": "no credit"}}, AccountRefused, "no credit"),
+        ("freepik", {"message": "Error consuming credits"}, AnswerLost, "Error consuming credits"),
+        (
+            "freepik",
+            {"detail": [{"loc": ["image"], "msg": "invalid image"}], "code": 422},
+            ProviderRefused,
+            "invalid image",
+        ),
+        (
+            "apixo",
+            {"code": 402, "message": "Insufficient balance", "data": None},
+            AccountRefused,
+            "Insufficient balance",
+        ),
+        ("apixo", {"code": "429", "msg": "too many"}, ProviderBusy, "too many"),
+        ("novita", {"code": 400, "reason": "ILLEGAL_IMAGE_CONTENT", "message": "nsfw"}, ProviderRefused, "nsfw"),
+        ("novita", {"code": 400, "reason": "BILLING_BALANCE_NOT_ENOUGH", "message": "pay"}, AccountRefused, "pay"),
+        ("upscayl", {"error": "INSUFFICIENT_CREDITS", "message": "no credit"}, AccountRefused, "no credit"),
+        ("upscayl", {"errors": [{"message": "bad scale"}]}, ProviderRefused, "bad scale"),
+        ("pixelcut", {"errors": [{"message": "bad scale"}]}, ProviderRefused, "bad scale"),
+        ("pixelcut", {"status": 503, "message": "come again"}, ProviderBusy, "come again"),
+    ],
+)
+def test_a_refusal_with_http_200_is_one_and_shows_its_words(
+    name: str, body: dict[str, Any], kind: type[ProviderError], said: str
+) -> None:
+    with pytest.raises(ProviderError, match=said) as caught:
+        build(name, api_key=KEY).submitted(answer(body))
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("name", ["freepik", "apixo", "novita", "upscayl", "pixelcut"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"errors": [{"message": "bad scale"}]},
+        {"detail": [{"loc": ["body", "image"], "msg": "bad scale", "type": "v"}]},
+        {"error": {"message": "bad scale"}},
+        {"detail": "bad scale"},
+    ],
+)
+def test_a_refusal_shows_its_words_wherever_they_stand(name: str, body: dict[str, Any]) -> None:
+    with pytest.raises(ProviderRefused, match="bad scale"):
+        build(name, api_key=KEY).submitted(answer(body, 422))
