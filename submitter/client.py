@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,8 +18,10 @@ from typing import Any, Self, TypeVar
 import httpcore
 import httpx
 
-from submitter.errors import AnswerLost, NotSent, ProviderBusy, ProviderError, ProviderRefused
+from submitter.content_coding import ContentRefused, ContentTooLarge, decoded
+from submitter.errors import AnswerLost, NotSent, ProviderBusy, ProviderError
 from submitter.images import inspect
+from submitter.parsing import EMPTY_POLLS, lists_nothing
 from submitter.provider import Provider
 from submitter.transport import DirectTransport
 from submitter.vocabulary import Exchange, Report, Task
@@ -28,12 +31,13 @@ T = TypeVar("T")
 MAX_ANSWER_BYTES = 64 << 20
 MAX_REFUSAL_BYTES = 1 << 20
 STALL_SECONDS = 30.0
+MIN_FAILED_POLLS = 5
+"""Status calls in a row that may fail before a paid task is given back to the caller."""
 _PIECE_BYTES = 64 * 1024
 _FAILURES = (
     TimeoutError,
     OSError,
     httpx.TransportError,
-    httpx.DecodingError,
     httpcore.TimeoutException,
     httpcore.NetworkError,
     httpcore.ProtocolError,
@@ -195,13 +199,20 @@ class _CountedBody(httpx.AsyncByteStream):
 
 
 async def _read_into(content: bytearray, answer: httpx.Response, max_answer_bytes: int) -> None:
+    """Decoded bytes are counted while they are made. Of an answer that is no success, what can be had will do."""
     limit = max_answer_bytes if answer.is_success else min(MAX_REFUSAL_BYTES, max_answer_bytes)
-    async for chunk in answer.aiter_bytes():
-        content += chunk
-        if len(content) > limit:
-            if answer.is_success:
-                raise AnswerLost(f"the answer is longer than {limit} bytes", code="answer_too_large")
-            return
+    assert isinstance(answer.stream, httpx.AsyncByteStream)
+    parts = decoded(answer.stream, answer.headers.get("content-encoding", ""), max_bytes=limit)
+    try:
+        async with aclosing(parts):
+            async for part in parts:
+                content += part
+    except ContentTooLarge as exc:
+        if answer.is_success:
+            raise AnswerLost(f"the answer is longer than {limit} bytes", code="answer_too_large") from exc
+    except ContentRefused as exc:
+        if answer.is_success:
+            raise AnswerLost(f"the answer can't be read: {exc}", code="unreadable_answer") from exc
 
 
 def _whole(answer: httpx.Response | None, content: bytes, request: httpx.Request) -> httpx.Response:
@@ -266,36 +277,43 @@ class Submitter:
         """
         Send the image at *path* (whose public address is *url*, where a provider wants one) and wait for its end.
 
-        Raises `AnswerLost` if the task is still running after *timeout_seconds*.
+        Once the task is accepted, it is paid for: a status call that fails is made again, and every error from then on
+        names the task (`error.remote_id`), so that `poll` can still fetch its result. Raises `AnswerLost` if the task
+        is still running after *timeout_seconds*, and the last status call's error if several in a row fail.
         """
         picture = await asyncio.to_thread(inspect, path, url=url)
         report = await self.submit(self.provider.task(picture, options or {}))
-        if report.state.terminal or report.remote_id is None:
+        remote_id = report.remote_id
+        if remote_id is None or not self.provider.pollable or (report.state.terminal and not lists_nothing(report)):
             return report
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._followed(report.remote_id)
+                return await self._followed(remote_id)
         except TimeoutError as exc:
-            raise AnswerLost(
-                f"task {report.remote_id} is still running after {timeout_seconds:g} s", code="still_running"
-            ) from exc
+            lost = AnswerLost(f"still running after {timeout_seconds:g} s", code="still_running")
+            raise lost.about(remote_id) from exc
+        except ProviderError as exc:
+            exc.about(remote_id)
+            raise
 
     async def _followed(self, remote_id: str) -> Report:
+        """Poll to the task's end. One that is done and lists no image yet is polled a few times more."""
         rhythm = self.provider.rhythm
-        delay, interval, failed = rhythm.first, rhythm.interval, 0
+        delay, interval, failed, empty = rhythm.first, rhythm.interval, 0, 0
         while True:
             await asyncio.sleep(delay)
             delay, interval = interval, min(interval * rhythm.growth, max(rhythm.cap, rhythm.interval))
             try:
                 report = await self.poll(remote_id)
-            except (NotSent, AnswerLost, ProviderBusy, ProviderRefused) as exc:
+            except ProviderError as exc:
                 failed += 1
-                if failed >= self.tries or (isinstance(exc, ProviderRefused) and exc.permanent):
+                if failed >= max(self.tries, MIN_FAILED_POLLS):
                     raise
-                delay = max(delay, _delay(exc, failed))
+                delay = max(delay, exc.retry_after_seconds or 0.0)
                 continue
             failed = 0
-            if report.state.terminal:
+            empty = empty + 1 if lists_nothing(report) else 0
+            if report.state.terminal and not 0 < empty < EMPTY_POLLS:
                 return report
 
     async def _send(self, request: httpx.Request) -> httpx.Response:

@@ -26,7 +26,7 @@ What can go wrong while speaking to a provider or to a receiver, split by what t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from submitter.remote_values import Job
@@ -62,10 +62,12 @@ class ProviderError(SubmitterError):
     A call to a provider did not give what was asked for.
 
     `code` is the provider's own word where it gave one, else `http_<status>` or one of ours. `permanent` tells
-    whether the same call can ever succeed; `retry_after_seconds` is the provider's wish, or None.
+    whether the same call can ever succeed; `retry_after_seconds` is the provider's wish, or None. `remote_id` is the
+    task that was accepted, and is paid for, where one is known: its result can still be had with it.
     """
 
     permanent = False
+    remote_id: str | None = None
 
     def __init__(
         self, message: str, *, code: str, permanent: bool | None = None, retry_after_seconds: float | None = None
@@ -75,6 +77,13 @@ class ProviderError(SubmitterError):
         self.retry_after_seconds = retry_after_seconds
         if permanent is not None:
             self.permanent = permanent
+
+    def about(self, remote_id: str) -> Self:
+        """This error, naming the task that it is about."""
+        if self.remote_id is None:
+            self.remote_id = remote_id
+            self.args = (f"task {remote_id}: {self}",)
+        return self
 
 
 class ProviderRefused(ProviderError):

@@ -210,6 +210,8 @@ def presigned_until(url: str) -> datetime | None:
 
 NO_RESULT = "no_result_url"
 """The code of a task that is done and names no image."""
+EMPTY_POLLS = 5
+"""How many status calls in a row may bring that before it is taken for the truth: links are often listed a bit late."""
 
 
 # --- Results ----------------------------------------------------------------------------------------------------------
@@ -231,6 +233,11 @@ def done(
         NO_RESULT, f"the task is done but its answer names no image; keys seen: {keys_of(seen)}", permanent=True
     )
     return Report(remote_id, State.FAILED, error=error, cost=cost, remote_status=remote_status)
+
+
+def lists_nothing(report: Report) -> bool:
+    """Whether the task is done, and its image is not listed (yet)."""
+    return report.error is not None and report.error.code == NO_RESULT
 
 
 def keys_of(value: Any) -> str:

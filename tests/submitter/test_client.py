@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 import socket
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -15,10 +17,12 @@ import httpx
 import pytest
 
 from submitter.client import HttpSender, Submitter, converse
-from submitter.errors import AnswerLost, NotSent, ProviderBusy, TaskRefused
+from submitter.errors import AnswerLost, NotSent, ProviderBusy, ProviderError, TaskRefused
 from submitter.images import json_request, plain_request
+from submitter.parsing import EMPTY_POLLS
+from submitter.provider import Rhythm
 from submitter.providers import build
-from submitter.vocabulary import Cost, Exchange, Picture, State
+from submitter.vocabulary import Cost, Exchange, Picture, Report, State
 from tests.support.pictures import big_picture, small_picture
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -254,6 +258,41 @@ async def test_an_answer_beyond_the_limit_is_lost_not_held_in_memory() -> None:
     assert caught.value.code == "answer_too_large"
 
 
+@pytest.mark.parametrize("label", ["gzip", "gzip, gzip"])
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
+async def test_a_compressed_answer_that_swells_costs_no_more_than_the_limit(label: str, status: str) -> None:
+    bomb = gzip.compress(bytes(200 << 20))
+    bomb = gzip.compress(bomb) if label == "gzip, gzip" else bomb
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer(bomb, status, f"Content-Encoding: {label}\r\n"))
+
+    tracemalloc.start()
+    try:
+        async with serving(handler) as url, HttpSender() as sender:
+            sending = sender.send(json_request("POST", url, {}, {}), timeout_seconds=30, max_answer_bytes=4 << 20)
+            if status == "200 OK":
+                with pytest.raises(AnswerLost):
+                    await sending
+            else:
+                assert len((await sending).content) <= 1 << 20
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 24 << 20
+
+
+async def test_a_gzip_answer_that_was_not_asked_for_is_read() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer(gzip.compress(b'{"task_id":"t"}'), "200 OK", "Content-Encoding: gzip\r\n"))
+
+    async with serving(handler) as url, HttpSender() as sender:
+        response = await sender.send(json_request("POST", url, {}, {}), timeout_seconds=5)
+    assert response.json() == {"task_id": "t"}
+
+
 async def test_submits_use_fresh_connections_and_polls_reuse_one() -> None:
     connections = 0
 
@@ -367,6 +406,67 @@ async def test_a_script_submits_and_polls_until_the_end(tmp_path: Path, monkeypa
     assert (report.state, report.remote_id) == (State.SUCCEEDED, "t1")
     assert report.images[0].url == "https://files.example/1.jpg"
     assert report.cost == Cost(Decimal(10), "credits")
+
+
+Poll = Callable[[int], bytes]
+DONE = b'{"data":{"task_id":"fp-1","status":"COMPLETED","generated":["https://files.example/1.png"]}}'
+EMPTY = b'{"data":{"task_id":"fp-1","status":"COMPLETED","generated":[]}}'
+
+
+async def upscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poll: Poll) -> tuple[Report, int]:
+    """The report of a task whose n-th status call (from 1) is answered with `poll(n)`, and the number of calls."""
+    polls = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal polls
+        head, _ = await read_request(reader)
+        if head.startswith(b"POST"):
+            writer.write(answer(b'{"data":{"task_id":"fp-1","status":"CREATED","generated":[]}}'))
+        else:
+            polls += 1
+            writer.write(poll(polls))
+
+    async with serving(handler) as url:
+        provider = build("freepik", api_key="key", base_url=url)
+        monkeypatch.setattr(type(provider), "rhythm", Rhythm(first=0.0, interval=0.0, cap=0.0))
+        path = small_picture(tmp_path).path
+        assert path is not None
+        async with Submitter(provider) as submitter:
+            return await submitter.upscale(path, {"scale_factor": "2x"}), polls
+
+
+ODD_ANSWERS = {
+    "not yet visible": answer(b'{"message":"Task not found"}', "404 Not Found"),
+    "a challenge page": answer(b"<!DOCTYPE html><title>Just a moment...</title>", "403 Forbidden"),
+    "a key that is refused once": answer(b'{"message":"x"}', "401 Unauthorized"),
+    "a gateway's 400": answer(b"<html>400 Bad Request</html>", "400 Bad Request"),
+    "busy": answer(b"<html>slow</html>", "429 Too Many Requests"),
+    "a gateway's timeout": answer(b"<html>524</html>", "524 Timeout"),
+    "a page": answer(b"<html></html>"),
+    "done, nothing listed": answer(EMPTY),
+}
+
+
+@pytest.mark.parametrize("first", ODD_ANSWERS.values(), ids=ODD_ANSWERS.keys())
+async def test_a_paid_task_is_not_thrown_away_over_one_odd_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes
+) -> None:
+    report, polls = await upscaled(tmp_path, monkeypatch, lambda n: first if n == 1 else answer(DONE))
+    assert (report.state, len(report.images), polls) == (State.SUCCEEDED, 1, 2)
+
+
+async def test_an_error_that_stays_names_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for odd in (ODD_ANSWERS["not yet visible"], ODD_ANSWERS["a page"]):
+        with pytest.raises(ProviderError, match="task fp-1: ") as caught:
+            await upscaled(tmp_path, monkeypatch, lambda n, odd=odd: odd)  # type: ignore[misc]
+        assert caught.value.remote_id == "fp-1"
+
+
+async def test_done_without_an_image_is_believed_after_a_few_polls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, polls = await upscaled(tmp_path, monkeypatch, lambda n: answer(EMPTY))
+    assert (report.state, report.remote_id, polls) == (State.FAILED, "fp-1", EMPTY_POLLS)
 
 
 async def test_a_script_never_sends_again_after_a_lost_answer(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""
+The `Content-Encoding` of an answer: undone within a limit, and not believed where the bytes say otherwise.
+
+Nothing of ours asks for a compressed answer. Some come all the same, and storage hosts leave labels behind that are no
+compression at all (`aws-chunked`, `utf-8`, `none`), or label plain bytes as gzip. So a label is a hint: gzip and zlib
+are known by their first bytes, everything else is taken as it is. The limit counts decoded bytes while they are made,
+a piece at a time: a stack of codings can swell a kilobyte to gigabytes, and is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+
+PIECE_BYTES = 64 * 1024
+_EITHER = zlib.MAX_WBITS | 32  # gzip or zlib, as the first bytes say
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
+
+
+class ContentRefused(ValueError):
+    """The body can't be had as it was sent: cut, broken, or coded more than once."""
+
+
+class ContentTooLarge(ContentRefused):
+    """The body is larger than allowed, once decoded."""
+
+
+def codings(content_encoding: str) -> list[str]:
+    """The real content codings in a header's value; what is none (`identity`, `aws-chunked`, `utf-8`) is left out."""
+    names = [name.strip().lower() for name in content_encoding.split(",")]
+    return [name for name in names if name in _CODINGS]
+
+
+async def decoded(parts: AsyncIterable[bytes], content_encoding: str, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """
+    The body in *parts*, decoded, in pieces of at most `PIECE_BYTES` where a coding was undone.
+
+    Raises `ContentTooLarge` beyond *max_bytes*, counted as they are made, and `ContentRefused`.
+    """
+    applied = codings(content_encoding)
+    if len(applied) > 1:
+        raise ContentRefused(f"the body is compressed more than once ({', '.join(applied)})")
+    inflater = _Inflater() if applied and applied[0] in ("gzip", "x-gzip", "deflate") else None
+    size = 0
+    async for part in parts:
+        for piece in inflater.feed(part) if inflater else (part,):
+            size += len(piece)
+            if size > max_bytes:
+                raise ContentTooLarge(f"larger than {max_bytes} bytes")
+            yield piece
+            if inflater:
+                await asyncio.sleep(0)  # one part may hold a thousand pieces
+    if inflater:
+        for piece in inflater.end():  # at most one byte
+            yield piece
+
+
+class _Inflater:
+    """Undoes gzip, also of several members, and zlib; lets through what is neither."""
+
+    def __init__(self) -> None:
+        self._head: bytes | None = b""
+        """The first bytes, until there are enough of them to judge."""
+        self._plain = False
+        self._stream = zlib.decompressobj(_EITHER)
+        self._ended = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._plain:
+            yield data
+            return
+        if self._head is not None:
+            self._head += data
+            if len(self._head) < 2:
+                return
+            data, self._head = self._head, None
+            self._plain = not _compressed(data)
+            if self._plain:
+                yield data
+                return
+        while True:
+            if self._ended:
+                if not data.startswith(b"\x1f"):
+                    return  # padding behind the last member
+                self._stream, self._ended = zlib.decompressobj(_EITHER), False
+            try:
+                piece = self._stream.decompress(data, PIECE_BYTES)
+            except zlib.error as exc:
+                raise ContentRefused("the compressed body is broken") from exc
+            if piece:
+                yield piece
+            self._ended = self._stream.eof
+            data = self._stream.unused_data if self._ended else self._stream.unconsumed_tail
+            if not data and (self._ended or len(piece) < PIECE_BYTES):
+                return
+
+    def end(self) -> Iterator[bytes]:
+        if self._head:
+            yield self._head
+        elif not self._plain and self._head is None and not self._ended:
+            raise ContentRefused("the compressed body is cut off")
+
+
+def _compressed(head: bytes) -> bool:
+    """Whether a body begins as gzip or zlib do."""
+    return head[:2] == b"\x1f\x8b" or (head[0] & 0x0F == 8 and int.from_bytes(head[:2], "big") % 31 == 0)
