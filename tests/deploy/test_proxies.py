@@ -15,7 +15,8 @@ import pytest
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.deploy.test_files import DEPLOY, nginx_configuration, tool
-from tests.support.processes import eventually, free_port, live, submit, wait_for_state
+from tests.support.processes import free_port, live, submit, wait_for_state
+from tests.support.waiting import eventually, patiently
 
 PEER = "127.0.0.9"
 BODY = b'{ "task_id" : "another-task",\r\n "status":"COMPLETED", "generated":[],\t"text":"\xc3\xa9\\u00e9 %2F" }\n'
@@ -81,7 +82,7 @@ async def process(program: str, *arguments: str, log: Path, environment: dict[st
     finally:
         with contextlib.suppress(ProcessLookupError):
             running.terminate()
-        await asyncio.wait_for(running.wait(), 15)
+        await patiently(running.wait())
 
 
 async def answering(front: Front) -> None:
@@ -91,7 +92,7 @@ async def answering(front: Front) -> None:
         return False
 
     async with front.client() as client:
-        await eventually(there, seconds=20, what=lambda: front.log)
+        await eventually(there, what=lambda: front.log)
 
 
 @pytest.mark.parametrize("proxy", [caddy, nginx])
@@ -154,7 +155,7 @@ async def events_come_at_once(inside: httpx.AsyncClient, outside: httpx.AsyncCli
     headers = {**dict(inside.headers), "accept": "text/event-stream"}
     async with outside.stream("GET", "/v1/events", headers=headers) as stream:
         lines = stream.aiter_lines()
-        await asyncio.wait_for(anext(lines), 10)
+        await patiently(anext(lines))
         await submit(inside, "freepik", picture_bytes(160, 120))
 
         async def first_event() -> str:
@@ -163,7 +164,7 @@ async def events_come_at_once(inside: httpx.AsyncClient, outside: httpx.AsyncCli
                     return line
             return ""
 
-        assert "job.queued" in await asyncio.wait_for(first_event(), 10)
+        assert "job.queued" in await patiently(first_event())
 
 
 def signed(body: bytes) -> dict[str, str]:

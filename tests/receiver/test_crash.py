@@ -24,8 +24,9 @@ from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.bench import filling
 from tests.bench.load import run
-from tests.support.processes import TOKEN, LiveReceiver, eventually, provider_environment
+from tests.support.processes import TOKEN, LiveReceiver, provider_environment
 from tests.support.running_receiver import SECRET, freepik_body, signed
+from tests.support.waiting import eventually, patience
 
 ROUNDS = int(os.environ.get("RECEIVER_TEST_CRASHES", "3"))
 IN_FULL = "RECEIVER_TEST_CRASHES" in os.environ
@@ -91,7 +92,7 @@ async def test_sigkill_under_load_loses_no_acknowledged_callback(tmp_path: Path)
             again = await run(receiver.port, requests, 16, None)
             acknowledged |= {places[n] for n in again["acknowledged"]}
         assert len(acknowledged) == len(sent.requests)
-        await eventually(lambda: unread(path) == 0, seconds=60, what=lambda: f"{unread(path)} unread")
+        await eventually(lambda: unread(path) == 0, what=lambda: f"{unread(path)} unread")
         await receiver.stop()
         assert missing(path, sent, acknowledged) == []
         assert await asyncio.to_thread(wrong, path, sent) == []
@@ -194,9 +195,9 @@ async def one_life(receiver: DyingReceiver, provider: str, *, key: str) -> list[
             accepted.append((answer.json()["id"], provider))
             return True
 
-        await eventually(submitted, seconds=20)
+        await eventually(submitted)
         try:
-            async with asyncio.timeout(4):
+            async with patience():
                 await process.wait()
         except TimeoutError:
             pass

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.processes import eventually, live, submit, wait_for_state
+from tests.support.processes import live, submit, wait_for_state
+from tests.support.waiting import eventually
 
 
 async def test_what_was_running_or_queued_at_a_death_goes_on(tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ async def test_what_was_running_or_queued_at_a_death_goes_on(tmp_path: Path) -> 
         await receiver.start()
         async with receiver.client() as client:
             for job_id in (*running, queued):
-                assert (await wait_for_state(client, job_id, seconds=30))["state"] == "succeeded"
+                assert (await wait_for_state(client, job_id))["state"] == "succeeded"
         assert len(sandbox.accepted()) == 3
 
 
@@ -37,7 +38,7 @@ async def test_a_hint_that_no_poll_had_confirmed_at_a_death_is_confirmed_afterwa
         sandbox.faults = Faults()
         await receiver.start()
         async with receiver.client() as client:
-            done = await wait_for_state(client, job["id"], seconds=15)
+            done = await wait_for_state(client, job["id"])
             assert (done["state"], done["settled_by"]) == ("succeeded", "callback")
 
 
@@ -49,7 +50,7 @@ async def test_an_image_whose_download_was_cut_by_a_death_is_kept_afterwards(tmp
         await receiver.kill()
         await receiver.start()
         async with receiver.client() as client:
-            done = await wait_for_state(client, job["id"], "succeeded", "unconfirmed", seconds=15, kept=True)
+            done = await wait_for_state(client, job["id"], "succeeded", "unconfirmed", kept=True)
             assert len(sandbox.accepted()) == 1
             if done["state"] == "succeeded":
                 kept = await client.get(f"/v1/jobs/{job['id']}/images/0")

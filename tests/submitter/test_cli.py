@@ -10,8 +10,9 @@ from submitter.commands.options import parse_options
 from submitter.commands.results import stem_of
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.processes import eventually, live, wait_for_state
+from tests.support.processes import live, wait_for_state
 from tests.support.submitter_cli import started, submitter
+from tests.support.waiting import eventually
 
 
 async def test_an_image_is_sent_waited_for_and_saved_under_its_own_name(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ async def test_a_command_that_is_interrupted_while_it_waits_names_its_job(tmp_pa
     sandbox = Sandbox(seed=1, turnaround_seconds=(600, 600))
     async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
         running = await started(receiver, "send", "cat.jpg", "--provider", "novita", "--wait")
-        await eventually(lambda: len(sandbox.accepted()) == 1, seconds=30)
+        await eventually(lambda: len(sandbox.accepted()) == 1)
         (job,) = (await client.get("/v1/jobs")).json()["items"]
         await wait_for_state(client, job["id"], "running")
         running.send_signal(signal.SIGINT)

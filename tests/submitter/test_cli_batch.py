@@ -9,8 +9,9 @@ from submitter.commands.journal import Journal
 from submitter.commands.sources import items_of
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.processes import eventually, live
+from tests.support.processes import live
 from tests.support.submitter_cli import pictures, started, submitter
+from tests.support.waiting import eventually
 
 
 async def test_200_images_interrupted_twice_end_as_200_results_and_200_tasks(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ async def test_200_images_interrupted_twice_end_as_200_results_and_200_tasks(tmp
     async with live(tmp_path, sandbox=sandbox) as (receiver, _):
         for number, at in ((signal.SIGINT, 40), (signal.SIGKILL, 110)):
             running = await started(receiver, *command)
-            await eventually(lambda at=at: len(sandbox.accepted()) >= at, seconds=60)
+            await eventually(lambda at=at: len(sandbox.accepted()) >= at)
             running.send_signal(number)
             await running.communicate()
             assert running.returncode != 0

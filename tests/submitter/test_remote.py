@@ -18,6 +18,7 @@ from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
 from tests.support.delivery_stack import Subscriber
 from tests.support.processes import ROOT, TOKEN, free_port, live
+from tests.support.waiting import patience
 
 
 class Relay:
@@ -169,7 +170,7 @@ async def test_events_go_on_after_every_cut_without_a_gap_or_a_repetition(tmp_pa
             for _ in range(4):
                 await other.submit("freepik", picture_bytes(64, 64))
             positions, types = [], set()
-            async with asyncio.timeout(30), contextlib.aclosing(receiver.events(after=0)) as events:
+            async with patience(), contextlib.aclosing(receiver.events(after=0)) as events:
                 async for event in events:
                     positions.append(event.position)
                     types.add(event.type)
@@ -192,7 +193,7 @@ async def test_what_a_notify_url_is_sent_passes_verify(tmp_path: Path) -> None:
     ):
         job = await receiver.submit("pixelcut", picture_bytes(64, 64), notify_url=f"{origin}/told")
         await receiver.wait(job, timeout=20)
-        async with asyncio.timeout(10):
+        async with patience():
             while not subscriber.seen:
                 await asyncio.sleep(0.02)
         (seen,) = subscriber.seen

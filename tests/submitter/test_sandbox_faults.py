@@ -15,6 +15,7 @@ from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox.app import STAND_INS
 from tests.support.listener import Listener, listening
 from tests.support.sandbox_requests import PICTURE, Caller
+from tests.support.waiting import patience
 
 PROVIDERS = [stand_in.name for stand_in in STAND_INS]
 
@@ -140,7 +141,7 @@ async def test_a_hanging_answer_outlasts_the_client(listener: Listener, caplog: 
 async def test_a_hanging_answer_does_not_hold_up_the_end(listener: Listener) -> None:
     sandbox = Sandbox(turnaround_seconds=(0, 0), faults=Faults(hang=1.0, per_provider={"pixelcut": Faults(stuck=1.0)}))
     async with httpx.AsyncClient(trust_env=False, verify=False) as http:
-        async with asyncio.timeout(5), sandbox.serve() as origin:
+        async with patience(), sandbox.serve() as origin:
             caller = Caller(http, origin)
             calls = [asyncio.create_task(caller.submit(name)) for name in ("novita", "pixelcut")]
             while len(sandbox.tasks) < 2:

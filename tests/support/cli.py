@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.processes import ROOT
+from tests.support.waiting import patiently
 
 PROGRAM = (sys.executable, "-c", "from receiver.cli import main; main()")
 
@@ -36,9 +37,7 @@ def bare_environment(**settings: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **settings}
 
 
-async def receiver_command(
-    *arguments: str, environment: Mapping[str, str], directory: Path, seconds: float = 30
-) -> Done:
+async def receiver_command(*arguments: str, environment: Mapping[str, str], directory: Path) -> Done:
     """Run `receiver` with *arguments* in *directory* and wait for its end."""
     process = await asyncio.create_subprocess_exec(
         *PROGRAM,
@@ -49,7 +48,6 @@ async def receiver_command(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(seconds):
-        out, err = await process.communicate()
+    out, err = await patiently(process.communicate())
     assert process.returncode is not None
     return Done(process.returncode, out.decode(), err.decode())

@@ -34,6 +34,7 @@ from receiver.web.endpoints import EndpointsApi
 from receiver.web.problems import Problem, answer_problem
 from submitter.signatures import new_secret
 from tests.support.streams import record_events, serving
+from tests.support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
 _TLS = httpx.create_ssl_context(trust_env=False)
@@ -142,11 +143,13 @@ class DeliveryStack:
         """Oldest first."""
         return (await self.log.page(DeliveryFilter(**wanted), limit=5000))[::-1]  # type: ignore[arg-type]
 
-    async def settled(self, *, seconds: float = 10) -> list[DeliveryView]:
+    async def settled(self) -> list[DeliveryView]:
         """All deliveries, once none is pending."""
-        async with asyncio.timeout(seconds):
-            while await self.deliveries(states=("pending",)):
-                await asyncio.sleep(0.01)
+
+        async def none_pending() -> bool:
+            return not await self.deliveries(states=("pending",))
+
+        await eventually(none_pending)
         return await self.deliveries()
 
 
@@ -171,6 +174,8 @@ async def delivery_stack(tmp_path: Path, **more: Any) -> AsyncIterator[DeliveryS
 
 async def _threads_ended() -> None:
     """A read that was cancelled lives on in its connection's thread for a moment, and must not outlive the loop."""
-    async with asyncio.timeout(5):
-        while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
-            await asyncio.sleep(0.002)
+
+    def ended() -> bool:
+        return not any("_connection_worker_thread" in thread.name for thread in threading.enumerate())
+
+    await eventually(ended)

@@ -18,6 +18,7 @@ import httpx
 
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.signatures import new_secret
+from tests.support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
 ROOT = Path(__file__).parent.parent.parent
@@ -98,7 +99,7 @@ class LiveReceiver:
             )
         if ready:
             async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
-                await eventually(lambda: _is_ready(client, self.process, lambda: self.log), seconds=30)
+                await eventually(lambda: _is_ready(client, self.process, lambda: self.log))
 
     async def stop(self) -> int:
         """SIGTERM, and wait. Returns the exit status."""
@@ -154,9 +155,7 @@ async def submit(
     return job
 
 
-async def wait_for_state(
-    client: httpx.AsyncClient, job_id: str, *states: str, seconds: float = 20, kept: bool = False
-) -> dict[str, Any]:
+async def wait_for_state(client: httpx.AsyncClient, job_id: str, *states: str, kept: bool = False) -> dict[str, Any]:
     """The job, once it is in one of *states* (any terminal one if none are given), with its images kept if asked."""
     wanted = states or ("succeeded", "failed", "expired", "canceled")
     found: dict[str, Any] = {}
@@ -165,25 +164,8 @@ async def wait_for_state(
         found.update((await client.get(f"/v1/jobs/{job_id}")).json())
         return found["state"] in wanted and (not kept or all(image["kept"] for image in found["images"]))
 
-    await eventually(there, seconds=seconds, what=lambda: f"job is {found.get('state')}, wanted {wanted}")
+    await eventually(there, what=lambda: f"job is {found.get('state')}, wanted {wanted}")
     return found
-
-
-async def eventually(
-    condition: Callable[[], Any], *, seconds: float = 10, what: Callable[[], str] = lambda: "it never came true"
-) -> None:
-    """Return when *condition* (plain or async) is true; fail after *seconds*."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
-    while True:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return
-        if loop.time() > until:
-            raise AssertionError(what())
-        await asyncio.sleep(0.02)
 
 
 async def _is_ready(

@@ -29,7 +29,7 @@ from receiver.runtime.server import listen, running, server
 from receiver.settings import load
 from receiver.store.evidence import Evidence
 from submitter.vocabulary import State
-from tests.support.processes import eventually
+from tests.support.waiting import eventually
 
 SECRET = "freepik-secret-of-the-tests"
 RESULT = "https://cdn.example.com/result.png"
@@ -174,11 +174,11 @@ class RunningReceiver:
 
         await eventually(nothing_unread, what=lambda: "evidence stays unread")
 
-    async def becomes(self, job: Job, *states: State, seconds: float = 10) -> Job:
+    async def becomes(self, job: Job, *states: State) -> Job:
         async def there() -> bool:
             return (await self.now(job)).state in states
 
-        await eventually(there, seconds=seconds, what=lambda: f"it did not become {states}")
+        await eventually(there, what=lambda: f"it did not become {states}")
         return await self.now(job)
 
 

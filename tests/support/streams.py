@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from receiver.store.database import Database
 from receiver.store.outbox import NewEvent, write_events
+from tests.support.waiting import eventually, patiently
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,17 @@ async def record_events(
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, *, ends_within_seconds: float = 5) -> AsyncIterator[str]:
-    """*app* on a real port; gives its origin. Fails if it does not end in time."""
+async def serving(app: ASGIApp) -> AsyncIterator[str]:
+    """*app* on a real port; gives its origin. Fails if it does not end."""
     config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
     server = _Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: server.started)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        async with asyncio.timeout(ends_within_seconds):
-            await task
+        await patiently(task)
 
 
 class _Server(uvicorn.Server):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.processes import ROOT
+from tests.support.waiting import patiently
 
 
 @pytest.mark.parametrize("options", [(), ("--faults",)], ids=["as it should be", "with faults"])
@@ -52,6 +53,6 @@ async def _demo(*options: str, directory: Path) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await patiently(process.communicate())
     assert process.returncode is not None
     return process.returncode, output.decode()

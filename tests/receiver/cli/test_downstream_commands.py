@@ -13,7 +13,8 @@ from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import verify
 from tests.support.cli import receiver_command
 from tests.support.delivery_stack import Subscriber
-from tests.support.processes import LiveReceiver, eventually, live, submit, wait_for_state
+from tests.support.processes import LiveReceiver, live, submit, wait_for_state
+from tests.support.waiting import eventually
 
 
 async def command(receiver: LiveReceiver, *args: str, status: int = 0) -> Any:

@@ -17,7 +17,8 @@ from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import new_secret
 from tests.support.cli import PROGRAM, bare_environment, receiver_command
-from tests.support.processes import TOKEN, eventually, free_port, live, submit, wait_for_state
+from tests.support.processes import TOKEN, free_port, live, submit, wait_for_state
+from tests.support.waiting import eventually, patiently
 
 CUTS = 20
 
@@ -106,7 +107,7 @@ async def listening(tmp_path: Path, *arguments: str, **settings: str) -> AsyncIt
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 10)
+        await patiently(process.wait())
 
 
 def _more_than(found: list[tuple[str, str]], count: int) -> bool:
@@ -141,14 +142,14 @@ async def test_across_twenty_cuts_under_load_every_event_comes_once_in_order_and
                     jobs.append(
                         await submit(client, ("freepik", "apixo", "pixelcut")[cuts % 3], picture_bytes(160, 120))
                     )
-                    await eventually(partial(_more_than, application.events, seen), seconds=20)
+                    await eventually(partial(_more_than, application.events, seen))
                     cuts += 1 if cable.cut() else 0
                 for job in jobs:
                     await wait_for_state(client, job["id"], kept=True)
                 wanted = await told_by(client)
-                await eventually(lambda: len(application.events) >= len(wanted), seconds=20)
+                await eventually(lambda: len(application.events) >= len(wanted))
                 process.send_signal(signal.SIGTERM)
-                assert await asyncio.wait_for(process.wait(), 10) == 0
+                assert await patiently(process.wait()) == 0
         assert cable.connections >= CUTS
         assert application.events == wanted
         assert len(wanted) > 3 * CUTS
@@ -168,9 +169,9 @@ async def test_an_application_that_is_not_there_yet_is_waited_for_and_types_are_
         arguments = ["--forward-to", application.url, "--url", receiver.url, "--token", TOKEN, "--secret", secret]
         chosen = ["--types", "job.queued,job.succeeded", "--after", "0", "--json"]
         async with listening(tmp_path, *arguments, *chosen):
-            await eventually(lambda: "nothing listens there" in (tmp_path / "listen.err").read_text(), seconds=20)
+            await eventually(lambda: "nothing listens there" in (tmp_path / "listen.err").read_text())
             async with await application.serve():
-                await eventually(lambda: len(application.events) == 2, seconds=20)
+                await eventually(lambda: len(application.events) == 2)
         assert [kind for _, kind in application.events] == ["job.queued", "job.succeeded"]
         lines = [json.loads(line) for line in (tmp_path / "listen.out").read_text().splitlines()]
         assert [(line["type"], line["status"]) for line in lines] == [("job.queued", 418), ("job.succeeded", 418)]
@@ -202,13 +203,13 @@ async def test_beside_its_receiver_it_finds_the_token_and_shows_a_secret_of_its_
             tmp_path, "--forward-to", f"http://127.0.0.1:{port}/", "--url", receiver.url, "--after", "0"
         ):
             path = tmp_path / "listen.err"
-            await eventually(lambda: "events of" in path.read_text(), seconds=20)
+            await eventually(lambda: "events of" in path.read_text())
             secret = path.read_text().partition("signing with ")[2].split()[0]
             application = Application(secret)
             application.port = port
             async with await application.serve():
                 await submit(client, "freepik", picture_bytes(160, 120))
-                await eventually(lambda: len(application.events) > 0, seconds=20)
+                await eventually(lambda: len(application.events) > 0)
 
 
 async def test_a_receiver_that_is_not_there_is_told_at_once_with_its_address_and_waited_for(tmp_path: Path) -> None:
@@ -218,13 +219,13 @@ async def test_a_receiver_that_is_not_there_is_told_at_once_with_its_address_and
     async with listening(tmp_path, "--forward-to", application.url, **elsewhere) as process:
         path = tmp_path / "listen.err"
         waits = f"no answer from {elsewhere['SUBMITTER_RECEIVER_URL']} yet; trying again"
-        await eventually(lambda: waits in path.read_text(), seconds=20)
+        await eventually(lambda: waits in path.read_text())
         assert process.returncode is None, "told while it is still waiting"
-        assert await asyncio.wait_for(process.wait(), 20) == 1
+        assert await patiently(process.wait()) == 1
         assert path.read_text().count(waits) == 1
     async with live(tmp_path) as (receiver, _), receiver.client() as client, await application.serve():
         here = {"SUBMITTER_RECEIVER_URL": receiver.url, "SUBMITTER_TOKEN": TOKEN}
         arguments = ("--forward-to", application.url, "--secret", secret, "--after", "0")
         async with listening(tmp_path, *arguments, **here):
             await submit(client, "freepik", picture_bytes(160, 120))
-            await eventually(lambda: len(application.events) > 0, seconds=20)
+            await eventually(lambda: len(application.events) > 0)

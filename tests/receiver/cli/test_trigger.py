@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 
 from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
-from tests.support.processes import eventually, free_port
+from tests.support.processes import free_port
+from tests.support.waiting import eventually
 
 # provider, the state's name as a person writes it: the verdict on the evidence, the job's state afterwards
 STATES = {
@@ -42,7 +43,7 @@ async def sandboxed(directory: Path) -> AsyncIterator[None]:
                     return (await client.get("/readyz")).status_code == 200
                 return False
 
-            await eventually(ready, seconds=20)
+            await eventually(ready)
             yield
     finally:
         process.terminate()

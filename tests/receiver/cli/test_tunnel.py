@@ -22,7 +22,8 @@ from receiver.cli.tunnel_process import by_cloudflared, by_ssh
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import PROGRAM, bare_environment, receiver_command
-from tests.support.processes import TOKEN, eventually, free_port, provider_environment, submit, wait_for_state
+from tests.support.processes import TOKEN, free_port, provider_environment, submit, wait_for_state
+from tests.support.waiting import eventually, patiently
 
 # What cloudflared prints, with another name at each start; it writes down its process id and stays.
 CLOUDFLARED = """#!/bin/sh
@@ -61,7 +62,7 @@ class Tunnelled:
         return [line for line in logged if line["event"] == event]
 
     async def told(self, event: str, times: int = 1) -> dict[str, Any]:
-        await eventually(lambda: len(self.lines(event)) >= times, seconds=20, what=self.log_path.read_text)
+        await eventually(lambda: len(self.lines(event)) >= times, what=self.log_path.read_text)
         return self.lines(event)[times - 1]
 
 
@@ -96,7 +97,7 @@ async def tunnelled(tmp_path: Path, sandbox: Sandbox, *arguments: str, **environ
         finally:
             if process.returncode is None:
                 process.terminate()
-            await asyncio.wait_for(process.wait(), 10)
+            await patiently(process.wait())
 
 
 def is_alive(pid: int) -> bool:
@@ -167,9 +168,9 @@ async def test_no_child_outlives_its_parent(tmp_path: Path, stand_in: dict[str, 
         child = pid_of(stand_in)
         assert is_alive(child)
         live.process.send_signal(number)
-        status = await asyncio.wait_for(live.process.wait(), 10)
+        status = await patiently(live.process.wait())
         assert status == (-signal.SIGKILL if number is signal.SIGKILL else 0)
-        await eventually(lambda: not is_alive(child), seconds=5)
+        await eventually(lambda: not is_alive(child))
 
 
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="needs a real ssh client, which .ci/run installs")

@@ -17,8 +17,9 @@ from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Events
 from submitter.signatures import new_secret
 from tests.support.delivery_stack import Subscriber
-from tests.support.processes import LiveReceiver, eventually
+from tests.support.processes import LiveReceiver
 from tests.support.streams import record_events
+from tests.support.waiting import eventually
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
 EVENTS = 1000
@@ -36,7 +37,7 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
             told = await _events_written(receiver.data_dir / "receiver.db", f"{origin}/hook")
             await receiver.start(ready=False)
             wanted = luck.randrange(EVENTS // 20, EVENTS * 3 // 4)
-            await eventually(lambda wanted=wanted: len(subscriber.seen) >= wanted, seconds=30)
+            await eventually(lambda wanted=wanted: len(subscriber.seen) >= wanted)
             await receiver.kill()
             assert len({seen.id for seen in subscriber.seen}) < EVENTS
             await receiver.start(ready=False)

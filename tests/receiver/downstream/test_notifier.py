@@ -16,7 +16,7 @@ from receiver.store.endpoints import DISABLE_AFTER
 from receiver.store.events import Events
 from submitter.signatures import verify
 from tests.support.delivery_stack import DeliveryStack, Seen, Subscriber, delivery_stack
-from tests.support.processes import eventually
+from tests.support.waiting import eventually, patience
 
 
 def check_with_both(secret: str, seen: Seen) -> None:
@@ -224,7 +224,7 @@ async def test_no_healthy_delivery_waits_for_a_slot_while_another_endpoint_hangs
         alone = await _p99_of_waits(made, rounds=20)
         await made.endpoint(f"{origin}/hangs", timeout_seconds=20)
         await made.write_events(*["job.failed"] * 40)
-        async with asyncio.timeout(5):
+        async with patience():
             while len(subscriber.at("/hangs")) < 10:
                 await asyncio.sleep(0.01)
         beside = await _p99_of_waits(made, rounds=20)
@@ -241,7 +241,7 @@ async def _p99_of_waits(made: DeliveryStack, *, rounds: int) -> float:
         await asyncio.sleep(0.05)
     healthy = [one.id for one in await made.endpoints.all() if "hangs" not in one.url]
     waits: list[float] = []
-    async with asyncio.timeout(10):
+    async with patience():
         for endpoint_id in healthy:
             while any(one.state == "pending" for one in await made.deliveries(endpoint_id=endpoint_id)):
                 await asyncio.sleep(0.01)
@@ -260,7 +260,7 @@ async def test_first_tries_are_not_held_up_by_later_ones_that_hang(tmp_path: Pat
     async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0, 0.3)) as made:
         await made.endpoint(f"{origin}/hook", concurrency=4, timeout_seconds=20)
         await made.write_events(*["job.failed"] * 60)
-        async with asyncio.timeout(10):
+        async with patience():
             while len(subscriber.seen) < 60:
                 await asyncio.sleep(0.01)
             subscriber.answers["/hook"] = [30.0]
@@ -268,7 +268,7 @@ async def test_first_tries_are_not_held_up_by_later_ones_that_hang(tmp_path: Pat
                 await asyncio.sleep(0.01)
         started = asyncio.get_running_loop().time()
         await made.write_events("job.succeeded")
-        async with asyncio.timeout(5):
+        async with patience():
             while b"job.succeeded" not in subscriber.seen[-1].body:
                 await asyncio.sleep(0.01)
         assert asyncio.get_running_loop().time() - started < 2
@@ -293,7 +293,7 @@ async def test_a_removed_endpoint_hears_nothing_more(tmp_path: Path) -> None:
     async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/slow", concurrency=1)
         await made.write_events(*["job.succeeded"] * 10)
-        async with asyncio.timeout(5):
+        async with patience():
             while not subscriber.seen:
                 await asyncio.sleep(0.005)
         assert (await client.delete(f"/v1/endpoints/{endpoint.id}")).status_code == 204

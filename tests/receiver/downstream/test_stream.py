@@ -20,6 +20,7 @@ from receiver.web.problems import Problem, answer_problem
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state
 from tests.support.streams import Frame, read_frames, record_events, serving
+from tests.support.waiting import patience
 
 TOKEN = "a-token-for-tests"
 
@@ -40,7 +41,7 @@ class Served:
         headers = {"authorization": f"Bearer {TOKEN}"}
         try:
             async with (
-                serving(self.app, ends_within_seconds=2) as origin,
+                serving(self.app) as origin,
                 httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False) as client,
             ):
                 try:
@@ -72,7 +73,7 @@ def listen(
 
 async def take(response: httpx.Response, count: int) -> list[Frame]:
     frames: list[Frame] = []
-    async with asyncio.timeout(5), contextlib.aclosing(read_frames(response)) as coming:
+    async with patience(), contextlib.aclosing(read_frames(response)) as coming:
         async for frame in coming:
             frames.append(frame)
             if len(frames) == count:
@@ -145,7 +146,7 @@ async def test_silence_is_filled_with_heartbeats(tmp_path: Path) -> None:
     database = await Database.open(tmp_path / "receiver.db")
     async with Served(database, heartbeat_seconds=0.05).running() as client, listen(client) as response:
         lines = response.aiter_lines()
-        async with asyncio.timeout(5):
+        async with patience():
             assert [line async for line in _until(lines, ": heartbeat")]
         await response.aclose()
     await database.close()
@@ -165,7 +166,7 @@ async def test_open_streams_end_at_once_when_the_receiver_stops(served: Served) 
         assert (await anext(frames)).position == 1
         served.stopping.set()
         served.stream.loop.wake()
-        async with asyncio.timeout(2):
+        async with patience():
             assert [frame async for frame in frames] == []
 
 
@@ -175,7 +176,7 @@ async def test_a_client_that_went_away_is_forgotten(served: Served) -> None:
             await served.record_events("job.queued")
             await take(response, 1)
             assert served.stream.clients == 1
-        async with asyncio.timeout(5):
+        async with patience():
             while served.stream.clients:
                 await asyncio.sleep(0.01)
 

@@ -21,6 +21,7 @@ import pytest
 from receiver.net.client import DownloadFailed, NoAnswer, Outbound, UrlRefused, retry_after_seconds
 from receiver.net.guard import Guard
 from receiver.net.transport import GuardedTransport
+from tests.support.waiting import patiently
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 TLS = ssl.create_default_context()
@@ -138,7 +139,7 @@ async def test_a_long_answer_is_cut_and_its_connection_dropped(outbound: Outboun
 
     async with serving(endless) as (url, server):
         answer = await outbound.post(url, content=b"", headers={}, timeout_seconds=5, max_answer_bytes=1500)
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await patiently(server.hung_up.wait())
     assert (answer.status, answer.body, answer.complete) == (500, b"x" * 1500, False)
 
 
@@ -154,7 +155,7 @@ async def test_a_server_that_drips_its_head_ends_at_the_deadline(outbound: Outbo
         with pytest.raises(NoAnswer) as failure:
             await outbound.post(url, content=b"", headers={}, timeout_seconds=0.2, max_answer_bytes=100)
         assert 0.15 < time.monotonic() - began < 2
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await patiently(server.hung_up.wait())
     assert failure.value.reason == "timeout"
 
 
@@ -169,7 +170,7 @@ async def test_a_server_that_drips_its_body_ends_at_the_deadline_and_its_status_
         began = time.monotonic()
         answer = await outbound.post(url, content=b"", headers={}, timeout_seconds=0.2, max_answer_bytes=1000)
         assert 0.15 < time.monotonic() - began < 2
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await patiently(server.hung_up.wait())
     assert answer.status == 200
     assert answer.body.startswith(b"x")
     assert not answer.complete
@@ -294,7 +295,7 @@ async def test_a_file_that_says_it_is_too_large_is_not_read(outbound: Outbound) 
 
     async with serving(promise) as (url, server):
         failure = await fetch(outbound, url)
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await patiently(server.hung_up.wait())
     assert (failure.permanent, failure.status) == (True, 200)
     assert "larger than 1000 bytes" in str(failure)
 
@@ -309,7 +310,7 @@ async def test_a_file_that_does_not_say_how_large_it_is_is_cut_off(outbound: Out
     async with serving(endless) as (url, server):
         with pytest.raises(DownloadFailed, match="larger") as failure:
             await outbound.download(url, sink, max_bytes=1_000_000, timeout_seconds=10)
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await patiently(server.hung_up.wait())
     assert failure.value.permanent
     assert len(sink.getvalue()) <= 1_000_000
 
@@ -341,7 +342,7 @@ async def test_a_dripping_file_ends_at_the_deadline(outbound: Outbound) -> None:
         began = time.monotonic()
         failure = await fetch(outbound, url, timeout_seconds=0.2)
         assert 0.15 < time.monotonic() - began < 2
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await patiently(server.hung_up.wait())
     assert (failure.status, failure.permanent) == (None, False)
 
 

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from receiver.runtime.http_protocol import HttpProtocol
 from receiver.runtime.server import Server, listen, running, server
+from tests.support.waiting import patiently
 
 OFFERS = {
     "h2c": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
@@ -94,7 +95,7 @@ async def exchanged(port: int, *pieces: bytes, end: bool = True) -> bytes:
             writer.write_eof()
         answered = b""
         with contextlib.suppress(ConnectionError):
-            while part := await asyncio.wait_for(reader.read(65536), 10):
+            while part := await patiently(reader.read(65536)):
                 answered += part
         return answered
     finally:

@@ -22,13 +22,13 @@ from tests.support.cli import bare_environment
 from tests.support.processes import (
     TOKEN,
     LiveReceiver,
-    eventually,
     free_port,
     live,
     provider_environment,
     submit,
     wait_for_state,
 )
+from tests.support.waiting import eventually
 
 CHATTER = """
 import logging, sys

@@ -19,7 +19,8 @@ import pytest
 from submitter.sandbox import API_KEYS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
-from tests.support.processes import LiveReceiver, eventually, free_port, live, submit, wait_for_state
+from tests.support.processes import LiveReceiver, free_port, live, submit, wait_for_state
+from tests.support.waiting import eventually, patiently
 
 
 async def test_sigterm_ends_it_within_ten_seconds_with_streams_open_and_calls_hanging(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ async def test_sigterm_ends_it_within_ten_seconds_with_streams_open_and_calls_ha
         await receiver.start()
         async with receiver.client() as client:
             job = await submit(client, "freepik", picture_bytes(160, 120))
-            await asyncio.wait_for(called.wait(), 10)
+            await patiently(called.wait())
             await wait_for_state(client, job["id"], "sending")
             async with client.stream("GET", "/v1/events", headers={"accept": "text/event-stream"}) as stream:
                 assert stream.headers["content-type"].startswith("text/event-stream")
@@ -71,7 +72,7 @@ async def test_ctrl_c_is_a_clean_end_too(tmp_path: Path) -> None:
     async with live(tmp_path) as (receiver, _):
         assert receiver.process is not None
         os.kill(receiver.process.pid, 2)
-        assert await asyncio.wait_for(receiver.process.wait(), 10) == 0
+        assert await patiently(receiver.process.wait()) == 0
 
 
 async def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ async def test_a_generated_token_is_shown_on_a_terminal_and_nowhere_else(tmp_pat
         )
     os.close(theirs)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-        await eventually(lambda: _answers(client), seconds=20)
+        await eventually(lambda: _answers(client))
         token = json.loads((tmp_path / "data" / "secrets.json").read_text())["api_token"]
         answer = await client.get("/v1/jobs", headers={"authorization": f"Bearer {token}"})
         assert answer.status_code == 200
@@ -213,7 +214,7 @@ async def sandboxed(directory: Path, log: Path | None = None, *, end: int = sign
         )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
-            await eventually(lambda: _answers(client), seconds=20)
+            await eventually(lambda: _answers(client))
             token = json.loads((directory / "data" / "secrets.json").read_text())["api_token"]
             client.headers["authorization"] = f"Bearer {token}"
             yield client

@@ -22,6 +22,7 @@ from receiver.store.statements import (
     alone,
     first,
 )
+from tests.support.waiting import patience
 
 COLUMNS = ("token_id", "key", "digest", "job_id", "created_at")
 EVIDENCE = ("job_id", "provider", "source", "verdict", "received_at", "headers", "body")
@@ -122,7 +123,7 @@ async def test_a_snapshot_does_not_move_while_others_write(database: Any) -> Non
         return counts | {row[0]}
 
     reading = asyncio.create_task(database.read(work))
-    async with asyncio.timeout(30):
+    async with patience():
         await began.wait()
         await database.append("idempotency", COLUMNS, keys("a"))
         written.set()

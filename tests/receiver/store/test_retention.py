@@ -19,8 +19,8 @@ from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence
 from receiver.store.retention import Pruned, Pruning
 from submitter.vocabulary import State
-from tests.support.processes import eventually
 from tests.support.running_receiver import RunningReceiver, running_receiver
+from tests.support.waiting import eventually
 
 NOW = datetime.now(UTC)
 OLD, YOUNG = NOW - timedelta(days=31), NOW - timedelta(days=29)

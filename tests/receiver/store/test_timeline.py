@@ -11,7 +11,8 @@ import httpx
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import Done, receiver_command
-from tests.support.processes import TOKEN, LiveReceiver, eventually, live, submit, wait_for_state
+from tests.support.processes import TOKEN, LiveReceiver, live, submit, wait_for_state
+from tests.support.waiting import eventually
 
 
 async def jobs(receiver: LiveReceiver, *arguments: str) -> Done:
@@ -48,7 +49,7 @@ async def test_the_timeline_of_a_finished_job_tells_everything_that_happened(tmp
             delivered = any(line["what"] == "delivery" for line in shown["timeline"])
             return delivered and any(line.get("verdict") == "unreadable" for line in shown["timeline"])
 
-        await eventually(told, seconds=20, what=lambda: str(shown.get("timeline")))
+        await eventually(told, what=lambda: str(shown.get("timeline")))
         readable = await jobs(receiver, "explain", job["id"])
         assert TOKEN not in readable.out
         assert "/callbacks/" not in readable.out
@@ -95,7 +96,7 @@ async def test_a_paused_provider_and_its_next_probe_are_told(tmp_path: Path) -> 
             items = (await client.get("/v1/providers")).json()["items"]
             return any(one["name"] == "freepik" and one["paused"] for one in items)
 
-        await eventually(paused, seconds=20)
+        await eventually(paused)
         found = (await jobs(receiver, "explain", job["id"], "--json")).json
         assert [line["what"] for line in found["next"]] == ["probe"]
         assert "freepik is paused" in found["next"][0]["text"]

@@ -12,8 +12,8 @@ from receiver.domain.jobs import Source
 from receiver.domain.lifecycle import Update
 from receiver.store.settling import JobUpdate
 from submitter.vocabulary import Report, State
-from tests.support.processes import eventually
 from tests.support.running_receiver import RESULT, running_receiver
+from tests.support.waiting import eventually, patience
 
 
 async def test_a_confirmed_hint_settles_the_job_as_its_callback(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ async def test_a_hint_during_a_poll_leads_to_another_one_and_they_never_overlap(
         here.upstream.says[task] = "IN_PROGRESS"
         here.upstream.gate.clear()
         await here.write_events(job, "COMPLETED")
-        async with asyncio.timeout(10):
+        async with patience():
             await here.upstream.entered.wait()
         # The answer of this poll was made before the task ended; the hint comes while it is on its way.
         here.upstream.says[task] = "COMPLETED"

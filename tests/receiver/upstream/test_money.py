@@ -13,7 +13,8 @@ import pytest
 
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.processes import eventually, live, submit, wait_for_state
+from tests.support.processes import live, submit, wait_for_state
+from tests.support.waiting import eventually
 
 JOBS = int(os.environ.get("STORM_JOBS", "60"))
 KILLS = int(os.environ.get("STORM_KILLS", "3"))
@@ -80,7 +81,7 @@ async def test_a_storm_of_faults_and_deaths_pays_no_job_twice_and_forgets_none(t
             left = (await client.get("/v1/jobs", params={"state": "queued,sending", "limit": 1})).json()["items"]
             return not left
 
-        await eventually(all_sent, seconds=120)
+        await eventually(all_sent)
         sandbox.faults = Faults()
         await sandbox.idle()
         jobs = {job_id: await _settled(client, job_id) for job_id in ids}
@@ -107,7 +108,7 @@ async def test_a_storm_of_faults_and_deaths_pays_no_job_twice_and_forgets_none(t
 
 async def _settled(client: httpx.AsyncClient, job_id: str) -> dict[str, object]:
     """The job when it has ended, or stays unconfirmed."""
-    return await wait_for_state(client, job_id, "succeeded", "failed", "expired", "unconfirmed", seconds=30)
+    return await wait_for_state(client, job_id, "succeeded", "failed", "expired", "unconfirmed")
 
 
 AMBIGUOUS = ("accept_then_reset", "accept_then_bad_gateway", "unreadable")
@@ -192,6 +193,6 @@ async def test_what_was_being_sent_when_the_process_was_killed_is_unconfirmed_wi
         died = asyncio.get_running_loop().time()
         await receiver.start()
         async with receiver.client() as client:
-            await wait_for_state(client, job["id"], "unconfirmed", seconds=12)
+            await wait_for_state(client, job["id"], "unconfirmed")
         assert asyncio.get_running_loop().time() - died <= 10
         assert len(sandbox.accepted()) == 1

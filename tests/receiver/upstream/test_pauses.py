@@ -11,7 +11,8 @@ from receiver.store.database import Database
 from receiver.upstream.pauses import Pauses
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.processes import eventually, live, submit
+from tests.support.processes import live, submit
+from tests.support.waiting import eventually
 
 PROVIDERS = ("freepik", "apixo", "novita", "upscayl", "pixelcut")
 JOBS = 100
@@ -47,7 +48,7 @@ async def test_a_queue_of_100_costs_two_requests_and_is_done_after_the_cause_is_
             states = {"state": "queued,sending,running,unconfirmed,failed,expired", "limit": 1}
             return not (await client.get("/v1/jobs", params=states)).json()["items"]
 
-        await eventually(all_done, seconds=90)
+        await eventually(all_done)
         assert [len(sandbox.accepted(provider)) for provider in PROVIDERS] == [JOBS] * 5
         events = (await client.get("/v1/events", params={"after": 0, "limit": 200, "type": "provider.paused"})).json()
         assert sorted(event["data"]["name"] for event in events["items"]) == sorted(PROVIDERS)

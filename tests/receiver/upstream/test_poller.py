@@ -13,8 +13,9 @@ from receiver.upstream.leases import LEASE
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.bench.poll import measure
-from tests.support.processes import eventually, live, submit, wait_for_state
+from tests.support.processes import live, submit, wait_for_state
 from tests.support.upstream_loops import loops
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize("provider", ["freepik", "apixo", "novita", "upscayl"])

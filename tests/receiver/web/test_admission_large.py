@@ -117,7 +117,7 @@ class Watch:
 
 
 async def left_the_queue(client: httpx.AsyncClient, job_id: str) -> None:
-    await wait_for_state(client, job_id, "running", "succeeded", "failed", "unconfirmed", seconds=60)
+    await wait_for_state(client, job_id, "running", "succeeded", "failed", "unconfirmed")
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from tests.support.running_receiver import (
     running_receiver,
     signed,
 )
+from tests.support.waiting import patience
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ async def test_a_forged_end_of_a_running_job_is_only_confirmed_by_a_poll(tmp_pat
         here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"
         await here.post(job, novita_body(job.remote_id or "", "FAILED"))
         await here.read()
-        async with asyncio.timeout(10):
+        async with patience():
             await here.upstream.entered.wait()
         assert (await here.now(job)).state is State.RUNNING
         assert await here.verdicts(job) == ["hint"]

@@ -24,7 +24,8 @@ from receiver.web import health as health_module
 from receiver.web.health import Health
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.processes import eventually, live, submit, wait_for_state
+from tests.support.processes import live, submit, wait_for_state
+from tests.support.waiting import eventually
 
 ROWS = 100_000
 
@@ -92,7 +93,7 @@ async def test_a_database_that_can_be_read_and_not_written_shows(tmp_path: Path)
         assert answers[0].json()["checks"]["database"] == "nothing could be written for 2 s"
         holder.execute("ROLLBACK")
         holder.close()
-        await eventually(lambda: _is_ready(client), seconds=15)
+        await eventually(lambda: _is_ready(client))
 
 
 async def _is_ready(client: httpx.AsyncClient) -> bool:
@@ -195,6 +196,6 @@ async def test_metrics_tell_what_happened(tmp_path: Path) -> None:
             text = (await client.get("/metrics")).text
             return all(line in text for line in wanted)
 
-        await eventually(told, seconds=15, what=lambda: str([line for line in wanted if line not in text]))
+        await eventually(told, what=lambda: str([line for line in wanted if line not in text]))
         assert "job_0" not in text
         assert "http" not in re.sub(r"^#.*$", "", text, flags=re.MULTILINE)

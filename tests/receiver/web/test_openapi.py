@@ -22,6 +22,7 @@ from submitter.sandbox import test_picture as picture_bytes
 from tests.support.delivery_stack import Subscriber
 from tests.support.processes import live, submit, wait_for_state
 from tests.support.running_receiver import running_receiver
+from tests.support.waiting import patience
 
 DESCRIPTION = describe(PROVIDERS)
 
@@ -140,7 +141,7 @@ async def test_real_answers_are_as_described(tmp_path: Path) -> None:
         for event_type in EVENT_TYPES:
             answer = await client.post(f"{path}/test", json={"event_type": event_type})
             check("DeliveryWithAttempts", answer.json())
-        async with asyncio.timeout(10):
+        async with patience():
             while len(subscriber.seen) < len(EVENT_TYPES) + 4:
                 await asyncio.sleep(0.02)
         for seen in subscriber.seen:
