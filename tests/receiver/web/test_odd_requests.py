@@ -13,7 +13,7 @@ import pytest
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
 from tests.receiver.web.test_callbacks import answer_of, at_the_wire, request
-from tests.support.running_receiver import freepik_body, house, novita_body, signed
+from tests.support.running_receiver import freepik_body, novita_body, running_receiver, signed
 
 TOKEN = "Bearer a-token-of-the-tests"
 BOM = b"\xef\xbb\xbf"
@@ -38,7 +38,7 @@ def job_document() -> bytes:
 
 @pytest.mark.parametrize("provider", ["freepik", "novita"])
 async def test_a_callback_that_offers_an_upgrade_is_kept_whole(provider: str, tmp_path: Path) -> None:
-    async with house(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
         job = await here.job(provider)
         body = (freepik_body if provider == "freepik" else novita_body)(job.remote_id or "", "IN_PROGRESS")
         headers = {"connection": "Upgrade", "upgrade": "h2c", **signed(body)}
@@ -52,7 +52,7 @@ async def test_a_callback_that_offers_an_upgrade_is_kept_whole(provider: str, tm
 
 
 async def test_a_callback_of_another_length_than_announced_is_never_a_200(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         answered: list[Any] = []
 
@@ -73,7 +73,7 @@ async def test_a_callback_of_another_length_than_announced_is_never_a_200(tmp_pa
 
 
 async def test_white_space_behind_a_key_makes_no_second_job(tmp_path: Path) -> None:
-    async with house(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
         ids = set()
         for key in ("order-17", "order-17 ", "\torder-17\t"):
             raw = request(
@@ -96,7 +96,7 @@ async def test_white_space_behind_a_key_makes_no_second_job(tmp_path: Path) -> N
 
 
 async def test_white_space_behind_signature_headers_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> None:
-    async with house(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
         job = await here.job("freepik")
         for name in ("webhook-id", "webhook-timestamp", "webhook-signature"):
             body = freepik_body(job.remote_id or "", "IN_PROGRESS")
@@ -111,7 +111,7 @@ async def test_white_space_behind_signature_headers_and_a_byte_order_mark_are_pa
 
 
 async def test_a_position_with_white_space_behind_is_taken(tmp_path: Path) -> None:
-    async with house(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         lines = f"authorization: {TOKEN}\r\naccept: text/event-stream\r\nlast-event-id: 0 \r\n"
         writer.write(f"GET /v1/events HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode())
@@ -120,7 +120,7 @@ async def test_a_position_with_white_space_behind_is_taken(tmp_path: Path) -> No
 
 
 async def test_a_byte_order_mark_before_a_posted_job_is_passed_over(tmp_path: Path) -> None:
-    async with house(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
         raw = request("/v1/jobs", BOM + job_document(), authorization=TOKEN, content_type="application/json")
         assert (await sent(port, raw))[0] == 202
         large = {"provider": "novita", "image": {"base64": base64.b64encode(picture_bytes(900, 900)).decode()}}
@@ -130,7 +130,7 @@ async def test_a_byte_order_mark_before_a_posted_job_is_passed_over(tmp_path: Pa
 
 
 async def test_a_slash_at_the_end_is_the_same_callback_url(tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         assert (await here.client.get(f"{here.path(job)}/")).status_code == 200
         answer = await here.client.post(f"{here.path(job)}/", content=novita_body(job.remote_id or "", "COMPLETED"))
@@ -141,7 +141,7 @@ async def test_a_slash_at_the_end_is_the_same_callback_url(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-1", "1.5", "x", "\u0661", "00000"])
 async def test_an_image_number_that_is_none_is_not_found(number: str, tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         job = await here.job("novita")
         path = f"/v1/jobs/{job.id}/images/{number}"
         assert (await here.client.get(path)).status_code == 404
@@ -153,7 +153,7 @@ async def test_an_image_number_that_is_none_is_not_found(number: str, tmp_path: 
     "preamble", [b"", b"This is a message with multiple parts.\r\n", b"\r\n", b"--X\r\n--Bo\r\n" * 99]
 )
 async def test_a_multipart_preamble_is_skipped(preamble: bytes, step: int, tmp_path: Path) -> None:
-    async with house(tmp_path) as here:
+    async with running_receiver(tmp_path) as here:
         body = preamble + b"\r\n".join(
             [
                 b'--Boundary\r\nContent-Disposition: form-data; name="job"\r\n\r\n{"provider": "novita"}',
