@@ -16,9 +16,9 @@ from submitter.remote import NoReceiver, Receiver, RequestRefused, verify
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
-from tests.support.delivery_stack import Subscriber
 from tests.support.processes import ROOT, TOKEN, free_port, live
-from tests.support.waiting import patience
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import eventually, patience
 
 
 class Relay:
@@ -193,9 +193,7 @@ async def test_what_a_notify_url_is_sent_passes_verify(tmp_path: Path) -> None:
     ):
         job = await receiver.submit("pixelcut", picture_bytes(64, 64), notify_url=f"{origin}/told")
         await receiver.wait(job, timeout=20)
-        async with patience():
-            while not subscriber.seen:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: bool(subscriber.seen))
         (seen,) = subscriber.seen
         verify(seen.headers, seen.body, running.notify_secret)
         assert json.loads(seen.body)["data"]["id"] == job.id

@@ -1,22 +1,17 @@
-"""A subscriber of the tests: a real server that answers as it is told and remembers what came."""
+"""The notifier and the API of endpoints and deliveries on a real database, without the rest of the receiver."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from receiver.domain.ids import new_id
 from receiver.downstream.notifier import Notifier
@@ -33,7 +28,7 @@ from receiver.web.deliveries import DeliveriesApi
 from receiver.web.endpoints import EndpointsApi
 from receiver.web.problems import Problem, answer_problem
 from submitter.signatures import new_secret
-from tests.support.streams import record_events, serving
+from tests.support.streams import record_events
 from tests.support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
@@ -41,66 +36,24 @@ _TLS = httpx.create_ssl_context(trust_env=False)
 LOOPBACK = Settings(allow_networks="127.0.0.0/8").allow_networks  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One request as it came."""
-
-    path: str
-    at: float
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def id(self) -> str:
-        return self.headers["webhook-id"]
-
-
-@dataclass
-class Subscriber:
-    """Answers each path by what `answers` holds for it: statuses one after the other, the last for ever."""
-
-    answers: dict[str, list[int | float | Response]] = field(default_factory=dict)
-    seen: list[Seen] = field(default_factory=list)
-    origin: str = ""
-
-    def at(self, path: str) -> list[Seen]:
-        return [one for one in self.seen if one.path == path]
-
-    async def answer(self, request: Request) -> Response:
-        path = request.url.path
-        try:
-            body = await request.body()
-        except ClientDisconnect:
-            return Response("", 400)
-        self.seen.append(Seen(path, time.monotonic(), dict(request.headers), body))
-        script = self.answers.get(path, [200])
-        answer = script.pop(0) if len(script) > 1 else script[0]
-        if isinstance(answer, float):
-            await asyncio.sleep(answer)
-            return Response("late")
-        return answer if isinstance(answer, Response) else Response(f"answer {answer}", answer)
-
-    @contextlib.asynccontextmanager
-    async def serve(self) -> AsyncIterator[str]:
-        app = Starlette(routes=[Route("/{rest:path}", self.answer, methods=["POST"])])
-        async with serving(app) as origin:
-            self.origin = origin
-            yield origin
-
-
 class DeliveryStack:
     """Database, notifier and API of endpoints and deliveries, without the rest of the receiver."""
 
     def __init__(
-        self, database: Database, *, schedule: tuple[float, ...] = (0, 0.15, 0.3, 0.6), most_notify_calls: int = 256
+        self,
+        database: Database,
+        *,
+        schedule: tuple[float, ...] = (0, 0.15, 0.3, 0.6),
+        most_notify_calls: int = 256,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.database = database
+        self.clock = clock
         self.endpoints = Endpoints(database)
         self.log = DeliveryLog(database)
         self.metrics = Metrics()
         self.guard = Guard(LOOPBACK)
         self.notify_secret = new_secret()
-        self.later = 0.0
         self.notifier = Notifier(
             Deliveries(database),
             self.endpoints,
@@ -111,6 +64,7 @@ class DeliveryStack:
             schedule=schedule,
             on_events=self.wake,
             most_notify_calls=most_notify_calls,
+            clock=clock,
         )
         changed = self.notifier.endpoints_changed
         bearer = Bearer([TOKEN])
@@ -131,12 +85,12 @@ class DeliveryStack:
         return httpx.AsyncClient(transport=transport, base_url="http://receiver.test", headers=headers)
 
     async def endpoint(self, url: str, **more: object) -> Endpoint:
-        made = Endpoint(new_id("ep"), url, datetime.now(UTC), (SigningSecret(new_secret()),), **more)  # type: ignore[arg-type]
+        made = Endpoint(new_id("ep"), url, self.clock(), (SigningSecret(new_secret()),), **more)  # type: ignore[arg-type]
         await self.endpoints.add(made)
         return made
 
     async def write_events(self, *names: str, **more: str) -> None:
-        await record_events(self.database, names, **more)
+        await record_events(self.database, names, now=self.clock(), **more)
         self.wake()
 
     async def deliveries(self, **wanted: object) -> list[DeliveryView]:
@@ -155,7 +109,7 @@ class DeliveryStack:
 
 @contextlib.asynccontextmanager
 async def delivery_stack(tmp_path: Path, **more: Any) -> AsyncIterator[DeliveryStack]:
-    """A delivery_stack whose notifier runs."""
+    """A `DeliveryStack` whose notifier runs."""
     database = await Database.open(tmp_path / "receiver.db")
     made = DeliveryStack(database, **more)
     loops = [made.notifier.loop, made.notifier.renewals]

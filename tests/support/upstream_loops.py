@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,7 @@ from submitter.provider import Provider
 from submitter.providers import PROVIDERS, build
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
-
-START = datetime(2026, 11, 20, 12, tzinfo=UTC)
-
-
-@dataclass
-class Clock:
-    now: datetime = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def seconds(self) -> float:
-        return (self.now - START).total_seconds()
+from tests.support.clock import Clock
 
 
 class Providers(httpx.AsyncBaseTransport):

@@ -12,8 +12,8 @@ from typing import Any
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import verify
 from tests.support.cli import receiver_command
-from tests.support.delivery_stack import Subscriber
 from tests.support.processes import LiveReceiver, live, submit, wait_for_state
+from tests.support.subscriber import Subscriber
 from tests.support.waiting import eventually
 
 

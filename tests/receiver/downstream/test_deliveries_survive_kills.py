@@ -16,9 +16,9 @@ from receiver.store.database import Database
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Events
 from submitter.signatures import new_secret
-from tests.support.delivery_stack import Subscriber
 from tests.support.processes import LiveReceiver
 from tests.support.streams import record_events
+from tests.support.subscriber import Subscriber
 from tests.support.waiting import eventually
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import standardwebhooks
 import svix.webhooks
 from starlette.responses import Response
 
-from receiver.store.endpoints import DISABLE_AFTER
+from receiver.store.delivery_log import DeliveryView
+from receiver.store.endpoints import DISABLE_AFTER, Endpoint
 from receiver.store.events import Events
 from submitter.signatures import verify
-from tests.support.delivery_stack import DeliveryStack, Seen, Subscriber, delivery_stack
-from tests.support.waiting import eventually, patience
+from tests.support.clock import Clock
+from tests.support.delivery_stack import DeliveryStack, delivery_stack
+from tests.support.subscriber import Seen, Subscriber
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 
 def check_with_both(secret: str, seen: Seen) -> None:
@@ -72,11 +76,24 @@ async def test_an_old_secret_stops_signing_when_its_time_is_over(tmp_path: Path)
 
 
 async def test_two_failures_a_timeout_and_a_success_are_four_attempts_by_the_schedule(tmp_path: Path) -> None:
-    schedule = (0, 0.2, 0.4, 0.6)
-    subscriber = Subscriber({"/hook": [500, 500, 5.0, 200]})
-    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=schedule) as made:
-        await made.endpoint(f"{origin}/hook", timeout_seconds=0.3)
+    schedule, clock = (0, 5, 300, 1800), Clock()
+    subscriber = Subscriber({"/hook": [500, 500, asyncio.Event(), 200]})
+    async with (
+        subscriber.serve() as origin,
+        delivery_stack(tmp_path, schedule=schedule, clock=clock) as made,
+        made.client() as client,
+    ):
+        endpoint = await made.endpoint(f"{origin}/hook", timeout_seconds=60)
         await made.write_events("job.succeeded")
+        for tries, pause in enumerate(schedule[1:], 1):
+            delivery = await tried(made, tries)
+            assert delivery.next_at is not None
+            assert pause <= (delivery.next_at - clock.now).total_seconds() <= pause * 1.1
+            hangs = tries + 1 == 3
+            changed = {"timeout_seconds": 0.3 if hangs else 60}
+            assert (await client.patch(f"/v1/endpoints/{endpoint.id}", json=changed)).is_success
+            clock.now = delivery.next_at
+            made.wake()
         (delivery,) = await made.settled()
         found = await made.log.one(delivery.id)
     assert found is not None
@@ -86,20 +103,36 @@ async def test_two_failures_a_timeout_and_a_success_are_four_attempts_by_the_sch
     assert [attempt.answer for attempt in attempts] == [b"answer 500", b"answer 500", None, b"answer 200"]
     assert "within 0.3 s" in (attempts[2].error or "")
     assert {seen.id for seen in subscriber.seen} == {delivery.event_id}
-    ends = [attempt.started_at + timedelta(seconds=attempt.seconds) for attempt in attempts]
-    for n, pause in enumerate(schedule[1:]):
-        waited = (attempts[n + 1].started_at - ends[n]).total_seconds()
-        assert pause - 0.001 <= waited <= pause * 1.1 + 0.15
+
+
+async def tried(made: DeliveryStack, times: int) -> DeliveryView:
+    """The only delivery, once it was tried *times* times."""
+
+    async def enough() -> bool:
+        return (await made.deliveries())[0].tries == times
+
+    await eventually(enough)
+    return (await made.deliveries())[0]
 
 
 async def test_retry_after_is_waited_for_where_it_is_longer_than_the_schedule(tmp_path: Path) -> None:
-    subscriber = Subscriber({"/hook": [Response("", 503, headers={"retry-after": "1"}), 200]})
-    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0, 0.05)) as made:
+    clock = Clock()
+    busy = Response("", 503, headers={"retry-after": "100"})
+    subscriber = Subscriber({"/hook": [busy, busy, 200]})
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0, 50, 200), clock=clock) as made:
         await made.endpoint(f"{origin}/hook")
         await made.write_events("job.succeeded")
+        delivery = await tried(made, 1)
+        assert delivery.next_at == clock.now + timedelta(seconds=100)
+        clock.now = delivery.next_at
+        made.wake()
+        delivery = await tried(made, 2)
+        assert delivery.next_at is not None
+        assert delivery.next_at >= clock.now + timedelta(seconds=200)
+        clock.now = delivery.next_at
+        made.wake()
         (delivery,) = await made.settled()
     assert delivery.state == "delivered"
-    assert subscriber.seen[1].at - subscriber.seen[0].at >= 1.0
 
 
 async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_told(tmp_path: Path) -> None:
@@ -113,8 +146,8 @@ async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_told(
         lost = (await client.get("/v1/deliveries", params={"undelivered": "true", "endpoint": gone.id})).json()["items"]
     assert (shown["enabled"], shown["disabled_reason"]) == (False, "it answered 410 Gone")
     assert len(subscriber.at("/gone")) == 1
-    assert [one["state"] for one in lost] == ["given_up"] * 3
-    assert {one["fault"] for one in lost} == {"theirs"}
+    assert [item["state"] for item in lost] == ["given_up"] * 3
+    assert {item["fault"] for item in lost} == {"theirs"}
     (told,) = subscriber.at("/other")
     assert json.loads(told.body)["data"]["id"] == gone.id
     assert len(deliveries) == 4
@@ -124,7 +157,7 @@ async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_told(
 async def test_a_try_during_which_its_endpoint_was_disabled_or_removed_is_counted(
     tmp_path: Path, ended_by: str
 ) -> None:
-    subscriber = Subscriber({"/slow": [5.0]})
+    subscriber = Subscriber({"/slow": [asyncio.Event()]})
     async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/slow", timeout_seconds=0.5)
         await made.write_events("job.succeeded")
@@ -183,14 +216,16 @@ async def test_a_notify_url_is_told_the_end_and_signed_with_the_notify_secret(tm
 
 
 async def test_calls_to_notify_urls_are_bounded_over_all_of_them_and_all_are_told(tmp_path: Path) -> None:
-    subscriber = Subscriber({f"/{n}": [0.1] for n in range(20)})
+    gate = asyncio.Event()
+    subscriber = Subscriber({f"/{n}": [gate] for n in range(20)})
     async with subscriber.serve() as origin, delivery_stack(tmp_path, most_notify_calls=5) as made:
         for n in range(20):
             await made.write_events("job.succeeded", notify_url=f"{origin}/{n}")
+        await eventually(lambda: len(subscriber.seen) == 5)
+        gate.set()
         await made.settled()
-    starts = sorted(seen.at for seen in subscriber.seen)
-    assert len({seen.path for seen in subscriber.seen}) == len(starts) == 20
-    assert all(later - earlier >= 0.09 for earlier, later in zip(starts, starts[5:], strict=False))
+    assert sorted(seen.path for seen in subscriber.seen) == sorted(f"/{n}" for n in range(20))
+    assert subscriber.most_open[""] == 5
 
 
 async def test_redirects_are_not_followed(tmp_path: Path) -> None:
@@ -215,91 +250,83 @@ async def test_what_the_guard_refuses_is_our_fault_and_listed_apart(tmp_path: Pa
             assert error in item["last_error"]
 
 
-async def test_no_healthy_delivery_waits_for_a_slot_while_another_endpoint_hangs(tmp_path: Path) -> None:
-    """Nine healthy endpoints, alone and beside one that hangs: the 99th percentile of the wait from due to try."""
-    subscriber = Subscriber({"/hangs": [30.0]})
+async def test_healthy_endpoints_are_served_while_another_hangs_in_all_its_slots(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    subscriber = Subscriber({"/hangs": [gate]})
     async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
-        for n in range(9):
-            await made.endpoint(f"{origin}/{n}", event_types=("job.succeeded",))
-        alone = await _p99_of_waits(made, rounds=20)
-        await made.endpoint(f"{origin}/hangs", timeout_seconds=20)
+        healthy = [await made.endpoint(f"{origin}/{n}", event_types=("job.succeeded",)) for n in range(9)]
+        await made.endpoint(f"{origin}/hangs", timeout_seconds=PATIENCE_SECONDS)
         await made.write_events(*["job.failed"] * 40)
-        async with patience():
-            while len(subscriber.at("/hangs")) < 10:
-                await asyncio.sleep(0.01)
-        beside = await _p99_of_waits(made, rounds=20)
-        assert len(subscriber.at("/hangs")) == 10
-    print(f"\nwait for a slot, p99: {1000 * alone:.0f} ms alone, {1000 * beside:.0f} ms beside one that hangs")
-    assert alone < 0.1
-    assert beside < 0.1
+        await eventually(lambda: len(subscriber.at("/hangs")) == 10)
+        for _ in range(20):
+            await made.write_events("job.succeeded")
 
+        async def all_served() -> bool:
+            each = [await made.deliveries(endpoint_id=endpoint.id) for endpoint in healthy]
+            return all([delivery.state for delivery in lane] == ["delivered"] * 20 for lane in each)
 
-async def _p99_of_waits(made: DeliveryStack, *, rounds: int) -> float:
-    before = {one.id for one in await made.deliveries()}
-    for _ in range(rounds):
-        await made.write_events("job.succeeded")
-        await asyncio.sleep(0.05)
-    healthy = [one.id for one in await made.endpoints.all() if "hangs" not in one.url]
-    waits: list[float] = []
-    async with patience():
-        for endpoint_id in healthy:
-            while any(one.state == "pending" for one in await made.deliveries(endpoint_id=endpoint_id)):
-                await asyncio.sleep(0.01)
-            for shown in await made.deliveries(endpoint_id=endpoint_id):
-                found = await made.log.one(shown.id)
-                assert found is not None
-                if shown.id not in before:
-                    waits.append((found[1][0].started_at - shown.created_at).total_seconds())
-    assert len(waits) == 9 * rounds
-    return sorted(waits)[int(len(waits) * 0.99)]
+        await eventually(all_served)
+        assert len(subscriber.at("/hangs")) == 10, "none of its calls has ended"
+        gate.set()
+        await made.settled()
 
 
 async def test_first_tries_are_not_held_up_by_later_ones_that_hang(tmp_path: Path) -> None:
     """Sixty old failures are due again and each hangs; a new event is still tried at once."""
+    gate, clock = asyncio.Event(), Clock()
     subscriber = Subscriber({"/hook": [500]})
-    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0, 0.3)) as made:
-        await made.endpoint(f"{origin}/hook", concurrency=4, timeout_seconds=20)
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0, 60), clock=clock) as made:
+        await made.endpoint(f"{origin}/hook", concurrency=4, timeout_seconds=PATIENCE_SECONDS)
         await made.write_events(*["job.failed"] * 60)
-        async with patience():
-            while len(subscriber.seen) < 60:
-                await asyncio.sleep(0.01)
-            subscriber.answers["/hook"] = [30.0]
-            while len(subscriber.seen) < 63:
-                await asyncio.sleep(0.01)
-        started = asyncio.get_running_loop().time()
+
+        async def all_failed() -> bool:
+            return all(delivery.tries == 1 for delivery in await made.deliveries())
+
+        await eventually(all_failed)
+        subscriber.answers["/hook"] = [gate]
+        clock.advance(70)
+        made.wake()
+        await eventually(lambda: len(subscriber.seen) == 63)
         await made.write_events("job.succeeded")
-        async with patience():
-            while b"job.succeeded" not in subscriber.seen[-1].body:
-                await asyncio.sleep(0.01)
-        assert asyncio.get_running_loop().time() - started < 2
+        await eventually(lambda: b"job.succeeded" in subscriber.seen[-1].body)
+        assert len(subscriber.seen) == 64, "none of the others has ended"
+        gate.set()
+        await made.settled()
 
 
 async def test_concurrency_and_rate_of_an_endpoint_hold(tmp_path: Path) -> None:
-    subscriber = Subscriber({"/narrow": [0.05], "/paced": [200]})
+    gate = asyncio.Event()
+    subscriber = Subscriber({"/narrow": [gate]})
     async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
-        await made.endpoint(f"{origin}/narrow", concurrency=2)
-        await made.endpoint(f"{origin}/paced", rate="5/0.5")
+        narrow = await made.endpoint(f"{origin}/narrow", concurrency=2)
+        paced = await made.endpoint(f"{origin}/paced", rate="5/86400")
         await made.write_events(*["job.succeeded"] * 12)
-        await made.settled()
-    starts = [seen.at for seen in subscriber.at("/narrow")]
-    assert all(later - earlier >= 0.045 for earlier, later in zip(starts, starts[2:], strict=False))
-    paced = [seen.at for seen in subscriber.at("/paced")]
-    assert len(paced) == 12
-    assert paced[11] - paced[0] >= 0.6
+        await eventually(lambda: len(subscriber.at("/narrow")) == 2 and len(subscriber.at("/paced")) == 5)
+        gate.set()
+
+        async def states(endpoint: Endpoint) -> Counter[str]:
+            return Counter(delivery.state for delivery in await made.deliveries(endpoint_id=endpoint.id))
+
+        async def narrow_served() -> bool:
+            return await states(narrow) == {"delivered": 12}
+
+        await eventually(narrow_served)
+        assert subscriber.most_open["/narrow"] == 2
+        assert await states(paced) == {"delivered": 5, "pending": 7}
 
 
 async def test_a_removed_endpoint_hears_nothing_more(tmp_path: Path) -> None:
-    subscriber = Subscriber({"/slow": [0.2]})
+    gate = asyncio.Event()
+    subscriber = Subscriber({"/slow": [gate]})
     async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         endpoint = await made.endpoint(f"{origin}/slow", concurrency=1)
         await made.write_events(*["job.succeeded"] * 10)
-        async with patience():
-            while not subscriber.seen:
-                await asyncio.sleep(0.005)
+        await eventually(lambda: bool(subscriber.seen))
         assert (await client.delete(f"/v1/endpoints/{endpoint.id}")).status_code == 204
+        gate.set()
         deliveries = await made.settled()
-        count = len(subscriber.seen)
+        await made.endpoint(f"{origin}/other")
         await made.write_events("job.succeeded")
-        await asyncio.sleep(0.3)
-    assert len(subscriber.seen) == count <= 2
-    assert {one.state for one in deliveries} <= {"dropped", "delivered"}
+        await made.settled()
+    assert [seen.path for seen in subscriber.seen] == ["/slow", "/other"]
+    assert {delivery.state for delivery in deliveries} <= {"dropped", "delivered"}

@@ -19,8 +19,9 @@ from receiver.web.events import EventsApi
 from receiver.web.problems import Problem, answer_problem
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state
-from tests.support.streams import Frame, read_frames, record_events, serving
-from tests.support.waiting import patience
+from tests.support.serving import serving
+from tests.support.streams import Frame, read_frames, record_events
+from tests.support.waiting import PATIENCE_SECONDS, eventually, patience
 
 TOKEN = "a-token-for-tests"
 
@@ -42,7 +43,9 @@ class Served:
         try:
             async with (
                 serving(self.app) as origin,
-                httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False) as client,
+                httpx.AsyncClient(
+                    base_url=origin, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS
+                ) as client,
             ):
                 try:
                     yield client
@@ -68,7 +71,7 @@ def listen(
     client: httpx.AsyncClient, after: int | None = None, **params: str
 ) -> contextlib.AbstractAsyncContextManager:
     headers = {"accept": "text/event-stream"} | ({} if after is None else {"last-event-id": str(after)})
-    return client.stream("GET", "/v1/events", headers=headers, params=params, timeout=5)
+    return client.stream("GET", "/v1/events", headers=headers, params=params, timeout=PATIENCE_SECONDS)
 
 
 async def take(response: httpx.Response, count: int) -> list[Frame]:
@@ -176,9 +179,7 @@ async def test_a_client_that_went_away_is_forgotten(served: Served) -> None:
             await served.record_events("job.queued")
             await take(response, 1)
             assert served.stream.clients == 1
-        async with patience():
-            while served.stream.clients:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: served.stream.clients == 0)
 
 
 async def test_a_client_that_does_not_read_holds_one_batch_and_no_more(served: Served) -> None:
@@ -211,7 +212,7 @@ async def test_a_client_cut_off_fifty_times_under_load_sees_every_event_once_in_
         async def load() -> None:
             for _ in range(total // 10):
                 await served.record_events(*["job.running"] * 10)
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0)
 
         loading = asyncio.create_task(load())
         while len(seen) < total:

@@ -25,8 +25,9 @@ from receiver.upstream.archive import Archive
 from receiver.upstream.leases import LEASE
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Image, Report, State
-from tests.support.streams import serving
-from tests.support.upstream_loops import Clock, Loops, loops
+from tests.support.clock import Clock
+from tests.support.serving import serving
+from tests.support.upstream_loops import Loops, loops
 
 PICTURE = picture_bytes(80, 60)
 

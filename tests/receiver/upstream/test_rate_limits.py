@@ -11,7 +11,8 @@ from receiver.store.rows import us
 from receiver.upstream.rate_limits import Bucket, Pace
 from submitter.provider_settings import Rate
 from submitter.providers import PROVIDERS
-from tests.support.upstream_loops import Clock, loops
+from tests.support.clock import Clock
+from tests.support.upstream_loops import loops
 
 NOVITA = (Rate(20, 60),)
 

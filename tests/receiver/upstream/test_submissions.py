@@ -13,7 +13,8 @@ from receiver.domain.jobs import Source
 from receiver.store.jobs import JobStore
 from receiver.upstream.leases import LEASE
 from submitter.vocabulary import State
-from tests.support.upstream_loops import START, Loops, loops
+from tests.support.clock import START
+from tests.support.upstream_loops import Loops, loops
 from tests.support.waiting import eventually
 
 WHO = {"owner": "worker", "lease": LEASE}

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from receiver.web.job_request import JobRequest
 from tests.support.running_receiver import running_receiver
-from tests.support.streams import serving
+from tests.support.serving import serving
 
 
 async def test_a_fetch_that_is_cancelled_leaves_no_file(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from receiver.store.blobs import Blobs
 from receiver.store.deliveries import Deliveries
 from receiver.store.events import Events
 from receiver.store.retention import Pruning
-from tests.support.delivery_stack import Subscriber, delivery_stack
+from tests.support.delivery_stack import delivery_stack
+from tests.support.subscriber import Subscriber
 
 
 async def test_what_was_not_delivered_is_one_list_and_every_filter_chooses(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from receiver.web.endpoints import EndpointsApi
 from receiver.web.problems import Problem
 from submitter.signatures import new_secret, verify
 from tests.receiver.net.test_client_hostile import HOSTILE, Connector, guarded, names
-from tests.support.delivery_stack import Subscriber, delivery_stack
+from tests.support.delivery_stack import delivery_stack
+from tests.support.subscriber import Subscriber
 
 URL = "http://127.0.0.1:8099/hook"
 

@@ -22,7 +22,7 @@ from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
 from tests.support.processes import LiveReceiver, live, wait_for_state
-from tests.support.streams import serving
+from tests.support.serving import serving
 
 PICTURE = picture_bytes(96, 64)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from pathlib import Path
@@ -19,10 +18,10 @@ from receiver.store.outbox import EVENT_TYPES
 from receiver.web.openapi import describe
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.delivery_stack import Subscriber
 from tests.support.processes import live, submit, wait_for_state
 from tests.support.running_receiver import running_receiver
-from tests.support.waiting import patience
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import eventually
 
 DESCRIPTION = describe(PROVIDERS)
 
@@ -141,9 +140,7 @@ async def test_real_answers_are_as_described(tmp_path: Path) -> None:
         for event_type in EVENT_TYPES:
             answer = await client.post(f"{path}/test", json={"event_type": event_type})
             check("DeliveryWithAttempts", answer.json())
-        async with patience():
-            while len(subscriber.seen) < len(EVENT_TYPES) + 4:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: len(subscriber.seen) >= len(EVENT_TYPES) + 4)
         for seen in subscriber.seen:
             body = json.loads(seen.body)
             schema = DESCRIPTION["webhooks"][body["type"]]["post"]["requestBody"]["content"]["application/json"]
