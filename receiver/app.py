@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from receiver.domain.lifecycle import Timing
+from receiver.domain.polling import Timing
 from receiver.domain.tokens import Tokens
 from receiver.downstream.notifier import Notifier
 from receiver.downstream.stream import Stream

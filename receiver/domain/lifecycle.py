@@ -1,24 +1,26 @@
 """
-How a job moves. Pure: no clock, no database, no network.
+Job lifecycle. Pure: no clock, no database, no network.
 
-Whatever happens to a job is an update of it: a callback, the answer to a poll, the answer to the submit
-call, or our own doing. `advance` takes the job as read, one update and the moment, and says what the job
-becomes, which events that is worth, and what to write behind the evidence. Two tables decide:
+Whatever a job learns is an update: a callback, the answer to a poll, the answer to the submit call, or a decision of
+ours. `advance` takes the job as read, one update and the current time, and returns what the job becomes, the events to
+emit, and the verdict to write beside the evidence. A table decides what a believed update makes of a job:
 
-    state of the job   what a believed update makes of it
-                       running   succeeded, failed   queued   unconfirmed   expired   canceled
-    queued             adopt     finish              defer    -             -         end
-    sending            start     finish              again    doubt         -         end
-    running            note      finish              -        -             end       end
-    unconfirmed        start     finish              again    -             -         end
-    succeeded, failed  -         -                   -        -             -         -
-    expired, canceled  note      late                -        -             -         -
+    state of the job    the update reports
+                        running    succeeded, failed    queued    unconfirmed    expired    canceled
+    queued              adopt      finish               defer     -              -          end
+    sending             start      finish               again     doubt          -          end
+    running             note       finish               -         -              end        end
+    unconfirmed         start      finish               again     -              -          end
+    succeeded, failed   -          -                    -         -              -          -
+    expired, canceled   note_id    late                 -         -              -          -
 
-`succeeded` and `failed` are the provider's word: the first believed one wins and nothing moves the job again. `expired`
-and `canceled` are ours: a result that comes later is kept and told (`job.late_result`), the state stays.
+`succeeded` and `failed` are the provider's word: the first believed report wins, and nothing moves the job again.
+`expired` and `canceled` are ours: a result that arrives later is kept and announced (`job.late_result`); the state
+stays.
 
-An update that is not trusted enough (an unsigned callback that claims an end) is a hint: it moves nothing, it makes the
-next poll due now, and that poll, made with our own key, brings the fact.
+An update that is not trusted enough (an unsigned callback that reports an end) is a hint: it changes no state, it makes
+the next poll due now, and that poll, made with our own key, brings the fact. `polling` has the second table: when the
+next poll is due once one was made.
 """
 
 from __future__ import annotations
@@ -28,16 +30,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from receiver.domain.jobs import Job, Source, Verdict
+from receiver.domain.polling import Poll, Timing, after_poll, not_after_deadline
 from submitter.vocabulary import Failure, Image, Report, State
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
     """
-    One thing to know about a job.
+    A report about a job, with where it came from and how far it is believed.
 
     `report.state` may also be one of ours (`queued`: send again at `retry_at`; `unconfirmed`, `expired`, `canceled`).
-    `report` is None for a poll that brought no answer. `source` is None for our own doing.
+    `report` is None for a poll that brought no answer. `source` is None for a decision of ours.
     """
 
     report: Report | None
@@ -46,39 +49,18 @@ class Update:
     retry_at: datetime | None = None
     last_error: str | None = None
     forget_claim: bool = False
-    """The claimed task id proved to be nobody's."""
+    """The provider knows no task with the claimed id."""
     asked_at: datetime | None = None
-    """When the poll that brought this left: a hint that came after it is still open."""
+    """When the poll or submit call that brought this was sent: a hint that came after it is still open."""
     received_at: datetime | None = None
-    """When the callback that brought this came; it may be read a good while later."""
+    """When the callback that brought this was received; it may be read much later."""
     again: bool = False
-    """Old evidence, read again: no poll was made, and no silence broken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """
-    When a provider's jobs are polled, in seconds. `silence` is how long a callback may take, `lifetime` how long a
-    job may run before it expires; half way there a running job is overdue.
-    """
-
-    first: float
-    interval: float
-    silence: float
-    growth: float = 1.5
-    cap: float = 60.0
-    lifetime: float = 3600.0
-    pollable: bool = True
-
-    def after(self, polls: int, *, jitter: float = 0.0) -> timedelta:
-        """The pause before the next poll when *polls* were made. *jitter* in [0, 1] stretches it by up to a tenth."""
-        pause = min(self.interval * self.growth ** min(polls, 40), max(self.cap, self.interval))
-        return timedelta(seconds=pause * (1 + 0.1 * jitter))
+    """Old evidence read again: no poll was made, and it restarts no timer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an update makes of a job. `job` is the same object where nothing changes."""
+    """The result of an update. `job` is the same object where nothing changes."""
 
     job: Job
     verdict: Verdict
@@ -87,13 +69,13 @@ class Change:
 
 
 def advance(job: Job, update: Update, now: datetime, timing: Timing, *, jitter: float = 0.0) -> Change:
-    """What *update* makes of *job*. Never raises; the version is counted up by the store, not here."""
+    """Apply *update* to *job*. Never raises; the store increments the version."""
     report = update.report
     if report is not None and update.again and not report.state.terminal:
         report = replace(report, remote_status=job.remote_status or report.remote_status)
     if report is not None and _names_another_task(job, report, update):
         ignored = Change(job, Verdict.IGNORED)
-        # The poll was made all the same, and the next one must not be due at once.
+        # The poll was made all the same: the next one must not be due at once.
         if update.source is not Source.POLL or update.again:
             return ignored
         return _polled(ignored, replace(update, report=None), now, timing, jitter)
@@ -114,7 +96,7 @@ def advance(job: Job, update: Update, now: datetime, timing: Timing, *, jitter: 
 # --- The rows -------------------------------------------------------------------------------------------------------
 
 _CLAIMED = Failure(
-    "maybe_accepted", "its submit call was refused, but an unsigned callback names a task of it", permanent=False
+    "maybe_accepted", "the submit call was refused, but an unsigned callback names a task for this job", permanent=False
 )
 
 Row = Callable[[Job, Report, Update, datetime, Timing], Change]
@@ -129,7 +111,7 @@ def _ignore(job: Job, report: Report, update: Update, now: datetime, timing: Tim
 
 
 def _start(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """The provider has it."""
+    """The provider accepted the job."""
     known = _known(job, report)
     started = replace(
         known,
@@ -143,13 +125,13 @@ def _start(job: Job, report: Report, update: Update, now: datetime, timing: Timi
 
 
 def _adopt(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """A queued job is said to run: an earlier try of ours was accepted after all. It must not be sent again."""
+    """A queued job is reported running: an earlier try was accepted after all. It must not be sent again."""
     sent = replace(job, sent_at=now, deadline_at=now + timedelta(seconds=timing.lifetime), retry_at=None)
     return _start(sent, report, update, now, timing)
 
 
 def _note(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """Still running. A believed callback breaks the silence, so the first poll can wait again."""
+    """Still running. A believed callback restarts the wait before the first poll."""
     noted = _known(job, report)
     if (
         update.source is Source.CALLBACK
@@ -159,14 +141,14 @@ def _note(job: Job, report: Report, update: Update, now: datetime, timing: Timin
         and timing.pollable
         and not update.again
     ):
-        noted = replace(noted, next_poll_at=_not_after_deadline(job, now + timedelta(seconds=timing.silence)))
+        noted = replace(noted, next_poll_at=not_after_deadline(job, now + timedelta(seconds=timing.silence)))
     if noted == job:
         return Change(job, Verdict.DUPLICATE if update.source is Source.CALLBACK else Verdict.BELIEVED)
     return Change(noted, Verdict.BELIEVED)
 
 
 def _note_id(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """We ended the job; should its result still come, this id is what can confirm it."""
+    """We ended the job; should its result still come, this id can confirm it."""
     noted = _known(job, report)
     noted = replace(noted, hinted_at=_still_meant(job, noted))
     if noted.remote_id is not None and noted.hinted_at is not None and noted.next_poll_at is None and timing.pollable:
@@ -175,7 +157,7 @@ def _note_id(job: Job, report: Report, update: Update, now: datetime, timing: Ti
 
 
 def _finish(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """The provider's word."""
+    """The provider reports the end."""
     brought = Source.CALLBACK if update.source is Source.POLL and job.hinted_at is not None else update.source
     error = report.error
     if report.state is State.FAILED and error is None:
@@ -198,7 +180,7 @@ def _finish(job: Job, report: Report, update: Update, now: datetime, timing: Tim
 
 
 def _late(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """The provider's word, after we gave the job up. Kept and told once; the state stays."""
+    """The provider reports the end after we gave the job up. Kept and announced once; the state stays."""
     if job.late_at is not None:
         return Change(replace(job, next_poll_at=None, hinted_at=None), Verdict.LATE)
     late = replace(_known(job, report), late_at=now, next_poll_at=None, hinted_at=None, claimed_id=None)
@@ -207,7 +189,7 @@ def _late(job: Job, report: Report, update: Update, now: datetime, timing: Timin
 
 
 def _again(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """Surely not accepted: back to the queue. Unless a callback came that names a task: then a poll must decide."""
+    """Certainly not accepted: back to the queue, unless a callback names a task. Then a poll must decide."""
     if job.claimed_id is not None and job.hinted_at is not None and timing.pollable:
         if job.state is State.UNCONFIRMED:
             return Change(job, Verdict.BELIEVED)
@@ -228,7 +210,7 @@ def _again(job: Job, report: Report, update: Update, now: datetime, timing: Timi
 
 
 def _doubt(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """It left and no answer came: it may run, and be billed. Never sent again by itself."""
+    """The request was sent and no answer came: the task may run and be billed. Never sent again by itself."""
     pending_hint = job.hinted_at is not None and (job.remote_id or job.claimed_id) and timing.pollable
     doubtful = replace(
         job,
@@ -241,7 +223,7 @@ def _doubt(job: Job, report: Report, update: Update, now: datetime, timing: Timi
 
 
 def _end(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """Ours to say: expired or canceled."""
+    """Expired or canceled: a decision of ours."""
     ended = replace(
         job,
         state=report.state,
@@ -255,7 +237,7 @@ def _end(job: Job, report: Report, update: Update, now: datetime, timing: Timing
 
 
 def _defer(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """A queued job stays queued, until later."""
+    """A queued job stays queued until later."""
     return Change(replace(job, retry_at=update.retry_at or now, last_error=update.last_error), Verdict.BELIEVED)
 
 
@@ -296,15 +278,15 @@ _ROWS: dict[State, dict[State, Row]] = {
 }
 
 
-# --- Hints and polls ------------------------------------------------------------------------------------------------
+# --- Hints ---------------------------------------------------------------------------------------------------------
 
 
 def _hint(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """
-    Somebody who knows the job's URL says something. Only a poll can tell whether it is so.
+    Record a claim by a sender who knows the job's URL. Only a poll can confirm it.
 
-    Hints join: the poll they make due is at most one in an interval. The newest moment counts, because a poll that
-    left before it may have come too early for what it tells.
+    Hints join: they make at most one poll due in an interval. The newest hint counts, because a poll sent before it
+    may have been too early to see what it reports.
     """
     if job.state in (State.SUCCEEDED, State.FAILED):
         return Change(job, Verdict.LATE)
@@ -325,7 +307,7 @@ def _hint(job: Job, report: Report, update: Update, now: datetime, timing: Timin
 
 
 def _claimed_in_queue(job: Job, claimed: str, update: Update, now: datetime, timing: Timing) -> Change:
-    """A job that is to be sent again, and a callback that names its task: it may run already. A poll decides."""
+    """A callback names a task of a job that waits to be sent again: it may be running already. A poll decides."""
     sent = replace(
         job,
         hinted_at=update.received_at or now,
@@ -339,74 +321,23 @@ def _claimed_in_queue(job: Job, claimed: str, update: Update, now: datetime, tim
 
 
 def _polled(change: Change, update: Update, now: datetime, timing: Timing, jitter: float) -> Change:
-    """A poll was made: book it and say when the next one is due. A hint that came after it left wants another one."""
-    hinted_at = change.job.hinted_at
-    newer_hint = hinted_at is not None and update.asked_at is not None and hinted_at > update.asked_at
-    soon = now + timedelta(seconds=timing.interval)
-    job = replace(
-        change.job,
-        polled_at=now,
-        polls=change.job.polls + 1,
-        claimed_id=None if update.forget_claim and not newer_hint else change.job.claimed_id,
+    """Record the poll that brought *update*, and schedule the next one."""
+    poll = Poll(
+        now,
+        asked_at=update.asked_at,
+        answered=update.report is not None,
+        retry_at=update.retry_at,
+        forget_claim=update.forget_claim,
     )
-    if job.state in (State.SUCCEEDED, State.FAILED) or job.late_at is not None:
-        return replace(change, job=replace(job, next_poll_at=None))
-    answered = update.report is not None
-    if job.state.terminal:
-        nothing_to_ask = not (job.remote_id or job.claimed_id)
-        too_long = hinted_at is not None and now - hinted_at > timedelta(hours=1)
-        if nothing_to_ask or (not newer_hint and (answered or too_long)):
-            return replace(change, job=replace(job, hinted_at=None, next_poll_at=None))
-        pause = soon if newer_hint else update.retry_at or now + timing.after(job.polls, jitter=jitter)
-        return replace(change, job=replace(job, next_poll_at=pause))
-    past_deadline = job.deadline_at is not None and now >= job.deadline_at
-    was_the_last = job.deadline_at is not None and (update.asked_at or now) >= job.deadline_at
-    if job.state is State.RUNNING and was_the_last:
-        return _expire(replace(change, job=job), now, next_poll_at=soon if newer_hint else None)
-    still_hinted = job.hinted_at if newer_hint or not answered else None
-    pause = now + timing.after(max(job.polls - 1, 0), jitter=jitter)
-    next_poll_at: datetime | None = max(pause, update.retry_at) if update.retry_at else pause
-    if job.state is State.UNCONFIRMED and not (job.remote_id or job.claimed_id):
-        next_poll_at, still_hinted = None if past_deadline else job.deadline_at, None
-    if newer_hint and next_poll_at is not None:
-        next_poll_at = min(next_poll_at, soon)
-    if job.state is State.RUNNING and next_poll_at is not None:
-        next_poll_at = _not_after_deadline(job, next_poll_at)
-    job = replace(job, next_poll_at=next_poll_at, hinted_at=still_hinted)
-    if job.overdue_at is None and _is_overdue(job, now):
-        return replace(change, job=replace(job, overdue_at=now), events=(*change.events, "job.overdue"))
-    return replace(change, job=job)
-
-
-def _is_overdue(job: Job, now: datetime) -> bool:
-    """Unconfirmed at its deadline, or running for half of its time."""
-    if job.deadline_at is None or job.sent_at is None:
-        return False
-    if job.state is State.UNCONFIRMED:
-        return now >= job.deadline_at
-    return now >= job.sent_at + (job.deadline_at - job.sent_at) / 2
-
-
-def _expire(change: Change, now: datetime, *, next_poll_at: datetime | None) -> Change:
-    """Its time is over. With *next_poll_at* a hint is still open: what it tells may become a late result."""
-    error = Failure("expired", "no result came before the job's deadline; the last poll found none", permanent=False)
-    expired = replace(
-        change.job,
-        state=State.EXPIRED,
-        error=error,
-        next_poll_at=next_poll_at,
-        hinted_at=change.job.hinted_at if next_poll_at is not None else None,
-        finished_at=now,
-        settled_by=None,
-    )
-    return replace(change, job=expired, events=(*change.events, "job.expired"))
+    job, event = after_poll(change.job, poll, timing, jitter=jitter)
+    return replace(change, job=job, events=change.events if event is None else (*change.events, event))
 
 
 # --- Small parts ----------------------------------------------------------------------------------------------------
 
 
 def _is_of_an_earlier_try(job: Job, report: Report, update: Update) -> bool:
-    """A "no" to an earlier submit call, read again, says nothing about the one that is under way."""
+    """Whether *report* refuses an earlier submit call: read again, it says nothing about the one under way."""
     return (
         update.source is Source.RESPONSE
         and report.state in (State.QUEUED, State.FAILED, State.UNCONFIRMED)
@@ -417,13 +348,13 @@ def _is_of_an_earlier_try(job: Job, report: Report, update: Update) -> bool:
 
 
 def _names_another_task(job: Job, report: Report, update: Update) -> bool:
-    """A poll by a claimed id must bring that very task."""
+    """Whether *report* is about a task that is not the job's; a poll by a claimed id must bring that very task."""
     ours = job.remote_id or (job.claimed_id if update.source is Source.POLL else None)
     return update.source is not None and ours is not None and report.remote_id not in (None, ours)
 
 
 def _still_meant(job: Job, known: Job) -> datetime | None:
-    """The open hint, unless the task that it claimed is not the one that the job turned out to be."""
+    """The open hint, unless the task it claimed is another than the job's."""
     return job.hinted_at if job.claimed_id in (None, known.remote_id) else None
 
 
@@ -443,8 +374,4 @@ def _first_poll(job: Job, now: datetime, timing: Timing) -> datetime | None:
     if job.hinted_at is not None:
         return now
     pause = timing.silence if job.awaits_callback else timing.first
-    return _not_after_deadline(job, now + timedelta(seconds=pause))
-
-
-def _not_after_deadline(job: Job, moment: datetime) -> datetime:
-    return moment if job.deadline_at is None else min(moment, job.deadline_at)
+    return not_after_deadline(job, now + timedelta(seconds=pause))

@@ -17,7 +17,8 @@ from sqlalchemy import desc, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from receiver.domain.jobs import Job, KeptImage
-from receiver.domain.lifecycle import Timing, Update, advance
+from receiver.domain.lifecycle import Update, advance
+from receiver.domain.polling import Timing
 from receiver.store import tables
 from receiver.store.database import Database, on_its_thread
 from receiver.store.evidence import EvidenceLog

@@ -15,7 +15,8 @@ from datetime import datetime
 from typing import Any
 
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict
-from receiver.domain.lifecycle import Change, Timing, Update, advance
+from receiver.domain.lifecycle import Change, Update, advance
+from receiver.domain.polling import Timing
 from receiver.store.images import insert_images, new_image
 from receiver.store.outbox import EventRows, NewEvent, event_rows, job_event, subscriptions_in, write_event_rows
 from receiver.store.rows import changed_columns, chunks, execute_rows, jobs_in, us

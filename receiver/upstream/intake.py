@@ -24,7 +24,8 @@ import httpx
 import structlog
 
 from receiver.domain.jobs import Source, Verdict
-from receiver.domain.lifecycle import Change, Timing
+from receiver.domain.lifecycle import Change
+from receiver.domain.polling import Timing
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics

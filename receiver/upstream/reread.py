@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from receiver.domain.jobs import Source, Verdict, iso
-from receiver.domain.lifecycle import Timing
+from receiver.domain.polling import Timing
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence, EvidenceFilter
 from receiver.store.jobs import JobStore

@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from receiver.domain.jobs import Job, KeptImage
-from receiver.domain.lifecycle import Timing
+from receiver.domain.polling import Timing
 from receiver.domain.redaction import evidence_to_json
 from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.store.blobs import Blobs

@@ -27,7 +27,8 @@ import uvloop
 
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Source
-from receiver.domain.lifecycle import Timing, Update
+from receiver.domain.lifecycle import Update
+from receiver.domain.polling import Timing
 from receiver.domain.tokens import Tokens
 from receiver.downstream.notifier import Notifier
 from receiver.net.client import Outbound

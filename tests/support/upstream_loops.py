@@ -16,7 +16,7 @@ import httpx
 
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job
-from receiver.domain.lifecycle import Timing
+from receiver.domain.polling import Timing
 from receiver.domain.tokens import Tokens
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs

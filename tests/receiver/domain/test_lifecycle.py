@@ -9,7 +9,8 @@ from decimal import Decimal
 import pytest
 
 from receiver.domain.jobs import Job, Source, Verdict
-from receiver.domain.lifecycle import Timing, Update, advance
+from receiver.domain.lifecycle import Update, advance
+from receiver.domain.polling import Timing
 from submitter.vocabulary import Cost, Failure, Image, Report, State
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)

@@ -22,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, Source
-from receiver.domain.lifecycle import Timing, Update
+from receiver.domain.lifecycle import Update
+from receiver.domain.polling import Timing
 from receiver.store.database import Database
 from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.domain.jobs import KeptImage, Source
-from receiver.domain.lifecycle import Timing, Update
+from receiver.domain.lifecycle import Update
+from receiver.domain.polling import Timing
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
