@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import httpx
 import structlog
@@ -58,7 +60,7 @@ from receiver.web.events import EventsApi
 from receiver.web.health import Health
 from receiver.web.job_upload import Uploads
 from receiver.web.jobs import JobsApi
-from receiver.web.problems import Problem, answer_problem, busy
+from receiver.web.problems import NOT_FOUND, Problem, answer_problem, busy
 from receiver.web.providers import ProvidersApi
 from submitter.client import HttpSender
 from submitter.provider import Provider
@@ -78,6 +80,8 @@ class Receiver:
     def __init__(self, settings: Settings, each: Mapping[str, ProviderSettings]) -> None:
         self.settings = settings
         self.public_url = settings.public_url
+        self.public_ports: set[int] = set()
+        """Local ports whose requests come from outside, whatever host they name."""
         self.metrics = Metrics()
         self.stopping = asyncio.Event()
         made = generated(settings.data_dir)
@@ -211,7 +215,14 @@ class Receiver:
             Pruning(self.database, blobs, keep=timedelta(days=settings.keep_days)).loop,
             Loop("checkpoints", self._checkpoint, idle_seconds=_CHECKPOINT_SECONDS),
         ]
-        self.health = Health(self.database, self.loops, self.metrics, self.statistics, self.providers)
+        self.health = Health(
+            self.database,
+            self.loops,
+            self.metrics,
+            self.statistics,
+            self.providers,
+            from_outside=self._from_outside,
+        )
         self._mount(blobs)
 
     def _mount(self, blobs: Blobs) -> None:
@@ -224,7 +235,7 @@ class Receiver:
             max_bytes=self.settings.max_callback_bytes,
             token_lifetime=timedelta(seconds=self.settings.job_timeout),
         )
-        bearer = Bearer(self.api_tokens)
+        bearer = Bearer(self.api_tokens, read_only=[one.get_secret_value() for one in self.settings.read_tokens])
         jobs = JobsApi(
             store=self.store,
             admissions=self.admissions,
@@ -283,6 +294,15 @@ class Receiver:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _from_outside(self, request: Request) -> bool:
+        """Whether a request came by the public name, or by a port that a tunnel leads to."""
+        if self.settings.public_metrics:
+            return False
+        server, host = request.scope.get("server"), request.url.hostname
+        return (server is not None and server[1] in self.public_ports) or (
+            host is not None and host == public_host(self.public_url)
+        )
 
     # --- Parts ------------------------------------------------------------------------------------------------------
 
@@ -356,8 +376,18 @@ def timing(settings: Settings, provider: Provider, *, degraded: bool = False) ->
     )
 
 
+def public_host(public_url: str | None) -> str | None:
+    """The host of *public_url*, if strangers may reach it: not an address of this machine or a private network."""
+    host = None if public_url is None else urlsplit(public_url).hostname
+    if host is None or host == "localhost" or host.endswith(".localhost"):
+        return None
+    with contextlib.suppress(ValueError):
+        return host if ipaddress.ip_address(host).is_global else None
+    return host
+
+
 async def _not_found(request: Request, exc: Exception) -> Response:
-    return Problem(404, "not_found", "there is nothing here", remedy="/openapi.json lists what there is").to_response()
+    return NOT_FOUND.to_response()
 
 
 async def _not_allowed(request: Request, exc: Exception) -> Response:

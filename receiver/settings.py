@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -26,14 +27,21 @@ from submitter.providers import PROVIDERS
 from submitter.signatures import parse_secret
 
 _ENV_FILE = ".env"
+_PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_[A-Z]+|TZ|TERM|TMPDIR|TEMP|TMP|SYSTEMROOT|XDG_[A-Z_]+"
+    r"|SSH_AUTH_SOCK|SSH_AGENT_PID|TUNNEL_[A-Z0-9_]+",
+    re.IGNORECASE,
+)
 _READING = SettingsConfigDict(
     env_file=_ENV_FILE, env_ignore_empty=True, enable_decoding=False, extra="ignore", frozen=True
 )
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = Annotated[tuple[Network, ...], BeforeValidator(split_commas)]
-Delays = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(split_commas)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_YEAR_SECONDS = 365 * 86_400
+Delay = Annotated[float, Field(ge=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
+Delays = Annotated[tuple[Delay, ...], BeforeValidator(split_commas)]
+Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -55,6 +63,9 @@ class Settings(BaseSettings):
         (), description="Comma-separated; the first signs callback and input links, all verify. Generated if unset."
     )
     api_tokens: Secrets = Field((), description="Comma-separated bearer tokens for `/v1`. Generated if unset.")
+    read_tokens: Secrets = Field(
+        (), description="Comma-separated bearer tokens that may read `/v1` and change nothing. None if unset."
+    )
     notify_secrets: Secrets = Field(
         (), description="Comma-separated `whsec_…`, all sign: deliveries to a job's `notify_url`. Generated if unset."
     )
@@ -75,13 +86,26 @@ class Settings(BaseSettings):
     allow_networks: Networks = Field(
         (), description="Comma-separated CIDRs that may be reached although private; plain http is allowed there."
     )
-    max_callback_bytes: int = Field(1024 * 1024, gt=0, description="Larger callbacks are answered 413.")
+    callback_budget: int = Field(
+        64 * 1024 * 1024,
+        gt=0,
+        le=2**40,
+        description="Bytes that unsigned callbacks of one job may take on disk; beyond it they are answered 429.",
+    )
+    max_callback_bytes: int = Field(1024 * 1024, gt=0, le=2**28, description="Larger callbacks are answered 413.")
     keep_days: float = Field(
-        30, gt=0, description="Evidence and attempts are kept this long; finished jobs' inputs 24 h."
+        30,
+        gt=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="Evidence and attempts are kept this long; finished jobs' inputs 24 h.",
     )
     trusted_proxies: Texts = Field(
         ("127.0.0.1", "::1"),
         description="Comma-separated addresses or CIDRs whose X-Forwarded-For is believed for the peer address.",
+    )
+    public_metrics: bool = Field(
+        False, description="Answer `/metrics` and `/readyz` to requests that name the host of `PUBLIC_URL` too."
     )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json`, `text`, or `auto`: text on a terminal, JSON elsewhere."
@@ -126,7 +150,7 @@ class Settings(BaseSettings):
             parse_secret(secret.get_secret_value())
         return value
 
-    @field_validator("secret_keys", "api_tokens")
+    @field_validator("secret_keys", "api_tokens", "read_tokens")
     @classmethod
     def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(secret.get_secret_value()) < 8 for secret in value):
@@ -192,6 +216,11 @@ def given() -> dict[str, str]:
     """The names (in capitals) of everything that is set, and where: `environment` or `.env`. Never a value."""
     names = {name.upper(): _ENV_FILE for name, value in dotenv_values(_ENV_FILE).items() if value is not None}
     return {**names, **{name.upper(): "environment" for name in os.environ}}
+
+
+def child_environment() -> dict[str, str]:
+    """What a program that tunnels for us gets: what any program needs, and its own settings; none of our secrets."""
+    return {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
 
 
 def _unreadable_lines() -> list[str]:

@@ -64,6 +64,8 @@ class Served:
     origin: str
     ended: asyncio.Task[None]
     sandbox: str | None = None
+    public_port: int | None = None
+    """Where a tunnel's requests go: as `origin`, but operators' pages do not answer."""
 
     def announce(self) -> None:
         """Say where it is. A token that nobody set is shown too, but on a terminal only."""
@@ -88,8 +90,14 @@ async def served(
     host: str,
     port: int,
     sandbox: Sandbox | None = None,
+    tunnelled: bool = False,
 ) -> AsyncIterator[Served]:
-    """A receiver on *host* and *port*, with *sandbox* as its providers, until the block is left or a signal comes."""
+    """
+    A receiver on *host* and *port*, with *sandbox* as its providers, until the block is left or a signal comes.
+
+    *tunnelled*: it listens on a second port too, for a tunnel. A request's Host header says nothing about where it came
+    from; the port that it came in at does.
+    """
     for warning in misspelt(given()):
         log.warning("unknown_setting", detail=warning)
     async with contextlib.AsyncExitStack() as stack:
@@ -123,5 +131,9 @@ async def served(
             trusted_proxies=settings.trusted_proxies,
             lifespan=receiver.app.router.lifespan_context(receiver.app),
         )
-        ended = await stack.enter_async_context(running(made, listener))
-        yield Served(receiver, origin, ended, stand_ins)
+        listeners = [listener]
+        if tunnelled:
+            listeners.append(stack.enter_context(contextlib.closing(listen("127.0.0.1", 0))))
+            receiver.public_ports.add(listeners[-1].getsockname()[1])
+        ended = await stack.enter_async_context(running(made, *listeners))
+        yield Served(receiver, origin, ended, stand_ins, listeners[-1].getsockname()[1] if tunnelled else None)

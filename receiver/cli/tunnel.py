@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import structlog
 import typer
@@ -59,8 +58,8 @@ def tunnel(
     sandbox_too = new_sandbox() if sandbox else None
 
     async def main() -> int:
-        async with served(settings, each, host="127.0.0.1", port=port, sandbox=sandbox_too) as live:
-            await _tunnelled(live, way(urlsplit(live.origin).port or port), settings.public_url, patience)
+        async with served(settings, each, host="127.0.0.1", port=port, sandbox=sandbox_too, tunnelled=True) as live:
+            await _tunnelled(live, way(live.public_port or port), settings.public_url, patience)
         return 0
 
     raise typer.Exit(run(main()))

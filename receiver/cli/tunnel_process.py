@@ -24,6 +24,7 @@ import structlog
 
 from receiver.cli.checks import Finding, Grade
 from receiver.domain.redaction import redact
+from receiver.settings import child_environment
 
 log = structlog.get_logger("receiver.tunnel")
 
@@ -130,6 +131,7 @@ class Tunnel:
                 stdout=writing,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
+                env=child_environment(),
             )
         except OSError as exc:
             os.close(reading)

@@ -173,13 +173,13 @@ def server(
 
 
 @contextlib.asynccontextmanager
-async def running(made: Server, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+async def running(made: Server, *listeners: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
     """
-    Have *made* answer on *listener* for as long as the block runs; leaving the block stops it and waits.
+    Have *made* answer on *listeners* for as long as the block runs; leaving the block stops it and waits.
 
     Gives the task that ends when a signal has stopped it.
     """
-    serving = asyncio.create_task(made.serve(sockets=[listener]), name="server")
+    serving = asyncio.create_task(made.serve(sockets=list(listeners)), name="server")
     starting = asyncio.create_task(made.wait_started())
     await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
     starting.cancel()

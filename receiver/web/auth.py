@@ -16,10 +16,15 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Bearer:
-    """Who may call `/v1`. Compares in constant time; tokens are named by a digest, never by themselves."""
+    """
+    Who may call `/v1`; *read_only* tokens may read and change nothing.
 
-    def __init__(self, tokens: Sequence[str]) -> None:
-        self._tokens = [token.encode() for token in tokens]
+    Compares in constant time; tokens are named by a digest, never by themselves.
+    """
+
+    def __init__(self, tokens: Sequence[str], *, read_only: Sequence[str] = ()) -> None:
+        self._writing = {token.encode() for token in tokens}
+        self._tokens = [*self._writing, *({token.encode() for token in read_only} - self._writing)]
 
     def check(self, request: Request) -> str:
         """The id of the caller's token, or `Problem` 401."""
@@ -33,6 +38,13 @@ class Bearer:
                 "a bearer token is needed",
                 remedy="send `Authorization: Bearer TOKEN` with one of RECEIVER_API_TOKENS",
                 headers={"www-authenticate": "Bearer"},
+            )
+        if matches[0] not in self._writing and request.method not in ("GET", "HEAD"):
+            raise Problem(
+                403,
+                "read_only_token",
+                "this token has the scope `read`: it may read and change nothing",
+                remedy="send one of RECEIVER_API_TOKENS",
             )
         return hashlib.sha256(matches[0]).hexdigest()[:16]
 

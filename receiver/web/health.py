@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from receiver.runtime.metrics import Metrics
 from receiver.store.database import Database
 from receiver.store.rows import us
 from receiver.upstream.statistics import ProviderStatistics
+from receiver.web.problems import NOT_FOUND
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
@@ -64,12 +65,15 @@ class Health:
         metrics: Metrics,
         statistics: ProviderStatistics,
         providers: Mapping[str, Provider],
+        *,
+        from_outside: Callable[[Request], bool] = lambda request: False,
     ) -> None:
         self._database = database
         self._loops = loops
         self._metrics = metrics
         self._statistics = statistics
         self._providers = providers
+        self._from_outside = from_outside
         self._written_at = -_WRITTEN_SECONDS
         self._writing: asyncio.Task[None] | None = None
 
@@ -85,6 +89,7 @@ class Health:
 
     async def ready(self, request: Request) -> Response:
         """503 as long as one of the checks fails; each says what it found."""
+        self._for_operators(request)
         checks: dict[str, str] = {}
         try:
             checks["migrations"] = "ok" if await self._database.schema_is_current() else "behind; run receiver migrate"
@@ -103,6 +108,11 @@ class Health:
         good = all(value == "ok" for value in checks.values())
         return JSONResponse({"status": "ready" if good else "not ready", "checks": checks}, 200 if good else 503)
 
+    def _for_operators(self, request: Request) -> None:
+        """`Problem` 404 for a request from outside: what is measured is nobody's business there."""
+        if self._from_outside(request):
+            raise NOT_FOUND
+
     async def _write(self) -> None:
         """A database that can be read may be locked by somebody, or its disk full: then no callback can be kept."""
         if time.monotonic() - self._written_at < _WRITTEN_SECONDS:
@@ -118,6 +128,7 @@ class Health:
         self._written_at = time.monotonic()
 
     async def metrics(self, request: Request) -> Response:
+        self._for_operators(request)
         await self._measure(datetime.now(UTC))
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

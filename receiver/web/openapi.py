@@ -31,6 +31,7 @@ _MEANINGS = {
     204: "Done.",
     400: "The body can't be read.",
     401: "No bearer token, or a wrong one; for a callback, no good signature.",
+    403: "The token may read and change nothing.",
     404: "There is no such thing.",
     408: "The body came too slowly.",
     409: "Not as things are.",
@@ -62,7 +63,12 @@ def describe(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         },
         "security": [{"bearer": []}],
         "tags": [{"name": name} for name in ("jobs", "providers", "events", "endpoints", "deliveries", "service")],
-        "paths": {**_jobs(providers), **_events(tuple(providers)), **_endpoints(), **_deliveries(), **_service()},
+        "paths": {
+            **_changes_refused(
+                {**_jobs(providers), **_events(tuple(providers)), **_endpoints(), **_deliveries()},
+            ),
+            **_service(),
+        },
         "webhooks": {name: {"post": _webhook(name)} for name in EVENT_TYPES},
         "components": {
             "schemas": schemas(providers),
@@ -354,6 +360,16 @@ def _operation(
             response["content"] = {_JSON: {"schema": answer}}
         found["responses"][str(status)] = response
     return found
+
+
+def _changes_refused(paths: dict[str, Any]) -> dict[str, Any]:
+    """*paths*, where everything that changes something refuses a token that may only read."""
+    refused = {"description": _MEANINGS[403], "content": {_PROBLEM: {"schema": ref("Problem")}}}
+    for operations in paths.values():
+        for method, operation in operations.items():
+            if method not in ("get", "head"):
+                operation["responses"]["403"] = refused
+    return paths
 
 
 def _bodiless(operation: Schema) -> Schema:

@@ -68,6 +68,9 @@ class Problem(Exception):
         )
 
 
+NOT_FOUND = Problem(404, "not_found", "there is nothing here", remedy="/openapi.json lists what there is")
+
+
 async def answer_problem(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, Problem)
     return exc.to_response()

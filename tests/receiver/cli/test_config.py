@@ -160,3 +160,17 @@ def test_nothing_that_is_listed_shows_a_secret(monkeypatch: pytest.MonkeyPatch) 
     for name in ("RECEIVER_SECRET_KEYS", "RECEIVER_API_TOKENS", "FREEPIK_WEBHOOK_SECRET", "UPSCAYL_API_KEY"):
         monkeypatch.setenv(name, SECRET)
     assert SECRET not in repr(in_force(*load(), given()))
+
+
+@pytest.mark.parametrize("value", ["inf", "1e300", "nan", "-1", "31536001", "9" * 5000, "1e999"])
+@pytest.mark.parametrize("name", ["CALLBACK_TIMEOUT", "POLL_INTERVAL", "JOB_TIMEOUT", "RETRY_SCHEDULE", "KEEP_DAYS"])
+def test_a_duration_without_a_bound_is_refused_by_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"RECEIVER_{name}", f"0,{value}" if name == "RETRY_SCHEDULE" else value)
+    with pytest.raises(SettingsInvalid) as caught:
+        load()
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"RECEIVER_{name}: ")
+    assert "\n" not in problem and len(problem) < 200

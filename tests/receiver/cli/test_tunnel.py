@@ -27,10 +27,10 @@ from tests.support.waiting import eventually, patiently
 
 # What cloudflared prints, with another name at each start; it writes down its process id and stays.
 CLOUDFLARED = """#!/bin/sh
-printf x >> "$STANDIN/starts"
-echo $$ > "$STANDIN/pid"
-echo "$@" > "$STANDIN/arguments"
-n=$(wc -c < "$STANDIN/starts" | tr -d ' ')
+printf x >> "$TUNNEL_STANDIN/starts"
+echo $$ > "$TUNNEL_STANDIN/pid"
+echo "$@" > "$TUNNEL_STANDIN/arguments"
+n=$(wc -c < "$TUNNEL_STANDIN/starts" | tr -d ' ')
 cat >&2 <<END
 2026-08-01T10:00:00Z INF Thank you for trying Cloudflare Tunnel. (https://developers.cloudflare.com/cloudflare-one/)
 2026-08-01T10:00:00Z INF Requesting new quick Tunnel on trycloudflare.com...
@@ -116,11 +116,11 @@ def stand_in(tmp_path: Path) -> dict[str, str]:
     program = directory / "cloudflared"
     program.write_text(CLOUDFLARED)
     program.chmod(0o755)
-    return {"PATH": f"{directory}:{os.environ['PATH']}", "STANDIN": str(directory)}
+    return {"PATH": f"{directory}:{os.environ['PATH']}", "TUNNEL_STANDIN": str(directory)}
 
 
 def pid_of(stand_in: dict[str, str]) -> int:
-    return int((Path(stand_in["STANDIN"]) / "pid").read_text())
+    return int((Path(stand_in["TUNNEL_STANDIN"]) / "pid").read_text())
 
 
 async def test_new_jobs_follow_the_changed_name_of_a_quick_tunnel(tmp_path: Path, stand_in: dict[str, str]) -> None:
@@ -139,15 +139,21 @@ async def test_new_jobs_follow_the_changed_name_of_a_quick_tunnel(tmp_path: Path
         urls = [task.callback_url or "" for task in sandbox.accepted("freepik")]
         assert urls[0].startswith("https://some-quick-words-1.trycloudflare.com/callbacks/freepik/")
         assert urls[1].startswith("https://some-quick-words-2.trycloudflare.com/callbacks/freepik/")
-        arguments = (Path(stand_in["STANDIN"]) / "arguments").read_text().split()
-        assert arguments == ["tunnel", "--no-autoupdate", "--url", str(live.client.base_url).rstrip("/")]
+        arguments = (Path(stand_in["TUNNEL_STANDIN"]) / "arguments").read_text().split()
+        assert arguments[:-1] == ["tunnel", "--no-autoupdate", "--url"]
+        async with httpx.AsyncClient(base_url=arguments[-1], trust_env=False) as outside:
+            assert (await outside.get("/healthz")).status_code == 200
+            for host in ("some-quick-words-2.trycloudflare.com", "localhost"):
+                for path in ("/metrics", "/readyz"):
+                    assert (await outside.get(path, headers={"host": host})).status_code == 404
+        assert (await live.client.get("/metrics")).status_code == 200
         assert not any(url.rpartition("/")[2] in live.log_path.read_text() for url in urls)
 
 
 async def test_the_end_of_a_child_is_noticed_though_a_child_of_its_own_lives_on(
     tmp_path: Path, stand_in: dict[str, str]
 ) -> None:
-    (Path(stand_in["STANDIN"]) / "cloudflared").write_text(FORKING)
+    (Path(stand_in["TUNNEL_STANDIN"]) / "cloudflared").write_text(FORKING)
     sandbox = Sandbox(seed=1)
     async with tunnelled(tmp_path, sandbox, "--patience", "0.1", **stand_in) as live:
         first = await live.told("tunnel_unreachable")
@@ -159,6 +165,18 @@ async def test_the_end_of_a_child_is_noticed_though_a_child_of_its_own_lives_on(
         second = await live.told("tunnel_unreachable", 2)
         assert second["public_url"] == "https://some-quick-words-2.trycloudflare.com"
         assert not any(is_alive(one.pid) for one in left_behind)
+
+
+async def test_the_child_gets_none_of_our_secrets(tmp_path: Path, stand_in: dict[str, str]) -> None:
+    secrets = {f"{name}_API_KEY": f"key-of-{name}" for name in ("FREEPIK", "APIXO", "NOVITA", "UPSCAYL", "PIXELCUT")}
+    secrets |= {"FREEPIK_WEBHOOK_SECRET": "a-webhook-secret", "RECEIVER_SECRET_KEYS": "a-signing-key"}
+    secrets |= {"AWS_SECRET_ACCESS_KEY": "somebody-elses", "DATABASE_URL": "postgresql://user:password@host/db"}
+    async with tunnelled(tmp_path, Sandbox(seed=1), "--patience", "0.1", **stand_in, **secrets) as live:
+        await live.told("tunnel_unreachable")
+        given = psutil.Process(pid_of(stand_in)).environ()
+    assert not set(given.values()) & {*secrets.values(), TOKEN}
+    assert not [name for name in given if name.startswith(("RECEIVER_", "SUBMITTER_")) or name in secrets]
+    assert {"PATH", "TUNNEL_STANDIN"} <= set(given)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])

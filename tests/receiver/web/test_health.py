@@ -25,6 +25,7 @@ from receiver.web.health import Health
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state
+from tests.support.running_receiver import running_receiver
 from tests.support.waiting import eventually
 
 ROWS = 100_000
@@ -199,3 +200,20 @@ async def test_metrics_tell_what_happened(tmp_path: Path) -> None:
         await eventually(told, what=lambda: str([line for line in wanted if line not in text]))
         assert "job_0" not in text
         assert "http" not in re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
+
+
+async def test_behind_the_public_name_only_the_public_side_answers(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path) as here:
+        for host in ("hooks.example.com", "HOOKS.example.com", "hooks.example.com:8443"):
+            for path in ("/metrics", "/readyz"):
+                answer = await here.client.get(path, headers={"host": host})
+                assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+            assert (await here.client.get("/healthz", headers={"host": host})).status_code == 200
+            assert (await here.client.get("/v1/jobs", headers={"host": host})).status_code == 200
+        for host in ("127.0.0.1:8000", "receiver:8000", "10.0.0.5"):
+            for path in ("/metrics", "/readyz"):
+                assert (await here.client.get(path, headers={"host": host})).status_code == 200
+    async with running_receiver(tmp_path, public_metrics=True) as here:
+        assert (await here.client.get("/metrics")).status_code == 200
+    async with running_receiver(tmp_path, public_url="http://127.0.0.1:8000") as here:
+        assert (await here.client.get("/metrics", headers={"host": "127.0.0.1:8000"})).status_code == 200
