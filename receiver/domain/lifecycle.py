@@ -11,10 +11,13 @@ emit, and the verdict to write beside the evidence. A table decides what a belie
     sending             start      finish               again     doubt          -          end
     running             note       finish               -         -              end        end
     unconfirmed         start      finish               again     -              -          end
-    succeeded, failed   -          -                    -         -              -          -
+    succeeded           -          -                    -         -              -          -
+    failed              -          found                -         -              -          -
     expired, canceled   note_id    late                 -         -              -          -
 
 `succeeded` and `failed` are the provider's word: the first believed report wins, and nothing moves the job again.
+But a task that is done and names no image is polled a few times more, and then fails by our reading alone: an image
+that is named later, by a signed callback or a poll, still makes the job succeed (`found`).
 `expired` and `canceled` are ours: a result that arrives later is kept and announced (`job.late_result`); the state
 stays.
 
@@ -31,6 +34,7 @@ from datetime import datetime, timedelta
 
 from receiver.domain.jobs import Job, Source, Verdict
 from receiver.domain.polling import Poll, Timing, after_poll, not_after_deadline
+from submitter.parsing import EMPTY_POLLS, NO_RESULT, lists_nothing
 from submitter.vocabulary import Failure, Image, Report, State
 
 
@@ -54,6 +58,8 @@ class Update:
     """When the poll or submit call that brought this was sent: a hint that came after it is still open."""
     received_at: datetime | None = None
     """When the callback that brought this was received; it may be read much later."""
+    empty_polls: int = 0
+    """How many polls in a row, the one that brought this included, found the task done and no image listed."""
     again: bool = False
     """Old evidence read again: no poll was made, and it restarts no timer."""
 
@@ -83,11 +89,17 @@ def advance(job: Job, update: Update, now: datetime, timing: Timing, *, jitter: 
         return Change(job, Verdict.LATE)
     if report is not None and not update.believed:
         return _hint(job, report, update, now, timing)
+    if report is not None and _may_list_it_later(job, report, update, timing):
+        pause = timedelta(seconds=timing.interval * 2 ** max(update.empty_polls - 1, 0))
+        update = replace(update, retry_at=now + pause, last_error=_NOT_LISTED)
+        report = replace(report, state=State.RUNNING, error=None)
     if report is None:
         change = Change(replace(job, last_error=update.last_error), Verdict.BELIEVED)
     else:
         row = _ROWS[job.state].get(report.state, _ignore)
         change = row(job, report, update, now, timing)
+        if update.last_error == _NOT_LISTED and change.job.state is State.RUNNING:
+            change = replace(change, job=replace(change.job, last_error=_NOT_LISTED))
     if update.source is Source.POLL and not update.again:
         change = _polled(change, update, now, timing, jitter)
     return change
@@ -98,6 +110,7 @@ def advance(job: Job, update: Update, now: datetime, timing: Timing, *, jitter: 
 _CLAIMED = Failure(
     "maybe_accepted", "the submit call was refused, but an unsigned callback names a task for this job", permanent=False
 )
+_NOT_LISTED = "poll: the task is done, but its answer names no image yet"
 
 Row = Callable[[Job, Report, Update, datetime, Timing], Change]
 
@@ -177,6 +190,12 @@ def _finish(job: Job, report: Report, update: Update, now: datetime, timing: Tim
     )
     images = report.images if report.state is State.SUCCEEDED else ()
     return Change(finished, Verdict.BELIEVED, (f"job.{report.state.value}",), images)
+
+
+def _found(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
+    """The image of a task that was done and named none: its provider never reported a failure."""
+    row = _finish if nothing_listed(job) else _ignore
+    return row(job, report, update, now, timing)
 
 
 def _late(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
@@ -272,7 +291,7 @@ _ROWS: dict[State, dict[State, Row]] = {
         State.CANCELED: _end,
     },
     State.SUCCEEDED: {},
-    State.FAILED: {},
+    State.FAILED: {State.SUCCEEDED: _found},
     State.EXPIRED: {State.RUNNING: _note_id, State.SUCCEEDED: _late, State.FAILED: _late},
     State.CANCELED: {State.RUNNING: _note_id, State.SUCCEEDED: _late, State.FAILED: _late},
 }
@@ -288,7 +307,8 @@ def _hint(job: Job, report: Report, update: Update, now: datetime, timing: Timin
     Hints join: they make at most one poll due in an interval. The newest hint counts, because a poll sent before it
     may have been too early to see what it reports.
     """
-    if job.state in (State.SUCCEEDED, State.FAILED):
+    found = report.state is State.SUCCEEDED and nothing_listed(job)
+    if job.state in (State.SUCCEEDED, State.FAILED) and not found:
         return Change(job, Verdict.LATE)
     if not report.state.terminal and job.state is not State.UNCONFIRMED:
         return Change(job, Verdict.HINT)
@@ -334,6 +354,22 @@ def _polled(change: Change, update: Update, now: datetime, timing: Timing, jitte
 
 
 # --- Small parts ----------------------------------------------------------------------------------------------------
+
+
+def nothing_listed(job: Job) -> bool:
+    """Whether *job* failed by our reading alone: its task is done, and several polls named no image."""
+    return job.state is State.FAILED and job.error is not None and job.error.code == NO_RESULT
+
+
+def _may_list_it_later(job: Job, report: Report, update: Update, timing: Timing) -> bool:
+    """Whether a report of a task that is done and names no image is to be followed by another poll."""
+    if not lists_nothing(report) or not timing.pollable or job.state.terminal:
+        return False
+    if update.source is Source.POLL and not update.again:
+        deadline_at, asked_at = job.deadline_at, update.asked_at
+        was_the_last = deadline_at is not None and asked_at is not None and asked_at >= deadline_at
+        return update.empty_polls < EMPTY_POLLS and not was_the_last
+    return True
 
 
 def _is_of_an_earlier_try(job: Job, report: Report, update: Update) -> bool:

@@ -131,7 +131,7 @@ def _ask_again(job: Job, due: _Due) -> Job:
 
 def _expire(job: Job, due: _Due) -> Job:
     """The last poll found no result."""
-    error = Failure("expired", "no result came before the job's deadline; the last poll found none", permanent=False)
+    error = Failure("expired", f"no result came before the job's deadline; {_last_word(job)}", permanent=False)
     return replace(
         job,
         state=State.EXPIRED,
@@ -141,6 +141,15 @@ def _expire(job: Job, due: _Due) -> Job:
         finished_at=due.poll.now,
         settled_by=None,
     )
+
+
+def _last_word(job: Job) -> str:
+    """What the last poll of *job* brought."""
+    if job.last_error is not None:
+        return f"the last poll failed: {job.last_error.removeprefix('poll: ')}"
+    if job.remote_status is not None:
+        return f"its status was still {job.remote_status!r} at the last poll"
+    return "the last poll found none"
 
 
 def _expire_hinted(job: Job, due: _Due) -> Job:

@@ -133,8 +133,8 @@ class EvidenceLog:
         return [_from_row(row) for row in rows]
 
     async def answers_before(self, evidence: Evidence, *, limit: int = 100) -> list[Evidence]:
-        """Earlier answers to the submit calls of the same job that had the same status, newest first."""
-        key = (evidence.job_id, evidence.status, evidence.id, limit)
+        """Earlier answers to the same kind of call for the same job, with the same status, newest first."""
+        key = (evidence.job_id, evidence.source.value, evidence.status, evidence.id, limit)
         rows = await self._database.glance(lambda db: db.execute(_ANSWERS_BEFORE, key).fetchall())
         return [_from_row(row) for row in rows]
 
@@ -152,7 +152,7 @@ class EvidenceLog:
 _COLUMNS = tuple(column.name for column in tables.evidence.columns)
 _UNREAD = f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE read_at IS NULL ORDER BY id LIMIT ?"
 _ANSWERS_BEFORE = (
-    f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE job_id = ? AND source = '{Source.RESPONSE.value}'"
+    f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE job_id = ? AND source = ?"
     " AND status = ? AND id < ? ORDER BY id DESC LIMIT ?"
 )
 _BODY_PLACE = _COLUMNS.index("body")

@@ -18,6 +18,7 @@ from typing import Any
 from receiver.domain.jobs import Job
 from receiver.store.database import Database
 from receiver.store.rows import JOB_COLUMNS, all_rows, job_from_tuple, moment, us
+from submitter.parsing import NO_RESULT
 
 _JOBS = ", ".join(JOB_COLUMNS)
 _FREE = "(lease_until IS NULL OR lease_until <= ?)"
@@ -130,8 +131,9 @@ class JobLeases:
                 "UPDATE jobs SET version = version + 1,"
                 " next_poll_at = CASE WHEN polled_at > ? THEN polled_at + ? ELSE ? END"
                 " WHERE id = ? AND remote_id IS NOT NULL"
-                " AND state IN ('running', 'unconfirmed', 'expired', 'canceled') AND late_at IS NULL",
-                (us(now) - interval, interval, us(now), job_id),
+                " AND (state IN ('running', 'unconfirmed', 'expired', 'canceled') AND late_at IS NULL"
+                " OR state = 'failed' AND error_code = ?)",
+                (us(now) - interval, interval, us(now), job_id, NO_RESULT),
             )
             return cursor.rowcount == 1
 

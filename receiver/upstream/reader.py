@@ -33,7 +33,7 @@ from submitter.errors import (
     ProviderRefused,
     TaskNotFound,
 )
-from submitter.parsing import NO_RESULT
+from submitter.parsing import EMPTY_POLLS, lists_nothing
 from submitter.provider import Provider
 from submitter.vocabulary import Callback, Failure, Image, Report, State, Trust
 
@@ -107,7 +107,7 @@ class Reading:
         response = _response(evidence, body)
         if evidence.source is Source.RESPONSE:
             return await self._answer_to_submit(provider, evidence, response, now, again)
-        return self._poll_answer(provider, evidence, response, now, again)
+        return await self._poll_answer(provider, evidence, response, now, again)
 
     def _callback(self, provider: Provider, evidence: Evidence, again: bool) -> Read:
         report = provider.read(as_callback(evidence))
@@ -120,7 +120,7 @@ class Reading:
             believed = signed and not report.state.terminal
         else:
             believed = signed
-        if report.error is not None and report.error.code == NO_RESULT and provider.pollable:
+        if lists_nothing(report) and provider.pollable:
             believed = False  # done, and no image named: a paid result is not given up before a poll has asked for it
         return Read(
             Update(report, Source.CALLBACK, believed=believed, received_at=evidence.received_at, again=again), None
@@ -155,7 +155,7 @@ class Reading:
                 continue
         return count
 
-    def _poll_answer(
+    async def _poll_answer(
         self, provider: Provider, evidence: Evidence, response: httpx.Response, now: datetime, again: bool
     ) -> Read:
         try:
@@ -175,7 +175,20 @@ class Reading:
                 asked_at=evidence.asked_at,
             )
             return Read(update, unreadable)
-        return Read(Update(report, Source.POLL, asked_at=evidence.asked_at, again=again))
+        empty = 0 if again or not lists_nothing(report) else await self._empty_polls(provider, evidence)
+        return Read(Update(report, Source.POLL, asked_at=evidence.asked_at, again=again, empty_polls=empty))
+
+    async def _empty_polls(self, provider: Provider, evidence: Evidence) -> int:
+        """How many polls in a row, this one included, found the job's task done and no image listed."""
+        count = 1
+        for earlier in await self._store.evidence.answers_before(evidence, limit=EMPTY_POLLS):
+            try:
+                if not lists_nothing(provider.polled(_response(earlier, earlier.body))):
+                    break
+            except ProviderError:
+                break
+            count += 1
+        return count
 
 
 def _discreet(read: Read) -> Read:
