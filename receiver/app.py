@@ -35,13 +35,14 @@ from receiver.runtime.metrics import Metrics
 from receiver.runtime.secrets import generated
 from receiver.settings import Settings
 from receiver.store.blobs import Blobs
-from receiver.store.database import Database, usable_database
+from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
 from receiver.store.jobs import JobStore
 from receiver.store.retention import Pruning
+from receiver.store.sqlite_file import usable_database
 from receiver.upstream.archive import Archive
 from receiver.upstream.intake import Intake, Wakes
 from receiver.upstream.leases import Leases
@@ -121,7 +122,7 @@ class Receiver:
         settings = self.settings
         blobs = Blobs(settings.data_dir)
         await asyncio.to_thread(blobs.prepare)
-        self.database = await Database.open(settings.database_path)
+        self.database: Database = await open_database(settings.database_path)
         stack.push_async_callback(self.database.close)
         guard = Guard(settings.allow_networks)
         self.outbound = await stack.enter_async_context(Outbound(guard))

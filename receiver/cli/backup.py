@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,7 @@ from receiver.cli.sandbox_mark import SandboxMark
 from receiver.runtime.data_dir import prepare, usable
 from receiver.runtime.secrets import secrets_path
 from receiver.settings import Settings, load
-from receiver.store.database import check_ours, open_to_read, usable_database
+from receiver.store.sqlite_file import check_ours, copy_to, state_of
 from submitter.printing import failed
 
 _FILES = ("images", "inputs", "answers")
@@ -36,11 +35,7 @@ def backup(directory: Annotated[Path, typer.Argument(help="A new directory.")]) 
         raise failed(f"there is no database at {settings.database_path}; is RECEIVER_DATA_DIR right?")
     check_ours(settings.database_path, remedy="is RECEIVER_DATA_DIR right? `receiver migrate` finishes a new one")
     with _whole(directory) as part:
-        with (
-            usable_database(settings.database_path),
-            contextlib.closing(sqlite3.connect(settings.database_path, timeout=30)) as source,
-        ):
-            source.execute("VACUUM INTO ?", (str(part / "receiver.db"),))
+        copy_to(settings.database_path, part / "receiver.db")
         _copy(settings.data_dir, part)
     typer.echo(f"backed up into {directory}")
 
@@ -53,13 +48,9 @@ def restore(directory: Annotated[Path, typer.Argument(help="What `receiver backu
         raise failed(f"{directory} holds no backup")
     if settings.database_path.exists():
         raise failed(f"there is a database at {settings.database_path}; move the data directory out of the way first")
-    with contextlib.closing(open_to_read(database)) as source:
-        try:
-            said = source.execute("PRAGMA quick_check(1)").fetchone()[0]
-        except sqlite3.DatabaseError as exc:
-            said = str(exc)
-    if said != "ok":
-        raise failed(f"the backup's database is damaged: {said}; restore another one")
+    damage = state_of(database).damage
+    if damage is not None:
+        raise failed(f"the backup's database is damaged: {damage}; restore another one")
     check_ours(database, remedy="name what `receiver backup` made")
     _restore(settings, directory)
     typer.echo(f"restored into {settings.data_dir}; start the receiver")

@@ -8,11 +8,9 @@ outside in: through name, certificate and proxy, with a callback URL that was mi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
-import sqlite3
 import ssl
 import stat
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -32,7 +30,7 @@ from receiver.runtime.data_dir import DataUnusable
 from receiver.runtime.data_dir import check as check_data_dir
 from receiver.runtime.secrets import generated, kept, secrets_path
 from receiver.settings import Settings
-from receiver.store.database import newest_schema, open_to_read
+from receiver.store.sqlite_file import enabled_endpoints, state_of
 from submitter.client import HttpSender, converse
 from submitter.errors import AccountRefused, NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider
@@ -171,20 +169,14 @@ def database_findings(path: Path) -> list[Finding]:
     if not path.exists():
         return [ok("database", f"{path} is made at the first start")]
     restore = "stop the receiver and restore a backup (see deploy/)"
-    connection = open_to_read(path)
-    with contextlib.closing(connection):
-        try:
-            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if said != "ok":
-                return [fail("database", f"{path} is damaged: {said}", restore)]
-            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-            revision = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        except sqlite3.DatabaseError as exc:
-            return [fail("database", f"{path} can't be read: {exc}", restore)]
-    if revision is None or revision[0] != newest_schema():
+    state = state_of(path)
+    if state.damage is not None:
+        return [fail("database", f"{path} is damaged: {state.damage}", restore)]
+    if not state.schema_is_current:
         return [fail("database", "its schema is not this version's", "run `receiver migrate`, or start the receiver")]
-    if mode != "wal":
-        return [fail("database", f"journal mode is {mode}, not wal", "keep it on a local disk and start the receiver")]
+    if state.journal_mode != "wal":
+        remedy = "keep it on a local disk and start the receiver"
+        return [fail("database", f"journal mode is {state.journal_mode}, not wal", remedy)]
     if not os.access(path, os.W_OK):
         return [fail("database", f"{path} can't be written", "give it to the user that this runs as (chown)")]
     return [ok("database", f"{path} is whole and at the newest schema")]
@@ -328,7 +320,7 @@ async def endpoint_findings(settings: Settings) -> AsyncIterator[Finding]:
     if not settings.database_path.exists():
         return
     guard = Guard(settings.allow_networks)
-    for number, url in await asyncio.to_thread(_endpoints, settings.database_path):
+    for number, url in await asyncio.to_thread(enabled_endpoints, settings.database_path):
         check = f"endpoint {number}"
         try:
             target = guard.check_url(url)
@@ -350,14 +342,6 @@ async def endpoint_findings(settings: Settings) -> AsyncIterator[Finding]:
             yield fail(check, f"{target.host}:{port} takes no connection", "start it, or disable the endpoint")
         else:
             yield ok(check, f"{target.host} takes connections")
-
-
-def _endpoints(path: Path) -> list[tuple[str, str]]:
-    with contextlib.closing(open_to_read(path)) as connection:
-        try:
-            return connection.execute("SELECT id, url FROM endpoints WHERE enabled = 1 ORDER BY id").fetchall()
-        except sqlite3.DatabaseError:
-            return []
 
 
 def to_json(findings: Sequence[Finding]) -> str:

@@ -7,7 +7,7 @@ import asyncio
 import typer
 
 from receiver.settings import load
-from receiver.store.database import Database
+from receiver.store.database import open_database
 
 
 def migrate() -> None:
@@ -15,7 +15,7 @@ def migrate() -> None:
     settings, _ = load()
 
     async def run() -> None:
-        database = await Database.open(settings.database_path)
+        database = await open_database(settings.database_path)
         await database.close()
 
     asyncio.run(run())

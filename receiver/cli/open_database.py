@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from receiver.settings import Settings, load
-from receiver.store.database import Database, usable_database
+from receiver.store.database import Database
+from receiver.store.database import open_database as open_or_make
+from receiver.store.sqlite_file import usable_database
 from submitter.printing import failed
 
 
@@ -17,7 +19,7 @@ async def open_database(settings: Settings | None = None) -> AsyncIterator[Datab
     path = settings.database_path
     if not path.exists():
         raise failed(f"there is no database at {path}; is RECEIVER_DATA_DIR right? `receiver serve` makes it")
-    database = await Database.open(path)
+    database = await open_or_make(path)
     try:
         with usable_database(path):
             yield database

@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from receiver.settings import SettingsInvalid
-from receiver.store.database import open_to_read, usable_database
+from receiver.store.sqlite_file import has_jobs
 
 if sys.platform != "win32":
     import fcntl
@@ -42,7 +41,7 @@ class SandboxMark:
 
     def check(self, database: Path) -> None:
         """Raises `SettingsInvalid` if *database* holds jobs that no sandbox made, `DataUnusable` if nobody can tell."""
-        if not self.there and database.exists() and _has_jobs(database):
+        if not self.there and database.exists() and has_jobs(database):
             raise SettingsInvalid(
                 ["RECEIVER_DATA_DIR: holds jobs of real providers; give the sandbox a directory of its own"]
             )
@@ -110,14 +109,3 @@ def _lives(pid: int) -> bool:
     except PermissionError:
         pass  # somebody else's
     return True
-
-
-def _has_jobs(database: Path) -> bool:
-    connection = open_to_read(database)
-    try:
-        with usable_database(database):
-            return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
-    except sqlite3.OperationalError:
-        return False
-    finally:
-        connection.close()

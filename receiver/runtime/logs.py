@@ -31,7 +31,7 @@ from receiver.runtime.request_ids import request_id
 
 log = structlog.get_logger("receiver.logs")
 
-_QUIET = ("httpx", "httpcore", "python_multipart", "aiosqlite", "alembic", "asyncio", "uvicorn.error")
+_QUIET = ("httpx", "httpcore", "python_multipart", "alembic", "asyncio", "uvicorn.error")
 _GATHER_SECONDS = 0.01
 _WAITING_BYTES = 256 * 1024
 """Of lines that are still to be written; more are dropped."""

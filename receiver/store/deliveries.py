@@ -9,7 +9,6 @@ among notify URLs; first tries and later ones wait apart.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,8 +16,9 @@ from typing import Any
 
 from receiver.store.database import Database
 from receiver.store.endpoints import note
-from receiver.store.outbox import NewEvent, write_events_in
+from receiver.store.outbox import NewEvent, write_events
 from receiver.store.rows import moment, to_us, us
+from receiver.store.statements import Fetch, InsertMany, Run, RunMany, Work, alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Deliveries:
 
     async def agenda(self, now: datetime) -> Agenda:
         """What waits in each lane, found by skipping from lane to lane in the index."""
-        rows = await self._database.glance(lambda db: db.execute(_AGENDA, (us(now), us(now))).fetchall())
+        rows = await self._database.read(alone(Fetch(AGENDA, (us(now), us(now)))))
         return Agenda(
             {row[0]: moment(row[1]) for row in rows if row[1] is not None},
             {row[0]: moment(row[2]) for row in rows if row[2] is not None},
@@ -85,89 +85,79 @@ class Deliveries:
     ) -> list[Delivery]:
         """Take up to `wanted[lane, retry]` due deliveries, earliest due first."""
 
-        def work(db: sqlite3.Connection) -> list[Delivery]:
+        def work() -> Work[list[Delivery]]:
             found: list[Delivery] = []
             for (lane, retry), places in wanted.items():
-                found += map(_delivery, db.execute(_DUE, (lane, int(retry), us(now), us(now), places)))
-            db.executemany(
-                "UPDATE deliveries SET lease_owner = ?, lease_until = ? WHERE id = ?",
-                [(owner, us(now + lease), delivery.id) for delivery in found],
-            )
+                rows = yield Fetch(_DUE, (lane, int(retry), us(now), us(now), places), _OF_DELIVERIES)
+                found += map(_delivery, rows)
+            yield Run(_HOLD, (owner, us(now + lease), [delivery.id for delivery in found]))
             return found
 
-        return await self._database.batch(work)
+        return await self._database.write(work)
 
     async def renew(self, ids: Sequence[str], now: datetime, *, owner: str, lease: timedelta) -> None:
         """Hold *ids* on until *now* + *lease*, those of them that *owner* still holds."""
-        await self._each(
-            "UPDATE deliveries SET lease_until = ? WHERE id = ? AND lease_owner = ?",
-            [(us(now + lease), one, owner) for one in ids],
-        )
+        await self._database.write(alone(Run(_RENEW, (us(now + lease), list(ids), owner))))
 
     async def hand_back(self, ids: Sequence[str], *, owner: str) -> None:
         """Let others have *ids*, those of them that *owner* holds."""
-        await self._each(
-            "UPDATE deliveries SET lease_owner = NULL, lease_until = NULL WHERE id = ? AND lease_owner = ?",
-            [(one, owner) for one in ids],
-        )
+        await self._database.write(alone(Run(_HAND_BACK, (list(ids), owner))))
 
     async def book(self, outcomes: Sequence[Outcome], now: datetime) -> int:
         """Write attempts and what they made of deliveries and endpoints, in one commit. Returns how much was told."""
-        return await self._database.batch(lambda db: _book(db, outcomes, now))
-
-    async def _each(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
-        await self._database.batch(lambda db: db.executemany(statement, values))
+        return await self._database.write(lambda: _book(outcomes, now))
 
 
-def _book(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: datetime) -> int:
-    db.executemany(
-        "INSERT INTO attempts (delivery_id, started_at, seconds, status, answer, error) VALUES (?, ?, ?, ?, ?, ?)",
-        [(o.delivery.id, us(o.started_at), o.seconds, o.status, o.answer, o.error) for o in outcomes],
-    )
-    # What was ended meanwhile (its endpoint was disabled or removed during the try) stays so; the try counts.
-    db.executemany(
-        "UPDATE deliveries SET tries = tries + 1"
-        " WHERE id = ? AND state <> 'pending' AND NOT (state = 'given_up' AND ? = 'delivered')",
-        [(o.delivery.id, o.state) for o in outcomes],
-    )
-    db.executemany(
-        "UPDATE deliveries SET state = ?, tries = tries + 1, retry = 1, next_at = ?, finished_at = ?,"
-        " last_status = ?, last_error = ?, fault = ?, lease_owner = NULL, lease_until = NULL"
-        " WHERE id = ? AND (state = 'pending' OR (state = 'given_up' AND ? = 'delivered'))",
-        [
-            (
-                o.state,
-                to_us(o.next_at),
-                None if o.next_at else us(o.started_at + timedelta(seconds=o.seconds)),
-                o.status,
-                o.error,
-                o.fault,
-                o.delivery.id,
-                o.state,
-            )
-            for o in outcomes
-        ],
-    )
+def _book(outcomes: Sequence[Outcome], now: datetime) -> Work[int]:
+    attempts = [(o.delivery.id, us(o.started_at), o.seconds, o.status, o.answer, o.error) for o in outcomes]
+    yield InsertMany("attempts", ("delivery_id", "started_at", "seconds", "status", "answer", "error"), attempts)
+    yield RunMany(_COUNT_TRY, [(o.delivery.id, o.state) for o in outcomes])
+    yield RunMany(_BOOK, [_booked(o) for o in outcomes])
     by_endpoint: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.delivery.endpoint_id is not None and not outcome.delivery.example:
             by_endpoint.setdefault(outcome.delivery.endpoint_id, []).append(outcome)
     new_events: list[NewEvent] = []
-    for endpoint_id, some in by_endpoint.items():
-        new_events += note(
-            db,
+    for endpoint_id, of_endpoint in by_endpoint.items():
+        new_events += yield from note(
             endpoint_id,
             now,
-            well=any(one.state == "delivered" for one in some),
-            given_up=any(one.state == "given_up" for one in some),
-            gone=any(one.gone for one in some),
+            well=any(o.state == "delivered" for o in of_endpoint),
+            given_up=any(o.state == "given_up" for o in of_endpoint),
+            gone=any(o.gone for o in of_endpoint),
         )
-    write_events_in(db, new_events, now)
+    yield from write_events(new_events, now)
     return len(new_events)
 
 
+def _booked(outcome: Outcome) -> tuple[Any, ...]:
+    return (
+        outcome.state,
+        to_us(outcome.next_at),
+        None if outcome.next_at else us(outcome.started_at + timedelta(seconds=outcome.seconds)),
+        outcome.status,
+        outcome.error,
+        outcome.fault,
+        outcome.delivery.id,
+        outcome.state,
+    )
+
+
+_HOLD = "UPDATE deliveries SET lease_owner = ?, lease_until = ? WHERE id IN (??)"
+_RENEW = "UPDATE deliveries SET lease_until = ? WHERE id IN (??) AND lease_owner = ?"
+_HAND_BACK = "UPDATE deliveries SET lease_owner = NULL, lease_until = NULL WHERE id IN (??) AND lease_owner = ?"
+# What was ended meanwhile (its endpoint was disabled or removed during the try) stays so; the try counts.
+_COUNT_TRY = (
+    "UPDATE deliveries SET tries = tries + 1"
+    " WHERE id = ? AND state <> 'pending' AND NOT (state = 'given_up' AND ? = 'delivered')"
+)
+_BOOK = (
+    "UPDATE deliveries SET state = ?, tries = tries + 1, retry = 1, next_at = ?, finished_at = ?,"
+    " last_status = ?, last_error = ?, fault = ?, lease_owner = NULL, lease_until = NULL"
+    " WHERE id = ? AND (state = 'pending' OR (state = 'given_up' AND ? = 'delivered'))"
+)
 # Without its name the planner takes another index, and each lane costs a walk over all that is pending.
-_AGENDA = (
+AGENDA = (
     "WITH RECURSIVE lanes(lane) AS ("
     " SELECT min(lane) FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending'"
     " UNION ALL SELECT (SELECT min(lane) FROM deliveries INDEXED BY deliveries_due"
@@ -180,6 +170,7 @@ _AGENDA = (
     " AND (d.lease_until IS NULL OR d.lease_until < ?) ORDER BY next_at LIMIT 1)"
     " FROM lanes WHERE lane IS NOT NULL"
 )
+_OF_DELIVERIES = "FOR UPDATE OF d SKIP LOCKED"
 _DUE = (
     "SELECT d.id, d.event_id, d.event_type, d.job_id, d.endpoint_id, d.url, d.lane, d.retry, d.tries, d.next_at,"
     " d.example, e.body FROM deliveries d JOIN events e ON e.id = d.event_id"

@@ -15,14 +15,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-import aiosqlite
-
 from receiver.domain.ids import lowest_id, new_id
 from receiver.domain.jobs import iso
 from receiver.domain.redaction import redact
 from receiver.store.database import Database
-from receiver.store.outbox import ENDPOINT_EVENTS, INSERT_DELIVERY, one_line, subscribed
+from receiver.store.outbox import DELIVERY_COLUMNS, ENDPOINT_EVENTS, one_line, subscriptions
 from receiver.store.rows import from_us, moment, us
+from receiver.store.statements import Fetch, InsertMany, Run, Work, alone, first
 
 _CHUNK = 500
 
@@ -114,8 +113,8 @@ class DeliveryFilter:
         parts, values = ["1 = 1"], list[Any]()
         for column, several in (("state", self.states), ("event_type", self.event_types)):
             if several:
-                parts.append(f"d.{column} IN ({', '.join('?' for _ in several)})")
-                values += several
+                parts.append(f"d.{column} IN (??)")
+                values.append(list(several))
         for column, one in (
             ("endpoint_id", self.endpoint_id),
             ("job_id", self.job_id),
@@ -164,24 +163,21 @@ class DeliveryLog:
         if before:
             condition += " AND d.id < ?"
             values.append(before)
-        async with self._database.read() as connection:
-            rows = await connection.exec_driver_sql(
-                f"{_SELECT} WHERE {condition} ORDER BY d.id DESC LIMIT ?", (*values, limit)
-            )
-            return [_shown(row) for row in rows]
+        query = f"{_SELECT} WHERE {condition} ORDER BY d.id DESC LIMIT ?"
+        rows = await self._database.read(alone(Fetch(query, (*values, limit))))
+        return [_shown(row) for row in rows]
 
     async def one(self, delivery_id: str) -> tuple[DeliveryView, Sequence[Attempt]] | None:
         """A delivery and its attempts, oldest first."""
-        async with self._database.read() as connection:
-            row = (await connection.exec_driver_sql(f"{_SELECT} WHERE d.id = ?", (delivery_id,))).first()
+
+        def work() -> Work[tuple[DeliveryView, Sequence[Attempt]] | None]:
+            row = yield from first(f"{_SELECT} WHERE d.id = ?", delivery_id)
             if row is None:
                 return None
-            rows = await connection.exec_driver_sql(
-                "SELECT started_at, seconds, status, answer, error FROM attempts WHERE delivery_id = ? ORDER BY id",
-                (delivery_id,),
-            )
-            attempts = [_attempt(one) for one in rows]
-        return _shown(row), attempts
+            rows = yield Fetch(_ATTEMPTS, (delivery_id,))
+            return _shown(row), [_attempt(attempt) for attempt in rows]
+
+        return await self._database.read(work)
 
     async def replay(self, delivery_id: str, now: datetime, *, dry_run: bool = False) -> bool:
         """
@@ -189,24 +185,21 @@ class DeliveryLog:
 
         Raises `ReplayRefused` where its endpoint is gone or disabled.
         """
-        async with self._database.write_raw() as db:
-            rows = list(
-                await db.execute_fetchall(
-                    "SELECT d.endpoint_id, e.enabled, d.example FROM deliveries d"
-                    " LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.id = ?",
-                    (delivery_id,),
-                )
-            )
-            if not rows:
+
+        def work() -> Work[bool]:
+            row = yield from first(_ENDPOINT_OF, delivery_id)
+            if row is None:
                 return False
-            endpoint_id, enabled, example = rows[0]
+            endpoint_id, enabled, example = row
             if endpoint_id is not None and enabled is None:
                 raise ReplayRefused("endpoint_gone", "its endpoint was removed", remedy="make a new endpoint")
             if endpoint_id is not None and not enabled and not example:
                 raise ReplayRefused("endpoint_disabled", "its endpoint is disabled", remedy="enable the endpoint first")
             if not dry_run:
-                await db.execute(f"{_AGAIN} WHERE id = ? AND {_NOT_HELD}", (us(now), delivery_id, us(now)))
-        return True
+                yield Run(f"{_AGAIN} WHERE id = ? AND {_NOT_HELD}", (us(now), delivery_id, us(now)))
+            return True
+
+        return await self._database.write(work)
 
     async def replay_many(
         self,
@@ -231,9 +224,8 @@ class DeliveryLog:
             if not ids:
                 break
             if not dry_run:
-                async with self._database.write_raw() as db:
-                    marks = ", ".join("?" for _ in ids)
-                    await db.execute(f"{_AGAIN} WHERE id IN ({marks}) AND state <> 'pending'", (us(now), *ids))
+                again_now = Run(f"{_AGAIN} WHERE id IN (??) AND state <> 'pending'", (us(now), ids))
+                await self._database.write(alone(again_now))
             again, place = again + len(ids), ids[-1]
         missing = 0
         if since is not None and "given_up" in states:
@@ -248,68 +240,73 @@ class DeliveryLog:
         """
         event_id, delivery_id = new_id("evt"), new_id("dlv")
         body = one_line({"type": event_type, "timestamp": iso(now), "data": data})
-        async with self._database.write_raw() as db:
-            await db.execute(
-                "INSERT INTO events (id, position, type, job_id, provider, created_at, body)"
-                " VALUES (?, NULL, ?, NULL, NULL, ?, ?)",
-                (event_id, event_type, us(now), body),
-            )
-            row = (delivery_id, event_id, event_type, None, endpoint_id, None, endpoint_id, us(now), us(now))
-            await db.execute(INSERT_DELIVERY, row)
-            await db.execute("UPDATE deliveries SET example = 1 WHERE id = ?", (delivery_id,))
-        return delivery_id
+        event = (event_id, event_type, us(now), body)
+        about = (delivery_id, event_id, event_type, None, endpoint_id, None, endpoint_id, us(now), us(now))
+
+        def work() -> Work[str]:
+            yield InsertMany("events", ("id", "type", "created_at", "body"), [event])
+            yield InsertMany("deliveries", DELIVERY_COLUMNS, [(*about, *_EXAMPLE)])
+            return delivery_id
+
+        return await self._database.write(work)
 
     async def _ended(self, after: str, endpoint_id: str | None, states: Sequence[str]) -> list[str]:
-        marks = ", ".join("?" for _ in states)
-        of_one = " AND d.endpoint_id = ?" if endpoint_id else ""
+        of_endpoint = " AND d.endpoint_id = ?" if endpoint_id else ""
         # Several states are not in the order of ids in their index: every piece would be sorted anew.
-        state = "d.state" if len(states) == 1 and not endpoint_id else "+d.state"
-        async with self._database.read() as connection:
-            rows = await connection.exec_driver_sql(
-                "SELECT d.id FROM deliveries d LEFT JOIN endpoints e ON e.id = d.endpoint_id"
-                f" WHERE d.id > ? AND {state} IN ({marks}){of_one} AND d.example = 0"
-                " AND (d.endpoint_id IS NULL OR e.enabled = 1) ORDER BY d.id LIMIT ?",
-                (after, *states, *([endpoint_id] if endpoint_id else []), _CHUNK),
-            )
-            return [row[0] for row in rows]
+        state = "d.state" if len(states) == 1 and not endpoint_id else "d.state || ''"
+        query = (
+            "SELECT d.id FROM deliveries d LEFT JOIN endpoints e ON e.id = d.endpoint_id"
+            f" WHERE d.id > ? AND {state} IN (??){of_endpoint} AND d.example = 0"
+            " AND (d.endpoint_id IS NULL OR e.enabled = 1) ORDER BY d.id LIMIT ?"
+        )
+        values = (after, list(states), *([endpoint_id] if endpoint_id else []), _CHUNK)
+        return [row[0] for row in await self._database.read(alone(Fetch(query, values)))]
 
     async def _queue_missing(self, since: datetime, now: datetime, endpoint_id: str | None, *, dry_run: bool) -> int:
         missing, place = 0, lowest_id("evt", since)
-        while True:
-            async with self._database.write_raw() as db:
-                events = list(await db.execute_fetchall(_EVENTS_AFTER, (place, us(since), _CHUNK)))
-                if not events:
-                    return missing
-                rows = await _missing_of(db, events, endpoint_id, now)
-                if not dry_run:
-                    await db.executemany(_INSERT_LATER, rows)
-            missing, place = missing + len(rows), events[-1][0]
+
+        def work() -> Work[tuple[int, str] | None]:
+            events = yield Fetch(_EVENTS_AFTER, (place, us(since), _CHUNK))
+            if not events:
+                return None
+            rows = yield from _missing_of(events, endpoint_id, now)
+            if rows and not dry_run:
+                yield InsertMany("deliveries", DELIVERY_COLUMNS, rows)
+            return len(rows), events[-1][0]
+
+        while (queued := await self._database.write(work)) is not None:
+            missing, place = missing + queued[0], queued[1]
+        return missing
 
 
-async def _missing_of(
-    db: aiosqlite.Connection, events: Sequence[Any], endpoint_id: str | None, now: datetime
-) -> list[tuple[Any, ...]]:
+def _missing_of(events: Sequence[Any], endpoint_id: str | None, now: datetime) -> Work[list[tuple[Any, ...]]]:
     """Rows for what enabled endpoints would have been sent of *events* since they were made, and never were."""
-    marks = ", ".join("?" for _ in events)
-    known = await db.execute_fetchall(
-        f"SELECT event_id, endpoint_id FROM deliveries WHERE event_id IN ({marks})", tuple(event[0] for event in events)
-    )
+    known = yield Fetch(_SENT, ([event[0] for event in events],))
     sent = {(row[0], row[1]) for row in known}
-    made = {row[0]: row[1] for row in await db.execute_fetchall("SELECT id, created_at FROM endpoints")}
+    made = dict((yield Fetch("SELECT id, created_at FROM endpoints")))
     rows = []
-    for one in await subscribed(db):
-        if endpoint_id is not None and one.endpoint_id != endpoint_id:
+    for subscription in (yield from subscriptions()):
+        lane = subscription.endpoint_id
+        if endpoint_id is not None and lane != endpoint_id:
             continue
         for event_id, event_type, job_id, provider, created_at, body in events:
             about = json.loads(body)["data"].get("id") if event_type in ENDPOINT_EVENTS else None
-            if (event_id, one.endpoint_id) in sent or created_at < made[one.endpoint_id]:
+            if (event_id, lane) in sent or created_at < made[lane]:
                 continue
-            if one.wants(event_type, provider, about):
-                lane = one.endpoint_id
-                rows.append((new_id("dlv"), event_id, event_type, job_id, lane, None, lane, us(now), us(now)))
+            if subscription.wants(event_type, provider, about):
+                row = (new_id("dlv"), event_id, event_type, job_id, lane, None, lane, us(now), us(now))
+                rows.append((*row, *_LATER_TRY))
     return rows
 
 
+_EXAMPLE = ("pending", 0, 0, 1)
+_LATER_TRY = ("pending", 0, 1, 0)
+_SENT = "SELECT event_id, endpoint_id FROM deliveries WHERE event_id IN (??)"
+_ATTEMPTS = "SELECT started_at, seconds, status, answer, error FROM attempts WHERE delivery_id = ? ORDER BY id"
+_ENDPOINT_OF = (
+    "SELECT d.endpoint_id, e.enabled, d.example FROM deliveries d"
+    " LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.id = ?"
+)
 _SELECT = (
     "SELECT d.id, d.event_id, d.event_type, d.job_id, d.endpoint_id, coalesce(d.url, e.url), d.state, d.tries,"
     " d.example, d.next_at, d.created_at, d.finished_at, d.last_status, d.last_error, d.fault"
@@ -324,7 +321,6 @@ _EVENTS_AFTER = (
     "SELECT id, type, job_id, provider, created_at, body FROM events"
     " WHERE id > ? AND created_at >= ? AND position IS NOT NULL ORDER BY id LIMIT ?"
 )
-_INSERT_LATER = INSERT_DELIVERY.replace("'pending', 0, 0, 0", "'pending', 0, 1, 0")
 
 
 def _attempt(row: Any) -> Attempt:

@@ -8,7 +8,6 @@ disabled one) replayable. Its health changes in the transaction that books an at
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,6 +17,7 @@ from receiver.domain.jobs import iso
 from receiver.store.database import Database
 from receiver.store.outbox import NewEvent
 from receiver.store.rows import from_us, moment, to_us, us
+from receiver.store.statements import FOR_UPDATE, Fetch, Hold, Run, Work, first
 
 DISABLE_AFTER = timedelta(days=5)
 """An endpoint that has failed for so long, without one success, is disabled."""
@@ -93,53 +93,46 @@ class Endpoints:
         self._database = database
 
     async def all(self) -> list[Endpoint]:
-        return await self.page(limit=-1)
+        return await self._database.read(lambda: _fetch(_ALL))
 
     async def page(self, *, after: str = "", limit: int) -> list[Endpoint]:
         """Oldest first. *after* is an endpoint's id: the cursor."""
-        query = f"SELECT {_COLUMNS} FROM endpoints WHERE id > ? ORDER BY id LIMIT ?"
-        return await self._database.glance(lambda db: [_endpoint(row) for row in db.execute(query, (after, limit))])
+        return await self._database.read(lambda: _fetch(_PAGE, after, limit))
 
     async def one(self, endpoint_id: str) -> Endpoint | None:
-        return await self._database.glance(lambda db: _read(db, endpoint_id))
+        return await self._database.read(lambda: _read(endpoint_id))
 
     async def add(self, endpoint: Endpoint) -> None:
-        await self._database.batch(lambda db: _write(db, endpoint))
+        await self._database.write(lambda: _write(endpoint))
 
     async def change(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint], now: datetime) -> Endpoint | None:
         """Read, *change* and write in one transaction. None: there is no such endpoint."""
 
-        def work(db: sqlite3.Connection) -> Endpoint | None:
-            before = _read(db, endpoint_id)
+        def work() -> Work[Endpoint | None]:
+            before = yield from _read(endpoint_id, lock=FOR_UPDATE)
             if before is None:
                 return None
             after = change(before)
-            _write(db, after)
+            yield from _write(after)
             if before.enabled and not after.enabled:
-                _give_up_pending(db, endpoint_id, after.disabled_reason or "", now)
+                yield Run(_GIVE_UP, (us(now), _disabled(after.disabled_reason or ""), endpoint_id))
             return after
 
-        return await self._database.batch(work)
+        return await self._database.write(work)
 
     async def remove(self, endpoint_id: str, now: datetime) -> bool:
         """Remove it; what was pending for it is `dropped`. False: there is no such endpoint."""
 
-        def work(db: sqlite3.Connection) -> bool:
-            removed = db.execute("DELETE FROM endpoints WHERE id = ?", (endpoint_id,))
-            db.execute(
-                "UPDATE deliveries SET state = 'dropped', next_at = NULL, finished_at = ?, fault = NULL,"
-                " last_error = 'the endpoint was removed', lease_owner = NULL, lease_until = NULL"
-                " WHERE endpoint_id = ? AND state = 'pending'",
-                (us(now), endpoint_id),
-            )
-            return removed.rowcount == 1
+        def work() -> Work[bool]:
+            yield Hold("subscriptions")
+            removed = yield Run("DELETE FROM endpoints WHERE id = ?", (endpoint_id,))
+            yield Run(_DROP, (us(now), endpoint_id))
+            return bool(removed == 1)
 
-        return await self._database.batch(work)
+        return await self._database.write(work)
 
 
-def note(
-    db: sqlite3.Connection, endpoint_id: str, now: datetime, *, well: bool, given_up: bool, gone: bool
-) -> list[NewEvent]:
+def note(endpoint_id: str, now: datetime, *, well: bool, given_up: bool, gone: bool) -> Work[list[NewEvent]]:
     """
     How an endpoint fared in the attempts being booked, inside the booking's transaction. Returns what to tell.
 
@@ -147,12 +140,8 @@ def note(
     `endpoint.disabled` when it said that it is *gone*, or has failed for days.
     """
     if well and not gone:
-        db.execute(
-            "UPDATE endpoints SET failing_since = NULL, told_failing_at = NULL"
-            " WHERE id = ? AND failing_since IS NOT NULL",
-            (endpoint_id,),
-        )
-    before = None if well and not (gone or given_up) else _read(db, endpoint_id)
+        yield Run(_WELL_AGAIN, (endpoint_id,))
+    before = None if well and not (gone or given_up) else (yield from _read(endpoint_id, lock=FOR_UPDATE))
     if before is None or not before.enabled:
         return []
     new_events = []
@@ -165,26 +154,26 @@ def note(
         reason = "it answered 410 Gone" if gone else f"it has failed since {iso(after.failing_since)}"
         after = after.switched(on=False, reason=reason)
         new_events.append(NewEvent("endpoint.disabled", after.to_json()))
-        _give_up_pending(db, endpoint_id, reason, now)
+        yield Run(_GIVE_UP, (us(now), _disabled(reason), endpoint_id))
     if well:
         after = replace(after, failing_since=None, told_failing_at=None)
     if after != before:
-        _write(db, after)
+        yield from _write(after)
     return new_events
 
 
-def _give_up_pending(db: sqlite3.Connection, endpoint_id: str, reason: str, now: datetime) -> None:
-    """End what waits for a disabled endpoint: listed as undelivered, and to be replayed once it is enabled."""
-    db.execute(
-        "UPDATE deliveries SET state = 'given_up', next_at = NULL, finished_at = ?, fault = 'theirs',"
-        " last_error = ?, lease_owner = NULL, lease_until = NULL WHERE endpoint_id = ? AND state = 'pending'",
-        (us(now), f"the endpoint was disabled: {reason}", endpoint_id),
-    )
+def _disabled(reason: str) -> str:
+    return f"the endpoint was disabled: {reason}"
 
 
-def _read(db: sqlite3.Connection, endpoint_id: str) -> Endpoint | None:
-    row = db.execute(f"SELECT {_COLUMNS} FROM endpoints WHERE id = ?", (endpoint_id,)).fetchone()
+def _read(endpoint_id: str, *, lock: str = "") -> Work[Endpoint | None]:
+    row = yield from first(_ONE, endpoint_id, lock=lock)
     return None if row is None else _endpoint(row)
+
+
+def _fetch(query: str, *values: Any) -> Work[list[Endpoint]]:
+    rows = yield Fetch(query, values)
+    return [_endpoint(row) for row in rows]
 
 
 _NAMES = (
@@ -204,9 +193,25 @@ _NAMES = (
     "disabled_reason",
 )
 _COLUMNS = ", ".join(_NAMES)
+_ALL = f"SELECT {_COLUMNS} FROM endpoints ORDER BY id"
+_PAGE = f"SELECT {_COLUMNS} FROM endpoints WHERE id > ? ORDER BY id LIMIT ?"
+_ONE = f"SELECT {_COLUMNS} FROM endpoints WHERE id = ?"
 _WRITE = (
     f"INSERT INTO endpoints ({_COLUMNS}) VALUES ({', '.join('?' for _ in _NAMES)}) ON CONFLICT (id) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in _NAMES if name not in ("id", "created_at"))
+)
+_WELL_AGAIN = (
+    "UPDATE endpoints SET failing_since = NULL, told_failing_at = NULL WHERE id = ? AND failing_since IS NOT NULL"
+)
+# What waits for a disabled endpoint is listed as undelivered, and can be replayed once it is enabled.
+_GIVE_UP = (
+    "UPDATE deliveries SET state = 'given_up', next_at = NULL, finished_at = ?, fault = 'theirs',"
+    " last_error = ?, lease_owner = NULL, lease_until = NULL WHERE endpoint_id = ? AND state = 'pending'"
+)
+_DROP = (
+    "UPDATE deliveries SET state = 'dropped', next_at = NULL, finished_at = ?, fault = NULL,"
+    " last_error = 'the endpoint was removed', lease_owner = NULL, lease_until = NULL"
+    " WHERE endpoint_id = ? AND state = 'pending'"
 )
 
 
@@ -230,7 +235,7 @@ def _endpoint(values: Any) -> Endpoint:
     )
 
 
-def _write(db: sqlite3.Connection, endpoint: Endpoint) -> None:
+def _write(endpoint: Endpoint) -> Work[None]:
     values = (
         endpoint.id,
         endpoint.url,
@@ -247,4 +252,5 @@ def _write(db: sqlite3.Connection, endpoint: Endpoint) -> None:
         to_us(endpoint.told_failing_at),
         endpoint.disabled_reason,
     )
-    db.execute(_WRITE, values)
+    yield Hold("subscriptions")
+    yield Run(_WRITE, values)

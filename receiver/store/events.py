@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.sql.elements import ColumnElement
-
 from receiver.domain.jobs import iso
 from receiver.store import tables
 from receiver.store.database import Database
 from receiver.store.rows import moment
+from receiver.store.statements import Fetch, Work, first
 
-_TABLE = tables.events.c
+_COLUMNS = tuple(column.name for column in tables.events.columns)
+_NEWEST = "SELECT coalesce(max(position), 0) FROM events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +65,18 @@ class EventFilter:
             and (self.job_id is None or event.job_id == self.job_id)
         )
 
-    def clauses(self) -> list[ColumnElement[bool]]:
-        """The same in SQL."""
-        clauses: list[ColumnElement[bool]] = []
-        if self.types:
-            clauses.append(_TABLE.type.in_(sorted(self.types)))
-        if self.providers:
-            clauses.append(_TABLE.provider.in_(sorted(self.providers)))
-        if self.job_id is not None:
-            clauses.append(_TABLE.job_id == self.job_id)
-        return clauses
+    def where(self) -> tuple[str, list[Any]]:
+        """The same as conditions in SQL, each behind an AND, with their values."""
+        condition, values = "", list[Any]()
+        for clause, value in (
+            ("type IN (??)", sorted(self.types)),
+            ("provider IN (??)", sorted(self.providers)),
+            ("job_id = ?", self.job_id),
+        ):
+            if value:
+                condition += f" AND {clause}"
+                values.append(value)
+        return condition, values
 
 
 ALL = EventFilter()
@@ -89,8 +90,7 @@ class Events:
 
     async def newest(self) -> int:
         """The highest position; 0 where there is no event yet."""
-        async with self._database.read() as connection:
-            return int(await connection.scalar(select(func.coalesce(func.max(_TABLE.position), 0))) or 0)
+        return int((await self._database.read(lambda: first(_NEWEST)))[0])
 
     async def after(self, position: int, *, limit: int, choice: EventFilter = ALL) -> tuple[Sequence[Event], int]:
         """
@@ -98,27 +98,19 @@ class Events:
 
         The latter lies beyond the last event where the ones behind it were not wanted.
         """
-        async with self._database.read() as connection:
-            newest = int(await connection.scalar(select(func.coalesce(func.max(_TABLE.position), 0))) or 0)
-            rows = await connection.execute(
-                select(tables.events)
-                .where(_TABLE.position > position, *choice.clauses())
-                .order_by(_TABLE.position)
-                .limit(limit)
-            )
-            found = [_event(row) for row in rows.mappings()]
+        condition, values = choice.where()
+        query = f"SELECT {', '.join(_COLUMNS)} FROM events WHERE position > ?{condition} ORDER BY position LIMIT ?"
+
+        def work() -> Work[tuple[int, list[Event]]]:
+            newest = (yield from first(_NEWEST))[0]
+            rows = yield Fetch(query, (position, *values, limit))
+            return newest, [_event(row) for row in rows]
+
+        newest, found = await self._database.read(work)
         if len(found) == limit:
             return found, found[-1].position
         return found, max(newest, position, found[-1].position if found else 0)
 
 
 def _event(row: Any) -> Event:
-    return Event(
-        position=row["position"],
-        id=row["id"],
-        type=row["type"],
-        job_id=row["job_id"],
-        provider=row["provider"],
-        created_at=moment(row["created_at"]),
-        body=row["body"],
-    )
+    return Event(**dict(zip(_COLUMNS, row, strict=True)) | {"created_at": moment(row[_COLUMNS.index("created_at")])})

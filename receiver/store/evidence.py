@@ -8,19 +8,17 @@ A piece is durable before anybody is told that we have it; what it means is writ
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
-from sqlalchemy import select
-
 from receiver.domain.jobs import Source, Verdict
 from receiver.store import tables
 from receiver.store.database import Database
-from receiver.store.rows import ROWS_AT_ONCE, chunks, execute_rows, from_us, moment, to_us, us
+from receiver.store.rows import from_us, moment, to_us, us
+from receiver.store.statements import Fetch, FetchWide, Work, alone
 from submitter.vocabulary import Trust
 
 
@@ -94,13 +92,12 @@ class EvidenceLog:
 
     async def record(self, batch: Sequence[Evidence]) -> None:
         """Make *batch* durable in one commit."""
-        rows = [_values(item) for item in batch]
-        write = self._database.batch if len(rows) > ROWS_AT_ONCE else self._database.statement
-        await write(lambda db: execute_rows(db, _INSERT, rows))
+        await self._database.append("evidence", _WRITTEN, [_values(item) for item in batch])
 
     async def unread(self, *, limit: int) -> list[Evidence]:
         """Evidence that nobody has read, oldest first."""
-        return [_from_row(row) for row in await self._database.glance(lambda db: _unread(db, limit))]
+        rows = await self._database.read(alone(FetchWide(_COLUMNS, _UNREAD, (limit,), blobs=frozenset({"body"}))))
+        return [_from_row(row) for row in sorted(rows, key=lambda row: int(row[0]))]
 
     async def repeats(self, evidence: Sequence[Evidence], *, also_later: bool = False) -> set[int]:
         """
@@ -111,7 +108,7 @@ class EvidenceLog:
         keyed = [item for item in evidence if item.delivery_id and item.job_id]
         if not keyed:
             return set()
-        return await self._database.glance(lambda db: _repeats(db, keyed, also_later))
+        return await self._database.read(lambda: _repeats(keyed, also_later))
 
     async def read_before(self, selection: EvidenceFilter, *, after: int, limit: int) -> list[Evidence]:
         """Evidence of *selection* that was read, oldest first, from behind the id *after* on."""
@@ -126,40 +123,30 @@ class EvidenceLog:
                 clauses.append(clause)
                 values.append(value)
         if selection.verdicts:
-            clauses.append(f"verdict IN ({', '.join('?' * len(selection.verdicts))})")
-            values += [verdict.value for verdict in selection.verdicts]
+            clauses.append("verdict IN (??)")
+            values.append([verdict.value for verdict in selection.verdicts])
         query = f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE {' AND '.join(clauses)} ORDER BY id LIMIT ?"
-        rows = await self._database.glance(lambda db: db.execute(query, (*values, limit)).fetchall())
+        rows = await self._database.read(alone(Fetch(query, (*values, limit))))
         return [_from_row(row) for row in rows]
 
     async def answers_before(self, evidence: Evidence, *, limit: int = 100) -> list[Evidence]:
         """Earlier answers to the same kind of call for the same job, with the same status, newest first."""
         key = (evidence.job_id, evidence.source.value, evidence.status, evidence.id, limit)
-        rows = await self._database.glance(lambda db: db.execute(_ANSWERS_BEFORE, key).fetchall())
+        rows = await self._database.read(alone(Fetch(_ANSWERS_BEFORE, key)))
         return [_from_row(row) for row in rows]
 
     async def of(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[Evidence]:
-        async with self._database.read() as connection:
-            rows = await connection.execute(
-                select(tables.evidence)
-                .where(tables.evidence.c.job_id == job_id, tables.evidence.c.id > after)
-                .order_by(tables.evidence.c.id)
-                .limit(limit)
-            )
-            return [_from_row(row) for row in rows]
+        rows = await self._database.read(alone(Fetch(_OF_JOB, (job_id, after, limit))))
+        return [_from_row(row) for row in rows]
 
 
 _COLUMNS = tuple(column.name for column in tables.evidence.columns)
-_UNREAD = f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE read_at IS NULL ORDER BY id LIMIT ?"
+_WRITTEN = tuple(name for name in _COLUMNS if name != "id")
+_UNREAD = "FROM evidence WHERE read_at IS NULL ORDER BY id LIMIT ?"
+_OF_JOB = f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE job_id = ? AND id > ? ORDER BY id LIMIT ?"
 _ANSWERS_BEFORE = (
     f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE job_id = ? AND source = ?"
     " AND status = ? AND id < ? ORDER BY id DESC LIMIT ?"
-)
-_BODY_PLACE = _COLUMNS.index("body")
-_LARGE_BYTES = 4 * 1024 * 1024
-_INSERT = (
-    "INSERT INTO evidence (job_id, provider, source, verdict, trust, received_at, read_at, asked_at, status, headers,"
-    " body, body_name, peer, delivery_id, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -204,38 +191,25 @@ def _from_row(row: Any) -> Evidence:
     )
 
 
-def _unread(db: sqlite3.Connection, limit: int) -> list[Any]:
-    """One row for all (see `execute_rows`), unless they are large."""
-    (size,) = db.execute(f"SELECT total(length(body)) FROM ({_UNREAD})", (limit,)).fetchone()
-    if size > _LARGE_BYTES:
-        return db.execute(_UNREAD, (limit,)).fetchall()
-    packed = ", ".join("hex(body)" if name == "body" else name for name in _COLUMNS)
-    (text,) = db.execute(f"SELECT json_group_array(json_array({packed})) FROM ({_UNREAD})", (limit,)).fetchone()
-    rows = json.loads(text)
-    for row in rows:
-        row[_BODY_PLACE] = bytes.fromhex(row[_BODY_PLACE])
-    return sorted(rows, key=lambda row: int(row[0]))
-
-
-def _repeats(db: sqlite3.Connection, keyed: Sequence[Evidence], also_later: bool) -> set[int]:
+def _repeats(keyed: Sequence[Evidence], also_later: bool) -> Work[set[int]]:
     seen: dict[tuple[str, str], list[int]] = {}
-    for chunk in chunks(sorted({item.job_id for item in keyed if item.job_id})):
-        for number, *key in db.execute(_DELIVERIES.format(", ".join("?" * len(chunk))), chunk):
-            seen.setdefault((key[0], key[1]), []).append(number)
+    job_ids = sorted({item.job_id for item in keyed if item.job_id})
+    for number, *key in (yield Fetch(_DELIVERIES, (job_ids,))):
+        seen.setdefault((key[0], key[1]), []).append(number)
     found = set()
     for item in keyed:
         assert item.id is not None
         for number in seen.get((item.job_id or "", item.delivery_id or ""), ()):
-            if (number < item.id or (also_later and number != item.id)) and db.execute(_BODY, (number,)).fetchone() == (
-                item.body,
-            ):
-                found.add(item.id)
-                break
+            if number < item.id or (also_later and number != item.id):
+                ((body,),) = yield Fetch(_BODY, (number,))
+                if bytes(body) == item.body:
+                    found.add(item.id)
+                    break
     return found
 
 
 _DELIVERIES = (
-    "SELECT id, job_id, delivery_id FROM evidence WHERE job_id IN ({}) AND delivery_id IS NOT NULL"
+    "SELECT id, job_id, delivery_id FROM evidence WHERE job_id IN (??) AND delivery_id IS NOT NULL"
     f" AND verdict != '{Verdict.REFUSED.value}' ORDER BY id"
 )
 _BODY = "SELECT body FROM evidence WHERE id = ?"

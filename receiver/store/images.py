@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from receiver.domain.jobs import KeptImage
-from receiver.store import tables
 from receiver.store.database import Database
 from receiver.store.outbox import job_event, write_events
 from receiver.store.rows import (
     IMAGE_COLUMNS,
-    all_rows,
-    execute_rows,
     from_us,
-    image_from_row,
+    image_from_tuple,
     jobs_by_id,
-    moment,
     to_us,
     us,
 )
+from receiver.store.statements import FOR_UPDATE, Fetch, InsertMany, Run, RunMany, Work, alone, first
 from submitter.vocabulary import Image
 
 
@@ -45,24 +38,20 @@ class Images:
         *without* are beginnings of links (`https://host`) that are not wanted now. What is held is due again at its
         lease's end, so that it is not among what is due, and a dead holder's is.
         """
-        due = await self._database.glance(lambda db: _due(db, us(now), limit, without))
+        due = await self._database.read(lambda: _due(us(now), limit, without))
         if not due:
             return []
-        taken = await self._database.batch(lambda db: _taken(db, due, us(now), us(now + lease)))
-        return [(image_from_row(row), from_us(row["give_up_at"])) for row in taken]
+        taken = await self._database.write(lambda: _taken(due, us(now), us(now + lease)))
+        return [(image_from_tuple(row), from_us(row[_GIVE_UP_AT])) for row in taken]
 
     async def renew(self, image: KeptImage, now: datetime, *, lease: timedelta) -> None:
-        async with self._database.write_raw() as db:
-            await db.execute(
-                "UPDATE images SET lease_until = ?, next_at = ? WHERE job_id = ? AND n = ? AND state = 'wanted'",
-                (us(now + lease), us(now + lease), image.job_id, image.n),
-            )
+        until = us(now + lease)
+        await self._database.write(alone(Run(_RENEW, (until, until, image.job_id, image.n))))
 
     async def next_at(self) -> datetime | None:
-        table = tables.images.c
-        async with self._database.read() as connection:
-            value = await connection.scalar(select(func.min(table.next_at)).where(table.state == "wanted"))
-        return None if value is None else moment(value)
+        """When the next try of a wanted image is due."""
+        row = await self._database.read(lambda: first(_NEXT))
+        return from_us(row[0])
 
     async def kept(self, image: KeptImage, now: datetime) -> int:
         """Our copy is safe. When it was the last one wanted, `job.images_kept`. Returns deliveries queued."""
@@ -73,102 +62,82 @@ class Images:
         return await self._done(image, now, state="lost", last_error=last_error)
 
     async def later(self, image: KeptImage, *, next_at: datetime, last_error: str) -> None:
-        async with self._database.write_raw() as db:
-            await db.execute(
-                "UPDATE images SET tries = tries + 1, next_at = ?, last_error = ?, lease_until = NULL"
-                " WHERE job_id = ? AND n = ? AND state = 'wanted'",
-                (us(next_at), last_error, image.job_id, image.n),
-            )
+        await self._database.write(alone(Run(_LATER, (us(next_at), last_error, image.job_id, image.n))))
 
     async def put_back(self, images: Sequence[KeptImage], now: datetime) -> None:
         """Let go of claimed images, untried."""
-        async with self._database.write_raw() as db:
-            await db.executemany(
-                "UPDATE images SET next_at = ?, lease_until = NULL WHERE job_id = ? AND n = ? AND state = 'wanted'",
-                [(us(now), image.job_id, image.n) for image in images],
-            )
+        rows = [(us(now), image.job_id, image.n) for image in images]
+        await self._database.write(alone(RunMany(_PUT_BACK, rows)))
 
     async def _done(self, image: KeptImage, now: datetime, *, state: str, last_error: str | None) -> int:
-        async with self._database.write_raw() as db:
-            cursor = await db.execute(
-                "UPDATE images SET state = ?, content_type = coalesce(?, content_type), width = coalesce(?, width),"
-                " height = coalesce(?, height), bytes = ?, sha256 = ?, tries = tries + 1, last_error = ?, kept_at = ?,"
-                " next_at = NULL, lease_until = NULL WHERE job_id = ? AND n = ? AND state = 'wanted'",
-                (
-                    state,
-                    image.content_type,
-                    image.width,
-                    image.height,
-                    image.bytes,
-                    image.sha256,
-                    last_error,
-                    us(now),
-                    image.job_id,
-                    image.n,
-                ),
-            )
-            if cursor.rowcount != 1:
+        values = (state, image.content_type, image.width, image.height, image.bytes, image.sha256, last_error, us(now))
+
+        def work() -> Work[int]:
+            # The last image of a job is told of once: two that end together take turns.
+            yield Fetch(_LOCK_JOB, (image.job_id,), FOR_UPDATE)
+            if (yield Run(_DONE, (*values, image.job_id, image.n))) != 1:
                 return 0
-            rows = await all_rows(
-                db, f"SELECT {', '.join(IMAGE_COLUMNS)} FROM images WHERE job_id = ? ORDER BY n", (image.job_id,)
-            )
-            all_of_it = [image_from_row(dict(zip(IMAGE_COLUMNS, row, strict=True))) for row in rows]
-            if any(one.state == "wanted" for one in all_of_it):
+            images = yield from images_of([image.job_id])
+            if any(other.state == "wanted" for other in images):
                 return 0
-            job = (await jobs_by_id(db, {image.job_id}))[image.job_id]
-            name = "job.images_kept" if all(one.kept for one in all_of_it) else "job.images_lost"
-            return await write_events(
-                db,
-                [job_event(name, job, all_of_it, base_url=self._public_url())],
-                now,
-                first_delay_seconds=self._first_delay,
-            )
+            job = (yield from jobs_by_id([image.job_id]))[image.job_id]
+            name = "job.images_kept" if all(other.kept for other in images) else "job.images_lost"
+            new_event = job_event(name, job, images, base_url=self._public_url())
+            return (yield from write_events([new_event], now, first_delay_seconds=self._first_delay))
+
+        return await self._database.write(work)
 
 
-def _due(db: sqlite3.Connection, now: int, limit: int, without: Sequence[str]) -> list[dict[str, Any]]:
+_COLUMNS = ", ".join(IMAGE_COLUMNS)
+_GIVE_UP_AT = IMAGE_COLUMNS.index("give_up_at")
+_WANTED = "job_id = ? AND n = ? AND state = 'wanted'"
+_RENEW = f"UPDATE images SET lease_until = ?, next_at = ? WHERE {_WANTED}"
+_NEXT = "SELECT min(next_at) FROM images WHERE state = 'wanted'"
+_LATER = f"UPDATE images SET tries = tries + 1, next_at = ?, last_error = ?, lease_until = NULL WHERE {_WANTED}"
+_PUT_BACK = f"UPDATE images SET next_at = ?, lease_until = NULL WHERE {_WANTED}"
+_LOCK_JOB = "SELECT 1 FROM jobs WHERE id = ?"
+_DONE = (
+    "UPDATE images SET state = ?, content_type = coalesce(?, content_type), width = coalesce(?, width),"
+    " height = coalesce(?, height), bytes = ?, sha256 = ?, tries = tries + 1, last_error = ?, kept_at = ?,"
+    f" next_at = NULL, lease_until = NULL WHERE {_WANTED}"
+)
+# The sum keeps the planner off the index on next_at: it would read and sort all that is due.
+_FREE = "next_at + 0 <= ? AND (lease_until IS NULL OR lease_until <= ?)"
+_TAKE = f"UPDATE images SET lease_until = ?, next_at = ? WHERE {_WANTED} AND {_FREE}"
+_OF_JOBS = f"SELECT {_COLUMNS} FROM images WHERE job_id IN (??) ORDER BY job_id, n"
+
+
+def _due(now: int, limit: int, without: Sequence[str]) -> Work[list[Any]]:
     """Read beside the writer: where most links are not wanted now, finding the others is a long search."""
     elsewhere = " AND substr(coalesce(source_url, ''), 1, ?) <> ?" * len(without)
-    rows = db.execute(
-        # The plus keeps the planner off the index on next_at: it would read and sort all that is due.
-        f"SELECT {', '.join(IMAGE_COLUMNS)} FROM images WHERE state = 'wanted' AND +next_at <= ?"
-        f" AND (lease_until IS NULL OR lease_until <= ?){elsewhere} ORDER BY give_up_at LIMIT ?",
-        (now, now, *(part for origin in without for part in (len(origin), origin)), limit),
-    )
-    return [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows]
+    query = f"SELECT {_COLUMNS} FROM images WHERE state = 'wanted' AND {_FREE}{elsewhere} ORDER BY give_up_at LIMIT ?"
+    origins = [part for origin in without for part in (len(origin), origin)]
+    rows: list[Any] = yield Fetch(query, (now, now, *origins, limit))
+    return rows
 
 
-def _taken(db: sqlite3.Connection, due: Sequence[dict[str, Any]], now: int, until: int) -> list[dict[str, Any]]:
+def _taken(due: Sequence[Any], now: int, until: int) -> Work[list[Any]]:
     """Those that nobody else has taken meanwhile."""
-    statement = (
-        "UPDATE images SET lease_until = ?, next_at = ? WHERE job_id = ? AND n = ? AND state = 'wanted'"
-        " AND +next_at <= ? AND (lease_until IS NULL OR lease_until <= ?)"
-    )
-    return [
-        row for row in due if db.execute(statement, (until, until, row["job_id"], row["n"], now, now)).rowcount == 1
-    ]
+    taken = []
+    for row in due:
+        if (yield Run(_TAKE, (until, until, row[0], row[1], now, now))) == 1:
+            taken.append(row)
+    return taken
 
 
-_INSERT_IMAGE = (
-    f"INSERT INTO images ({', '.join(IMAGE_COLUMNS)}) VALUES ({', '.join('?' for _ in IMAGE_COLUMNS)})"
-    " ON CONFLICT (job_id, n) DO NOTHING"
-)
-
-
-def insert_images(db: sqlite3.Connection, images: Sequence[tuple[KeptImage, datetime]]) -> None:
+def insert_images(images: Sequence[tuple[KeptImage, datetime]]) -> Work[None]:
     """Write results as wanted, each with the moment at which it was learned. One that is known stays as it is."""
     if images:
-        execute_rows(db, _INSERT_IMAGE, [_image_values(image, now) for image, now in images])
+        rows = [_image_values(image, now) for image, now in images]
+        yield InsertMany("images", IMAGE_COLUMNS, rows, known=("job_id", "n"))
 
 
-async def images_of(connection: AsyncConnection, job_ids: Sequence[str]) -> list[KeptImage]:
+def images_of(job_ids: Sequence[str]) -> Work[list[KeptImage]]:
+    """All images of these jobs, in their order."""
     if not job_ids:
         return []
-    rows = await connection.execute(
-        select(tables.images)
-        .where(tables.images.c.job_id.in_(job_ids))
-        .order_by(tables.images.c.job_id, tables.images.c.n)
-    )
-    return [image_from_row(row) for row in rows.mappings()]
+    rows = yield Fetch(_OF_JOBS, (list(job_ids),))
+    return [image_from_tuple(row) for row in rows]
 
 
 def new_image(job_id: str, n: int, image: Image, now: datetime) -> KeptImage:

@@ -8,35 +8,27 @@ process that dies anywhere in between reads it again at its next start.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 import structlog
-from sqlalchemy import desc, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from receiver.domain.jobs import Job, KeptImage
 from receiver.domain.lifecycle import Update, advance
 from receiver.domain.polling import Timing
-from receiver.store import tables
-from receiver.store.database import Database, on_its_thread
+from receiver.store.database import Database
+from receiver.store.errors import Conflict
 from receiver.store.evidence import EvidenceLog
 from receiver.store.images import Images, images_of
 from receiver.store.leases import JobLeases
 from receiver.store.outbox import NewEvent, job_event, write_events
-from receiver.store.rows import (
-    JOB_COLUMNS,
-    job_from_row,
-    job_values,
-    jobs_by_id,
-    one_row,
-    us,
-)
+from receiver.store.rows import JOB_COLUMNS, job_from_tuple, job_values, jobs_by_id, us
 from receiver.store.settling import (
+    Batch,
     EvidenceVerdict,
     JobUpdate,
-    Overtaken,
     Plan,
     Settled,
     TimingOf,
@@ -44,6 +36,7 @@ from receiver.store.settling import (
     plan,
     update_jobs,
 )
+from receiver.store.statements import Fetch, InsertMany, Run, Work, alone, first
 from submitter.vocabulary import Report, State
 
 log = structlog.get_logger("receiver.store")
@@ -77,6 +70,7 @@ class JobStore:
         timing_of: TimingOf,
         closed: Sequence[EvidenceVerdict] = (),
         *,
+        again: bool = False,
         dry_run: bool = False,
     ) -> Settled:
         """
@@ -84,37 +78,39 @@ class JobStore:
 
         Changes, events, deliveries, images and the verdicts on the evidence are committed together. What they are is
         worked out beside the writer; should a job have changed meanwhile (its version tells), once more. A task id that
-        another job holds is never taken over: such an update is recorded and ignored. With *dry_run*,
-        nothing is written.
+        another job holds is never taken over: such an update is recorded and ignored. Evidence that another process
+        has settled meanwhile is left as it is, unless all of it is read *again*. With *dry_run*, nothing is written.
         """
+        batch = Batch(items, closed, again)
 
-        def planned(db: sqlite3.Connection) -> Plan:
+        def planned(*, overtaken: bool) -> Work[Plan]:
             return plan(
-                db,
-                items,
+                batch,
                 now,
                 timing_of,
-                closed,
                 base_url=self._public_url(),
                 first_delay_seconds=self._first_delay,
+                overtaken=overtaken,
             )
 
         if dry_run:
-            return (await self.database.glance(planned)).settled
+            return (await self.database.read(lambda: planned(overtaken=False))).settled
+        overtaken = False
         for _ in range(_OPTIMISM):
-            made = await self.database.glance(planned)
+            made = await self.database.read(partial(planned, overtaken=overtaken))
             try:
-                await self.database.batch(made.carry_out)
+                await self.database.write(made.carry_out, attempts=1)
                 return made.settled
-            except (Overtaken, sqlite3.IntegrityError):
+            except Conflict:
                 log.debug("overtaken", items=len(items))
+                overtaken = True
 
-        def plan_and_carry_out(db: sqlite3.Connection) -> Settled:
-            made = planned(db)
-            made.carry_out(db)
+        def plan_and_carry_out() -> Work[Settled]:
+            made = yield from planned(overtaken=True)
+            yield from made.carry_out()
             return made.settled
 
-        return await self.database.batch(plan_and_carry_out)
+        return await self.database.write(plan_and_carry_out)
 
     def _new_event(self, name: str, job: Job, images: Sequence[KeptImage]) -> NewEvent:
         return job_event(name, job, images, base_url=self._public_url())
@@ -128,53 +124,31 @@ class JobStore:
         *idempotency* is (token id, key, digest of the content): a known key gives its job back, or raises
         `KeyReused` if the content differs.
         """
-        async with self.database.write_raw() as db:
+
+        def work() -> Work[tuple[Job, bool]]:
             if idempotency is not None:
-                token_id, key, digest = idempotency
-                since = us(job.created_at - timedelta(hours=24))
-                row = await one_row(
-                    db,
-                    "SELECT digest, job_id FROM idempotency WHERE token_id = ? AND key = ? AND created_at > ?",
-                    (token_id, key, since),
-                )
-                if row is not None:
-                    if row[0] != digest:
-                        raise KeyReused(row[1])
-                    known = (await jobs_by_id(db, {row[1]})).get(row[1])
-                    if known is not None:
-                        return known, False
-                await db.execute(
-                    "INSERT OR REPLACE INTO idempotency (token_id, key, digest, job_id, created_at)"
-                    " VALUES (?, ?, ?, ?, ?)",
-                    (token_id, key, digest, job.id, us(job.created_at)),
-                )
+                known = yield from _known(job, *idempotency)
+                if known is not None:
+                    return known, False
             values = job_values(job)
-            marks = ", ".join("?" for _ in values)
-            await db.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
-            await write_events(
-                db, [self._new_event("job.queued", job, ())], job.created_at, first_delay_seconds=self._first_delay
-            )
-        return job, True
+            yield InsertMany("jobs", tuple(values), [tuple(values.values())])
+            new_events = [self._new_event("job.queued", job, ())]
+            yield from write_events(new_events, job.created_at, first_delay_seconds=self._first_delay)
+            return job, True
+
+        return await self.database.write(work)
 
     async def job_of_key(self, token_id: str, key: str, now: datetime) -> tuple[str, str] | None:
         """(digest, job id) of a known idempotency key."""
-        table = tables.idempotency.c
-        async with self.database.read() as connection:
-            row = (
-                await connection.execute(
-                    select(table.digest, table.job_id).where(
-                        table.token_id == token_id,
-                        table.key == key,
-                        table.created_at > us(now - timedelta(hours=24)),
-                    )
-                )
-            ).first()
+        row = await self.database.read(lambda: first(_KEY, token_id, key, us(now - _KEY_LIFETIME)))
         return None if row is None else (row[0], row[1])
 
     async def job(self, job_id: str) -> tuple[Job, list[KeptImage]] | None:
-        async with self.database.read() as connection:
-            found = await _job(connection, job_id)
-            return None if found is None else (found, await images_of(connection, [job_id]))
+        def work() -> Work[tuple[Job, list[KeptImage]] | None]:
+            found = (yield from jobs_by_id([job_id])).get(job_id)
+            return None if found is None else (found, (yield from images_of([job_id])))
+
+        return await self.database.read(work)
 
     async def jobs(
         self,
@@ -185,45 +159,75 @@ class JobStore:
         limit: int = 50,
     ) -> list[tuple[Job, list[KeptImage]]]:
         """Newest first. *before* is a job id: the cursor."""
-        table = tables.jobs.c
-        query = select(*[table[name] for name in JOB_COLUMNS]).order_by(desc(table.id)).limit(limit)
-        if states:
-            query = query.where(table.state.in_(states))
-        if providers:
-            query = query.where(table.provider.in_(providers))
-        if before:
-            query = query.where(table.id < before)
-        async with self.database.read() as connection:
-            found = [job_from_row(row) for row in (await connection.execute(query)).mappings()]
-            pictures = await images_of(connection, [job.id for job in found])
-        return [(job, [image for image in pictures if image.job_id == job.id]) for job in found]
+        clauses, values = ["1 = 1"], list[Any]()
+        for clause, value in (
+            ("state IN (??)", list(states)),
+            ("provider IN (??)", list(providers)),
+            ("id < ?", before),
+        ):
+            if value:
+                clauses.append(clause)
+                values.append(value)
+        query = f"SELECT {', '.join(JOB_COLUMNS)} FROM jobs WHERE {' AND '.join(clauses)} ORDER BY id DESC LIMIT ?"
+
+        def work() -> Work[list[tuple[Job, list[KeptImage]]]]:
+            rows = yield Fetch(query, (*values, limit))
+            found = [job_from_tuple(row) for row in rows]
+            pictures = yield from images_of([job.id for job in found])
+            return [(job, [image for image in pictures if image.job_id == job.id]) for job in found]
+
+        return await self.database.read(work)
 
     async def is_open(self, job_id: str) -> bool:
         """Whether the job exists and has not ended."""
-        async with self.database.read() as connection:
-            state = await connection.scalar(select(tables.jobs.c.state).where(tables.jobs.c.id == job_id))
-        return state is not None and not State(state).terminal
+        row = await self.database.read(lambda: first("SELECT state FROM jobs WHERE id = ?", job_id))
+        return row is not None and not State(row[0]).terminal
 
     async def cancel(self, job_id: str, now: datetime, *, abandon: bool) -> bool:
         """End a job by our own word: queued ones, with *abandon* also those that were sent. False: too late."""
-        async with self.database.write_raw() as db:
-            job = (await jobs_by_id(db, {job_id})).get(job_id)
+
+        def work() -> Work[bool]:
+            job = (yield from jobs_by_id([job_id])).get(job_id)
             if job is None or job.state.terminal or (job.state is not State.QUEUED and not abandon):
                 return False
             change = advance(job, Update(Report(None, State.CANCELED), None), now, Timing(1, 1, 1))
-            await on_its_thread(db, update_jobs, job_updates({job_id: job}, {job_id: change.job}, {job_id}))
+            yield from update_jobs(job_updates({job_id: job}, {job_id: change.job}, {job_id}))
             new_events = [self._new_event(name, change.job, ()) for name in change.events]
-            await write_events(db, new_events, now, first_delay_seconds=self._first_delay)
-        return True
+            yield from write_events(new_events, now, first_delay_seconds=self._first_delay)
+            return True
+
+        return await self.database.write(work)
 
     async def queue_lengths(self) -> dict[str, int]:
         """Queued jobs by provider."""
-        table = tables.jobs.c
-        async with self.database.read() as connection:
-            rows = await connection.execute(
-                select(table.provider, func.count()).where(table.state == "queued").group_by(table.provider)
-            )
-            return {row[0]: row[1] for row in rows}
+        return dict(await self.database.read(alone(Fetch(_QUEUE_LENGTHS))))
+
+
+_KEY_LIFETIME = timedelta(hours=24)
+_KEY = "SELECT digest, job_id FROM idempotency WHERE token_id = ? AND key = ? AND created_at > ?"
+_TAKE_KEY = (
+    "INSERT INTO idempotency AS known (token_id, key, digest, job_id, created_at) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (token_id, key) DO UPDATE SET digest = excluded.digest, job_id = excluded.job_id,"
+    " created_at = excluded.created_at WHERE known.created_at <= ? RETURNING job_id"
+)
+_RETAKE_KEY = "UPDATE idempotency SET job_id = ?, created_at = ? WHERE token_id = ? AND key = ? AND job_id = ?"
+_QUEUE_LENGTHS = "SELECT provider, count(*) FROM jobs WHERE state = 'queued' GROUP BY provider"
+
+
+def _known(job: Job, token_id: str, key: str, digest: str) -> Work[Job | None]:
+    """The job of a known key. None: the key is *job*'s now, since it was new, or had expired, or its job is gone."""
+    created_at, expired_at = us(job.created_at), us(job.created_at - _KEY_LIFETIME)
+    if (yield from first(_TAKE_KEY, token_id, key, digest, job.id, created_at, expired_at)) is not None:
+        return None
+    row = yield from first(_KEY, token_id, key, expired_at)
+    if row is None:
+        raise Conflict("the key was dropped a moment ago")
+    if row[0] != digest:
+        raise KeyReused(row[1])
+    known: Job | None = (yield from jobs_by_id([row[1]])).get(row[1])
+    if known is None and (yield Run(_RETAKE_KEY, (job.id, created_at, token_id, key, row[1]))) != 1:
+        raise Conflict("the key was taken by another request")
+    return known
 
 
 class KeyReused(Exception):
@@ -232,13 +236,3 @@ class KeyReused(Exception):
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id)
         self.job_id = job_id
-
-
-async def _job(connection: AsyncConnection, job_id: str) -> Job | None:
-    table = tables.jobs.c
-    row = (
-        (await connection.execute(select(*[table[name] for name in JOB_COLUMNS]).where(table.id == job_id)))
-        .mappings()
-        .first()
-    )
-    return None if row is None else job_from_row(row)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from receiver.domain.jobs import Job
 from receiver.store.database import Database
-from receiver.store.rows import JOB_COLUMNS, all_rows, job_from_tuple, moment, us
+from receiver.store.rows import JOB_COLUMNS, job_from_tuple, moment, us
+from receiver.store.statements import SKIP_LOCKED, Fetch, Run, Work, alone
 from submitter.parsing import NO_RESULT
 
 _JOBS = ", ".join(JOB_COLUMNS)
@@ -28,6 +28,29 @@ QUEUED = f"SELECT {_JOBS} FROM jobs WHERE state = 'queued' AND provider = ? AND 
 DUE = f"SELECT {_JOBS} FROM jobs WHERE provider = ? AND next_poll_at <= ? AND {_FREE} ORDER BY next_poll_at LIMIT ?"
 _FIRST_QUEUED = "SELECT min(retry_at) FROM jobs WHERE state = 'queued' AND provider = ?"
 _FIRST_DUE = "SELECT min(next_poll_at) FROM jobs WHERE provider = ? AND next_poll_at IS NOT NULL"
+_HOLD_QUEUED = "UPDATE jobs SET lease_owner = ?, lease_until = ?, retry_at = ? WHERE id IN (??)"
+_HOLD_DUE = "UPDATE jobs SET lease_owner = ?, lease_until = ?, next_poll_at = ? WHERE id IN (??)"
+_BEGIN_SENDING = (
+    "UPDATE jobs SET state = 'sending', version = version + 1, tries = tries + 1, sent_at = ?, deadline_at = ?,"
+    " awaits_callback = ?, retry_at = NULL, last_error = NULL, lease_until = ?"
+    " WHERE id = ? AND state = 'queued' AND lease_owner = ?"
+)
+_LAPSED_SENDING = (
+    f"SELECT id FROM jobs WHERE state = 'sending' AND {_FREE} AND NOT EXISTS (SELECT 1 FROM evidence"
+    " WHERE job_id = jobs.id AND source = 'response' AND read_at IS NULL) LIMIT ?"
+)
+_MOVE_DUE = (
+    "UPDATE jobs SET retry_at = CASE WHEN retry_at = lease_until THEN ? ELSE retry_at END,"
+    " next_poll_at = CASE WHEN next_poll_at = lease_until THEN ? ELSE next_poll_at END,"
+)
+_RENEW = f"{_MOVE_DUE} lease_until = ? WHERE id IN (??) AND lease_owner = ?"
+_HAND_BACK = f"{_MOVE_DUE} lease_owner = NULL, lease_until = NULL WHERE id IN (??) AND lease_owner = ?"
+_POLL_NOW = (
+    "UPDATE jobs SET version = version + 1,"
+    " next_poll_at = CASE WHEN polled_at > ? THEN polled_at + ? ELSE ? END WHERE id = ? AND remote_id IS NOT NULL"
+    " AND (state IN ('running', 'unconfirmed', 'expired', 'canceled') AND late_at IS NULL"
+    " OR state = 'failed' AND error_code = ?)"
+)
 
 
 class JobLeases:
@@ -46,62 +69,38 @@ class JobLeases:
         self, provider: str, now: datetime, *, owner: str, lease: timedelta, limit: int
     ) -> list[Job]:
         """Take up to *limit* queued jobs of *provider* whose time has come, longest waiting first."""
-        async with self._database.write_raw() as db:
-            rows = await all_rows(db, QUEUED, (provider, us(now), us(now), limit))
-            found = [job_from_tuple(row) for row in rows]
+
+        def work() -> Work[list[Job]]:
+            rows = yield Fetch(QUEUED, (provider, us(now), us(now), limit), SKIP_LOCKED)
             until = us(now + lease)
-            await db.executemany(
-                "UPDATE jobs SET lease_owner = ?, lease_until = ?, retry_at = ? WHERE id = ?",
-                [(owner, until, until, job.id) for job in found],
-            )
-        return found
+            yield Run(_HOLD_QUEUED, (owner, until, until, [row[0] for row in rows]))
+            return [job_from_tuple(row) for row in rows]
+
+        return await self._database.write(work)
 
     async def begin_sending(
         self, job: Job, now: datetime, *, owner: str, lease: timedelta, deadline_at: datetime, awaits_callback: bool
     ) -> bool:
         """`queued` → `sending`, if *owner* still holds it. Committed before the first byte leaves."""
-        async with self._database.write_raw() as db:
-            cursor = await db.execute(
-                "UPDATE jobs SET state = 'sending', version = version + 1, tries = tries + 1, sent_at = ?,"
-                " deadline_at = ?, awaits_callback = ?, retry_at = NULL, last_error = NULL, lease_until = ?"
-                " WHERE id = ? AND state = 'queued' AND lease_owner = ?",
-                (us(now), us(deadline_at), int(awaits_callback), us(now + lease), job.id, owner),
-            )
-            return cursor.rowcount == 1
+        values = (us(now), us(deadline_at), int(awaits_callback), us(now + lease), job.id, owner)
+        return bool(await self._database.write(alone(Run(_BEGIN_SENDING, values))) == 1)
 
     async def lapsed_sending(self, now: datetime, *, limit: int = 200) -> list[str]:
         """Jobs whose holder died while sending, unless their answer is there and waits to be read."""
-        async with self._database.read() as connection:
-            rows = await connection.exec_driver_sql(
-                f"SELECT id FROM jobs WHERE state = 'sending' AND {_FREE} AND NOT EXISTS (SELECT 1 FROM evidence"
-                " WHERE job_id = jobs.id AND source = 'response' AND read_at IS NULL) LIMIT ?",
-                (us(now), limit),
-            )
-            return [row[0] for row in rows]
+        rows = await self._database.read(alone(Fetch(_LAPSED_SENDING, (us(now), limit))))
+        return [row[0] for row in rows]
 
     # --- Leases -----------------------------------------------------------------------------------------------------
 
     async def renew(self, job_ids: Sequence[str], now: datetime, *, owner: str, lease: timedelta) -> None:
         """Hold on; a due moment that was moved to the lease's end goes with it."""
         until = us(now + lease)
-        async with self._database.write_raw() as db:
-            await db.executemany(
-                "UPDATE jobs SET retry_at = CASE WHEN retry_at = lease_until THEN ? ELSE retry_at END,"
-                " next_poll_at = CASE WHEN next_poll_at = lease_until THEN ? ELSE next_poll_at END, lease_until = ?"
-                " WHERE id = ? AND lease_owner = ?",
-                [(until, until, until, job_id, owner) for job_id in job_ids],
-            )
+        await self._database.write(alone(Run(_RENEW, (until, until, until, list(job_ids), owner))))
 
     async def hand_back(self, job_ids: Sequence[str], due_at: datetime, *, owner: str) -> None:
         """Let go of jobs that were not sent or not polled; they fall due at *due_at*."""
         due = us(due_at)
-        async with self._database.write_raw() as db:
-            await db.executemany(
-                "UPDATE jobs SET retry_at = CASE WHEN retry_at = lease_until THEN ? ELSE retry_at END,"
-                " next_poll_at = CASE WHEN next_poll_at = lease_until THEN ? ELSE next_poll_at END,"
-                " lease_owner = NULL, lease_until = NULL WHERE id = ? AND lease_owner = ?",
-                [(due, due, job_id, owner) for job_id in job_ids],
-            )
+        await self._database.write(alone(Run(_HAND_BACK, (due, due, list(job_ids), owner))))
 
     # --- Polling ----------------------------------------------------------------------------------------------------
 
@@ -111,36 +110,30 @@ class JobLeases:
 
     async def claim_due(self, limits: Mapping[str, int], now: datetime, *, owner: str, lease: timedelta) -> list[Job]:
         """Take jobs whose poll is due, earliest first, of each provider in *limits* at most so many."""
-        found: list[Job] = []
-        async with self._database.write_raw() as db:
+
+        def work() -> Work[list[Job]]:
+            found = []
             for provider, limit in limits.items():
-                rows = await all_rows(db, DUE, (provider, us(now), us(now), limit))
-                found += [job_from_tuple(row) for row in rows]
+                found += yield Fetch(DUE, (provider, us(now), us(now), limit), SKIP_LOCKED)
             until = us(now + lease)
-            await db.executemany(
-                "UPDATE jobs SET lease_owner = ?, lease_until = ?, next_poll_at = ? WHERE id = ?",
-                [(owner, until, until, job.id) for job in found],
-            )
-        return found
+            yield Run(_HOLD_DUE, (owner, until, until, [row[0] for row in found]))
+            return [job_from_tuple(row) for row in found]
+
+        return await self._database.write(work)
 
     async def poll_now(self, job_id: str, now: datetime, *, interval_seconds: float) -> bool:
         """Make a poll due, *interval_seconds* after the last at the earliest; False if the job can't be polled."""
         interval = int(interval_seconds * 1_000_000)
-        async with self._database.write_raw() as db:
-            cursor = await db.execute(
-                "UPDATE jobs SET version = version + 1,"
-                " next_poll_at = CASE WHEN polled_at > ? THEN polled_at + ? ELSE ? END"
-                " WHERE id = ? AND remote_id IS NOT NULL"
-                " AND (state IN ('running', 'unconfirmed', 'expired', 'canceled') AND late_at IS NULL"
-                " OR state = 'failed' AND error_code = ?)",
-                (us(now) - interval, interval, us(now), job_id, NO_RESULT),
-            )
-            return cursor.rowcount == 1
+        values = (us(now) - interval, interval, us(now), job_id, NO_RESULT)
+        return bool(await self._database.write(alone(Run(_POLL_NOW, values))) == 1)
 
-    async def _firsts(self, sentence: str, providers: Sequence[str]) -> dict[str, datetime]:
-        if not providers:
-            return {}
-        async with self._database.read() as connection:
-            columns = ", ".join(f"({sentence})" for _ in providers)
-            row: Any = (await connection.exec_driver_sql(f"SELECT {columns}", tuple(providers))).one()
-        return {name: moment(value) for name, value in zip(providers, row, strict=True) if value is not None}
+    async def _firsts(self, query: str, providers: Sequence[str]) -> dict[str, datetime]:
+        def work() -> Work[dict[str, datetime]]:
+            found = {}
+            for name in providers:
+                ((first,),) = yield Fetch(query, (name,))
+                if first is not None:
+                    found[name] = moment(first)
+            return found
+
+        return await self._database.read(work)

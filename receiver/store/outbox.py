@@ -12,19 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiosqlite
-
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage, iso
-from receiver.store.database import on_its_thread
-from receiver.store.rows import execute_rows, us
+from receiver.store.rows import us
+from receiver.store.statements import Fetch, Hold, InsertMany, Positions, Work
 
 JOB_EVENTS = (
     "job.queued",
@@ -88,31 +85,22 @@ class Subscription:
         return (not self.types or event_type in self.types) and (not self.providers or provider in self.providers)
 
 
-async def subscribed(db: aiosqlite.Connection) -> list[Subscription]:
+_SUBSCRIPTIONS = "SELECT id, event_types, providers FROM endpoints WHERE enabled = 1 ORDER BY id"
+
+
+def subscriptions() -> Work[list[Subscription]]:
     """The subscriptions of all enabled endpoints."""
-    return await on_its_thread(db, subscriptions_in)
-
-
-def subscriptions_in(db: sqlite3.Connection) -> list[Subscription]:
-    rows = db.execute("SELECT id, event_types, providers FROM endpoints WHERE enabled = 1")
+    rows = yield Fetch(_SUBSCRIPTIONS)
     return [Subscription(row[0], frozenset(json.loads(row[1])), frozenset(json.loads(row[2]))) for row in rows]
 
 
-async def write_events(
-    db: aiosqlite.Connection, new_events: Sequence[NewEvent], now: datetime, *, first_delay_seconds: float = 0.0
-) -> int:
+def write_events(new_events: Sequence[NewEvent], now: datetime, *, first_delay_seconds: float = 0.0) -> Work[int]:
     """Write events and their deliveries. Returns how many deliveries were queued."""
-    return await on_its_thread(db, write_events_in, new_events, now, first_delay_seconds)
-
-
-def write_events_in(
-    db: sqlite3.Connection, new_events: Sequence[NewEvent], now: datetime, first_delay_seconds: float = 0.0
-) -> int:
-    """`write_events`, for who is on the driver's thread already."""
     if not new_events:
         return 0
-    made = event_rows(new_events, subscriptions_in(db), now, first_delay_seconds)
-    write_event_rows(db, made)
+    yield Hold("subscriptions", shared=True)
+    made = event_rows(new_events, (yield from subscriptions()), now, first_delay_seconds)
+    yield from write_event_rows(made)
     return len(made.deliveries)
 
 
@@ -138,30 +126,44 @@ def event_rows(
         about = (event_id, new_event.type, new_event.job_id)
         for one in subscriptions:
             if one.wants(new_event.type, new_event.provider, new_event.data.get("id")):
-                made.deliveries.append((new_id("dlv"), *about, one.endpoint_id, None, one.endpoint_id, due, created))
+                made.deliveries.append(
+                    (new_id("dlv"), *about, one.endpoint_id, None, one.endpoint_id, due, created, *FIRST_TRY)
+                )
         if new_event.notify_url and new_event.type in NOTIFIED:
             lane = notify_lane(new_event.notify_url)
-            made.deliveries.append((new_id("dlv"), *about, None, new_event.notify_url, lane, due, created))
+            made.deliveries.append((new_id("dlv"), *about, None, new_event.notify_url, lane, due, created, *FIRST_TRY))
     return made
 
 
-def write_event_rows(db: sqlite3.Connection, made: EventRows) -> None:
-    """Inside the transaction: the events get their positions."""
+def write_event_rows(made: EventRows) -> Work[None]:
+    """Write the events, with their positions if the engine gives them now, and the deliveries."""
     if not made.events:
         return
-    position = int(db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
-    rows = [(position + n, *row) for n, row in enumerate(made.events, 1)]
-    execute_rows(db, _INSERT_EVENT, rows)
-    execute_rows(db, INSERT_DELIVERY, made.deliveries)
+    positions = yield Positions(len(made.events))
+    rows = [(position, *row) for position, row in zip(positions, made.events, strict=True)]
+    yield InsertMany("events", _EVENT_COLUMNS, rows)
+    if made.deliveries:
+        yield InsertMany("deliveries", DELIVERY_COLUMNS, made.deliveries)
 
 
-_INSERT_EVENT = (
-    "INSERT INTO events (position, id, type, job_id, provider, created_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_EVENT_COLUMNS = ("position", "id", "type", "job_id", "provider", "created_at", "body")
+DELIVERY_COLUMNS = (
+    "id",
+    "event_id",
+    "event_type",
+    "job_id",
+    "endpoint_id",
+    "url",
+    "lane",
+    "next_at",
+    "created_at",
+    "state",
+    "tries",
+    "retry",
+    "example",
 )
-INSERT_DELIVERY = (
-    "INSERT INTO deliveries (id, event_id, event_type, job_id, endpoint_id, url, lane, next_at, created_at,"
-    " state, tries, retry, example) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, 0)"
-)
+FIRST_TRY = ("pending", 0, 0, 0)
+"""The values of the last four of `DELIVERY_COLUMNS` for a new delivery."""
 
 
 def one_line(body: dict[str, Any]) -> str:

@@ -9,13 +9,10 @@ goes before the row that names it: a death in between leaves a row without a fil
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any
 
 import structlog
 
@@ -23,6 +20,7 @@ from receiver.runtime.loops import Loop
 from receiver.store.blobs import Blobs
 from receiver.store.database import Database
 from receiver.store.rows import chunks, us
+from receiver.store.statements import Fetch, Run, alone
 
 log = structlog.get_logger("receiver.pruning")
 
@@ -95,16 +93,16 @@ class Pruning:
         """Does one batch after the other; gives the seconds to rest behind each."""
         now = self._clock()
         old, a_day_ago = us(now - self._keep), us(now - _DAY)
-        async for count, pause in self._walk(_OLD_EVIDENCE, "DELETE FROM evidence WHERE id = ?", old):
+        async for count, pause in self._walk(_OLD_EVIDENCE, "DELETE FROM evidence WHERE id IN (??)", old):
             self._pruned.evidence += count
             yield pause
-        async for count, pause in self._walk(_OLD_ATTEMPTS, "DELETE FROM attempts WHERE id = ?", old):
+        async for count, pause in self._walk(_OLD_ATTEMPTS, "DELETE FROM attempts WHERE id IN (??)", old):
             self._pruned.attempts += count
             yield pause
         count = _BATCH
         while count == _BATCH:
             began = time.monotonic()
-            count = await self._database.batch(lambda db: db.execute(_OLD_KEYS, (a_day_ago, _BATCH)).rowcount)
+            count = await self._database.write(alone(Run(_OLD_KEYS, (a_day_ago, _BATCH))))
             self._pruned.idempotency_keys += count
             yield _rest(began)
         async for count, pause in self._inputs(now - _DAY):
@@ -115,7 +113,7 @@ class Pruning:
         """Walks a log from its start. Ids are in the order of time, so it ends where the young rows begin."""
         after, more = 0, True
         while more:
-            rows = await self._database.glance(partial(_fetch, query, (after, _SCAN)))
+            rows = await self._database.read(alone(Fetch(query, (after, _SCAN))))
             old = [row for row in rows if row[3] < before]
             more, after = len(old) == _SCAN, old[-1][0] if old else after
             for batch in chunks([row for row in old if row[1]], _BATCH):
@@ -123,7 +121,7 @@ class Pruning:
                 for _, _, name, _ in batch:
                     if name is not None:
                         await self._blobs.drop_body(name)
-                await self._database.batch(partial(_delete, deletion, [(row[0],) for row in batch]))
+                await self._database.write(alone(Run(deletion, ([row[0] for row in batch],))))
                 yield len(batch), _rest(began)
 
     async def _inputs(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
@@ -131,7 +129,7 @@ class Pruning:
         names = await asyncio.to_thread(self._blobs.inputs_older_than, before.timestamp())
         for batch in chunks(names, _BATCH):
             began = time.monotonic()
-            needed = await self._database.glance(partial(_needed, batch, us(before)))
+            needed = {row[0] for row in await self._database.read(alone(Fetch(_NEEDED, (list(batch), us(before)))))}
             going = [name for name in batch if name not in needed]
             for name in going:
                 await self._blobs.drop_input(name)
@@ -140,20 +138,6 @@ class Pruning:
 
 def _rest(began: float) -> float:
     return _REST * (time.monotonic() - began)
-
-
-def _fetch(query: str, values: tuple[int, ...], db: sqlite3.Connection) -> list[Any]:
-    return db.execute(query, values).fetchall()
-
-
-def _delete(statement: str, ids: Sequence[tuple[int]], db: sqlite3.Connection) -> None:
-    db.executemany(statement, ids)
-
-
-def _needed(names: Sequence[str], before: int, db: sqlite3.Connection) -> set[str]:
-    marks = ", ".join("?" * len(names))
-    query = f"SELECT id FROM jobs WHERE id IN ({marks}) AND (state NOT IN {_ENDED} OR finished_at >= ?)"
-    return {row[0] for row in db.execute(query, (*names, before))}
 
 
 _SCAN = 500
@@ -166,6 +150,7 @@ _OLD_ATTEMPTS = (
     "SELECT id, NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.id = attempts.delivery_id"
     " AND deliveries.state = 'pending'), NULL, started_at FROM attempts WHERE id > ? ORDER BY id LIMIT ?"
 )
+_NEEDED = f"SELECT id FROM jobs WHERE id IN (??) AND (state NOT IN {_ENDED} OR finished_at >= ?)"
 _OLD_KEYS = (
     "DELETE FROM idempotency WHERE (token_id, key) IN"
     " (SELECT token_id, key FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)"

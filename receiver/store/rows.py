@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
-import aiosqlite
-
 from receiver.domain.jobs import Job, KeptImage, Source
-from receiver.store.database import on_its_thread
+from receiver.store.statements import FetchWide, Work
 from receiver.store.tables import images, jobs
 from submitter.vocabulary import Cost, Failure, State
 
@@ -121,11 +117,6 @@ def changed_columns(before: Job, after: Job) -> dict[str, Any]:
     return changed
 
 
-def job_from_row(row: Any) -> Job:
-    """A job from a row that has at least `JOB_COLUMNS`, by their names."""
-    return job_from_tuple([row[name] for name in JOB_COLUMNS])
-
-
 def job_from_tuple(row: Sequence[Any]) -> Job:
     """A job from the values of `JOB_COLUMNS`, in their order. Spelt out: this is where settling spends its time."""
     (
@@ -218,59 +209,16 @@ def image_from_row(row: Any) -> KeptImage:
     )
 
 
-# --- Reading inside a transaction of the driver -----------------------------------------------------------------------
-
-_CHUNK = 500
-
-
-async def jobs_by_id(db: aiosqlite.Connection, ids: set[str]) -> dict[str, Job]:
-    return await on_its_thread(db, jobs_in, ids)
+def image_from_tuple(row: Sequence[Any]) -> KeptImage:
+    """An image from the values of `IMAGE_COLUMNS`, in their order."""
+    return image_from_row(dict(zip(IMAGE_COLUMNS, row, strict=True)))
 
 
-def jobs_in(db: sqlite3.Connection, ids: Iterable[str]) -> dict[str, Job]:
-    """`jobs_by_id`, for who is on the driver's thread already."""
-    found: dict[str, Job] = {}
-    for chunk in chunks(sorted(ids)):
-        (text,) = db.execute(_JOBS_BY_ID.format(", ".join("?" * len(chunk))), chunk).fetchone()
-        for row in json.loads(text):
-            found[row[0]] = job_from_tuple(row)
-    return found
+def jobs_by_id(ids: Iterable[str]) -> Work[dict[str, Job]]:
+    """Those of the jobs that there are."""
+    rows = yield FetchWide(JOB_COLUMNS, "FROM jobs WHERE id IN (??)", (sorted(ids),))
+    return {row[0]: job_from_tuple(row) for row in rows}
 
 
-_JOBS_BY_ID = f"SELECT json_group_array(json_array({', '.join(JOB_COLUMNS)})) FROM jobs WHERE id IN ({{}})"
-"""One row for all, for the reason given at `execute_rows`."""
-
-
-def execute_rows(db: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> int:
-    """
-    What `executemany` does, in one statement for many rows: *statement* has one `VALUES (…)`, which is repeated.
-
-    The driver lets go of the interpreter at every row, and beside a busy event loop it gets it back half a millisecond
-    later: a batch of a hundred would take fifty, with the transaction open. Returns the rows that were written.
-    """
-    before, at = db.total_changes, 0
-    head, marks, tail = _VALUES.split(statement)
-    while at < len(rows):
-        size = min(ROWS_AT_ONCE, len(rows) - at)
-        values = [value for row in rows[at : at + size] for value in row]
-        db.execute(f"{head}VALUES {', '.join([marks] * size)}{tail}", values)
-        at += size
-    return db.total_changes - before
-
-
-_VALUES = re.compile(r"VALUES (\([^)]*\))")
-ROWS_AT_ONCE = 64
-"""So many rows, or fewer, are one statement, and with it a transaction by themselves."""
-
-
-async def all_rows(db: aiosqlite.Connection, sql: str, values: tuple[Any, ...] = ()) -> list[Any]:
-    return list(await db.execute_fetchall(sql, values))
-
-
-async def one_row(db: aiosqlite.Connection, sql: str, values: tuple[Any, ...] = ()) -> Any | None:
-    rows = await all_rows(db, sql, values)
-    return rows[0] if rows else None
-
-
-def chunks(values: Sequence[T], size: int = _CHUNK) -> Iterable[Sequence[T]]:
+def chunks(values: Sequence[T], size: int = 500) -> Iterable[Sequence[T]]:
     return (values[start : start + size] for start in range(0, len(values), size))

@@ -8,7 +8,6 @@ alone, and stops (`Overtaken`) where a job is no longer in the version that was 
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,9 +16,11 @@ from typing import Any
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict
 from receiver.domain.lifecycle import Change, Update, advance
 from receiver.domain.polling import Timing
+from receiver.store.errors import Overtaken
 from receiver.store.images import insert_images, new_image
-from receiver.store.outbox import EventRows, NewEvent, event_rows, job_event, subscriptions_in, write_event_rows
-from receiver.store.rows import changed_columns, chunks, execute_rows, jobs_in, us
+from receiver.store.outbox import EventRows, NewEvent, event_rows, job_event, subscriptions, write_event_rows
+from receiver.store.rows import changed_columns, jobs_by_id, us
+from receiver.store.statements import Fetch, Hold, Run, UpdateMany, Work
 from submitter.vocabulary import Failure, Report, State, Trust
 
 TimingOf = Callable[[str], Timing]
@@ -44,7 +45,7 @@ EvidenceVerdict = tuple[int, Verdict, str | None]
 
 @dataclass(slots=True)
 class Settled:
-    """What a batch came to: `changes` in the order of the items (None: no such job)."""
+    """What a batch came to: `changes` in the order of the items (None: no such job, or `overtaken`)."""
 
     changes: list[Change | None]
     moved: list[bool] = field(default_factory=list)
@@ -52,23 +53,48 @@ class Settled:
     events: int = 0
     deliveries: int = 0
     images: int = 0
+    overtaken: frozenset[int] = frozenset()
+    """Evidence that somebody else settled meanwhile: nothing was made of it here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    Updates to settle together, in their order, and verdicts on evidence that is no update.
+
+    The evidence is unread; or all of it was read before, and is read *again*.
+    """
+
+    items: Sequence[JobUpdate]
+    closed: Sequence[EvidenceVerdict]
+    again: bool = False
+
+    def settled_by_others(self) -> Work[frozenset[int]]:
+        """Which of its evidence another reader has settled meanwhile."""
+        ids = [item.evidence_id for item in self.items if item.evidence_id is not None]
+        ids += [number for number, _, _ in self.closed]
+        rows = yield Fetch("SELECT id FROM evidence WHERE id IN (??) AND read_at IS NULL", (ids,))
+        return frozenset(ids) - {row[0] for row in rows}
 
 
 def plan(
-    db: sqlite3.Connection,
-    items: Sequence[JobUpdate],
+    batch: Batch,
     now: datetime,
     timing_of: TimingOf,
-    closed: Sequence[EvidenceVerdict],
     *,
     base_url: str,
     first_delay_seconds: float,
-) -> Plan:
-    """What *items* come to, in their order, worked out from a reader's view."""
+    overtaken: bool,
+) -> Work[Plan]:
+    """What *batch* comes to, worked out from a reader's view; if it was *overtaken*, without what others settled."""
     settled = Settled([])
-    read = jobs_in(db, {item.job_id for item in items})
+    if overtaken and not batch.again:
+        settled.overtaken = yield from batch.settled_by_others()
+    items = batch.items
+    closed = [verdict for verdict in batch.closed if verdict[0] not in settled.overtaken]
+    read = yield from jobs_by_id({item.job_id for item in items})
     current = dict(read)
-    holders = _holders(db, items, current)
+    holders = yield from _holders(items, current)
     new_events: list[NewEvent] = []
     images: list[tuple[KeptImage, datetime]] = []
     written: tuple[str, str | None]
@@ -76,6 +102,10 @@ def plan(
     released: set[str] = set()
     timings: dict[str, Timing] = {}
     for item in items:
+        if item.evidence_id in settled.overtaken:
+            settled.changes.append(None)
+            settled.moved.append(False)
+            continue
         job = current.get(item.job_id)
         if job is None:
             settled.changes.append(None)
@@ -97,13 +127,13 @@ def plan(
             new_events += [job_event(name, change.job, kept, base_url=base_url) for name in change.events]
         if item.evidence_id is not None:
             verdicts.setdefault(written, []).append(item.evidence_id)
-    rows = event_rows(new_events, subscriptions_in(db), now, first_delay_seconds)
+    rows = event_rows(new_events, (yield from subscriptions()), now, first_delay_seconds)
     settled.events, settled.images, settled.deliveries = len(new_events), len(images), len(rows.deliveries)
-    return Plan(settled, us(now), job_updates(read, current, released), verdicts, closed, images, rows)
-
-
-class Overtaken(Exception):
-    """What a plan was made from is not so any more."""
+    notes: dict[tuple[str, str | None], list[int]] = {}
+    for number, verdict, note in closed:
+        notes.setdefault((verdict.value, note), []).append(number)
+    updates = job_updates(read, current, released)
+    return Plan(settled, us(now), batch.again, updates, verdicts, notes, images, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +142,33 @@ class Plan:
 
     settled: Settled
     read_at: int
+    again: bool
     updates: dict[tuple[str, ...], list[tuple[Any, ...]]]
     verdicts: dict[tuple[str, str | None], list[int]]
-    closed: Sequence[EvidenceVerdict]
+    notes: dict[tuple[str, str | None], list[int]]
     images: list[tuple[KeptImage, datetime]]
     rows: EventRows
 
-    def carry_out(self, db: sqlite3.Connection) -> None:
-        if self.rows.events and subscriptions_in(db) != self.rows.subscriptions:
-            raise Overtaken
-        update_jobs(db, self.updates)
+    def carry_out(self) -> Work[None]:
+        """Write it all. Raises `Overtaken` if a job, an endpoint or a piece of evidence has changed meanwhile."""
+        if self.rows.events:
+            yield Hold("subscriptions", shared=True)
+            if (yield from subscriptions()) != self.rows.subscriptions:
+                raise Overtaken
+        yield from update_jobs(self.updates)
+        unread = "" if self.again else " AND read_at IS NULL"
         for (verdict, trust), ids in self.verdicts.items():
-            db.execute(
-                "UPDATE evidence SET verdict = ?, trust = coalesce(?, trust), read_at = ?"
-                f" WHERE id IN ({', '.join('?' * len(ids))})",
-                (verdict, trust, self.read_at, *ids),
-            )
-        db.executemany(
-            "UPDATE evidence SET verdict = ?, note = coalesce(?, note), read_at = ? WHERE id = ?",
-            [(verdict.value, note, self.read_at, number) for number, verdict, note in self.closed],
-        )
-        insert_images(db, self.images)
-        write_event_rows(db, self.rows)
+            if (yield Run(_VERDICT + unread, (verdict, trust, self.read_at, ids))) != len(ids):
+                raise Overtaken
+        for (verdict, note), ids in self.notes.items():
+            if (yield Run(_NOTE + unread, (verdict, note, self.read_at, ids))) != len(ids):
+                raise Overtaken
+        yield from insert_images(self.images)
+        yield from write_event_rows(self.rows)
+
+
+_VERDICT = "UPDATE evidence SET verdict = ?, trust = coalesce(?, trust), read_at = ? WHERE id IN (??)"
+_NOTE = "UPDATE evidence SET verdict = ?, note = coalesce(?, note), read_at = ? WHERE id IN (??)"
 
 
 def _one(job: Job, update: Update, now: datetime, timing: Timing, holders: dict[tuple[str, str], str]) -> Change:
@@ -176,40 +211,25 @@ def job_updates(
     return updates
 
 
-def update_jobs(db: sqlite3.Connection, updates: dict[tuple[str, ...], list[tuple[Any, ...]]]) -> None:
-    """Write them where the version is still the one that was read; a row that is not was somebody else's meanwhile."""
+def update_jobs(updates: dict[tuple[str, ...], list[tuple[Any, ...]]]) -> Work[None]:
+    """Write them where the version is still the one that was read. Raises `Overtaken` if one is not."""
     for names, rows in updates.items():
-        marks = ", ".join("?" * (len(names) + 2))
-        assignments = ", ".join(f"{name} = new.{name}" for name in names)
-        statement = (
-            f"WITH new (job_id, read_version, {', '.join(names)}) AS (VALUES ({marks}))"
-            f" UPDATE jobs SET {assignments}, version = version + 1 FROM new"
-            " WHERE jobs.id = new.job_id AND jobs.version = new.read_version"
-        )
-        if execute_rows(db, statement, rows) != len(rows):
+        if (yield UpdateMany("jobs", names, rows)) != len(rows):
             raise Overtaken
 
 
-def _holders(db: sqlite3.Connection, items: Sequence[JobUpdate], jobs: dict[str, Job]) -> dict[tuple[str, str], str]:
+def _holders(items: Sequence[JobUpdate], jobs: dict[str, Job]) -> Work[dict[tuple[str, str], str]]:
     """Which job holds each task id that a job without one is about to learn."""
-    learned = {
-        (job.provider, item.update.report.remote_id)
-        for item in items
-        if item.update.report is not None
-        and item.update.report.remote_id is not None
-        and (job := jobs.get(item.job_id)) is not None
-        and job.remote_id is None
-    }
+    learned: dict[str, set[str]] = {}
+    for item in items:
+        report, job = item.update.report, jobs.get(item.job_id)
+        if report is not None and report.remote_id is not None and job is not None and job.remote_id is None:
+            learned.setdefault(job.provider, set()).add(report.remote_id)
     holders: dict[tuple[str, str], str] = {}
-    for chunk in chunks(sorted(learned)):
-        by_provider: dict[str, list[str]] = {}
-        for provider, remote_id in chunk:
-            by_provider.setdefault(provider, []).append(remote_id)
-        for provider, remote_ids in by_provider.items():
-            marks = ", ".join("?" for _ in remote_ids)
-            rows = db.execute(
-                f"SELECT remote_id, id FROM jobs WHERE provider = ? AND remote_id IN ({marks})",
-                (provider, *remote_ids),
-            )
-            holders.update({(provider, row[0]): row[1] for row in rows})
+    for provider, remote_ids in learned.items():
+        rows = yield Fetch(_HOLDERS, (provider, sorted(remote_ids)))
+        holders.update({(provider, row[0]): row[1] for row in rows})
     return holders
+
+
+_HOLDERS = "SELECT remote_id, id FROM jobs WHERE provider = ? AND remote_id IN (??)"

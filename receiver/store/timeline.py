@@ -18,6 +18,7 @@ from receiver.store.database import Database
 from receiver.store.evidence import Evidence, EvidenceLog
 from receiver.store.jobs import JobStore
 from receiver.store.rows import from_us, moment
+from receiver.store.statements import Fetch, Work, first
 from submitter.vocabulary import State
 
 _MOST_EVIDENCE = 1000
@@ -61,51 +62,59 @@ async def explain(database: Database, job_id: str, now: datetime) -> Timeline | 
     job, images = found
     past = _own(job)
     coming: list[Line] = []
-    rows: Any
     after = 0
     while page := await EvidenceLog(database).of(job_id, after=after, limit=100):
         past += [_evidence(one) for one in page]
         after = page[-1].id or 0
         if len(page) < 100 or len(past) > _MOST_EVIDENCE:
             break
-    async with database.read() as connection:
-        rows = await connection.exec_driver_sql(
-            "SELECT type, id, position, created_at FROM events WHERE job_id = ? ORDER BY position", (job_id,)
-        )
-        past += [
+    found_rows = await database.read(lambda: _rows(job))
+    for row in found_rows.events:
+        past.append(
             Line(moment(row[3]), "event", f"{row[0]} told", {"type": row[0], "event": row[1], "position": row[2]})
-            for row in rows
-        ]
-        rows = await connection.exec_driver_sql(
-            "SELECT n, state, tries, last_error, kept_at, next_at, bytes FROM images WHERE job_id = ? ORDER BY n",
-            (job_id,),
         )
-        for row in rows:
-            (coming if row[1] == "wanted" else past).append(_image(row))
-        rows = await connection.exec_driver_sql(
-            "SELECT d.id, d.event_type, coalesce(d.endpoint_id, 'notify URL'), coalesce(e.url, d.url), a.started_at,"
-            " a.seconds, a.status, a.error FROM deliveries d JOIN attempts a ON a.delivery_id = d.id"
-            " LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.job_id = ? ORDER BY a.id",
-            (job_id,),
-        )
-        past += [_attempt(row) for row in rows]
-        rows = await connection.exec_driver_sql(
-            "SELECT d.id, d.event_type, coalesce(d.endpoint_id, 'notify URL'), coalesce(e.url, d.url), d.state,"
-            " d.tries, d.next_at, d.finished_at, d.last_error"
-            " FROM deliveries d LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.job_id = ?"
-            " AND d.state IN ('pending', 'given_up', 'dropped')",
-            (job_id,),
-        )
-        for row in rows:
-            (coming if row[4] == "pending" else past).append(_delivery(row))
-        paused = (
-            await connection.exec_driver_sql(
-                "SELECT paused_reason, probe_at FROM providers WHERE name = ? AND paused_at IS NOT NULL",
-                (job.provider,),
-            )
-        ).first()
+    for row in found_rows.images:
+        (coming if row[1] == "wanted" else past).append(_image(row))
+    past += [_attempt(row) for row in found_rows.attempts]
+    for row in found_rows.deliveries:
+        (coming if row[4] == "pending" else past).append(_delivery(row))
     past.sort(key=lambda line: line.at or now)
-    return Timeline(job, images, past, [*_next(job, paused, now), *coming])
+    return Timeline(job, images, past, [*_next(job, found_rows.pause, now), *coming])
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What the tables hold about one job, beside itself and its evidence."""
+
+    events: list[Any]
+    images: list[Any]
+    attempts: list[Any]
+    deliveries: list[Any]
+    pause: Any
+
+
+def _rows(job: Job) -> Work[_Rows]:
+    events = yield Fetch(_EVENTS, (job.id,))
+    images = yield Fetch(_IMAGES, (job.id,))
+    attempts = yield Fetch(_ATTEMPTS, (job.id,))
+    deliveries = yield Fetch(_DELIVERIES, (job.id,))
+    return _Rows(events, images, attempts, deliveries, (yield from first(_PAUSE, job.provider)))
+
+
+_EVENTS = "SELECT type, id, position, created_at FROM events WHERE job_id = ? ORDER BY position"
+_IMAGES = "SELECT n, state, tries, last_error, kept_at, next_at, bytes FROM images WHERE job_id = ? ORDER BY n"
+_ATTEMPTS = (
+    "SELECT d.id, d.event_type, coalesce(d.endpoint_id, 'notify URL'), coalesce(e.url, d.url), a.started_at,"
+    " a.seconds, a.status, a.error FROM deliveries d JOIN attempts a ON a.delivery_id = d.id"
+    " LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.job_id = ? ORDER BY a.id"
+)
+_DELIVERIES = (
+    "SELECT d.id, d.event_type, coalesce(d.endpoint_id, 'notify URL'), coalesce(e.url, d.url), d.state,"
+    " d.tries, d.next_at, d.finished_at, d.last_error"
+    " FROM deliveries d LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.job_id = ?"
+    " AND d.state IN ('pending', 'given_up', 'dropped')"
+)
+_PAUSE = "SELECT paused_reason, probe_at FROM providers WHERE name = ? AND paused_at IS NOT NULL"
 
 
 def _own(job: Job) -> list[Line]:

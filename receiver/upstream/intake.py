@@ -14,7 +14,6 @@ it is seconds behind. What is recorded can wait; a provider that waits for its 2
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
+from receiver.store.errors import StoreError
 from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import JobStore
 from receiver.store.settling import EvidenceVerdict, JobUpdate, Settled
@@ -174,7 +174,9 @@ class Intake:
         items = [replace(item, update=await keep_data(self._blobs, item.job_id, item.update)) for item in items]
         settled = await self._store.settle(items, now, self._timing_of, closed)
         for item, change in zip(items, settled.changes, strict=True):
-            if change is None:
+            if change is None and item.evidence_id in settled.overtaken:
+                log.debug("evidence_settled_elsewhere", job=item.job_id)
+            elif change is None:
                 log.warning("evidence_without_job", job=item.job_id)
             elif change.events:
                 self._log_events(change)
@@ -201,7 +203,7 @@ class Intake:
         """
         try:
             return await self.settle(items, now, closed)
-        except (sqlite3.OperationalError, OSError):
+        except (StoreError, OSError):
             raise
         except Exception as exc:
             if not items:

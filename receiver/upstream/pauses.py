@@ -9,48 +9,26 @@ they outlive a restart and hold for every process on the same database; each is 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import select
 
 from receiver.domain.jobs import iso
-from receiver.store import tables
+from receiver.domain.pauses import FIRST_PROBE, Pause
 from receiver.store.database import Database
-from receiver.store.outbox import NewEvent, write_events
-from receiver.store.rows import moment, us
+from receiver.store.providers import ProviderTable
 
 log = structlog.get_logger("receiver.pauses")
 
-_FIRST_PROBE = timedelta(seconds=30)
-_LAST_PROBE = timedelta(hours=1)
 _FRESH = timedelta(seconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """`probes` were refused since it began."""
-
-    reason: str
-    since: datetime
-    probe_at: datetime
-    probes: int
-
-    @property
-    def delay(self) -> timedelta:
-        doubled: int = 2 ** min(self.probes, 20)
-        return min(_FIRST_PROBE * doubled, _LAST_PROBE)
-
-    def to_json(self) -> dict[str, str | None]:
-        return {"reason": self.reason, "since": iso(self.since)}
 
 
 class Pauses:
     """Who is paused, and which job probes."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._table = ProviderTable(database)
         self._lock = asyncio.Lock()
         self._paused: dict[str, Pause] = {}
         self._probing: dict[str, str] = {}
@@ -59,18 +37,7 @@ class Pauses:
     async def load(self) -> None:
         """Read the table. A probe that waits for its turn here keeps it."""
         async with self._lock:
-            table = tables.providers.c
-            async with self._database.read() as connection:
-                rows = await connection.execute(select(tables.providers).where(table.paused_at.is_not(None)))
-                found = {
-                    row["name"]: Pause(
-                        row["paused_reason"] or "",
-                        moment(row["paused_at"]),
-                        moment(row["probe_at"]),
-                        row["probes"],
-                    )
-                    for row in rows.mappings()
-                }
+            found = await self._table.pauses()
             known = self._paused
             self._paused = {
                 name: known[name] if name in known and known[name].since == pause.since else pause
@@ -115,26 +82,14 @@ class Pauses:
             if before is not None and sent_at <= before.since:
                 return False
             if before is None:
-                pause = Pause(reason[:300], now, now + _FIRST_PROBE, 0)
+                pause = Pause(reason[:300], now, now + FIRST_PROBE, 0)
             else:
                 pause = replace(before, reason=reason[:300], probes=before.probes + 1)
                 pause = replace(pause, probe_at=now + pause.delay)
             self._paused[provider] = pause
-            async with self._database.write_raw() as db:
-                cursor = await db.execute("SELECT paused_at FROM providers WHERE name = ?", (provider,))
-                row = await cursor.fetchone()
-                await db.execute(
-                    "INSERT INTO providers (name, paused_reason, paused_at, probe_at, probes) VALUES (?, ?, ?, ?, ?)"
-                    " ON CONFLICT (name) DO UPDATE SET paused_reason = excluded.paused_reason,"
-                    " paused_at = coalesce(providers.paused_at, excluded.paused_at), probe_at = excluded.probe_at,"
-                    " probes = excluded.probes",
-                    (provider, pause.reason, us(pause.since), us(pause.probe_at), pause.probes),
-                )
-                since = None if row is None else row[0]
-                if since is None:
-                    await write_events(db, [_new_event("provider.paused", provider, pause)], now)
-                else:
-                    self._paused[provider] = replace(pause, since=moment(since))
+            since = await self._table.pause(provider, pause, now)
+            if since is not None:
+                self._paused[provider] = replace(pause, since=since)
         log.warning("provider_paused", provider=provider, reason=pause.reason, probe_at=iso(pause.probe_at))
         return since is None
 
@@ -142,19 +97,7 @@ class Pauses:
         """End a pause; False if there was none."""
         async with self._lock:
             self._paused.pop(provider, None)
-            async with self._database.write_raw() as db:
-                cursor = await db.execute(
-                    "UPDATE providers SET paused_reason = NULL, paused_at = NULL, probe_at = NULL, probes = 0"
-                    " WHERE name = ? AND paused_at IS NOT NULL",
-                    (provider,),
-                )
-                ended = cursor.rowcount == 1
-                if ended:
-                    await write_events(db, [_new_event("provider.resumed", provider, None)], now)
+            ended = await self._table.resume(provider, now)
         if ended:
             log.info("provider_resumed", provider=provider)
         return ended
-
-
-def _new_event(kind: str, provider: str, pause: Pause | None) -> NewEvent:
-    return NewEvent(kind, {"name": provider, "paused": None if pause is None else pause.to_json()}, provider=provider)

@@ -8,20 +8,18 @@ its job is resolved by a poll.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import httpx
 import structlog
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Update
 from receiver.domain.redaction import redact
 from receiver.store.blobs import Blobs
+from receiver.store.errors import StoreError
 from receiver.store.evidence import Evidence
 from receiver.store.jobs import JobStore
 from submitter.errors import (
@@ -43,7 +41,7 @@ _DECODED = frozenset({b"content-encoding", b"content-length", b"transfer-encodin
 """Stored bodies are decoded already."""
 
 
-_INTERNAL_ERRORS = (OSError, sqlite3.OperationalError, OperationalError, PoolTimeout)
+_INTERNAL_ERRORS = (OSError, StoreError)
 _PASSING = timedelta(minutes=10)
 """How long an internal error may hold up the reading; then it counts as this piece's, or a bad block would stop all."""
 

@@ -122,7 +122,7 @@ class Rereading:
             number = evidence.id if put_aside else None
             items.append(JobUpdate(evidence.job_id, update, number, said.verdict, evidence_now.trust))
             read.append(evidence)
-        settled = await self._store.settle(items, now, self._timing_of, closed, dry_run=dry_run)
+        settled = await self._store.settle(items, now, self._timing_of, closed, again=True, dry_run=dry_run)
         for evidence, change, moved in zip(read, settled.changes, settled.moved, strict=True):
             put_aside = evidence.verdict in (*UNUSED, Verdict.REFUSED)
             if change is None:

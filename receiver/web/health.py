@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
@@ -18,41 +17,18 @@ from starlette.routing import Route
 
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
+from receiver.store.backlog import Backlog
 from receiver.store.database import Database
-from receiver.store.rows import us
 from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.problems import NOT_FOUND
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS
-from submitter.vocabulary import State
 
 _DEAD_LOOP_SECONDS = 30.0
 _MOST_UNREAD = 50_000
 _WRITE_SECONDS = 2.0
 _WRITTEN_SECONDS = 1.0
 """For so long a write that worked speaks for the next ones."""
-
-_MOST_COUNTED = 100_000
-
-# How many wait, counted in an index, and since when the oldest does. None of them reads a table from end to end.
-_QUEUES = {
-    "unread": "SELECT count(*), (SELECT received_at FROM evidence WHERE read_at IS NULL ORDER BY id LIMIT 1)"
-    " FROM evidence WHERE read_at IS NULL",
-    "queued": "SELECT count(*), (SELECT created_at FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 1)"
-    " FROM jobs WHERE state = 'queued'",
-    "due_polls": "SELECT count(*), min(next_poll_at) FROM jobs WHERE next_poll_at <= :now"
-    f" AND provider IN ({', '.join(repr(name) for name in PROVIDERS)})",
-    "deliveries": "SELECT count(*), (SELECT created_at FROM deliveries WHERE state = 'pending' ORDER BY id LIMIT 1)"
-    " FROM deliveries WHERE state = 'pending'",
-    "images": "SELECT count(*), min(next_at) FROM images WHERE state = 'wanted'",
-}
-_UNREAD = f"SELECT count(*) FROM (SELECT 1 FROM evidence WHERE read_at IS NULL LIMIT {_MOST_UNREAD + 1})"
-# Bounded: the provider of a job stands in its row alone.
-_OPEN = (
-    "SELECT provider, count(*), count(overdue_at) FROM (SELECT provider, overdue_at FROM jobs WHERE state = :state"
-    f" ORDER BY id LIMIT {_MOST_COUNTED}) AS some GROUP BY provider"
-)
-_OPEN_STATES = [state.value for state in State if not state.terminal]
 
 
 class Health:
@@ -69,6 +45,7 @@ class Health:
         from_outside: Callable[[Request], bool] = lambda request: False,
     ) -> None:
         self._database = database
+        self._backlog = Backlog(database)
         self._loops = loops
         self._metrics = metrics
         self._statistics = statistics
@@ -93,8 +70,7 @@ class Health:
         checks: dict[str, str] = {}
         try:
             checks["migrations"] = "ok" if await self._database.schema_is_current() else "behind; run receiver migrate"
-            async with self._database.read() as connection:
-                unread = (await connection.exec_driver_sql(_UNREAD)).scalar_one()
+            unread = await self._backlog.unread(most=_MOST_UNREAD)
             await self._write()
             checks["database"] = "ok"
             checks["backlog"] = "ok" if unread <= _MOST_UNREAD else f"more than {_MOST_UNREAD} wait to be read"
@@ -118,7 +94,7 @@ class Health:
         if time.monotonic() - self._written_at < _WRITTEN_SECONDS:
             return
         if self._writing is None:
-            self._writing = asyncio.create_task(self._database.write_nothing())
+            self._writing = asyncio.create_task(self._database.check_writable())
         writing = self._writing
         done, _ = await asyncio.wait({writing}, timeout=_WRITE_SECONDS)
         if not done:
@@ -134,20 +110,15 @@ class Health:
 
     async def _measure(self, now: datetime) -> None:
         metrics = self._metrics
-        async with self._database.read() as connection:
-            for queue, sql in _QUEUES.items():
-                parameters = {"now": us(now)} if ":now" in sql else {}
-                row: Any = (await connection.exec_driver_sql(sql, parameters)).one()
-                metrics.waiting.labels(queue).set(row[0])
-                metrics.oldest.labels(queue).set(0 if row[1] is None else max(us(now) - row[1], 0) / 1_000_000)
-            metrics.jobs.clear()
-            overdue = 0
-            for state in _OPEN_STATES:
-                counted: list[Any] = list(await connection.exec_driver_sql(_OPEN, {"state": state}))
-                for provider, count, late in counted:
-                    metrics.jobs.labels(provider, state).set(count)
-                    overdue += late
-            metrics.overdue.set(overdue)
+        queues, jobs = await self._backlog.measure(now, tuple(PROVIDERS))
+        for queue in queues:
+            age = 0.0 if queue.oldest_at is None else max((now - queue.oldest_at).total_seconds(), 0)
+            metrics.waiting.labels(queue.name).set(queue.waiting)
+            metrics.oldest.labels(queue.name).set(age)
+        metrics.jobs.clear()
+        for group in jobs:
+            metrics.jobs.labels(group.provider, group.state).set(group.count)
+        metrics.overdue.set(sum(group.overdue for group in jobs))
         for name in self._providers:
             health = await self._statistics.health(name)
             if health.lost_callbacks is not None:

@@ -35,7 +35,7 @@ from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
-from receiver.store.database import Database
+from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Events
@@ -91,7 +91,7 @@ async def measure(*, events: int, concurrency: int, rounds: int, rate: float, se
 async def delivered(directory: Path, origin: str, count: int, concurrency: int) -> tuple[float, list[bytes]]:
     """Seconds from the first settled job to the last 200, and the bodies that were sent."""
     path = directory / "receiver.db"
-    database = await Database.open(path)
+    database = await open_database(path)
     made = add_running(path, count)
     endpoint = Endpoint(
         new_id("ep"),

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from receiver.store.database import Database
+from receiver.store.database import open_database
 from receiver.store.leases import DUE, JobLeases
 from receiver.store.rows import us
 from receiver.upstream.leases import LEASE
@@ -62,7 +62,7 @@ def explained(path: Path) -> list[str]:
 
 async def ticks(path: Path, *, count: int, due: int, now: datetime) -> list[float]:
     """Seconds of *count* ticks, each of which claims all that is due."""
-    database = await Database.open(path)
+    database = await open_database(path)
     leases = JobLeases(database)
     taken: list[float] = []
     try:
@@ -85,7 +85,7 @@ def measure(*, open_jobs: int, due: int, count: int, directory: Path) -> dict[st
     now = datetime(2026, 11, 20, tzinfo=UTC)
 
     async def migrated() -> None:
-        await (await Database.open(path)).close()
+        await (await open_database(path)).close()
 
     asyncio.run(migrated())
     fill(path, open_jobs=open_jobs, due=due, now=now)

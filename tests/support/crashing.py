@@ -1,10 +1,3 @@
-"""
-`receiver serve` that dies: `python -m tests.support.crashing COMMIT BEFORE|AFTER serve …` kills itself with SIGKILL at
-its COMMIT-th commit, just before it or as soon as something else is asked of the database behind it.
-
-Only the composition differs from the real one: a database whose writing connection is traced by SQLite itself.
-"""
-
 from __future__ import annotations
 
 import os
@@ -12,43 +5,41 @@ import signal
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 import receiver.app
 from receiver.cli import main
-from receiver.store.database import Database, on_its_thread
+from receiver.store.engines.sqlite import SqliteDatabase
 
 
-class MortalDatabase(Database):
+class MortalConnection(sqlite3.Connection):
     """Counts the commits of this process from its opening on."""
 
     commits = 0
     die_at = 0
     before = True
 
-    @classmethod
-    async def open(cls, path: Path, *, readers: int = 4) -> Database:
-        database = await super().open(path, readers=readers)
-        assert database._raw is not None
-        await on_its_thread(database._raw, _trace)
-        return database
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.set_trace_callback(self._saw)
 
-
-def _trace(connection: sqlite3.Connection) -> None:
-    def saw(statement: str) -> None:
-        here = MortalDatabase
+    def _saw(self, statement: str) -> None:
+        here = MortalConnection
         if not here.before and here.commits == here.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        alone = not connection.in_transaction and statement.startswith(("INSERT", "UPDATE", "DELETE"))
+        alone = not self.in_transaction and statement.startswith(("INSERT", "UPDATE", "DELETE"))
         if statement == "COMMIT" or alone:
             here.commits += 1
             if here.before and here.commits == here.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    connection.set_trace_callback(saw)
+
+async def open_mortal(path: Path) -> SqliteDatabase:
+    return await SqliteDatabase.open(path, writer=MortalConnection)
 
 
 if __name__ == "__main__":
-    MortalDatabase.die_at, MortalDatabase.before = int(sys.argv[1]), sys.argv[2] == "BEFORE"
+    MortalConnection.die_at, MortalConnection.before = int(sys.argv[1]), sys.argv[2] == "BEFORE"
     del sys.argv[1:3]
-    receiver.app.Database = MortalDatabase  # type: ignore[misc]
+    receiver.app.open_database = open_mortal
     main()

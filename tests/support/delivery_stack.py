@@ -19,7 +19,7 @@ from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
-from receiver.store.database import Database
+from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryFilter, DeliveryLog, DeliveryView
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
@@ -110,7 +110,7 @@ class DeliveryStack:
 @contextlib.asynccontextmanager
 async def delivery_stack(tmp_path: Path, **more: Any) -> AsyncIterator[DeliveryStack]:
     """A `DeliveryStack` whose notifier runs."""
-    database = await Database.open(tmp_path / "receiver.db")
+    database = await open_database(tmp_path / "receiver.db")
     made = DeliveryStack(database, **more)
     loops = [made.notifier.loop, made.notifier.renewals]
     running = [asyncio.create_task(loop.run()) for loop in loops]

@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from receiver.domain.jobs import Job, KeptImage
 from receiver.runtime.server import listen, running, server
 from receiver.settings import load
 from receiver.store.evidence import Evidence
+from receiver.store.rows import us
 from submitter.vocabulary import State
+from tests.support.rows import execute, fetch
 from tests.support.waiting import eventually
 
 SECRET = "freepik-secret-of-the-tests"
@@ -130,7 +132,15 @@ class RunningReceiver:
             **fields,
         }
         made = Job(id=new_id("job"), provider=provider, state=state, version=1, created_at=now, **values)
-        await self.receiver.store.add_job(made)
+        if state is not State.SENDING:
+            await self.receiver.store.add_job(made)
+            return made
+        # Held by somebody from the start, or it would be given up for dead.
+        await self.receiver.store.add_job(replace(made, state=State.QUEUED, retry_at=now + timedelta(hours=1)))
+        held = (
+            "UPDATE jobs SET state = 'sending', retry_at = NULL, lease_owner = 'holder', lease_until = ? WHERE id = ?"
+        )
+        await execute(self.receiver.database, held, us(now + timedelta(hours=1)), made.id)
         return made
 
     def path(self, job: Job) -> str:
@@ -160,11 +170,8 @@ class RunningReceiver:
 
     async def events(self, job: Job) -> list[str]:
         """What was told of *job* behind `job.queued`, in order."""
-        async with self.receiver.database.read() as connection:
-            rows = await connection.exec_driver_sql(
-                "SELECT type FROM events WHERE job_id = ? ORDER BY position", (job.id,)
-            )
-            return [row[0] for row in rows][1:]
+        query = "SELECT type FROM events WHERE job_id = ? ORDER BY position"
+        return [row[0] for row in await fetch(self.receiver.database, query, job.id)][1:]
 
     async def read(self) -> None:
         """Return when nothing is unread."""

@@ -46,7 +46,5 @@ async def record_events(
     **more: Any,
 ) -> None:
     """Write events of the types *names* in one transaction, as the parts of the receiver do."""
-    async with database.write_raw() as db:
-        await write_events(
-            db, [NewEvent(name, data or {"n": n}, **more) for n, name in enumerate(names)], now or datetime.now(UTC)
-        )
+    new_events = [NewEvent(name, data or {"n": n}, **more) for n, name in enumerate(names)]
+    await database.write(lambda: write_events(new_events, now or datetime.now(UTC)))

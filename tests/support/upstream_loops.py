@@ -20,7 +20,7 @@ from receiver.domain.polling import Timing
 from receiver.domain.tokens import Tokens
 from receiver.runtime.metrics import Metrics
 from receiver.store.blobs import Blobs
-from receiver.store.database import Database
+from receiver.store.database import open_database
 from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake, Wakes
 from receiver.upstream.leases import Leases
@@ -34,6 +34,7 @@ from submitter.providers import PROVIDERS, build
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
 from tests.support.clock import Clock
+from tests.support.rows import fetch
 
 
 class Providers(httpx.AsyncBaseTransport):
@@ -147,14 +148,10 @@ class Loops:
             self.clock.now += timedelta(seconds=min(max(pause, 0.0), (ends - self.clock.now).total_seconds()))
 
     async def states(self) -> Counter[str]:
-        async with self.store.database.read() as connection:
-            rows = await connection.exec_driver_sql("SELECT state, count(*) FROM jobs GROUP BY state")
-            return Counter({row[0]: row[1] for row in rows})
+        return Counter(dict(await fetch(self.store.database, "SELECT state, count(*) FROM jobs GROUP BY state")))
 
     async def events(self) -> Counter[str]:
-        async with self.store.database.read() as connection:
-            rows = await connection.exec_driver_sql("SELECT type, count(*) FROM events GROUP BY type")
-            return Counter({row[0]: row[1] for row in rows})
+        return Counter(dict(await fetch(self.store.database, "SELECT type, count(*) FROM events GROUP BY type")))
 
 
 @contextlib.asynccontextmanager
@@ -172,7 +169,7 @@ async def loops(
     """The loops of one process; every provider unlimited unless *paces* says otherwise."""
     clock = clock or Clock()
     outside = Providers(clock, turnaround)
-    database = await Database.open(tmp_path / "receiver.db")
+    database = await open_database(tmp_path / "receiver.db")
     blobs = Blobs(tmp_path)
     blobs.prepare()
     blobs.input_path("picture").write_bytes(picture_bytes(64, 64))

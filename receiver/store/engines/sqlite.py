@@ -27,13 +27,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, NullPool, create_engine, event
-from sqlalchemy.exc import DBAPIError
-
-from receiver.runtime.data_dir import DataUnusable, usable
 from receiver.store.errors import Conflict, DatabaseUnavailable
-from receiver.store.schema import known_schemas, newest_schema, upgrade
+from receiver.store.schema import newest_schema
+from receiver.store.sqlite_file import make_private, migrate, usable_database
 from receiver.store.statements import (
     Fetch,
     FetchWide,
@@ -57,20 +53,6 @@ _PACKED_BYTES = 4 * 1024 * 1024
 """More than this is fetched row by row: packing would hold it three times."""
 _LOG_PAGES = 25_000
 """100 MB: where a commit checkpoints after all, should nobody call `checkpoint`."""
-_RESTORE = "move it away and restore a backup (`receiver restore`)"
-_WRITABLE = "give the file and its directory to the user that this runs as, on a disk that can be written"
-_NEWER = "install the version that it was last used with, or a newer one"
-_REMEDIES = {
-    sqlite3.SQLITE_NOTADB: _RESTORE,
-    sqlite3.SQLITE_CORRUPT: _RESTORE,
-    sqlite3.SQLITE_READONLY: _WRITABLE,
-    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
-    sqlite3.SQLITE_PERM: _WRITABLE,
-    sqlite3.SQLITE_FULL: "free some space",
-    sqlite3.SQLITE_IOERR: "see what the system's log says of this disk",
-    sqlite3.SQLITE_BUSY: "another process holds it; try again, or end that process",
-}
-"""By SQLite's primary code: what is wrong with the file. Everything else is a mistake of ours."""
 
 
 class SqliteDatabase:
@@ -96,11 +78,11 @@ class SqliteDatabase:
 
         *writer* is the class of the writing connection, for tests that watch what is written.
         """
-        await asyncio.to_thread(_make_private, path)
-        await asyncio.to_thread(_migrate, path)
+        await asyncio.to_thread(make_private, path)
+        await asyncio.to_thread(migrate, path)
         threads: list[_Thread] = []
         try:
-            with explaining(path):
+            with usable_database(path):
                 for factory in (writer, sqlite3.Connection):
                     threads.append(await _Thread.start(path, _prepare_writer, factory))
         except BaseException:
@@ -239,7 +221,6 @@ def _connect(
 
 def _prepare_writer(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA busy_timeout=10000")
-    connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA cache_size=-65536")
     connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
@@ -427,90 +408,3 @@ def _update_text(table: str, columns: tuple[str, ...], count: int) -> str:
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     return (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
-
-
-# --- Files ------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def explaining(path: Path) -> Iterator[None]:
-    """Turn what SQLite has against the file at *path* into `DataUnusable`; a mistake of ours stays what it is."""
-    try:
-        yield
-    except CommandError as exc:
-        raise DataUnusable(path, "its schema is not known to this version", _NEWER) from exc
-    except (DatabaseUnavailable, DBAPIError, sqlite3.Error) as exc:
-        cause: BaseException | None = exc
-        while cause is not None and not isinstance(cause, sqlite3.Error):
-            cause = cause.orig if isinstance(cause, DBAPIError) else cause.__cause__
-        remedy = _REMEDIES.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF, "")
-        if not remedy:
-            raise
-        raise DataUnusable(path, f"can't be used: {cause}", remedy) from exc
-
-
-def _make_private(path: Path) -> None:
-    """Secrets of endpoints are in there: a new file, and the log files beside it, are for their owner only."""
-    with usable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600, exist_ok=True)
-
-
-def _migrate(path: Path) -> None:
-    url = URL.create("sqlite", database=str(path))
-    engine = create_engine(url, connect_args={"isolation_level": None}, hide_parameters=True, poolclass=NullPool)
-    event.listen(engine, "connect", lambda connection, _: _prepare_writer(connection))
-    event.listen(engine, "begin", _begin_immediate)
-    try:
-        with explaining(path), engine.connect() as connection:
-            upgrade(connection)
-            connection.commit()
-    finally:
-        engine.dispose()
-
-
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _open_to_read(path: Path) -> sqlite3.Connection:
-    """A plain connection that can neither write nor make the file."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-
-
-def check_ours(path: Path, *, remedy: str) -> None:
-    """The database at *path* must have our tables and a schema that we know. Raises `DataUnusable`; changes nothing."""
-    with explaining(path), contextlib.closing(_open_to_read(path)) as connection:
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not {"alembic_version", "jobs", "evidence"} <= names:
-            raise DataUnusable(path, "is no database of a receiver", remedy)
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    if row is None:
-        raise DataUnusable(path, "is no database of a receiver", remedy)
-    if row[0] not in known_schemas():
-        raise DataUnusable(path, "its schema is not known to this version", _NEWER)
-
-
-def copy_to(path: Path, target: Path) -> None:
-    """Write one consistent snapshot of the database at *path* to the new file *target*. Raises `DataUnusable`."""
-    with explaining(path), contextlib.closing(sqlite3.connect(path, timeout=30)) as source:
-        source.execute("VACUUM INTO ?", (str(target),))
-
-
-def damage_of(path: Path) -> str | None:
-    """What SQLite finds wrong in the file at *path*; None for a whole one."""
-    try:
-        with contextlib.closing(_open_to_read(path)) as connection:
-            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-    except sqlite3.DatabaseError as exc:
-        return str(exc)
-    return None if found == "ok" else found
-
-
-def fetch_from(path: Path, sql: str) -> list[Any]:
-    """Rows of *sql* from a file that may be in use or damaged; empty where it has no such table or cannot be read."""
-    try:
-        with contextlib.closing(_open_to_read(path)) as connection:
-            return connection.execute(sql).fetchall()
-    except sqlite3.DatabaseError:
-        return []

@@ -12,9 +12,10 @@ from receiver.cli.sandbox_mark import SandboxMark
 from receiver.cli.serving_lock import occupied
 from receiver.runtime.data_dir import DataUnusable, prepare
 from receiver.runtime.secrets import generated
-from receiver.store.database import Database
+from receiver.store.database import open_database
 from tests.support.cli import Done, bare_environment, receiver_command
 from tests.support.processes import LiveReceiver
+from tests.support.rows import execute
 
 SERVE = ("serve", "--port", "0")
 SECRETS = {"secret_key": "a" * 43, "api_token": "b" * 43, "notify_secret": "whsec_" + "c" * 40}
@@ -58,12 +59,11 @@ async def test_a_database_that_is_damaged_deep_inside_does_not_start(tmp_path: P
 
 
 async def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
-    database = await Database.open(tmp_path / "receiver.db")
-    async with database.write_raw() as db:
-        await db.execute("UPDATE alembic_version SET version_num = '9999'")
+    database = await open_database(tmp_path / "receiver.db")
+    await execute(database, "UPDATE alembic_version SET version_num = '9999'")
     await database.close()
     with pytest.raises(DataUnusable, match="not known to this version; install the version"):
-        await Database.open(tmp_path / "receiver.db")
+        await open_database(tmp_path / "receiver.db")
 
 
 @pytest.mark.parametrize(

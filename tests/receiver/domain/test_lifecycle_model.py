@@ -24,10 +24,11 @@ from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import Update
 from receiver.domain.polling import Timing
-from receiver.store.database import Database
+from receiver.store.database import open_database
 from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from submitter.vocabulary import Failure, Image, Report, State
+from tests.support.rows import fetch
 
 T = TypeVar("T")
 TIMING = Timing(first=5, interval=5, silence=120, lifetime=600)
@@ -43,7 +44,7 @@ def _empty_database() -> Path:
     path = Path(tempfile.mkdtemp()) / "empty.db"
 
     async def make() -> None:
-        await (await Database.open(path)).close()
+        await (await open_database(path)).close()
 
     asyncio.run(make())
     return path
@@ -58,7 +59,7 @@ class Life(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp())
         shutil.copy(_empty_database(), self.directory / "receiver.db")
         self.clock = datetime(2026, 11, 1, tzinfo=UTC)
-        self.database = self.run(Database.open(self.directory / "receiver.db", readers=1))
+        self.database = self.run(open_database(self.directory / "receiver.db"))
         self.store = JobStore(self.database, public_url=lambda: "")
         self.decided: State | None = None
         self.changes: list[State] = []
@@ -228,11 +229,8 @@ class Life(RuleBasedStateMachine):
         assert (job.error is not None and job.error.message != "") or job.state is not State.FAILED
 
     async def events(self) -> list[str]:
-        async with self.database.read() as connection:
-            rows = await connection.exec_driver_sql(
-                "SELECT type FROM events WHERE job_id = ? ORDER BY position", (self.id,)
-            )
-            return [row[0] for row in rows]
+        rows = await fetch(self.database, "SELECT type FROM events WHERE job_id = ? ORDER BY position", self.id)
+        return [row[0] for row in rows]
 
 
 TestLife = Life.TestCase

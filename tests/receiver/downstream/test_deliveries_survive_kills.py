@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from receiver.domain.ids import new_id
-from receiver.store.database import Database
+from receiver.store.database import open_database
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Events
 from submitter.signatures import new_secret
@@ -58,7 +58,7 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
 async def _events_written(path: Path, url: str) -> set[str]:
     """A database with events that wait for one endpoint. Returns their ids."""
     path.parent.mkdir(parents=True)
-    database = await Database.open(path)
+    database = await open_database(path)
     endpoint = Endpoint(new_id("ep"), url, datetime.now(UTC), (SigningSecret(new_secret()),), concurrency=CONCURRENCY)
     await Endpoints(database).add(endpoint)
     await record_events(database, ["job.succeeded"] * EVENTS)

@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 
 from receiver.downstream.stream import Stream
-from receiver.store.database import Database
+from receiver.store.database import Database, open_database
 from receiver.store.events import ALL, Events
 from receiver.web.auth import Bearer
 from receiver.web.events import EventsApi
@@ -62,7 +62,7 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    database = await Database.open(tmp_path / "receiver.db")
+    database = await open_database(tmp_path / "receiver.db")
     yield Served(database)
     await database.close()
 
@@ -146,7 +146,7 @@ async def test_a_filter_that_can_not_be_is_refused_in_words(served: Served, para
 
 
 async def test_silence_is_filled_with_heartbeats(tmp_path: Path) -> None:
-    database = await Database.open(tmp_path / "receiver.db")
+    database = await open_database(tmp_path / "receiver.db")
     async with Served(database, heartbeat_seconds=0.05).running() as client, listen(client) as response:
         lines = response.aiter_lines()
         async with patience():

@@ -19,6 +19,7 @@ from receiver.store.blobs import Blobs
 from receiver.store.evidence import Evidence
 from receiver.store.retention import Pruned, Pruning
 from submitter.vocabulary import State
+from tests.support.rows import execute_many, fetch
 from tests.support.running_receiver import RunningReceiver, running_receiver
 from tests.support.waiting import eventually
 
@@ -137,25 +138,23 @@ async def test_idempotency_keys_go_after_a_day(tmp_path: Path) -> None:
             again = replace(job, id=new_id("job"), remote_id=None, created_at=NOW - timedelta(hours=age))
             await store.add_job(again, idempotency=("token", f"key-{age}", "digest"))
         assert (await pruning(here).prune()).idempotency_keys == 1
-        async with here.receiver.database.read() as connection:
-            rows = await connection.exec_driver_sql("SELECT key FROM idempotency")
-            assert [row[0] for row in rows] == ["key-23"]
+        assert await fetch(here.receiver.database, "SELECT key FROM idempotency") == [("key-23",)]
 
 
 async def test_old_attempts_go_unless_their_delivery_is_still_tried(tmp_path: Path) -> None:
     async with unpruned(tmp_path) as here:
         us = [int(at.timestamp() * 1_000_000) for at in (OLD, OLD, YOUNG)]
-        async with here.receiver.database.write_raw() as db:
-            for name, state in (("dlv_done", "delivered"), ("dlv_tried", "pending")):
-                await db.execute(
-                    "INSERT INTO deliveries (id, event_id, event_type, lane, state, tries, retry, example, created_at,"
-                    " next_at) VALUES (?, 'evt_1', 'job.failed', 'x', ?, 1, 1, 0, 0, 9000000000000000)",
-                    (name, state),
-                )
-            await db.executemany(
-                "INSERT INTO attempts (delivery_id, started_at, seconds) VALUES (?, ?, 0.1)",
-                [("dlv_done", us[0]), ("dlv_tried", us[1]), ("dlv_done", us[2])],
-            )
+        await execute_many(
+            here.receiver.database,
+            "INSERT INTO deliveries (id, event_id, event_type, lane, state, tries, retry, example, created_at,"
+            " next_at) VALUES (?, 'evt_1', 'job.failed', 'x', ?, 1, 1, 0, 0, 9000000000000000)",
+            [("dlv_done", "delivered"), ("dlv_tried", "pending")],
+        )
+        await execute_many(
+            here.receiver.database,
+            "INSERT INTO attempts (delivery_id, started_at, seconds) VALUES (?, ?, 0.1)",
+            [("dlv_done", us[0]), ("dlv_tried", us[1]), ("dlv_done", us[2])],
+        )
         assert (await pruning(here).prune()).attempts == 1
 
 

@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 
 from receiver.domain.ids import lowest_id
-from receiver.store.database import Database
+from receiver.store.database import Database, open_database
 from receiver.store.rows import us
 from receiver.upstream.statistics import ProviderStatistics
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state
+from tests.support.rows import fetch
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(tmp_path / "receiver.db")
+    database = await open_database(tmp_path / "receiver.db")
     yield database
     await database.close()
 
@@ -46,27 +47,19 @@ async def finished(
         "finished_at": us(at + timedelta(seconds=20)),
         **more,
     }
-    async with database.write_raw() as db:
-        marks = ", ".join("?" for _ in values)
-        await db.executemany(
-            f"INSERT INTO jobs (id, {', '.join(values)}) VALUES (?, {marks})",
-            [(job_id, *values.values()) for job_id in ids],
-        )
+    await database.append("jobs", ("id", *values), [(job_id, *values.values()) for job_id in ids])
     return ids
 
 
 async def _count(database: Database) -> int:
-    async with database.read() as connection:
-        return int((await connection.exec_driver_sql("SELECT count(*) FROM jobs")).scalar_one())
+    ((count,),) = await fetch(database, "SELECT count(*) FROM jobs")
+    return int(count)
 
 
 async def called_back(database: Database, ids: list[str], at: datetime) -> None:
-    async with database.write_raw() as db:
-        await db.executemany(
-            "INSERT INTO evidence (job_id, provider, source, verdict, received_at, headers, body)"
-            " VALUES (?, 'novita', 'callback', 'late', ?, '[]', x'')",
-            [(job_id, us(at)) for job_id in ids],
-        )
+    columns = ("job_id", "provider", "source", "verdict", "received_at", "headers", "body")
+    rows = [(job_id, "novita", "callback", "late", us(at), "[]", b"") for job_id in ids]
+    await database.append("evidence", columns, rows)
 
 
 async def test_lost_callbacks_degrade_a_provider_and_are_told_once(database: Database) -> None:
@@ -79,9 +72,7 @@ async def test_lost_callbacks_degrade_a_provider_and_are_told_once(database: Dat
     assert not await other.judge("novita", NOW)
     health = await statistics.health("novita")
     assert (health.lost_callbacks, health.degraded, health.turnaround_seconds) == (1.0, True, 20.0)
-    async with database.read() as connection:
-        rows = await connection.exec_driver_sql("SELECT type FROM events")
-        assert [row[0] for row in rows] == ["provider.callbacks_degraded"]
+    assert await fetch(database, "SELECT type FROM events") == [("provider.callbacks_degraded",)]
     fresh = ProviderStatistics(database)
     await fresh.load()
     assert fresh.degraded == {"novita"}

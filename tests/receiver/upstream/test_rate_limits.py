@@ -12,6 +12,7 @@ from receiver.upstream.rate_limits import Bucket, Pace
 from submitter.provider_settings import Rate
 from submitter.providers import PROVIDERS
 from tests.support.clock import Clock
+from tests.support.rows import execute_many
 from tests.support.upstream_loops import loops
 
 NOVITA = (Rate(20, 60),)
@@ -134,9 +135,9 @@ async def test_a_dead_host_is_not_stormed_by_a_long_queue(tmp_path: Path) -> Non
 async def _queue(database: Database, count: int) -> None:
     """*count* queued Novita jobs, written at once."""
     at = us(Clock().now)
-    async with database.write_raw() as db:
-        await db.executemany(
-            "INSERT INTO jobs (id, provider, state, version, options, metadata, awaits_callback, input_name, tries,"
-            " polls, created_at, retry_at) VALUES (?, 'novita', 'queued', 1, '{}', '{}', 0, 'picture', 0, 0, ?, ?)",
-            [(new_id("job"), at, at) for _ in range(count)],
-        )
+    await execute_many(
+        database,
+        "INSERT INTO jobs (id, provider, state, version, options, metadata, awaits_callback, input_name, tries,"
+        " polls, created_at, retry_at) VALUES (?, 'novita', 'queued', 1, '{}', '{}', 0, 'picture', 0, 0, ?, ?)",
+        [(new_id("job"), at, at) for _ in range(count)],
+    )

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.tokens import Tokens
 from receiver.store.blobs import Blobs
-from receiver.store.database import Database
+from receiver.store.database import open_database
 from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import JobStore
 from receiver.upstream.reader import Reading
@@ -25,7 +25,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def reading(tmp_path: Path) -> AsyncIterator[Reading]:
-    database, blobs = await Database.open(tmp_path / "receiver.db"), Blobs(tmp_path)
+    database, blobs = await open_database(tmp_path / "receiver.db"), Blobs(tmp_path)
     blobs.prepare()
     yield Reading(JobStore(database), {"novita": build("novita", api_key="key")}, blobs, confirm="unsigned")
     await database.close()

@@ -14,6 +14,7 @@ from receiver.store.jobs import JobStore
 from receiver.upstream.leases import LEASE
 from submitter.vocabulary import State
 from tests.support.clock import START
+from tests.support.rows import busy_writer, execute
 from tests.support.upstream_loops import Loops, loops
 from tests.support.waiting import eventually
 
@@ -212,7 +213,7 @@ async def test_a_stop_between_the_booking_and_the_first_byte_leaves_no_doubt(tmp
     async with loops(tmp_path) as running:
         (job_id,) = await running.add("novita")
         await running.submissions.step()
-        async with running.store.database.write_raw():  # it has to wait for its turn to write
+        async with busy_writer(running.store.database):  # it has to wait for its turn to write
             await eventually(lambda: task_of("JobLeases.begin_sending"))
             work = task_of("Submissions._work")
             assert work is not None
@@ -228,8 +229,8 @@ async def test_a_stop_between_the_booking_and_the_first_byte_leaves_no_doubt(tmp
 async def test_a_stop_does_not_wait_for_a_disk_that_takes_no_answer(tmp_path: Path) -> None:
     async with loops(tmp_path) as running:
         (job_id,) = await running.add("novita")
-        async with running.store.database.write_raw() as db:
-            await db.execute("CREATE TRIGGER full BEFORE INSERT ON evidence BEGIN SELECT RAISE(ABORT, 'full'); END")
+        full = "CREATE TRIGGER full BEFORE INSERT ON evidence BEGIN SELECT RAISE(ABORT, 'full'); END"
+        await execute(running.store.database, full)
         await running.submissions.step()
         await eventually(lambda: task_of("Submissions._record"))
         work = task_of("Submissions._work")
@@ -238,8 +239,7 @@ async def test_a_stop_does_not_wait_for_a_disk_that_takes_no_answer(tmp_path: Pa
         _, late = await asyncio.wait([work], timeout=2.5)
         assert not late
         assert await state(running.store, job_id) is State.SENDING
-        async with running.store.database.write_raw() as db:
-            await db.execute("DROP TRIGGER full")
+        await execute(running.store.database, "DROP TRIGGER full")
         running.clock.now += LEASE
         await running.submissions.step()
         assert (await state(running.store, job_id), running.outside.calls) == (State.UNCONFIRMED, 1)

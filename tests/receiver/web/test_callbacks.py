@@ -15,6 +15,7 @@ import pytest
 from receiver.runtime.group_commit import GroupCommit, Overloaded
 from receiver.runtime.server import listen, running, server
 from submitter.vocabulary import State
+from tests.support.rows import execute, fetch
 from tests.support.running_receiver import RunningReceiver, freepik_body, novita_body, running_receiver, signed
 
 
@@ -151,7 +152,7 @@ async def test_a_locked_database_is_our_own_fault_response(tmp_path: Path) -> No
     """Another process holds the write lock for longer than a provider waits."""
     async with running_receiver(tmp_path) as here:
         job = await here.job()
-        other = sqlite3.connect(here.receiver.database.path, isolation_level=None, check_same_thread=False)
+        other = sqlite3.connect(here.receiver.settings.database_path, isolation_level=None, check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")
         began = asyncio.get_running_loop().time()
         answer = await here.write_events(job, "COMPLETED")
@@ -167,17 +168,12 @@ async def test_a_full_disk_is_our_own_fault_response(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job()
 
-        def fill(db: sqlite3.Connection) -> None:
-            pages = db.execute("PRAGMA page_count").fetchone()[0]
-            db.execute(f"PRAGMA max_page_count = {pages}")
-
-        async with here.receiver.database.write_raw() as raw:
-            await raw._execute(fill, raw._conn)
+        ((pages,),) = await fetch(here.receiver.database, "PRAGMA page_count")
+        await execute(here.receiver.database, f"PRAGMA max_page_count = {pages}")
         body = freepik_body(job.remote_id or "", "COMPLETED") + b" " * 200_000
         answer = await here.post(job, body, signed(body))
         assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
-        async with here.receiver.database.write_raw() as raw:
-            await raw.execute("PRAGMA max_page_count = 1000000")
+        await execute(here.receiver.database, "PRAGMA max_page_count = 1000000")
         assert (await here.post(job, body, signed(body))).status_code == 200
         await here.becomes(job, State.SUCCEEDED)
 

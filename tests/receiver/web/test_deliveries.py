@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from receiver.store.blobs import Blobs
-from receiver.store.deliveries import Deliveries
+from receiver.store.deliveries import AGENDA, Deliveries
 from receiver.store.events import Events
 from receiver.store.retention import Pruning
 from tests.support.delivery_stack import delivery_stack
+from tests.support.rows import execute_many
 from tests.support.subscriber import Subscriber
 
 
@@ -213,14 +217,14 @@ async def test_the_agenda_does_not_cost_more_where_much_is_pending(tmp_path: Pat
     async with delivery_stack(tmp_path) as made:
         steps: list[int] = []
         for count in (2, 2000):
-            await made.database.batch(lambda db, count=count: db.executemany(_PENDING, _rows(count)))  # type: ignore[misc]
-            ticks = [0]
-            reader = made.database._reader
-            assert reader is not None
-            await reader.set_progress_handler(lambda ticks=ticks: ticks.__setitem__(0, ticks[0] + 1), 1)  # type: ignore[misc]
+            await execute_many(made.database, _PENDING, _rows(count))
             agenda = await Deliveries(made.database).agenda(datetime.now(UTC))
             assert sorted(agenda.first) == ["lane0", "lane1"]
-            steps.append(ticks[0])
+            with contextlib.closing(sqlite3.connect(tmp_path / "receiver.db")) as database:
+                ticks = itertools.count()
+                database.set_progress_handler(lambda ticks=ticks: next(ticks) < 0, 1)  # type: ignore[misc]
+                database.execute(AGENDA, (2**62, 2**62)).fetchall()
+                steps.append(next(ticks))
     assert steps[1] < 2 * steps[0]
 
 

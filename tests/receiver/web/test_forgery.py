@@ -12,6 +12,7 @@ import pytest
 from receiver.domain.jobs import Job
 from receiver.domain.tokens import Tokens
 from submitter.vocabulary import State
+from tests.support.rows import fetch
 from tests.support.running_receiver import (
     RESULT,
     SECRET,
@@ -163,9 +164,7 @@ async def test_a_forged_result_of_an_unsigned_callback_is_not_stored_fetched_or_
         assert done.settled_by == "callback"
         _, images = await here.whole(job)
         assert [image.source_url for image in images] == [RESULT]
-        async with here.receiver.database.read() as connection:
-            told = await connection.exec_driver_sql("SELECT count(*) FROM events WHERE body LIKE '%evil%'")
-            assert told.scalar() == 0
+        assert await fetch(here.receiver.database, "SELECT id FROM events WHERE body LIKE '%evil%'") == []
 
 
 async def test_a_forged_end_of_a_running_job_is_only_confirmed_by_a_poll(tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ from starlette.applications import Starlette
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.settings import load
-from receiver.store.database import Database
+from receiver.store import backlog
+from receiver.store.database import Database, open_database
 from receiver.upstream.statistics import ProviderStatistics
-from receiver.web import health as health_module
 from receiver.web.health import Health
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state
+from tests.support.rows import execute
 from tests.support.running_receiver import running_receiver
 from tests.support.waiting import eventually
 
@@ -34,7 +35,7 @@ ROWS = 100_000
 @contextlib.asynccontextmanager
 async def probed(path: Path, *loops: Loop) -> AsyncIterator[tuple[Database, httpx.AsyncClient]]:
     """A client of the probes over a real database."""
-    database = await Database.open(path / "receiver.db")
+    database = await open_database(path / "receiver.db")
     providers = {name: PROVIDERS[name].from_settings(its) for name, its in load()[1].items()}
     health = Health(database, loops, Metrics(), ProviderStatistics(database), providers)
     transport = httpx.ASGITransport(Starlette(routes=health.routes()))
@@ -75,11 +76,9 @@ async def test_a_loop_that_fails_again_and_again_shows(tmp_path: Path) -> None:
         assert (await client.get("/readyz")).json()["checks"]["loops"] == "not running: reader"
 
 
-async def test_an_older_schema_and_a_backlog_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_module, "_UNREAD", health_module._UNREAD.replace("50001", "1"))
+async def test_an_older_schema_and_a_backlog_show(tmp_path: Path) -> None:
     async with probed(tmp_path) as (database, client):
-        async with database.write_raw() as db:
-            await db.execute("UPDATE alembic_version SET version_num = 'older'")
+        await execute(database, "UPDATE alembic_version SET version_num = 'older'")
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["checks"]["migrations"]) == (503, "behind; run receiver migrate")
         assert answer.json()["checks"]["backlog"] == "ok"
@@ -103,8 +102,7 @@ async def _is_ready(client: httpx.AsyncClient) -> bool:
 
 async def test_a_database_that_is_gone_shows(tmp_path: Path) -> None:
     async with probed(tmp_path) as (database, client):
-        async with database.write_raw() as db:
-            await db.execute("DROP TABLE evidence")
+        await execute(database, "DROP TABLE evidence")
         answer = await client.get("/readyz")
         assert answer.status_code == 503
         assert answer.json()["checks"]["database"].startswith("failed: ")
@@ -112,16 +110,17 @@ async def test_a_database_that_is_gone_shows(tmp_path: Path) -> None:
 
 def test_no_count_reads_a_table_from_end_to_end(tmp_path: Path) -> None:
     asyncio.run(_made(tmp_path / "receiver.db"))
-    queries = {**health_module._QUEUES, "open": health_module._OPEN, "backlog": health_module._UNREAD}
+    queries = {**backlog.QUEUES, "open": backlog.OPEN, "backlog": backlog.UNREAD, "polls": backlog.DUE_POLLS}
     with contextlib.closing(sqlite3.connect(tmp_path / "receiver.db")) as database:
-        for name, sql in queries.items():
-            plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", {"now": 0, "state": "running"})]
+        for name, text in queries.items():
+            sql = text.replace("??", "?")
+            plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {sql}", ("x",) * sql.count("?"))]
             tables = [step for step in plan if re.match(r"SCAN (jobs|evidence|deliveries|images)\b(?!.*INDEX)", step)]
             assert tables == [], (name, plan)
 
 
 async def _made(path: Path) -> None:
-    await (await Database.open(path)).close()
+    await (await open_database(path)).close()
 
 
 @pytest.mark.slow
@@ -145,23 +144,25 @@ async def _fill(database: Database, rows: int) -> None:
     """Jobs, most of them finished, with evidence and deliveries."""
     now = int(datetime.now(UTC).timestamp() * 1_000_000)
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
-    async with database.write_raw() as db:
-        await db.execute(
-            "INSERT INTO jobs (id, provider, state, version, options, metadata, awaits_callback, input_name, tries,"
-            f" polls, created_at, sent_at, finished_at, settled_by) {numbers} SELECT printf('job_%026d', i), 'freepik',"
-            " CASE WHEN i % 20 THEN 'succeeded' ELSE 'running' END, 1, '{}', '{}', 1, 'x', 1, 0,"
-            f" {now} - i, {now} - i, CASE WHEN i % 20 THEN {now} ELSE NULL END,"
-            " CASE WHEN i % 20 THEN 'callback' ELSE NULL END FROM n"
-        )
-        await db.execute(
-            f"INSERT INTO evidence (job_id, provider, source, verdict, received_at, read_at, headers, body) {numbers}"
-            f" SELECT printf('job_%026d', i), 'freepik', 'callback', 'believed', {now}, {now}, '[]', x'7b7d' FROM n"
-        )
-        await db.execute(
-            "INSERT INTO deliveries (id, event_id, event_type, lane, state, tries, retry, next_at, created_at, example)"
-            f" {numbers} SELECT printf('dlv_%026d', i), 'evt_x', 'job.succeeded', 'ep_x',"
-            f" CASE WHEN i % 20 THEN 'delivered' ELSE 'pending' END, 1, 0, {now}, {now}, 0 FROM n"
-        )
+    await execute(
+        database,
+        "INSERT INTO jobs (id, provider, state, version, options, metadata, awaits_callback, input_name, tries,"
+        f" polls, created_at, sent_at, finished_at, settled_by) {numbers} SELECT printf('job_%026d', i), 'freepik',"
+        " CASE WHEN i % 20 THEN 'succeeded' ELSE 'running' END, 1, '{}', '{}', 1, 'x', 1, 0,"
+        f" {now} - i, {now} - i, CASE WHEN i % 20 THEN {now} ELSE NULL END,"
+        " CASE WHEN i % 20 THEN 'callback' ELSE NULL END FROM n",
+    )
+    await execute(
+        database,
+        f"INSERT INTO evidence (job_id, provider, source, verdict, received_at, read_at, headers, body) {numbers}"
+        f" SELECT printf('job_%026d', i), 'freepik', 'callback', 'believed', {now}, {now}, '[]', x'7b7d' FROM n",
+    )
+    await execute(
+        database,
+        "INSERT INTO deliveries (id, event_id, event_type, lane, state, tries, retry, next_at, created_at, example)"
+        f" {numbers} SELECT printf('dlv_%026d', i), 'evt_x', 'job.succeeded', 'ep_x',"
+        f" CASE WHEN i % 20 THEN 'delivered' ELSE 'pending' END, 1, 0, {now}, {now}, 0 FROM n",
+    )
 
 
 async def test_metrics_tell_what_happened(tmp_path: Path) -> None:

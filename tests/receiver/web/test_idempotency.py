@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.domain.jobs import Job
-from receiver.store.database import Database
+from receiver.store.database import open_database
 from receiver.store.jobs import JobStore, KeyReused
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
@@ -136,7 +136,7 @@ async def test_two_processes_on_one_database_make_one_job_of_one_key(tmp_path: P
 
 async def test_a_key_is_forgotten_after_24_hours(tmp_path: Path) -> None:
     now = datetime(2026, 11, 20, tzinfo=UTC)
-    database = await Database.open(tmp_path / "receiver.db")
+    database = await open_database(tmp_path / "receiver.db")
     try:
         store = JobStore(database)
         first, new = await store.add_job(_job("job_1", now), idempotency=("t", "k", "d"))

@@ -1,0 +1,145 @@
+"""Providers: their pauses, whether their callbacks get lost, and what their jobs so far say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from receiver.domain.ids import lowest_id
+from receiver.domain.pauses import Pause
+from receiver.store.database import Database
+from receiver.store.outbox import NewEvent, write_events
+from receiver.store.rows import moment, us
+from receiver.store.statements import FOR_UPDATE, Fetch, Run, Work, alone
+
+_RECENT = 500
+"""The sample is sought among so many last finished jobs: a million that awaited no callback are not walked over."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """How a job ended. `called_back`: a callback came after a status call had settled it."""
+
+    seconds: float
+    awaited_callback: bool
+    settled_by: str
+    called_back: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobCost:
+    """What *count* jobs of one provider cost each, on one day (days since 1970, UTC)."""
+
+    provider: str
+    day: int
+    unit: str
+    amount: str
+    count: int
+
+
+class ProviderTable:
+    """The statements about providers, one transaction each."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- Pauses -----------------------------------------------------------------------------------------------------
+
+    async def pauses(self) -> dict[str, Pause]:
+        """The pauses in force, by provider."""
+        rows = await self._database.read(alone(Fetch(_PAUSES)))
+        return {
+            name: Pause(reason or "", moment(since), moment(at), probes) for name, reason, since, at, probes in rows
+        }
+
+    async def pause(self, provider: str, pause: Pause, now: datetime) -> datetime | None:
+        """Write *pause*. If one was in force, its start stays, and is returned; else `provider.paused` is told."""
+
+        def work() -> Work[datetime | None]:
+            yield Run(_KNOW, (provider,))
+            ((since,),) = yield Fetch(_PAUSED_AT, (provider,), FOR_UPDATE)
+            values = (pause.reason, us(pause.since), us(pause.probe_at), pause.probes, provider)
+            yield Run(_PAUSE, values)
+            if since is not None:
+                return moment(since)
+            yield from write_events([_event("provider.paused", provider, pause)], now)
+            return None
+
+        return await self._database.write(work)
+
+    async def resume(self, provider: str, now: datetime) -> bool:
+        """End a pause, and tell `provider.resumed`; False if there was none."""
+
+        def work() -> Work[bool]:
+            ended = bool((yield Run(_RESUME, (provider,))) == 1)
+            if ended:
+                yield from write_events([_event("provider.resumed", provider, None)], now)
+            return ended
+
+        return await self._database.write(work)
+
+    # --- Statistics -------------------------------------------------------------------------------------------------
+
+    async def degraded(self) -> set[str]:
+        """The providers whose callbacks get lost."""
+        return {row[0] for row in await self._database.read(alone(Fetch(_DEGRADED)))}
+
+    async def set_degraded(self, provider: str, data: dict[str, Any] | None, now: datetime) -> bool:
+        """Note that callbacks get lost, with *data* to tell, or that they come again (None). False: it was known."""
+        worse = data is not None
+
+        def work() -> Work[bool]:
+            changed = yield Run(_SET_DEGRADED, (provider, us(now) if worse else None, worse))
+            # Another process may have seen the same, and told.
+            if changed == 1 and data is not None:
+                yield from write_events([NewEvent("provider.callbacks_degraded", data, provider=provider)], now)
+            return bool(changed == 1)
+
+        return await self._database.write(work)
+
+    async def last_finished(self, provider: str, *, limit: int, awaited: bool = False) -> list[FinishedJob]:
+        """The last jobs of *provider* that finished; with *awaited*, those whose callback was awaited."""
+        query = _FINISHED.format(" AND awaits_callback = 1 AND settled_by <> 'response'" if awaited else "")
+        rows = await self._database.read(alone(Fetch(query, (provider, limit))))
+        return [FinishedJob(us_ / 1_000_000, bool(waited), by, bool(later)) for us_, waited, by, later in rows]
+
+    async def costs(self, since: datetime) -> list[JobCost]:
+        """What jobs made after *since* cost, by provider, day, unit and amount."""
+        rows = await self._database.read(alone(Fetch(_COSTS, (lowest_id("job", since),))))
+        return [JobCost(*row) for row in rows]
+
+
+def _event(kind: str, provider: str, pause: Pause | None) -> NewEvent:
+    return NewEvent(kind, {"name": provider, "paused": None if pause is None else pause.to_json()}, provider=provider)
+
+
+_PAUSES = "SELECT name, paused_reason, paused_at, probe_at, probes FROM providers WHERE paused_at IS NOT NULL"
+_KNOW = "INSERT INTO providers (name, probes) VALUES (?, 0) ON CONFLICT (name) DO NOTHING"
+_PAUSED_AT = "SELECT paused_at FROM providers WHERE name = ?"
+_PAUSE = (
+    "UPDATE providers SET paused_reason = ?, paused_at = coalesce(paused_at, ?), probe_at = ?, probes = ?"
+    " WHERE name = ?"
+)
+_RESUME = (
+    "UPDATE providers SET paused_reason = NULL, paused_at = NULL, probe_at = NULL, probes = 0"
+    " WHERE name = ? AND paused_at IS NOT NULL"
+)
+_DEGRADED = "SELECT name FROM providers WHERE degraded_at IS NOT NULL"
+_SET_DEGRADED = (
+    "INSERT INTO providers (name, degraded_at, probes) VALUES (?, ?, 0)"
+    " ON CONFLICT (name) DO UPDATE SET degraded_at = excluded.degraded_at WHERE (providers.degraded_at IS NULL) = ?"
+)
+_FINISHED = (
+    "SELECT finished_at - sent_at, awaits_callback, settled_by,"
+    " CASE WHEN settled_by = 'poll' AND awaits_callback = 1 THEN EXISTS (SELECT 1 FROM evidence"
+    " WHERE job_id = recent.id AND source = 'callback' AND verdict <> 'refused' AND received_at >= finished_at)"
+    " ELSE 1 = 0 END"
+    " FROM (SELECT id, sent_at, finished_at, awaits_callback, settled_by FROM jobs"
+    f" WHERE provider = ? AND finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT {_RECENT}) AS recent"
+    " WHERE sent_at IS NOT NULL AND settled_by IS NOT NULL{} ORDER BY finished_at DESC LIMIT ?"
+)
+_COSTS = (
+    f"SELECT provider, created_at / {86_400_000_000} AS day, cost_unit, cost_amount, count(*) FROM jobs"
+    " WHERE id >= ? AND cost_amount IS NOT NULL GROUP BY provider, day, cost_unit, cost_amount"
+)

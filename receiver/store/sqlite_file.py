@@ -1,0 +1,151 @@
+"""
+The file of a SQLite database: made for its owner only, migrated, checked, copied, and looked into from outside.
+
+What keeps it from being used is told by `DataUnusable`: the file, what is wrong with it, and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, NullPool, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from receiver.runtime.data_dir import DataUnusable, usable
+from receiver.store.errors import DatabaseUnavailable
+from receiver.store.schema import known_schemas, newest_schema, upgrade
+
+_RESTORE = "move it away and restore a backup (`receiver restore`)"
+_WRITABLE = "give the file and its directory to the user that this runs as, on a disk that can be written"
+_NEWER = "install the version that it was last used with, or a newer one"
+_REMEDIES = {
+    sqlite3.SQLITE_NOTADB: _RESTORE,
+    sqlite3.SQLITE_CORRUPT: _RESTORE,
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
+    sqlite3.SQLITE_PERM: _WRITABLE,
+    sqlite3.SQLITE_FULL: "free some space",
+    sqlite3.SQLITE_IOERR: "see what the system's log says of this disk",
+    sqlite3.SQLITE_BUSY: "another process holds it; try again, or end that process",
+}
+"""By SQLite's primary code: what is wrong with the file. Everything else is a mistake of ours."""
+
+
+@contextlib.contextmanager
+def usable_database(path: Path) -> Iterator[None]:
+    """Turn what SQLite has against the file at *path* into `DataUnusable`; a mistake of ours stays what it is."""
+    try:
+        yield
+    except CommandError as exc:
+        raise DataUnusable(path, "its schema is not known to this version", _NEWER) from exc
+    except (DatabaseUnavailable, DBAPIError, sqlite3.Error) as exc:
+        cause: BaseException | None = exc
+        while cause is not None and not isinstance(cause, sqlite3.Error):
+            cause = cause.orig if isinstance(cause, DBAPIError) else cause.__cause__
+        remedy = _REMEDIES.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF, "")
+        if not remedy:
+            raise
+        raise DataUnusable(path, f"can't be used: {cause}", remedy) from exc
+
+
+def make_private(path: Path) -> None:
+    """Secrets of endpoints are in there: a new file, and the log files beside it, are for their owner only."""
+    with usable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
+
+
+def migrate(path: Path) -> None:
+    """Bring the file to the newest schema; the log that it is written through stays switched on in it."""
+    url = URL.create("sqlite", database=str(path))
+    engine = create_engine(url, connect_args={"isolation_level": None}, hide_parameters=True, poolclass=NullPool)
+    event.listen(engine, "connect", _write_ahead)
+    event.listen(engine, "begin", _begin_immediate)
+    try:
+        with usable_database(path), engine.connect() as connection:
+            upgrade(connection)
+            connection.commit()
+    finally:
+        engine.dispose()
+
+
+def _write_ahead(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA busy_timeout=10000")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """A plain connection that can neither write nor make the file."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
+def check_ours(path: Path, *, remedy: str) -> None:
+    """The database at *path* must have our tables and a schema that we know. Raises `DataUnusable`; changes nothing."""
+    with usable_database(path), contextlib.closing(_open_to_read(path)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not {"alembic_version", "jobs", "evidence"} <= names:
+            raise DataUnusable(path, "is no database of a receiver", remedy)
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    if row is None:
+        raise DataUnusable(path, "is no database of a receiver", remedy)
+    if row[0] not in known_schemas():
+        raise DataUnusable(path, "its schema is not known to this version", _NEWER)
+
+
+def copy_to(path: Path, target: Path) -> None:
+    """Write one consistent snapshot of the database at *path* to the new file *target*. Raises `DataUnusable`."""
+    with usable_database(path), contextlib.closing(sqlite3.connect(path, timeout=30)) as source:
+        source.execute("VACUUM INTO ?", (str(target),))
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What a look into the file found. `damage` is None for a whole one; then the rest is known."""
+
+    damage: str | None
+    schema_is_current: bool = False
+    journal_mode: str = ""
+
+
+def state_of(path: Path) -> FileState:
+    """Read the whole file at *path* for damage, and what else matters to a writer. Changes nothing."""
+    try:
+        with contextlib.closing(_open_to_read(path)) as connection:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            if found != "ok":
+                return FileState(found)
+            mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+            revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    except sqlite3.DatabaseError as exc:
+        return FileState(str(exc))
+    return FileState(None, revisions == [(newest_schema(),)], mode)
+
+
+def has_jobs(path: Path) -> bool:
+    """Whether there is a job in the file. Raises `DataUnusable` where nobody can tell."""
+    with usable_database(path), contextlib.closing(_open_to_read(path)) as connection:
+        try:
+            return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # a file without our tables
+                return False
+            raise
+
+
+def enabled_endpoints(path: Path) -> list[tuple[str, str]]:
+    """Id and URL of the enabled endpoints in a file that may be in use; none where it can't be read."""
+    try:
+        with contextlib.closing(_open_to_read(path)) as connection:
+            return connection.execute("SELECT id, url FROM endpoints WHERE enabled = 1 ORDER BY id").fetchall()
+    except sqlite3.DatabaseError:
+        return []
