@@ -11,7 +11,6 @@ Or on its own: `python -m submitter.sandbox --port 8100`.
 from submitter.sandbox.app import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.sandbox.faults import Chance, Faults
 from submitter.sandbox.picture import test_picture
-from submitter.sandbox.serving import serving
 from submitter.sandbox.tasks import Attempt, RemoteTask, SentCallback
 
 __all__ = [
@@ -23,6 +22,5 @@ __all__ = [
     "RemoteTask",
     "Sandbox",
     "SentCallback",
-    "serving",
     "test_picture",
 ]

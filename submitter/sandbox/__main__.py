@@ -21,7 +21,7 @@ def main() -> None:
     for name, value in sandbox.environment(f"http://{asked.host}:{asked.port}").items():
         sys.stdout.write(f"{name}={value}\n")
     sys.stdout.flush()
-    uvicorn.Server(config(sandbox, host=asked.host, port=asked.port)).run()
+    uvicorn.Server(config(sandbox.app, host=asked.host, port=asked.port)).run()
 
 
 if __name__ == "__main__":

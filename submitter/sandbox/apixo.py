@@ -24,6 +24,7 @@ from starlette.routing import BaseRoute, Route
 from submitter.sandbox.stand_in import (
     CallbackRules,
     CallingStandIn,
+    Handler,
     Refused,
     bearer,
     is_url,
@@ -55,10 +56,10 @@ class Apixo(CallingStandIn):
     link_seconds = 24 * 3600.0
     gone_status = 410
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self, *, submit: Handler, status: Handler) -> list[BaseRoute]:
         return [
-            Route("/generateTask/image-upscaler", self.submit, methods=["POST"]),
-            Route("/statusTask/{model}", self.status, methods=["GET"]),
+            Route("/generateTask/image-upscaler", submit, methods=["POST"]),
+            Route("/statusTask/{model}", status, methods=["GET"]),
         ]
 
     def admit(self, request: Request) -> None:
@@ -123,7 +124,7 @@ class Apixo(CallingStandIn):
         task_id = request.query_params.get("taskId")
         if not task_id:
             return _missing("taskId").response
-        task = self.bench.task(self.name, task_id)
+        task = self.tasks.find(self.name, task_id)
         if task is None or request.path_params["model"] != _MODEL:
             return _refusal(404, "Task not found")
         task.status_calls += 1

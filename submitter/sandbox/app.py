@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -26,11 +26,12 @@ from submitter.sandbox.novita import Novita
 from submitter.sandbox.picture import test_picture
 from submitter.sandbox.pixelcut import Pixelcut
 from submitter.sandbox.serving import serving
+from submitter.sandbox.settings import Settings
 from submitter.sandbox.stand_in import CallingStandIn, StandIn, is_url
 from submitter.sandbox.tasks import Order, RemoteTask
 from submitter.sandbox.upscaling import Target
 from submitter.sandbox.upscayl import Upscayl
-from submitter.sandbox.work import Bench, Settings
+from submitter.sandbox.work import Bench
 
 STAND_INS: tuple[type[StandIn], ...] = (Freepik, Apixo, Novita, Upscayl, Pixelcut)
 
@@ -77,13 +78,14 @@ class Sandbox:
             seed=secrets.randbits(32) if seed is None else seed,
         )
         self.bench = Bench(settings, faults or Faults(), origin.rstrip("/") if origin else None)
-        self.stand_ins: dict[str, StandIn] = {stand_in.name: stand_in(self.bench) for stand_in in STAND_INS}
+        parts = (settings, self.bench.tasks, self.bench.studio, self.bench.outbound)
+        self.stand_ins: dict[str, StandIn] = {stand_in.name: stand_in(*parts) for stand_in in STAND_INS}
         self.app = self._app()
 
     @property
     def tasks(self) -> list[RemoteTask]:
         """Every task, in the order of acceptance; those made by `/_sandbox/trigger` are marked `triggered`."""
-        return self.bench.tasks
+        return self.bench.tasks.all
 
     def accepted(self, provider: str | None = None) -> list[RemoteTask]:
         """The tasks that submit calls brought, of one provider or of all."""
@@ -100,7 +102,7 @@ class Sandbox:
     @faults.setter
     def faults(self, faults: Faults) -> None:
         """Replace all faults; counts and random sequences start anew."""
-        self.bench.set_faults(faults)
+        self.bench.dice.reset(faults)
 
     @property
     def forged_fetches(self) -> int:
@@ -123,13 +125,26 @@ class Sandbox:
             "FREEPIK_API_KEY_HEADER": settings.freepik_api_key_header,
         }
 
-    def serve(self, *, host: str = "127.0.0.1", port: int = 0) -> AbstractAsyncContextManager[str]:
-        """Serve from the running event loop: `async with sandbox.serve() as origin`."""
-        return serving(self, host=host, port=port)
+    @asynccontextmanager
+    async def serve(self, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+        """
+        Serve from the running event loop: `async with sandbox.serve() as origin`.
+
+        By default on a free loopback port. At the end all its background work has ended.
+        """
+        named = self.bench.origin
+        async with serving(self.app, host=host, port=port) as origin:
+            self.bench.origin = named or origin
+            self.bench.background.open()
+            try:
+                yield origin
+            finally:
+                await self.aclose()
+                self.bench.origin = named
 
     async def idle(self) -> None:
         """Return when no task runs and no callback or retry is on its way."""
-        await self.bench.idle()
+        await self.bench.background.idle()
 
     async def reset(self) -> None:
         """Forget all tasks, files and counts; the faults are those of the beginning."""
@@ -165,14 +180,14 @@ class Sandbox:
                 word.removeprefix("TASK_STATUS_").lower() for word in stand_in.states if word in stand_in.announced
             )
             raise ValueError(f"state must be one of {', '.join(words)}")
-        task = self.bench.task(provider, task_id) if task_id else None
+        task = self.bench.tasks.find(provider, task_id) if task_id else None
         url = callback_url or (task.callback_url if task else None)
         if not is_url(url):
             raise ValueError("callback_url must be an http or https URL")
         assert url is not None
         if task is None:
             task = self._made(stand_in, url, task_id, self.bench.origin or origin)
-        await self.bench.halt(task)
+        await self.bench.background.halt(task)
         await self.bench.put(stand_in, task, named)
         attempt = await self.bench.announcer.once(stand_in, task, url)
         return {
@@ -197,7 +212,7 @@ class Sandbox:
     def _app(self) -> Starlette:
         return Starlette(
             routes=[
-                *(Mount(stand_in.mount, app=_router(stand_in)) for stand_in in self.stand_ins.values()),
+                *(Mount(stand_in.mount, app=_router(stand_in, self.bench)) for stand_in in self.stand_ins.values()),
                 Route("/files/{id}/{name}", self.bench.files.download),
                 Route("/forged/{name}", self.bench.files.forged),
                 Route("/_sandbox/tasks", self._tasks),
@@ -210,7 +225,7 @@ class Sandbox:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self.bench.open()
+        self.bench.background.open()
         try:
             yield
         finally:
@@ -264,11 +279,17 @@ class Sandbox:
         return JSONResponse({"ok": True})
 
 
-def _router(stand_in: StandIn) -> Router:
+def _router(stand_in: StandIn, bench: Bench) -> Router:
+    async def submit(request: Request) -> Response:
+        return await bench.submit(stand_in, request)
+
+    async def status(request: Request) -> Response:
+        return await bench.status(stand_in, request)
+
     async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
         await stand_in.not_found()(scope, receive, send)
 
-    return Router(stand_in.routes(), default=not_found, redirect_slashes=False)
+    return Router(stand_in.routes(submit=submit, status=status), default=not_found, redirect_slashes=False)
 
 
 def _refused(why: str) -> Response:

@@ -11,27 +11,31 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from submitter.sandbox.background import Background
+from submitter.sandbox.faults import Dice
+from submitter.sandbox.outbound import Outbound
+from submitter.sandbox.settings import Settings
 from submitter.sandbox.stand_in import CallbackRules, CallingStandIn, StandIn
 from submitter.sandbox.tasks import Attempt, RemoteTask, SentCallback
-
-if TYPE_CHECKING:
-    from submitter.sandbox.work import Bench
 
 
 class Announcer:
     """Sends what the faults leave of a task's callbacks."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    def __init__(self, settings: Settings, dice: Dice, outbound: Outbound, background: Background) -> None:
+        self._settings = settings
+        self._dice = dice
+        self._outbound = outbound
+        self._background = background
 
-    def voice(self, stand_in: StandIn, task: RemoteTask) -> Callable[[str], None]:
-        """How *task* tells of a state it enters; decides whether its callbacks are held back and reordered."""
+    def announcements(self, stand_in: StandIn, task: RemoteTask) -> Callable[[str], None]:
+        """What to call with each state that *task* enters; holds its callbacks back if they are to be reordered."""
         if not isinstance(stand_in, CallingStandIn):
             return lambda state: None
         several = len(stand_in.announced.difference((stand_in.failed,))) > 1
-        if task.callback_url and several and self._bench.dice.strikes(stand_in.name, "reorder", task.number):
+        if task.callback_url and several and self._dice.strikes(stand_in.name, "reorder", task.number):
             task.held = []
         return lambda state: self._log_events(stand_in, task, state)
 
@@ -45,14 +49,14 @@ class Announcer:
         """Send a forged success, if that fault strikes."""
         if not isinstance(stand_in, CallingStandIn) or not task.callback_url:
             return
-        if not self._bench.dice.strikes(stand_in.name, "forge", task.number):
+        if not self._dice.strikes(stand_in.name, "forge", task.number):
             return
         body = stand_in.forged_body(task, f"{task.origin}/forged/{secrets.token_urlsafe(12)}.jpg")
         callback = SentCallback(stand_in.succeeded, "forged")
         task.callbacks.append(callback)
         rules = CallbackRules(stand_in.rules.timeout_seconds)
         headers = stand_in.forged_headers(body)
-        self._bench.spawn(self._deliver(task, callback, rules, body, lambda: headers, after=None), task)
+        self._background.spawn(self._deliver(task, callback, rules, body, lambda: headers, after=None), task)
 
     async def once(self, stand_in: CallingStandIn, task: RemoteTask, url: str) -> Attempt:
         """Send one true callback about the task's present state to *url*, without faults or retries."""
@@ -64,7 +68,7 @@ class Announcer:
     def _log_events(self, stand_in: CallingStandIn, task: RemoteTask, state: str) -> None:
         if not task.callback_url or state not in stand_in.announced:
             return
-        roll = self._bench.dice.strikes
+        roll = self._dice.strikes
         if roll(stand_in.name, "lose", task.number):
             lost = SentCallback(state, "lost")
             lost.tried.set()
@@ -100,7 +104,7 @@ class Announcer:
 
         previous, task.last_callback = task.last_callback, callback
         task.callbacks.append(callback)
-        self._bench.spawn(self._deliver(task, callback, stand_in.rules, body, headers, after=previous), task)
+        self._background.spawn(self._deliver(task, callback, stand_in.rules, body, headers, after=previous), task)
         return callback
 
     async def _deliver(
@@ -113,14 +117,13 @@ class Announcer:
         *,
         after: SentCallback | None,
     ) -> None:
-        settings = self._bench.settings
         assert task.callback_url is not None
         try:
-            await asyncio.sleep(self._bench.dice.seconds(task.provider, "delay_seconds"))
+            await asyncio.sleep(self._dice.seconds(task.provider, "delay_seconds"))
             if after is not None:
                 await after.tried.wait()
             for delay in (0.0, *rules.retry_delays_seconds):
-                await asyncio.sleep(delay * settings.retry_scale)
+                await asyncio.sleep(delay * self._settings.retry_scale)
                 attempt = await self._try(callback, rules, task.callback_url, body, headers())
                 if attempt.status in rules.content_with:
                     return
@@ -131,9 +134,9 @@ class Announcer:
         self, callback: SentCallback, rules: CallbackRules, url: str, body: bytes, headers: dict[str, str]
     ) -> Attempt:
         callback.headers = headers
-        patience = rules.timeout_seconds * self._bench.settings.callback_timeout_scale
+        patience = rules.timeout_seconds * self._settings.callback_timeout_scale
         at = datetime.now(UTC)
-        status, error = await self._bench.outbound.post(url, headers=headers, body=body, timeout_seconds=patience)
+        status, error = await self._outbound.post(url, headers=headers, body=body, timeout_seconds=patience)
         attempt = Attempt(at, status, error)
         callback.attempts.append(attempt)
         callback.tried.set()

@@ -111,8 +111,12 @@ class Dice:
     """
 
     def __init__(self, faults: Faults, seed: int) -> None:
-        self.faults = faults
         self._seed = seed
+        self.reset(faults)
+
+    def reset(self, faults: Faults) -> None:
+        """Replace all faults; counts and random sequences start anew."""
+        self.faults = faults
         self._left: dict[tuple[str, str], int] = {}
         self._rolls: Counter[tuple[str, str, int]] = Counter()
         self.struck: dict[tuple[str, str], int] = {}

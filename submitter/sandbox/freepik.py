@@ -28,6 +28,7 @@ from submitter.sandbox.files import File
 from submitter.sandbox.stand_in import (
     CallbackRules,
     CallingStandIn,
+    Handler,
     Refused,
     is_int,
     is_url,
@@ -70,10 +71,10 @@ class Freepik(CallingStandIn):
     rules = CallbackRules(timeout_seconds=10.0)
     link_seconds = 7200.0
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self, *, submit: Handler, status: Handler) -> list[BaseRoute]:
         return [
-            Route("/v1/ai/image-upscaler", self.submit, methods=["POST"]),
-            Route("/v1/ai/image-upscaler/{id}", self.status, methods=["GET"]),
+            Route("/v1/ai/image-upscaler", submit, methods=["POST"]),
+            Route("/v1/ai/image-upscaler/{id}", status, methods=["GET"]),
         ]
 
     def admit(self, request: Request) -> None:
@@ -95,7 +96,7 @@ class Freepik(CallingStandIn):
             raise Refused(_invalid(wrong))
         scale = int(body.get("scale_factor", "2x").removesuffix("x"))
         try:
-            shape = await self.bench.studio.inspect(image)
+            shape = await self.studio.inspect(image)
         except NotAnImage as exc:
             raise Refused(_invalid({"image": "Parameter 'image' is not valid"})) from exc
         if shape.width * shape.height * scale * scale > LARGEST_OUTPUT_PIXELS:
@@ -144,7 +145,7 @@ class Freepik(CallingStandIn):
     # ---------------------------------------------------------------------------------------------------
 
     async def looked_up(self, request: Request) -> Response:
-        task = self.bench.task(self.name, request.path_params["id"])
+        task = self.tasks.find(self.name, request.path_params["id"])
         if task is None:
             return _message(404, "Task not found")
         task.status_calls += 1

@@ -26,6 +26,7 @@ from submitter.sandbox.files import File
 from submitter.sandbox.stand_in import (
     CallbackRules,
     CallingStandIn,
+    Handler,
     Refused,
     bearer,
     is_int,
@@ -64,10 +65,10 @@ class Novita(CallingStandIn):
     rules = CallbackRules(timeout_seconds=5.0, retry_delays_seconds=(1.0, 2.0, 4.0, 8.0, 16.0))
     link_seconds = 3600.0
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self, *, submit: Handler, status: Handler) -> list[BaseRoute]:
         return [
-            Route("/v3/async/upscale", self.submit, methods=["POST"]),
-            Route("/v3/async/task-result", self.status, methods=["GET"]),
+            Route("/v3/async/upscale", submit, methods=["POST"]),
+            Route("/v3/async/task-result", status, methods=["GET"]),
         ]
 
     def admit(self, request: Request) -> None:
@@ -160,7 +161,7 @@ class Novita(CallingStandIn):
         task_id = request.query_params.get("task_id")
         if not task_id:
             return _invalid("task_id is required").response
-        task = self.bench.task(self.name, task_id)
+        task = self.tasks.find(self.name, task_id)
         if task is None:
             return _refusal(404, "TASK_NOT_FOUND", "task not found")
         task.status_calls += 1
@@ -173,7 +174,7 @@ class Novita(CallingStandIn):
         if len(image) > LARGEST_BYTES:
             raise Refused(_refusal(400, "IMAGE_FILE_EXCEEDS_MAX_SIZE", "the image is larger than 30 MB"))
         try:
-            shape = await self.bench.studio.inspect(image)
+            shape = await self.studio.inspect(image)
         except NotAnImage as exc:
             raise Refused(_refusal(400, "INVALID_IMAGE_FORMAT", "the image could not be decoded")) from exc
         if max(shape.width, shape.height) > LARGEST_SIDE:

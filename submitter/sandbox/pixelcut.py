@@ -20,7 +20,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from submitter.sandbox.stand_in import Refused, StandIn, content_type, is_int, is_url, json_object, same_key, unknown
+from submitter.sandbox.stand_in import (
+    Handler,
+    Refused,
+    StandIn,
+    content_type,
+    is_int,
+    is_url,
+    json_object,
+    same_key,
+    unknown,
+)
 from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import NotAnImage, Shape, Target
 
@@ -41,8 +51,8 @@ class Pixelcut(StandIn):
     link_seconds = 3600.0
     gone_status = 410
 
-    def routes(self) -> list[BaseRoute]:
-        return [Route("/v1/upscale", self.submit, methods=["POST"])]
+    def routes(self, *, submit: Handler, status: Handler) -> list[BaseRoute]:
+        return [Route("/v1/upscale", submit, methods=["POST"])]
 
     def admit(self, request: Request) -> None:
         if not same_key(request.headers.get("x-api-key"), self.settings.api_keys[self.name]):
@@ -108,7 +118,7 @@ class Pixelcut(StandIn):
         if not is_url(fields["image_url"]):
             raise _bad("invalid_parameter", "Invalid parameter: image_url")
         try:
-            return await self.bench.outbound.fetch(fields["image_url"])
+            return await self.outbound.fetch(fields["image_url"])
         except Failing as exc:
             raise _bad("invalid_parameter", "Invalid parameter: image_url") from exc
 
@@ -116,7 +126,7 @@ class Pixelcut(StandIn):
         if len(image) > LARGEST_BYTES:
             raise _bad("file_size_too_large", "File size too large")
         try:
-            shape = await self.bench.studio.inspect(image)
+            shape = await self.studio.inspect(image)
         except NotAnImage as exc:
             raise _bad("malformed_image", "The image could not be decoded") from exc
         if shape.format not in _FORMATS:

@@ -1,7 +1,7 @@
 """
 A sandbox as a real server inside the running event loop.
 
-Not a line of access log: the paths are capability URLs. Signals stay with whoever runs the loop.
+Not a line of access log: the paths are capability URLs. Signals stay with the code that runs the loop.
 """
 
 from __future__ import annotations
@@ -12,42 +12,33 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from submitter.sandbox.work import CUT_EXTENSION
-
-if TYPE_CHECKING:
-    from submitter.sandbox.app import Sandbox
+from submitter.sandbox.broken_answers import CUT_EXTENSION
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @asynccontextmanager
-async def serving(sandbox: Sandbox, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+async def serving(app: ASGIApp, *, host: str, port: int) -> AsyncIterator[str]:
     """
-    Serve *sandbox*, by default on a free loopback port, and give its origin (`http://127.0.0.1:54321`).
+    Serve *app* on *port*, on a free one for 0, and give its origin (`http://127.0.0.1:54321`).
 
-    It accepts connections from the first moment on. At the end all its background work has ended.
+    It accepts connections from the first moment on.
     """
     listener = _listener(host, port)
-    origin = f"http://{host}:{listener.getsockname()[1]}"
-    named = sandbox.bench.origin
-    sandbox.bench.origin = named or origin
-    sandbox.bench.open()
-    server = _Server(config(sandbox, lifespan="off"))
+    server = _Server(config(app, lifespan="off"))
     running = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     try:
-        yield origin
+        yield f"http://{host}:{listener.getsockname()[1]}"
     finally:
-        await sandbox.aclose()
-        server.told_to_end.set()
+        server.ending.set()
         await running
         listener.close()
-        sandbox.bench.origin = named
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -65,10 +56,10 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def config(sandbox: Sandbox, **settings: Any) -> uvicorn.Config:
+def config(app: ASGIApp, **settings: Any) -> uvicorn.Config:
     """How uvicorn has to be set up so that connections can be cut and nothing secret is logged."""
     return uvicorn.Config(
-        sandbox.app,
+        app,
         http=CuttableProtocol,
         ws="none",
         log_config=None,
@@ -102,18 +93,18 @@ class CuttableProtocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals alone, and ends as soon as it is told to: tests start many of these."""
+    """Leaves the signals alone, and ends as soon as `ending` is set: tests start many of these."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.told_to_end = asyncio.Event()
+        self.ending = asyncio.Event()
 
     async def main_loop(self) -> None:
         for tick in itertools.count():
             if await self.on_tick(tick):
                 return
             try:
-                await asyncio.wait_for(self.told_to_end.wait(), 0.1)
+                await asyncio.wait_for(self.ending.wait(), 0.1)
             except TimeoutError:
                 continue
             self.should_exit = True

@@ -1,6 +1,5 @@
 """
-`StandIn`: what one provider's stand-in has to say, and the little that all five share; `CallingStandIn` for who calls
-back.
+`StandIn`: one provider's protocol, and the little that all five share; `CallingStandIn` for those that call back.
 
 A stand-in is one file in this package and one line in `app.py`. It is written from the provider's documentation alone
 and shares no code with `submitter.providers`: it is the independent check of it.
@@ -14,19 +13,21 @@ import hmac
 import json
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from submitter.sandbox.files import Admits, File, before_expiry
-from submitter.sandbox.tasks import Order, RemoteTask
+from submitter.sandbox.outbound import Outbound
+from submitter.sandbox.settings import Settings
+from submitter.sandbox.tasks import Order, RemoteTask, TaskLog
+from submitter.sandbox.upscaling import Studio
 
-if TYPE_CHECKING:
-    from submitter.sandbox.work import Bench
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Refused(Exception):
@@ -62,13 +63,15 @@ class StandIn(ABC):
     gone_status: ClassVar[int] = 403
     link_admits: Admits = staticmethod(before_expiry)
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.settings = bench.settings
+    def __init__(self, settings: Settings, tasks: TaskLog, studio: Studio, outbound: Outbound) -> None:
+        self.settings = settings
+        self.tasks = tasks
+        self.studio = studio
+        self.outbound = outbound
 
     @abstractmethod
-    def routes(self) -> list[BaseRoute]:
-        """Its paths, below `mount`."""
+    def routes(self, *, submit: Handler, status: Handler) -> list[BaseRoute]:
+        """Its paths, below `mount`, with the handlers of its submit and status calls."""
 
     @abstractmethod
     def admit(self, request: Request) -> None:
@@ -91,22 +94,8 @@ class StandIn(ABC):
         """How it answers an unknown path."""
 
     async def looked_up(self, request: Request) -> Response:
-        """The answer to a status call whose key is right; where there is none, its path is unknown."""
+        """The answer to a status call with a good key; a provider without one doesn't know the path."""
         return self.not_found()
-
-    async def submit(self, request: Request) -> Response:
-        """For the route of its submit call."""
-        return await self.bench.submit(self, request)
-
-    async def status(self, request: Request) -> Response:
-        """For the route of its status call."""
-        if (fault := await self.bench.status(self, request)) is not None:
-            return fault
-        try:
-            self.admit(request)
-        except Refused as refused:
-            return refused.response
-        return await self.looked_up(request)
 
     def new_id(self) -> str:
         """A task id of its own making."""
@@ -130,10 +119,10 @@ class StandIn(ABC):
 
 
 class CallingStandIn(StandIn):
-    """One that calls back."""
+    """A stand-in that calls back."""
 
     announced: ClassVar[frozenset[str]]
-    """States that are told to the callback URL."""
+    """States that it sends callbacks about."""
     rules: ClassVar[CallbackRules]
 
     @abstractmethod

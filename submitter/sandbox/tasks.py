@@ -1,4 +1,4 @@
-"""What the sandbox keeps of every task that it accepted."""
+"""The tasks that a sandbox accepted, and what it keeps of each."""
 
 from __future__ import annotations
 
@@ -138,3 +138,22 @@ class RemoteTask:
             "downloads": sum(file.downloads for file in self.files),
             "failure": None if self.failure is None else {"code": self.failure.code, "message": self.failure.message},
         }
+
+
+class TaskLog:
+    """Every task of a sandbox, in the order of acceptance."""
+
+    def __init__(self) -> None:
+        self.all: list[RemoteTask] = []
+        self._by_id: dict[tuple[str, str], RemoteTask] = {}
+
+    def add(self, task: RemoteTask) -> None:
+        self.all.append(task)
+        self._by_id[task.provider, task.id] = task
+
+    def find(self, provider: str, id: str) -> RemoteTask | None:
+        return self._by_id.get((provider, id))
+
+    def clear(self) -> None:
+        self.all.clear()
+        self._by_id.clear()

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from submitter.sandbox.files import File
-from submitter.sandbox.stand_in import Refused, StandIn, content_type, is_url, json_object, same_key, unknown
+from submitter.sandbox.stand_in import Handler, Refused, StandIn, content_type, is_url, json_object, same_key, unknown
 from submitter.sandbox.tasks import Failing, Order, RemoteTask
 from submitter.sandbox.upscaling import NotAnImage, Shape, Target
 
@@ -62,10 +62,10 @@ class Upscayl(StandIn):
     failed = "PROCESSING_FAILED"
     link_seconds = 24 * 3600.0
 
-    def routes(self) -> list[BaseRoute]:
+    def routes(self, *, submit: Handler, status: Handler) -> list[BaseRoute]:
         return [
-            Route("/start-task", self.submit, methods=["POST"]),
-            Route("/get-task-status", self.status, methods=["POST"]),
+            Route("/start-task", submit, methods=["POST"]),
+            Route("/get-task-status", status, methods=["POST"]),
         ]
 
     def admit(self, request: Request) -> None:
@@ -127,7 +127,7 @@ class Upscayl(StandIn):
         task_id = asked.get("taskId") if isinstance(asked, dict) else None
         if not isinstance(task_id, str) or not task_id:
             return PlainTextResponse("Bad Request: Missing User ID or Task ID", 400)
-        task = self.bench.task(self.name, task_id)
+        task = self.tasks.find(self.name, task_id)
         if task is None:
             return PlainTextResponse("No such document", 404)
         task.status_calls += 1
@@ -143,7 +143,7 @@ class Upscayl(StandIn):
                 raise _bad_request("file must be a file")
             data = await file.read()
             try:
-                shape = await self.bench.studio.inspect(data)
+                shape = await self.studio.inspect(data)
             except NotAnImage as exc:
                 raise _bad_file("INVALID_FILE_TYPE", "The file is not an image") from exc
             if shape.format not in FORMATS.values():

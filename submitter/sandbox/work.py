@@ -1,38 +1,33 @@
 """
-The bench: how a task lives, whichever provider it belongs to.
+The bench: how calls are answered and how a task lives, whichever provider it belongs to.
 
 A submit call is accepted or refused in one place (`submit`), and a task is recorded exactly when it is accepted, before
-anything is answered: what the client hears of it, if anything, is decided after that. Everything that runs in the
-background is held in one set and ends with `aclose`.
+anything is answered: what the client learns of it, if anything, is decided after that.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
+from submitter.sandbox.background import Background
+from submitter.sandbox.broken_answers import Cut, bad_gateway, unreadable
 from submitter.sandbox.callbacks import Announcer
 from submitter.sandbox.faults import Dice, Faults
 from submitter.sandbox.files import File, Files
 from submitter.sandbox.outbound import Outbound
+from submitter.sandbox.settings import Settings
 from submitter.sandbox.stand_in import CallingStandIn, Refused, StandIn
-from submitter.sandbox.tasks import Failing, Order, RemoteTask
+from submitter.sandbox.tasks import Failing, Order, RemoteTask, TaskLog
 from submitter.sandbox.upscaling import CONTENT_TYPES, SUFFIXES, NotAnImage, Studio, TooLarge
-
-CUT_EXTENSION = "sandbox.cut"
-"""ASGI extension of our server: call it to reset the connection."""
 
 _EARLY_PATIENCE_SECONDS = 15.0
 _LONGEST_ANSWER_SECONDS = 5.0
@@ -40,31 +35,19 @@ _LONGEST_ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What a sandbox is set up with; the stand-ins read their own parts of it."""
+class _AnswerFaults:
+    """What goes wrong with the answer to an accepted submit call."""
 
-    api_keys: Mapping[str, str] = field(repr=False)
-    freepik_webhook_secret: str = field(repr=False)
-    freepik_webhook_secret_encoding: str
-    freepik_api_key_header: str
-    upscayl_older_words: bool
-    turnaround_seconds: tuple[float, float]
-    link_seconds: Mapping[str, float]
-    retry_scale: float
-    callback_timeout_scale: float
-    seed: int
+    early: bool
+    """The task runs at once, and its callbacks are sent before the answer."""
+    late_seconds: float
+    lost: str | None
+    """The fault that takes the answer's place."""
+    unreadable: bool
 
-
-class Cut(Response):
-    """Instead of an answer, the connection is reset."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cut = scope.get("extensions", {}).get(CUT_EXTENSION)
-        if cut is None:
-            raise ConnectionResetError("the sandbox cut this connection")
-        cut()
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    @property
+    def task_starts_at_once(self) -> bool:
+        return self.early or self.late_seconds > 0 or self.lost is not None
 
 
 class Bench:
@@ -74,58 +57,57 @@ class Bench:
         self.settings = settings
         self.origin = origin
         self.first_faults = faults
-        self.tasks: list[RemoteTask] = []
+        self.dice = Dice(faults, settings.seed)
+        self.tasks = TaskLog()
         self.files = Files()
         self.studio = Studio()
         self.outbound = Outbound()
-        self.closing = asyncio.Event()
-        self._by_id: dict[tuple[str, str], RemoteTask] = {}
-        self._background: dict[asyncio.Task[None], RemoteTask | None] = {}
-        self.announcer = Announcer(self)
+        self.background = Background()
+        self.announcer = Announcer(settings, self.dice, self.outbound, self.background)
         self.calls: Counter[tuple[str, str]] = Counter()
-        """How often each provider's submit and status calls came, refused ones included."""
-        self._fresh(faults)
-
-    def set_faults(self, faults: Faults) -> None:
-        """Replace all faults; counts and random sequences start anew."""
-        self.dice = Dice(faults, self.settings.seed)
-
-    def _fresh(self, faults: Faults) -> None:
-        self.set_faults(faults)
+        """How many submit and status calls each provider got, refused ones included."""
         self._accepted: Counter[str] = Counter()
 
     # --- Calls ------------------------------------------------------------------------------------------------------
 
     async def submit(self, stand_in: StandIn, request: Request) -> Response:
-        """A submit call from the first fault to the last."""
+        """
+        Answer a submit call.
+
+        First the faults before acceptance, then the provider's own checks. Then the task exists and runs, and the
+        faults after acceptance decide what the client learns of it.
+        """
         self.calls[stand_in.name, "submit"] += 1
         if self.dice.strikes(stand_in.name, "reset_before"):
             return Cut()
         try:
             await request.body()
             if fault := self.dice.first(stand_in.name, _GATE):
-                return self._fault_response(stand_in, fault)
+                raise Refused(self._fault_response(stand_in, fault))
             stand_in.admit(request)
             order = await stand_in.read(request)
         except Refused as refused:
             return refused.response
         except ClientDisconnect:
             return Cut()
-        task = self.accept(stand_in, order, origin=self._origin_of(request))
+        task = self.accept(stand_in, order, origin=self.origin or f"{request.url.scheme}://{request.url.netloc}")
         return await self._answer(stand_in, request, task)
 
-    async def status(self, stand_in: StandIn, request: Request) -> Response | None:
-        """What a fault answers to a status call instead of the truth; None: go on."""
+    async def status(self, stand_in: StandIn, request: Request) -> Response:
+        """Answer a status call: a fault, or what the provider says of the task."""
         self.calls[stand_in.name, "status"] += 1
         if self.dice.strikes(stand_in.name, "status_reset"):
             return Cut()
         fault = self.dice.first(stand_in.name, _STATUS_GATE)
         if fault == "status_unreadable":
-            return _unreadable()
-        return None if fault is None else self._fault_response(stand_in, fault.removeprefix("status_"))
-
-    def task(self, provider: str, id: str) -> RemoteTask | None:
-        return self._by_id.get((provider, id))
+            return unreadable()
+        try:
+            if fault is not None:
+                raise Refused(self._fault_response(stand_in, fault.removeprefix("status_")))
+            stand_in.admit(request)
+        except Refused as refused:
+            return refused.response
+        return await stand_in.looked_up(request)
 
     # --- Acceptance and answers -------------------------------------------------------------------------------------
 
@@ -148,39 +130,44 @@ class Bench:
             triggered=triggered,
         )
         task.enter(stand_in.running[0])
-        self.tasks.append(task)
-        self._by_id[stand_in.name, task.id] = task
+        self.tasks.add(task)
         return task
 
     async def _answer(self, stand_in: StandIn, request: Request, task: RemoteTask) -> Response:
-        """What the client hears of an accepted task; it tells the state at acceptance, however late it leaves."""
-        name = stand_in.name
-        stuck = self.dice.strikes(name, "stuck", task.number)
+        """Start *task*, and answer with its state at acceptance, however late: or as the faults have it."""
+        stuck = self.dice.strikes(stand_in.name, "stuck", task.number)
         answer = None if stand_in.synchronous else stand_in.accepted(request, task)
-        calls = isinstance(stand_in, CallingStandIn) and task.callback_url is not None
-        early = calls and self.dice.strikes(name, "early", task.number)
-        lost = self.dice.first(name, _LOST_ANSWERS, task.number)
-        late = self.dice.seconds(name, "late_answer_seconds")
-        unreadable = lost is None and self.dice.strikes(name, "unreadable", task.number)
-        if early:
+        faults = self._answer_faults(stand_in, task)
+        if faults.early:
             task.turnaround_seconds = 0
-        at_once = asyncio.Event()
-        life = self.spawn(self._live(stand_in, task, stuck=stuck, start=at_once), task)
-        if early or lost or late or answer is None:
-            at_once.set()
+        start = asyncio.Event()
+        life = self.background.spawn(self._live(stand_in, task, stuck=stuck, start=start), task)
+        if answer is None or faults.task_starts_at_once:
+            start.set()
         else:
-            answer.background = BackgroundTask(_set, at_once)  # runs when the answer has left
-        if early:
+            answer.background = BackgroundTask(_set, start)  # runs when the answer has left
+        if faults.early:
             await self._callbacks_tried(task, life)
-        if lost:
-            return await self._lost(lost, stand_in, request)
-        if late:
-            await self.until(asyncio.Event(), late)
-        if answer is None:
-            if not await self.until(task.ended, None):
-                return Cut()
+        if faults.lost:
+            return await self._lost(faults.lost, stand_in, request)
+        if faults.late_seconds:
+            await self.background.until(asyncio.Event(), faults.late_seconds)
+        if answer is None and await self.background.until(task.ended, None):
             answer = stand_in.accepted(request, task)
-        return _unreadable(answer.background) if unreadable else answer
+        if answer is None:  # the sandbox ended first
+            return Cut()
+        return unreadable(answer.background) if faults.unreadable else answer
+
+    def _answer_faults(self, stand_in: StandIn, task: RemoteTask) -> _AnswerFaults:
+        name, number = stand_in.name, task.number
+        calls = isinstance(stand_in, CallingStandIn) and task.callback_url is not None
+        lost = self.dice.first(name, _LOST_ANSWERS, number)
+        return _AnswerFaults(
+            early=calls and self.dice.strikes(name, "early", number),
+            late_seconds=self.dice.seconds(name, "late_answer_seconds"),
+            lost=lost,
+            unreadable=lost is None and self.dice.strikes(name, "unreadable", number),
+        )
 
     async def _lost(self, fault: str, stand_in: StandIn, request: Request) -> Response:
         if fault == "accept_then_bad_gateway":
@@ -189,7 +176,7 @@ class Bench:
             gone = asyncio.Event()
             watch = asyncio.ensure_future(_watch(request, gone))
             try:
-                await self.until(gone, self.dice.seconds(stand_in.name, "hang_seconds"))
+                await self.background.until(gone, self.dice.seconds(stand_in.name, "hang_seconds"))
             finally:
                 watch.cancel()
         return Cut()
@@ -198,11 +185,11 @@ class Bench:
         deadline = time.monotonic() + _EARLY_PATIENCE_SECONDS
         await asyncio.wait({life}, timeout=_EARLY_PATIENCE_SECONDS)
         for callback in list(task.callbacks):
-            await self.until(callback.tried, max(0.0, deadline - time.monotonic()))
+            await self.background.until(callback.tried, max(0.0, deadline - time.monotonic()))
 
     def _fault_response(self, stand_in: StandIn, fault: str) -> Response:
         if fault == "bad_gateway":
-            return HTMLResponse(_BAD_GATEWAY, 502, headers={"server": "nginx"})
+            return bad_gateway()
         response = stand_in.fault_response(fault)
         if fault in ("busy", "unavailable"):
             response.headers["retry-after"] = f"{self.dice.seconds(stand_in.name, 'retry_after_seconds'):g}"
@@ -211,15 +198,15 @@ class Bench:
     # --- The life of a task -----------------------------------------------------------------------------------------
 
     async def _live(self, stand_in: StandIn, task: RemoteTask, *, stuck: bool, start: asyncio.Event) -> None:
-        await self.until(start, _LONGEST_ANSWER_SECONDS)
+        await self.background.until(start, _LONGEST_ANSWER_SECONDS)
         due = time.monotonic() + task.turnaround_seconds
-        tell = self.announcer.voice(stand_in, task)
+        announce = self.announcer.announcements(stand_in, task)
         fails = self.dice.strikes(stand_in.name, "fail", task.number)
-        tell(stand_in.running[0])
+        announce(stand_in.running[0])
         for state in stand_in.running[1:]:
             await asyncio.sleep(task.turnaround_seconds / (len(stand_in.running) + 1))
             task.enter(state)
-            tell(state)
+            announce(state)
         self.announcer.forge(stand_in, task)
         if stuck:
             self.announcer.release(task)
@@ -233,7 +220,7 @@ class Bench:
             task.failure = failing
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         self.finish(stand_in, task)
-        tell(task.state)
+        announce(task.state)
         self.announcer.release(task)
         task.ended.set()
 
@@ -283,77 +270,28 @@ class Bench:
         else:
             task.enter(state)
 
-    # --- Background -------------------------------------------------------------------------------------------------
-
-    def spawn(self, work: Coroutine[Any, Any, None], task: RemoteTask | None = None) -> asyncio.Task[None]:
-        running = asyncio.get_running_loop().create_task(work)
-        self._background[running] = task
-        running.add_done_callback(lambda done: self._background.pop(done, None))
-        return running
-
-    async def idle(self) -> None:
-        """Return when nothing runs in the background: no task, no callback, no retry."""
-        while self._background:
-            await asyncio.wait(list(self._background))
-
-    async def halt(self, task: RemoteTask | None = None) -> None:
-        """End the background work of *task*, or all of it."""
-        mine = [running for running, whose in self._background.items() if task is None or whose is task]
-        for running in mine:
-            running.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
-
-    async def until(self, event: asyncio.Event, seconds: float | None) -> bool:
-        """Wait for *event*; False if *seconds* passed or the sandbox was closed or reset first."""
-        waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self.closing.wait())]
-        try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        return event.is_set()
+    # --- Beginning and end ------------------------------------------------------------------------------------------
 
     async def reset(self) -> None:
         """Forget every task and file, end every answer that waits; the faults are those of the beginning."""
-        await self.halt()
-        self.closing.set()
-        self.closing = asyncio.Event()
+        await self.background.close()
+        self.background.open()
         self.tasks.clear()
-        self._by_id.clear()
         self.files.clear()
         self.calls.clear()
-        self._fresh(self.first_faults)
-
-    def open(self) -> None:
-        """Be ready again after `aclose`."""
-        if self.closing.is_set():
-            self.closing = asyncio.Event()
+        self._accepted.clear()
+        self.dice.reset(self.first_faults)
 
     async def aclose(self) -> None:
         """End all background work and every answer that still waits. Idempotent."""
-        self.closing.set()
-        await self.halt()
+        await self.background.close()
         await self.outbound.aclose()
         self.studio.close()
-
-    def _origin_of(self, request: Request) -> str:
-        return self.origin or f"{request.url.scheme}://{request.url.netloc}"
 
 
 _GATE = ("bad_gateway", "unavailable", "busy", "server_error", "bad_key", "no_credit")
 _STATUS_GATE = ("status_bad_gateway", "status_unavailable", "status_busy", "status_server_error", "status_unreadable")
 _LOST_ANSWERS = ("accept_then_reset", "accept_then_bad_gateway", "hang")
-
-_BAD_GATEWAY = """<html>
-<head><title>502 Bad Gateway</title></head>
-<body><center><h1>502 Bad Gateway</h1></center><hr><center>nginx</center></body>
-</html>
-"""
-
-
-def _unreadable(background: Any = None) -> Response:
-    cut_short = json.dumps({"data": {"status": "ok"}})[:-4].encode()
-    return Response(cut_short, 200, media_type="application/json", background=background)
 
 
 async def _set(event: asyncio.Event) -> None:
