@@ -29,8 +29,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any, ClassVar, Self
 
 import httpx
@@ -49,7 +48,10 @@ from submitter.errors import (
 )
 from submitter.parsing import Unreadable
 from submitter.provider_settings import ProviderSettings, Rate, SettingsWarning
+from submitter.retry_after import retry_after_seconds
 from submitter.vocabulary import Callback, Exchange, Picture, Report, Task, Trust
+
+_LONGEST_PAUSE_SECONDS = 3600.0
 
 
 class ProviderOptions(BaseModel):
@@ -248,33 +250,9 @@ def json_body(callback: Callback, *, max_depth: int = 32) -> Any:
     return value
 
 
-def retry_after_seconds(response: httpx.Response, *, cap: float = 3600.0) -> float | None:
-    """
-    `Retry-After` in seconds, capped; None if absent or senseless.
-
-    A date counts from the answer's own `Date`, from our clock if it has none.
-    """
-    from_header = response.headers.get("retry-after", "").strip()
-    if not from_header:
-        return None
-    try:
-        seconds = float(from_header)
-    except ValueError:
-        until, since = _date(from_header), _date(response.headers.get("date", ""))
-        if until is None:
-            return None
-        seconds = (until - (since or datetime.now(UTC))).total_seconds()
-    if not seconds >= 0:
-        return None
-    return min(seconds, cap)
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return None
-    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+def busy_seconds(response: httpx.Response) -> float | None:
+    """How long a provider that is busy asks us to wait: at most an hour; None if it doesn't say."""
+    return retry_after_seconds(response.headers, longest=_LONGEST_PAUSE_SECONDS)
 
 
 def refusal(
@@ -296,7 +274,7 @@ def refusal(
     said = (message or "").strip() or f"the provider answered HTTP {status}"
     name = code or f"http_{status}"
     if status in (429, 503):
-        return ProviderBusy(said, code=name, retry_after_seconds=retry_after_seconds(response))
+        return ProviderBusy(said, code=name, retry_after_seconds=busy_seconds(response))
     if status in (401, 402, 403):
         return AccountRefused(said, code=name)
     if status in (502, 504) or (status >= 500 and not own_shape):

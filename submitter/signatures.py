@@ -156,6 +156,15 @@ def sign(secret: str | bytes, message_id: str, timestamp: int | datetime, body: 
     return "v1," + _digest(key, message_id.encode(), str(seconds).encode(), body).decode("ascii")
 
 
+def signed_headers(secrets: Sequence[str], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
+    """The three headers of Standard Webhooks for *body*, signed with each of *secrets*."""
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(sign(secret, message_id, at, body) for secret in secrets),
+    }
+
+
 def new_secret() -> str:
     """A fresh `whsec_` secret of 32 random bytes."""
     return PREFIX + base64.b64encode(randomness.token_bytes(32)).decode("ascii")

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import httpcore
 import httpx
+
+from submitter import httpcore_adapter
 
 CONNECT_SECONDS = 15.0
 _SOCKET_OPTIONS = (
@@ -43,36 +45,11 @@ class DirectTransport(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        answer = await self._pool.handle_async_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(
-                    scheme=request.url.raw_scheme,
-                    host=request.url.raw_host,
-                    port=request.url.port,
-                    target=request.url.raw_path,
-                ),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions={"timeout": {"connect": CONNECT_SECONDS}, **request.extensions},
-            )
-        )
-        return httpx.Response(answer.status, headers=answer.headers, stream=_AnswerStream(answer))
+        extensions = {"timeout": {"connect": CONNECT_SECONDS}, **request.extensions}
+        return await httpcore_adapter.send(self._pool, request, extensions=extensions)
 
     async def aclose(self) -> None:
         await self._pool.aclose()
-
-
-class _AnswerStream(httpx.AsyncByteStream):
-    def __init__(self, answer: httpcore.Response) -> None:
-        self._answer = answer
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._answer.aiter_stream():
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._answer.aclose()
 
 
 class _Backend(httpcore.AsyncNetworkBackend):

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import httpx
 
 from submitter.remote import Event, Receiver
-from submitter.signatures import sign
+from submitter.signatures import signed_headers
 
 _TIMEOUT_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 2.0
@@ -59,9 +59,7 @@ class Forwarder:
             body = event.body.encode()
             headers = {
                 "content-type": "application/json",
-                "webhook-id": event.id,
-                "webhook-timestamp": str(int(now.timestamp())),
-                "webhook-signature": sign(self._secret, event.id, now, body),
+                **signed_headers([self._secret], event.id, now, body),
             }
             try:
                 answer = await client.post(self._url, content=body, headers=headers)

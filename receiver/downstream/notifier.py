@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver.net.client import Outbound, retry_after_seconds
+from receiver.net.client import LONGEST_RETRY_AFTER, Outbound
 from receiver.net.guard import OutboundError, OutboundRefused
 from receiver.net.transport import KEEPALIVE_SECONDS
 from receiver.runtime.group_commit import GroupCommit
@@ -32,7 +32,8 @@ from receiver.store.outbox import is_notify_lane
 from receiver.upstream.leases import LEASE
 from receiver.upstream.rate_limits import Bucket
 from submitter.provider_settings import parse_rate
-from submitter.signatures import sign
+from submitter.retry_after import retry_after_seconds
+from submitter.signatures import signed_headers
 
 log = structlog.get_logger("receiver.notifier")
 
@@ -294,9 +295,7 @@ class Notifier:
         secrets = endpoint.signing(started_at) if endpoint else self._secrets
         headers = {
             "content-type": "application/json",
-            "webhook-id": delivery.event_id,
-            "webhook-timestamp": str(int(started_at.timestamp())),
-            "webhook-signature": " ".join(sign(secret, delivery.event_id, started_at, body) for secret in secrets),
+            **signed_headers(secrets, delivery.event_id, started_at, body),
         }
         timeout = endpoint.timeout_seconds if endpoint else _NOTIFY_TIMEOUT_SECONDS
         status: int | None = None
@@ -314,7 +313,7 @@ class Notifier:
                 seconds = time.perf_counter() - clock
                 return Outcome(delivery, "delivered", started_at, seconds, status=status, answer=answer)
             error, fault = f"answered {status}", "theirs"
-            wish = retry_after_seconds(came.headers)
+            wish = retry_after_seconds(came.headers, longest=LONGEST_RETRY_AFTER)
         seconds = time.perf_counter() - clock
         gone = status == 410
         next_at = None if gone else self._next_at(delivery, wish)

@@ -17,8 +17,6 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Protocol, Self
 
 import httpx
@@ -33,6 +31,7 @@ from receiver.net.guard import (
     UrlRefused,
 )
 from receiver.net.transport import CONNECT_SECONDS, Connect, GuardedTransport
+from submitter.retry_after import retry_after_seconds
 
 __all__ = [
     "AddressForbidden",
@@ -46,7 +45,6 @@ __all__ = [
     "OutboundError",
     "OutboundRefused",
     "UrlRefused",
-    "retry_after_seconds",
 ]
 
 MOST_REDIRECTS = 3
@@ -235,7 +233,7 @@ async def _save(response: httpx.Response, to: Sink, max_bytes: int) -> Downloade
             f"answered {status}",
             status=status,
             permanent=400 <= status < 500 and status not in _PASSING,
-            retry_after_seconds=retry_after_seconds(response.headers),
+            retry_after_seconds=retry_after_seconds(response.headers, longest=LONGEST_RETRY_AFTER),
         )
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity"):  # not asked for, and a way to send a bomb
@@ -287,19 +285,6 @@ async def _parts(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
     return url.scheme, url.raw_host, url.port
-
-
-def retry_after_seconds(headers: httpx.Headers, *, now: datetime | None = None) -> float | None:
-    """The wish in `Retry-After`, given as seconds or as a date; between 0 and a day. None: no wish, or unreadable."""
-    text = headers.get("retry-after", "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:10]), LONGEST_RETRY_AFTER)
-    try:
-        at = parsedate_to_datetime(text)
-        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - (now or datetime.now(UTC))).total_seconds()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
 
 
 def _no_answer(exc: Exception, timeout_seconds: float) -> NoAnswer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ import httpcore
 import httpx
 
 from receiver.net.guard import Guard, UrlRefused
+from submitter import httpcore_adapter
 
 Connect = Callable[[str, int, float | None], Awaitable[httpcore.AsyncNetworkStream]]
 
@@ -57,23 +58,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._pools = {"https": pool(encrypted=True), "http": pool(encrypted=False)}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        pool = self._pools.get(url.scheme)
+        pool = self._pools.get(request.url.scheme)
         if pool is None:
             raise httpx.UnsupportedProtocol("only https and http are spoken here", request=request)
-        with _in_httpx_terms():
-            response = await pool.handle_async_request(
-                httpcore.Request(
-                    method=request.method,
-                    url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
-            )
-        return httpx.Response(
-            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
-        )
+        return await httpcore_adapter.send(pool, request, extensions=request.extensions, errors=_in_httpx_terms)
 
     async def aclose(self) -> None:
         for pool in self._pools.values():
@@ -120,20 +108,6 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 async def _dial(address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
     return await httpcore.AnyIOBackend().connect_tcp(address, port, timeout=timeout)
-
-
-class _Body(httpx.AsyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _in_httpx_terms():
-            assert isinstance(self._response.stream, AsyncIterable)
-            async for part in self._response.stream:
-                yield part
-
-    async def aclose(self) -> None:
-        await self._response.aclose()
 
 
 _HTTPX_ERRORS: dict[type[BaseException], type[httpx.TransportError]] = {

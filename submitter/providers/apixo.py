@@ -40,10 +40,10 @@ from submitter.provider import (
     Provider,
     ProviderOptions,
     Rhythm,
+    busy_seconds,
     json_answer,
     json_body,
     refusal,
-    retry_after_seconds,
     unreadable,
 )
 from submitter.vocabulary import Callback, Cost, Exchange, Failure, Image, Picture, Report, State, Task, Trust
@@ -213,9 +213,9 @@ class Apixo(Provider):
         if status == 404 and asking:
             return TaskNotFound(message, code=code)
         if status in (429, 503):
-            return ProviderBusy(message, code=code, retry_after_seconds=retry_after_seconds(response))
+            return ProviderBusy(message, code=code, retry_after_seconds=busy_seconds(response))
         if status == 500 and own_shape:
-            return ProviderBusy(message, code=code, retry_after_seconds=retry_after_seconds(response), tries=5)
+            return ProviderBusy(message, code=code, retry_after_seconds=busy_seconds(response), tries=5)
         if status in (401, 402, 403):
             return AccountRefused(message, code=code)
         if status in (502, 504):

@@ -25,9 +25,9 @@ from submitter.parsing import Unreadable
 from submitter.provider import (
     Provider,
     ProviderOptions,
+    busy_seconds,
     json_answer,
     refusal,
-    retry_after_seconds,
     unreadable,
     whole_number,
 )
@@ -143,7 +143,7 @@ class Pixelcut(Provider):
             return ProviderBusy(
                 message or "Pixelcut answered HTTP 500",
                 code=code or "http_500",
-                retry_after_seconds=retry_after_seconds(response),
+                retry_after_seconds=busy_seconds(response),
                 tries=5,
             )
         return parsing.redirected(response) or refusal(

@@ -24,7 +24,7 @@ from submitter import parsing
 from submitter.errors import AccountRefused, ProviderBusy, ProviderError, ProviderRefused, TaskNotFound, TaskRefused
 from submitter.images import json_request, multipart_request
 from submitter.parsing import Unreadable
-from submitter.provider import Provider, ProviderOptions, Rhythm, json_answer, refusal, retry_after_seconds, unreadable
+from submitter.provider import Provider, ProviderOptions, Rhythm, busy_seconds, json_answer, refusal, unreadable
 from submitter.provider_settings import Rate
 from submitter.vocabulary import Exchange, Failure, Image, Picture, Report, State, Task
 
@@ -182,7 +182,7 @@ class Upscayl(Provider):
         if code in _ACCOUNT_CODES:
             return AccountRefused(said, code=code)
         if code == "RATE_LIMIT_EXCEEDED":
-            return ProviderBusy(said, code=code, retry_after_seconds=retry_after_seconds(response))
+            return ProviderBusy(said, code=code, retry_after_seconds=busy_seconds(response))
         return ProviderRefused(said, code=code or "error", permanent=code != "INTERNAL_SERVER_ERROR")
 
     def _words(self, said: dict[str, Any] | str | None) -> tuple[str | None, str | None]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.net.client import DownloadFailed, NoAnswer, Outbound, UrlRefused, retry_after_seconds
+from receiver.net.client import DownloadFailed, NoAnswer, Outbound, UrlRefused
 from receiver.net.guard import Guard
 from receiver.net.transport import GuardedTransport
 from tests.support.waiting import patiently
@@ -419,29 +419,6 @@ async def test_headers_for_one_host_are_not_sent_to_another(outbound: Outbound) 
             await outbound.download(f"{url}/first", io.BytesIO(), max_bytes=10, timeout_seconds=5, headers=headers)
     assert [request.headers["authorization"] for request in first.requests] == ["Bearer s3cret"] * 2
     assert other.requests[0].headers.keys().isdisjoint({"authorization", "cookie", "x-key"})
-
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("120", 120.0),
-        (" 0 ", 0.0),
-        ("9" * 5000, 86400.0),
-        ("Sun, 01 Mar 2026 12:01:00 GMT", 60.0),
-        ("Sun, 01 Mar 2026 11:00:00 GMT", 0.0),
-        ("Sun, 01 Mar 2036 11:00:00 -0000", 86400.0),
-        *((text, None) for text in ("", "soon", "-1", "1.5", "²", "٣", "Sun, 99 Mar 2026 12:01:00 GMT", "1 Jan 99999")),
-    ],
-)
-def test_retry_after_is_read_or_ignored(text: str, seconds: float | None) -> None:
-    assert retry_after_seconds(httpx.Headers([(b"retry-after", text.encode())]), now=NOW) == seconds
-
-
-def test_no_retry_after_is_no_wish() -> None:
-    assert retry_after_seconds(httpx.Headers()) is None
 
 
 # TLS
