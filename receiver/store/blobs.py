@@ -8,7 +8,6 @@ import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from receiver.store.evidence import Evidence
 from submitter.image_files import magic_type
 from submitter.images import inspect
 from submitter.vocabulary import Image, Picture
@@ -66,17 +65,11 @@ class Blobs:
         await asyncio.to_thread(self._write, body, self.root / "answers" / name)
         return name
 
-    async def read_body(self, name: str) -> bytes:
-        return await asyncio.to_thread((self.root / "answers" / name).read_bytes)
+    def body_path(self, name: str) -> Path:
+        return self.root / "answers" / name
 
-    async def whole(self, evidence: Evidence) -> Evidence:
-        """*evidence* with its body, should that be kept as a file."""
-        if evidence.body_name is None:
-            return evidence
-        try:
-            return replace(evidence, body=await self.read_body(evidence.body_name))
-        except FileNotFoundError:
-            return evidence
+    async def read_body(self, name: str) -> bytes:
+        return await asyncio.to_thread(self.body_path(name).read_bytes)
 
     async def drop_body(self, name: str) -> None:
         await asyncio.to_thread((self.root / "answers" / name).unlink, missing_ok=True)

@@ -31,6 +31,7 @@ from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
 from receiver.upstream.rate_limits import Bucket
+from receiver.web.callback_bodies import BodyTooLarge, BodyTooSlow, CallbackBodies, SenderGone, TooManyBodies
 from receiver.web.problems import Problem
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider
@@ -39,8 +40,6 @@ from submitter.vocabulary import Callback
 
 log = structlog.get_logger("receiver.callbacks")
 
-_BODY_SECONDS = 10.0
-_DRAIN_BYTES = 64 * 1024 * 1024
 _GRACE = timedelta(hours=24)
 _KEPT_REFUSALS = Rate(20, 60)
 _KEPT_REFUSALS_IN_ALL = Rate(200, 60)
@@ -63,19 +62,10 @@ _UNSIGNED = Problem(
 _CUT = Problem(
     400, "body_cut", "the body is not as long as Content-Length says", remedy="send the whole body, unaltered"
 )
+_TOO_MANY = Problem(
+    429, "too_many_callbacks", "too much comes in for this job", remedy="come again", headers={"retry-after": "60"}
+)
 _OVERLOADED = Problem(503, "unavailable", "not recorded", remedy="come again", headers={"retry-after": "3"})
-
-
-class _TooLarge(Exception):
-    pass
-
-
-class _TooSlow(Exception):
-    pass
-
-
-class _Gone(Exception):
-    """The sender hung up."""
 
 
 class CallbackRoute:
@@ -126,7 +116,7 @@ class Callbacks:
         self._token_lifetime = token_lifetime + _GRACE
         self._clock = clock
         self._refusals = _KeptRefusals()
-        self._bodies = _Bodies()
+        self._bodies = CallbackBodies()
         self._counters: dict[tuple[str, str], Counter] = {}
         self._untold: list[tuple[str, Claim, float, Scope]] = []
         self._ack_seconds = {name: metrics.ack_seconds.labels(name) for name in providers}
@@ -148,14 +138,18 @@ class Callbacks:
             await _answer(send, 200, b"" if scope["method"] == "HEAD" else b"ok\n")
             return
         try:
-            body = await self._bodies.read(receive, self._max_bytes)
-        except _Gone:
+            body = await self._bodies.read(receive, self._max_bytes, claim.job_id)
+        except SenderGone:
             return
-        except _TooSlow:
+        except TooManyBodies as exc:
+            self._count(provider.name, "too_many" if exc.of_job else "overloaded", claim)
+            await _refuse(send, _TOO_MANY if exc.of_job else _OVERLOADED)
+            return
+        except BodyTooSlow:
             self._count(provider.name, "too_slow", claim)
             await _refuse(send, _TOO_SLOW)
             return
-        except _TooLarge:
+        except BodyTooLarge:
             self._count(provider.name, "too_large", claim)
             await _refuse(send, _TOO_BIG)
             return
@@ -289,61 +283,6 @@ def _evidence(
         delivery_id=provider.delivery_id(callback),
         note=note,
     )
-
-
-class _Bodies:
-    """Reads bodies, none for longer than `_BODY_SECONDS`: one clock for all, as a timer for each costs too much."""
-
-    def __init__(self) -> None:
-        self._reading: dict[asyncio.Task[None], float] = {}
-        self._too_slow: set[asyncio.Task[None]] = set()
-        self._clock: asyncio.TimerHandle | None = None
-
-    async def read(self, receive: Receive, limit: int) -> bytes:
-        """The whole body. One that is too large is read to its end, within reason, so that the answer can be read."""
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        self._reading[task] = loop.time()
-        if self._clock is None:
-            self._clock = loop.call_later(_BODY_SECONDS / 10, self._tick, loop)
-        try:
-            return await _read(receive, limit)
-        except asyncio.CancelledError:
-            if task not in self._too_slow:
-                raise
-            task.uncancel()
-            raise _TooSlow from None
-        finally:
-            del self._reading[task]
-            self._too_slow.discard(task)
-
-    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        since = loop.time() - _BODY_SECONDS
-        for task, began in self._reading.items():
-            if began < since and task not in self._too_slow:
-                self._too_slow.add(task)
-                task.cancel()
-        self._clock = loop.call_later(_BODY_SECONDS / 10, self._tick, loop) if self._reading else None
-
-
-async def _read(receive: Receive, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        part = message.get("body", b"")
-        size += len(part)
-        if size <= limit:
-            parts.append(part)
-        elif size > _DRAIN_BYTES:
-            raise _TooLarge
-        if not message.get("more_body", False):
-            break
-    if size > limit:
-        raise _TooLarge
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _is_whole(headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:

@@ -16,6 +16,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,14 @@ from receiver.web.problems import Problem
 MAX_INPUT_BYTES = 100 * 1024 * 1024
 _SMALL_BYTES = 256 * 1024
 _PIECE = 4 * 64 * 1024
+_MAX_REST_BYTES = 1024 * 1024
+"""Of JSON without its picture: parsed, it takes up to fifty times as much memory."""
+_MOST_CANDIDATES = 100
 _PICTURE = re.compile(rb'"base64"\s*:\s*"')
 _DATA_URL = re.compile(rb"data:[^,]{0,100};base64,")
 _WHITE = b" \t\r\n"
-_CUT = _WHITE + b"\\"
+_ESCAPES = {b"\\/": b"/", b"\\n": b"", b"\\r": b"", b"\\t": b""}
+"""Those that a base64 text may have in JSON, and what they stand for here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +56,10 @@ class JobRequest:
 def job_request_from_json(body: bytes, blobs: Blobs) -> JobRequest:
     """An ask whose image is `{"url"}` or `{"base64"}`. Writes the decoded image to a part file; call it in a thread."""
     cut = _cut(body)
-    document = parse_document(body if cut is None else cut.rest)
+    document = parse_document(_small(body if cut is None else cut.rest))
     if cut is not None and document.get("image") != {"base64": cut.mark}:
         # What was cut out is something else: all of it for the parser, then.
-        cut, document = None, parse_document(body)
+        cut, document = None, parse_document(_small(body))
     image = document.get("image")
     if not isinstance(image, dict) or len(image) != 1 or next(iter(image)) not in ("url", "base64"):
         raise Problem(
@@ -71,27 +76,39 @@ def job_request_from_json(body: bytes, blobs: Blobs) -> JobRequest:
         )
     if kind == "url":
         return JobRequest(document, value, None, None)
-    pieces = _decoded(memoryview(value.encode()), ignored=_WHITE) if cut is None else _decoded(cut.text, ignored=_CUT)
+    text = memoryview(value.encode()) if cut is None else cut.text
+    pieces = _decoded(text, escaped=cut is not None)
     return JobRequest(document, None, *_kept(pieces, blobs))
 
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """A body with *mark* in the place of a long text, which has no escapes but `\\/`."""
+    """A body with *mark* in the place of a long text, which has no escapes but `_ESCAPES`."""
 
     rest: bytes
     mark: str
     text: memoryview
 
 
+def _small(text: bytes) -> bytes:
+    if len(text) > _MAX_REST_BYTES:
+        raise Problem(
+            413,
+            "too_large",
+            f"apart from its picture, the JSON may have at most {_MAX_REST_BYTES} bytes",
+            remedy="send the picture as image.base64, or multipart with the file",
+        )
+    return text
+
+
 def _cut(body: bytes) -> _Cut | None:
     if len(body) <= _SMALL_BYTES:
         return None
-    for found in _PICTURE.finditer(body):
+    for found in islice(_PICTURE.finditer(body), _MOST_CANDIDATES):
         start, end = found.end(), body.find(b'"', found.end())
         if end - start < _SMALL_BYTES // 2:
             continue
-        if body.find(b"\\", start, end) > 0 and body.count(b"\\", start, end) != body.count(b"\\/", start, end):
+        if body.count(b"\\", start, end) != sum(body.count(escape, start, end) for escape in _ESCAPES):
             continue
         mark = secrets.token_hex(16)
         return _Cut(body[:start] + mark.encode() + body[end:], mark, memoryview(body)[start:end])
@@ -121,17 +138,30 @@ def _kept(pieces: Iterator[bytes], blobs: Blobs) -> tuple[Path, str]:
     return part, digest.hexdigest()
 
 
-def _decoded(text: memoryview, *, ignored: bytes) -> Iterator[bytes]:
-    """The bytes that *text* stands for, piece by piece. A `data:` prefix and the *ignored* characters are let pass."""
+def _decoded(text: memoryview, *, escaped: bool) -> Iterator[bytes]:
+    """
+    The bytes that *text* stands for, piece by piece. A `data:` prefix and white space are let pass.
+
+    *escaped*: as it stands between the quotes of JSON.
+    """
     head = _DATA_URL.match(text[:200])
-    at, left = (head.end() if head else 0), b""
+    at, left, held, ended = (head.end() if head else 0), b"", b"", False
     while at < len(text):
-        piece = left + bytes(text[at : at + _PIECE]).translate(None, ignored)
+        raw, held = held + bytes(text[at : at + _PIECE]), b""
         at += _PIECE
+        if escaped and b"\\" in raw:
+            if raw.endswith(b"\\") and at < len(text):
+                raw, held = raw[:-1], b"\\"
+            for escape, meant in _ESCAPES.items():
+                raw = raw.replace(escape, meant)
+        piece = left + raw.translate(None, _WHITE)
+        if ended and piece:
+            raise ValueError("text after the padding")
         whole = len(piece) // 4 * 4 if at < len(text) else len(piece)
         yield base64.b64decode(piece[:whole], validate=True)
         left = piece[whole:]
         if whole % 4:
             raise ValueError("not in groups of four")
-        if piece[:whole].endswith(b"=") and (left or bytes(text[at:]).translate(None, ignored)):
+        ended = ended or piece[:whole].endswith(b"=")
+        if ended and left:
             raise ValueError("text after the padding")

@@ -1,8 +1,9 @@
 """
-A job posted as multipart: the picture goes straight into a file of ours, each piece on the disk before the next.
+A posted job: a large body goes straight into a file of ours, each piece on the disk before the next.
 
 A few hundred megabytes that wait in the operating system for the disk make every other write wait behind them, that of
-a callback's evidence included. So only one piece is ever on its way to the disk, however many pictures are posted.
+a callback's evidence included. So only one piece is ever on its way to the disk, however many pictures are posted. A
+picture inside JSON has to be taken into memory to be cut out; so only one large JSON body is ever there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import hashlib
 import os
 import sys
+from pathlib import Path
 from typing import BinaryIO
 
 from python_multipart.exceptions import FormParserError
@@ -19,23 +21,80 @@ from starlette.requests import ClientDisconnect, Request
 
 from receiver.store.blobs import Blobs
 from receiver.web.body import parse_document
-from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest
+from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest, job_request_from_json
 from receiver.web.problems import Problem
 
 _MAX_JOB_BYTES = 1024 * 1024
+_MAX_JSON_BYTES = 96 * 1024 * 1024
 _PIECE_BYTES = 256 * 1024
 _AT_ONCE = 1
 _sync = os.fsync if sys.platform in ("win32", "darwin") else os.fdatasync
 
 
 class Uploads:
-    """Reads multipart posts into part files of *blobs*."""
+    """Reads posted jobs, large ones by way of part files of *blobs*."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self._parsing = asyncio.Semaphore(_AT_ONCE)
         self._writing = asyncio.Semaphore(_AT_ONCE)
 
-    async def job_request(self, request: Request) -> JobRequest:
+    async def from_json(self, request: Request) -> JobRequest:
+        """What the JSON of *request* asks for; raises `Problem`."""
+        start, path = await self._spooled(request)
+        if path is None:
+            return await asyncio.to_thread(job_request_from_json, start, self._blobs)
+        try:
+            async with self._parsing:
+                return await asyncio.to_thread(lambda: job_request_from_json(path.read_bytes(), self._blobs))
+        finally:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    async def _spooled(self, request: Request) -> tuple[bytes, Path | None]:
+        """A small body itself, or the path of a file that holds a large one."""
+        waiting = bytearray()
+        part: Path | None = None
+        seen = 0
+        try:
+            async for chunk in request.stream():
+                seen += len(chunk)
+                if seen > 4 * _MAX_JSON_BYTES:
+                    break
+                if seen > _MAX_JSON_BYTES:
+                    continue  # read to the end, so that the sender can read the answer
+                waiting += chunk
+                if len(waiting) >= _PIECE_BYTES:
+                    part = part or self._blobs.new_part()
+                    await self._append(part, waiting)
+            if seen > _MAX_JSON_BYTES:
+                detail = f"the body may have at most {_MAX_JSON_BYTES} bytes"
+                raise Problem(413, "too_large", detail, remedy="send multipart/form-data, which may be larger")
+            if part is None:
+                return bytes(waiting), None
+            await self._append(part, waiting)
+        except BaseException as exc:
+            if part is not None:
+                await asyncio.to_thread(part.unlink, missing_ok=True)
+            if isinstance(exc, ClientDisconnect):
+                raise Problem(400, "disconnected", "the body was cut", remedy="send the request again, whole") from exc
+            raise
+        return b"", part
+
+    async def _append(self, part: Path, waiting: bytearray) -> None:
+        """Write *waiting* behind what *part* holds, and empty it."""
+        data = bytes(waiting)
+        waiting.clear()
+
+        def write() -> None:
+            with part.open("ab") as file:
+                file.write(data)
+                file.flush()
+                _sync(file.fileno())
+
+        async with self._writing:
+            await asyncio.to_thread(write)
+
+    async def from_multipart(self, request: Request) -> JobRequest:
         """The ask that *request*'s parts `job` and `image` make; raises `Problem`."""
         _, options = parse_options_header(request.headers.get("content-type", ""))
         boundary = options.get(b"boundary")

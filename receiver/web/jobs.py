@@ -9,26 +9,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from receiver.domain.jobs import Job, KeptImage
 from receiver.domain.polling import Timing
-from receiver.domain.redaction import evidence_to_json
 from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore
 from receiver.web.admission import Admissions
 from receiver.web.auth import Bearer
-from receiver.web.body import read_body, small_json
-from receiver.web.job_request import JobRequest, job_request_from_json
+from receiver.web.body import small_json
+from receiver.web.evidence_page import evidence_page, page_as_json
+from receiver.web.job_request import JobRequest
 from receiver.web.job_upload import Uploads
 from receiver.web.problems import Problem
 from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, place_of
 from submitter.provider import Provider
 from submitter.vocabulary import State
-
-_MAX_JSON_BYTES = 96 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +89,10 @@ class JobsApi:
         job, _ = await self._found(request)
         limit = limit_of(request)
         after = cursor_of(request)
-        found = await self.store.evidence.of(job.id, after=after, limit=limit + 1)
-        page = found[:limit]
-        following = str(page[-1].id) if len(found) > limit else None
+        page, following = await evidence_page(self.store.evidence, job.id, after=after, limit=limit)
         keys = [self.providers[name].api_key for name in self.configured]
-        return JSONResponse(
-            {
-                "items": [evidence_to_json(one, keys) for one in [await self.blobs.whole(each) for each in page]],
-                "next": following,
-            }
-        )
+        text = page_as_json(page, following, blobs=self.blobs, keys=keys)
+        return StreamingResponse(text, media_type="application/json")
 
     async def image(self, request: Request) -> Response:
         job, images = await self._found(request)
@@ -210,10 +202,9 @@ class JobsApi:
     async def _job_request(self, request: Request) -> JobRequest:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type == "multipart/form-data":
-            return await self.uploads.job_request(request)
+            return await self.uploads.from_multipart(request)
         if content_type in ("application/json", ""):
-            body = await read_body(request, limit=_MAX_JSON_BYTES)
-            return await asyncio.to_thread(job_request_from_json, body, self.blobs)
+            return await self.uploads.from_json(request)
         raise Problem(
             415,
             "unsupported_media_type",

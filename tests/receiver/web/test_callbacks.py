@@ -17,6 +17,7 @@ from receiver.runtime.server import listen, running, server
 from submitter.vocabulary import State
 from tests.support.rows import execute, fetch
 from tests.support.running_receiver import RunningReceiver, freepik_body, novita_body, running_receiver, signed
+from tests.support.waiting import eventually
 
 
 @contextlib.asynccontextmanager
@@ -80,7 +81,7 @@ async def test_the_order_is_token_then_size_then_signature(tmp_path: Path) -> No
 
 
 async def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.web.callbacks._BODY_SECONDS", 0.3)
+    monkeypatch.setattr("receiver.web.callback_bodies._BODY_SECONDS", 0.3)
     async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -311,3 +312,30 @@ async def test_evidence_that_was_never_read_is_read_at_the_next_start(tmp_path: 
         assert done.settled_by == "callback"
         assert await here.verdicts(job) == ["believed"]
         assert json.dumps(await here.events(job)) == '["job.succeeded"]'
+
+
+async def test_one_urls_unfinished_bodies_take_neither_all_memory_nor_the_place_of_others(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path, max_callback_bytes=100_000) as here, at_the_wire(here) as port:
+        flooded, other = await here.job("novita"), await here.job("novita")
+        half = request(here.path(flooded), b"x" * 100_000)[:-50_000]
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        for _, writer in opened:
+            writer.write(half)
+            await writer.drain()
+        refused = []
+        for reader, _ in opened:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    refused.append(await answer_of(reader))
+        assert {status for status, _, _ in refused} == {429}
+        assert all(int(headers["retry-after"]) > 0 for _, headers, _ in refused)
+        assert 10 <= len(refused) < 20
+        body = novita_body(other.remote_id or "", "IN_PROGRESS")
+        assert (await here.post(other, body)).status_code == 200
+        for _, writer in opened:
+            writer.close()
+
+        async def there_is_room_again() -> bool:
+            return (await here.post(flooded, b"x" * 90_000)).status_code == 200
+
+        await eventually(there_is_room_again)

@@ -169,3 +169,41 @@ async def test_a_multipart_preamble_is_skipped(preamble: bytes, step: int, tmp_p
         headers = {"content-type": "multipart/form-data; boundary=Boundary"}
         answer = await here.client.post("/v1/jobs", content=pieces(), headers=headers)
         assert answer.status_code == 202, answer.text
+
+
+LARGE = picture_bytes(1400, 1400)
+
+
+@pytest.mark.parametrize("line_break", [b"", b"\\n", b"\\r\\n", b"\\/"])
+async def test_a_large_picture_in_json_may_be_broken_into_lines(line_break: bytes, tmp_path: Path) -> None:
+    text = base64.b64encode(LARGE)
+    if line_break == b"\\/":
+        text = text.replace(b"/", line_break)
+    elif line_break:
+        text = line_break.join(text[at : at + 76] for at in range(0, len(text), 76)) + line_break
+    assert len(text) > 600_000
+    async with running_receiver(tmp_path) as here:
+        body = b'{"provider": "novita", "image": {"base64": "' + text + b'"}}'
+        headers = {"content-type": "application/json"}
+        answers = await asyncio.gather(*(here.client.post("/v1/jobs", content=body, headers=headers) for _ in range(4)))
+        for answer in answers:
+            assert answer.status_code == 202, answer.text
+        assert not list((tmp_path / "data" / "parts").iterdir())
+
+
+BUSY = {
+    "a list of lists": b'{"provider": "novita", "metadata": {"x": [' + b"[]," * 500_000 + b"0]}}",
+    "many pictures": b'{"provider": "novita", "x": [' + b'{"base64":""},' * 100_000 + b"0]}",
+    "a picture elsewhere": b'{"provider": "novita", "metadata": {"base64": "' + b"A" * 2_000_000 + b'"}}',
+    "no picture at all": b'{"provider": "' + b"x" * 2_000_000 + b'"}',
+    "escapes": b'{"provider": "novita", "image": {"base64": "' + b"\\u0041" * 400_000 + b'"}}',
+}
+
+
+@pytest.mark.parametrize("what", BUSY)
+async def test_json_that_is_large_apart_from_its_picture_is_refused_unparsed(what: str, tmp_path: Path) -> None:
+    async with running_receiver(tmp_path) as here:
+        headers = {"content-type": "application/json"}
+        answer = await here.client.post("/v1/jobs", content=BUSY[what], headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+        assert not list((tmp_path / "data" / "parts").iterdir())
