@@ -102,7 +102,7 @@ async def posting(blobs: Blobs) -> AsyncIterator[httpx.AsyncClient]:
     uploads = Uploads(blobs)
 
     async def post(request: Request) -> Response:
-        ask = await uploads.job_request(request)
+        ask = await uploads.from_multipart(request)
         assert ask.part is not None
         return JSONResponse({"document": ask.document, "bytes": ask.part.stat().st_size, "sha256": ask.part_sha256})
 
