@@ -19,7 +19,11 @@ _CODINGS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-
 
 
 class ContentRefused(ValueError):
-    """The body can't be had as it was sent: cut, broken, or coded more than once."""
+    """The body can't be had as it was sent. `permanent`: nor will it be the next time (it is coded more than once)."""
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
 
 
 class ContentTooLarge(ContentRefused):
@@ -40,14 +44,14 @@ async def decoded(parts: AsyncIterable[bytes], content_encoding: str, *, max_byt
     """
     applied = codings(content_encoding)
     if len(applied) > 1:
-        raise ContentRefused(f"the body is compressed more than once ({', '.join(applied)})")
+        raise ContentRefused(f"the body is compressed more than once ({', '.join(applied)})", permanent=True)
     inflater = _Inflater() if applied and applied[0] in ("gzip", "x-gzip", "deflate") else None
     size = 0
     async for part in parts:
         for piece in inflater.feed(part) if inflater else (part,):
             size += len(piece)
             if size > max_bytes:
-                raise ContentTooLarge(f"larger than {max_bytes} bytes")
+                raise ContentTooLarge(f"larger than {max_bytes} bytes", permanent=True)
             yield piece
             if inflater:
                 await asyncio.sleep(0)  # one part may hold a thousand pieces

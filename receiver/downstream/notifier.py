@@ -20,7 +20,8 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver.net.client import LONGEST_RETRY_AFTER, Outbound
+from receiver.net.arriving import LONGEST_RETRY_AFTER
+from receiver.net.client import Outbound
 from receiver.net.guard import OutboundError, OutboundRefused
 from receiver.net.transport import KEEPALIVE_SECONDS
 from receiver.runtime.group_commit import GroupCommit

@@ -11,16 +11,16 @@ Nothing here logs, and no error's text holds a URL: they are secrets.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import httpx
 
+from receiver.net.arriving import Arriving, Downloaded, DownloadFailed, Sink, parts_of
 from receiver.net.guard import (
     LONGEST_URL,
     AddressForbidden,
@@ -31,7 +31,6 @@ from receiver.net.guard import (
     UrlRefused,
 )
 from receiver.net.transport import CONNECT_SECONDS, Connect, GuardedTransport
-from submitter.retry_after import retry_after_seconds
 
 __all__ = [
     "AddressForbidden",
@@ -48,29 +47,11 @@ __all__ = [
 ]
 
 MOST_REDIRECTS = 3
-WRITE_BYTES = 256 * 1024
-LONGEST_RETRY_AFTER = 86_400.0
+MOST_RESUMES = 3
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.I | re.A)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PASSING = frozenset({408, 425, 429})  # of 4xx, those that another try may cure
 _DEFAULTS = httpx.Headers({"user-agent": "upscale-receiver", "accept": "*/*", "accept-encoding": "identity"})
-
-
-class DownloadFailed(OutboundError):
-    """
-    The file did not come. `status` is the answer's, or None where there was none.
-
-    `permanent`: the link is dead, or what it leads to is not something we keep; else another try may bring it.
-    """
-
-    def __init__(
-        self, message: str, *, status: int | None, permanent: bool, retry_after_seconds: float | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.permanent = permanent
-        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +62,6 @@ class Answer:
     headers: httpx.Headers
     body: bytes
     complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Downloaded:
-    """A whole file. `content_type` is the server's claim, lower case, without parameters, empty if it made none."""
-
-    status: int
-    content_type: str
-    bytes: int
-    sha256: str
-
-
-class Sink(Protocol):
-    """Where a download is written: a file opened for binary writing. Called in a thread, one call at a time."""
-
-    def write(self, data: bytes, /) -> object: ...
 
 
 class Outbound:
@@ -146,7 +111,7 @@ class Outbound:
             async with asyncio.timeout(timeout_seconds):
                 response = await self._send("POST", target, headers, content)
                 try:
-                    async with aclosing(_parts(response)) as parts:
+                    async with aclosing(parts_of(response)) as parts:
                         async for part in parts:
                             body += part
                             if len(body) > max_answer_bytes:
@@ -186,11 +151,30 @@ class Outbound:
             raise DownloadFailed(message, status=None, permanent=False) from exc
 
     async def _download(self, target: httpx.URL, to: Sink, max_bytes: int, headers: Mapping[str, str]) -> Downloaded:
+        response, target, headers = await self._followed(target, headers)
+        arriving = Arriving(to, max_bytes)
+        for resumed in range(MOST_RESUMES + 1):
+            try:
+                await arriving.take(response)
+                break
+            except httpx.TransportError:
+                rest = arriving.rest()
+                if rest is None or resumed == MOST_RESUMES:
+                    raise
+            finally:
+                await response.aclose()
+            response = await self._send("GET", target, {**headers, **rest})
+        return await arriving.whole()
+
+    async def _followed(
+        self, target: httpx.URL, headers: Mapping[str, str]
+    ) -> tuple[httpx.Response, httpx.URL, Mapping[str, str]]:
+        """The first answer that is no redirect, whose URL it is, and the headers that were for that host."""
         for _ in range(MOST_REDIRECTS + 1):
             response = await self._send("GET", target, headers)
+            if response.status_code not in _REDIRECTS:
+                return response, target, headers
             try:
-                if response.status_code not in _REDIRECTS:
-                    return await _save(response, to, max_bytes)
                 following = self._follow(target, response)
             finally:
                 await response.aclose()
@@ -224,63 +208,6 @@ class Outbound:
         extensions = {"timeout": {"connect": CONNECT_SECONDS}}
         request = httpx.Request(method, target, headers=merged, content=content, extensions=extensions)
         return await self._transport.handle_async_request(request)
-
-
-async def _save(response: httpx.Response, to: Sink, max_bytes: int) -> Downloaded:
-    status = response.status_code
-    if status != 200:
-        raise DownloadFailed(
-            f"answered {status}",
-            status=status,
-            permanent=400 <= status < 500 and status not in _PASSING,
-            retry_after_seconds=retry_after_seconds(response.headers, longest=LONGEST_RETRY_AFTER),
-        )
-    encoding = response.headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity"):  # not asked for, and a way to send a bomb
-        raise DownloadFailed("answered with a compressed body, unasked", status=status, permanent=True)
-    too_large = DownloadFailed(f"larger than {max_bytes} bytes", status=status, permanent=True)
-    declared = response.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
-        raise too_large
-
-    digest = hashlib.sha256()
-
-    def write(data: bytes) -> None:
-        digest.update(data)
-        to.write(data)
-
-    size = 0
-    waiting = bytearray()
-    async with aclosing(_parts(response)) as parts:
-        async for part in parts:
-            size += len(part)
-            if size > max_bytes:
-                raise too_large
-            waiting += part
-            if len(waiting) >= WRITE_BYTES:
-                await _in_thread(write, bytes(waiting))
-                waiting.clear()
-    await _in_thread(write, bytes(waiting))
-    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return Downloaded(status, content_type, size, digest.hexdigest())
-
-
-async def _in_thread(write: Callable[[bytes], None], data: bytes) -> None:
-    """Write off the loop. Canceled, it still waits for the write: the caller closes the file right after us."""
-    writing = asyncio.ensure_future(asyncio.to_thread(write, data))
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait([writing])
-        writing.exception()  # seen; the cancellation is what counts
-        raise
-
-
-async def _parts(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The body as it came over the wire: no content coding is undone, so that nothing can swell."""
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    async for part in response.stream:
-        yield part
 
 
 def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:

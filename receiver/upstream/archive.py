@@ -98,7 +98,9 @@ class Archive:
         try:
             kept = await self._fetch(image)
         except OutboundError as exc:
-            dead = isinstance(exc, DownloadFailed) and (exc.status == 410 or (exc.permanent and exc.status == 200))
+            dead = isinstance(exc, DownloadFailed) and (
+                exc.status == 410 or (exc.permanent and exc.status in (200, 203, 206))
+            )
             await self._failed(image, give_up_at, last_error=str(exc), permanent=dead)
         except TaskRefused as exc:
             await self._failed(image, give_up_at, last_error=f"what was downloaded is {exc}", permanent=False)

@@ -1,0 +1,175 @@
+"""
+A file on its way in: decoded within its limit, digested, written off the event loop, and continued after a cut.
+
+What an answer calls itself is not believed: labels that are no compression are ignored, and an answer of 206 or 203
+may hold the whole file. Whether it does is found out by whoever looks into the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+
+from receiver.net.guard import OutboundError
+from submitter.content_coding import ContentRefused, ContentTooLarge, codings, decoded
+from submitter.retry_after import retry_after_seconds
+
+WRITE_BYTES = 256 * 1024
+LONGEST_RETRY_AFTER = 86_400.0
+_WHOLE = frozenset({200, 203, 206})
+_PASSING = frozenset({408, 425, 429})  # of 4xx, those that another try may cure
+
+
+class DownloadFailed(OutboundError):
+    """
+    The file did not come. `status` is the answer's, or None where there was none.
+
+    `permanent`: the link is dead, or what it leads to is not something we keep; else another try may bring it.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None, permanent: bool, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.permanent = permanent
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A whole file. `content_type` is the server's claim, lower case, without parameters, empty if it made none."""
+
+    status: int
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+class Sink(Protocol):
+    """Where a download is written: a file opened for binary writing. Called in a thread, one call at a time."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+class Arriving:
+    """A file on its way in. Where its host allows it, the rest is asked for after a cut, and joined on."""
+
+    def __init__(self, to: Sink, max_bytes: int) -> None:
+        self._to = to
+        self._max_bytes = max_bytes
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._waiting = bytearray()
+        self._first: httpx.Response | None = None
+
+    async def take(self, response: httpx.Response) -> None:
+        """Write the body of *response*, the whole file or the rest of it; httpx.TransportError where it is cut."""
+        if self._first is None:
+            self._check(response)
+            self._first = response
+        elif not self._continues(response):
+            raise DownloadFailed("cut off, and the rest was not to be had", status=None, permanent=False)
+        label = response.headers.get("content-encoding", "")
+        body = decoded(parts_of(response), label, max_bytes=self._max_bytes - self._size)
+        try:
+            async with aclosing(body):
+                async for piece in body:
+                    self._size += len(piece)
+                    self._waiting += piece
+                    if len(self._waiting) >= WRITE_BYTES:
+                        await self._write()
+        except ContentTooLarge as exc:
+            once = " once its compressed form is undone" if codings(label) else ""
+            raise self._failed(f"larger than {self._max_bytes} bytes{once}", permanent=True) from exc
+        except ContentRefused as exc:
+            raise self._failed(str(exc), permanent=exc.permanent) from exc
+
+    def rest(self) -> dict[str, str] | None:
+        """The headers that ask for what is missing; None if the file can't be continued."""
+        if self._first is None or self._size == 0:
+            return None
+        headers = self._first.headers
+        tag = headers.get("etag", "")
+        unchanged = tag if tag.startswith('"') else headers.get("last-modified", "")
+        if "bytes" not in headers.get("accept-ranges", "").lower() or not unchanged:
+            return None
+        if codings(headers.get("content-encoding", "")):
+            return None
+        return {"range": f"bytes={self._size}-", "if-range": unchanged}
+
+    async def whole(self) -> Downloaded:
+        assert self._first is not None
+        await self._write()
+        if self._first.status_code == 206 and self._size == 0:
+            raise self._failed("answered 206 with nothing", permanent=False)
+        content_type = self._first.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return Downloaded(self._first.status_code, content_type, self._size, self._digest.hexdigest())
+
+    def _check(self, response: httpx.Response) -> None:
+        """A part that begins at the beginning may be all: whoever looks into the file finds out."""
+        status = response.status_code
+        starts_later = status == 206 and _range_start(response) not in (None, 0)
+        if status not in _WHOLE or starts_later:
+            raise DownloadFailed(
+                f"answered {status}",
+                status=status,
+                permanent=400 <= status < 500 and status not in _PASSING,
+                retry_after_seconds=retry_after_seconds(response.headers, longest=LONGEST_RETRY_AFTER),
+            )
+        declared = response.headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared) > self._max_bytes:
+            raise DownloadFailed(f"larger than {self._max_bytes} bytes", status=status, permanent=True)
+
+    def _continues(self, response: httpx.Response) -> bool:
+        return response.status_code == 206 and _range_start(response) == self._size
+
+    def _failed(self, message: str, *, permanent: bool) -> DownloadFailed:
+        if self._first is None:
+            return DownloadFailed(message, status=None, permanent=permanent)
+        return DownloadFailed(
+            message,
+            status=self._first.status_code,
+            permanent=permanent,
+            retry_after_seconds=retry_after_seconds(self._first.headers, longest=LONGEST_RETRY_AFTER),
+        )
+
+    async def _write(self) -> None:
+        data = bytes(self._waiting)
+        self._waiting.clear()
+        await _in_thread(self._digested, data)
+
+    def _digested(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._to.write(data)
+
+
+def _range_start(response: httpx.Response) -> int | None:
+    """Where the part of a file begins that an answer brings; None if it does not say."""
+    said = re.match(r"\s*bytes\s+(\d{1,15})-", response.headers.get("content-range", ""), re.ASCII | re.IGNORECASE)
+    return int(said[1]) if said else None
+
+
+async def _in_thread(write: Callable[[bytes], None], data: bytes) -> None:
+    """Write off the loop. Canceled, it still waits for the write: the caller closes the file right after us."""
+    writing = asyncio.ensure_future(asyncio.to_thread(write, data))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        writing.exception()  # seen; the cancellation is what counts
+        raise
+
+
+async def parts_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it came over the wire: no content coding is undone."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    async for part in response.stream:
+        yield part

@@ -1,0 +1,153 @@
+"""Downloads take bytes for what they are, undo real compression within the limit, and go on after a cut."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import io
+from collections.abc import AsyncIterator
+
+import pytest
+
+from receiver.net.client import DownloadFailed, Outbound
+from receiver.net.guard import Guard
+from tests.receiver.net.test_client import LOOPBACK, TLS, Request, Say, saying, serving
+
+FILE = bytes(range(256)) * 4000
+GZIPPED = gzip.compress(FILE)
+
+
+@pytest.fixture
+async def outbound() -> AsyncIterator[Outbound]:
+    async with Outbound(Guard(LOOPBACK), ssl_context=TLS) as client:
+        yield client
+
+
+async def got(outbound: Outbound, url: str, *, max_bytes: int = len(FILE)) -> bytes:
+    """The file at *url*; its size and digest are those that the download says."""
+    sink = io.BytesIO()
+    downloaded = await outbound.download(url, sink, max_bytes=max_bytes, timeout_seconds=20)
+    assert downloaded.bytes == len(sink.getvalue())
+    assert downloaded.sha256 == hashlib.sha256(sink.getvalue()).hexdigest()
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("label", "body"),
+    [
+        *(
+            (label, FILE)
+            for label in ("", "aws-chunked", "utf-8", "binary", "none", "identity, aws-chunked", "gzip", "br")
+        ),
+        ("gzip", GZIPPED),
+        ("aws-chunked,gzip", GZIPPED),
+    ],
+)
+async def test_the_file_is_had_whatever_the_label(label: str, body: bytes, outbound: Outbound) -> None:
+    async with serving(saying("200 OK", body, Content_Encoding=label)) as (url, _):
+        assert await got(outbound, url) == FILE
+
+
+async def test_compressed_more_than_once_is_refused(outbound: Outbound) -> None:
+    body = gzip.compress(gzip.compress(bytes(100 << 20)))
+    async with serving(saying("200 OK", body, Content_Encoding="gzip, gzip")) as (url, _):
+        with pytest.raises(DownloadFailed, match="more than once") as failure:
+            await got(outbound, url)
+    assert failure.value.permanent
+
+
+async def test_the_limit_counts_decoded_bytes(outbound: Outbound) -> None:
+    async with serving(saying("200 OK", GZIPPED, Content_Encoding="gzip")) as (url, _):
+        with pytest.raises(DownloadFailed, match="larger than"):
+            await got(outbound, url, max_bytes=len(FILE) - 1)
+
+
+async def test_a_cut_compressed_file_may_come_whole_the_next_time(outbound: Outbound) -> None:
+    async with serving(saying("200 OK", GZIPPED[:-20], Content_Encoding="gzip")) as (url, _):
+        with pytest.raises(DownloadFailed, match="cut off") as failure:
+            await got(outbound, url)
+    assert not failure.value.permanent
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        ("203 Transformed", {}),
+        ("206 Partial", {}),
+        ("206 Partial", {"Content_Range": "bytes 0-1/2"}),
+        ("206 Partial", {"Content_Range": f"bytes 0-{len(FILE) - 1}/{len(FILE)}"}),
+    ],
+)
+async def test_the_whole_file_may_come_as_203_or_206(status: str, headers: dict[str, str], outbound: Outbound) -> None:
+    async with serving(saying(status, FILE, **headers)) as (url, _):
+        assert await got(outbound, url) == FILE
+
+
+async def test_a_part_from_the_middle_is_no_file(outbound: Outbound) -> None:
+    async with serving(saying("206 Partial", FILE[5:], Content_Range="bytes 5-9/10")) as (url, _):
+        with pytest.raises(DownloadFailed) as failure:
+            await got(outbound, url)
+    assert (failure.value.status, failure.value.permanent) == (206, False)
+
+
+class Cutting:
+    """Breaks off after *step* bytes of each answer; goes on where Range asks for it if *ranges*."""
+
+    def __init__(self, step: int, *, ranges: bool = True, tag: str = 'ETag: "1"', label: str = "") -> None:
+        self.step, self.ranges, self.tag, self.label = step, ranges, tag, label
+        self.asked: list[tuple[str | None, str | None]] = []
+
+    async def __call__(self, request: Request, say: Say) -> None:
+        asked = request.headers.get("range")
+        self.asked.append((asked, request.headers.get("if-range")))
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.ranges else 0
+        head = [f"HTTP/1.1 {'206 Partial' if start else '200 OK'}", f"Content-Length: {len(FILE) - start}", self.tag]
+        head += ["Accept-Ranges: bytes"] if self.ranges else []
+        head += [f"Content-Range: bytes {start}-{len(FILE) - 1}/{len(FILE)}"] if start else []
+        head += [f"Content-Encoding: {self.label}"] if self.label else []
+        await say("\r\n".join([*head, "", ""]).encode() + FILE[start : start + self.step])
+        raise ConnectionError("cut")
+
+
+@pytest.mark.parametrize("step", [len(FILE) // 2 + 1, len(FILE) // 4 + 1])
+async def test_a_cut_file_is_continued_where_its_host_allows(step: int, outbound: Outbound) -> None:
+    host = Cutting(step)
+    async with serving(host) as (url, _):
+        assert await got(outbound, url) == FILE
+    starts = [f"bytes={step * n}-" for n in range(1, len(host.asked))]
+    assert host.asked == [(None, None), *((start, '"1"') for start in starts)]
+
+
+@pytest.mark.parametrize(
+    ("host", "requests"),
+    [
+        (Cutting(len(FILE) // 2, ranges=False), 1),
+        (Cutting(len(FILE) // 2, tag="X-Nothing: 1"), 1),
+        (Cutting(len(FILE) // 2, tag='ETag: W/"weak"'), 1),
+        (Cutting(len(FILE) // 9), 4),
+        (Cutting(0), 1),
+    ],
+    ids=["no ranges", "nothing to recognise it by", "a weak tag", "cut too often", "nothing came"],
+)
+async def test_a_file_that_can_not_be_continued_may_come_the_next_time(
+    host: Cutting, requests: int, outbound: Outbound
+) -> None:
+    async with serving(host) as (url, _):
+        with pytest.raises(DownloadFailed) as failure:
+            await got(outbound, url)
+    assert not failure.value.permanent
+    assert len(host.asked) == requests
+
+
+async def test_a_file_that_changed_meanwhile_is_not_joined(outbound: Outbound) -> None:
+    class Changed(Cutting):
+        async def __call__(self, request: Request, say: Say) -> None:
+            if "range" not in request.headers:
+                await super().__call__(request, say)
+            await say(f"HTTP/1.1 200 OK\r\nContent-Length: {len(FILE)}\r\n\r\n".encode() + FILE[::-1])
+
+    async with serving(Changed(1000)) as (url, _):
+        with pytest.raises(DownloadFailed, match="cut off") as failure:
+            await asyncio.wait_for(got(outbound, url), 20)
+    assert not failure.value.permanent
