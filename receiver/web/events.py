@@ -41,7 +41,7 @@ class EventsApi:
             return await self._streamed(request, choice)
         known_only(request, *_PARAMETERS, aliases=("job_id",))
         limit = limit_of(request, most=500)
-        after = max(cursor_of(request), cursor_of(request, "after"))
+        after = await self._known(max(cursor_of(request), cursor_of(request, "after")))
         found, _ = await self.events.after(after, limit=limit + 1, choice=choice)
         page = found[:limit]
         following = str(page[-1].position) if len(found) > limit else None
@@ -67,8 +67,24 @@ class EventsApi:
                     field="Last-Event-ID",
                     remedy="send the `id` of the last event that was seen, or leave it out",
                 )
-            return int(given)
+            return await self._known(int(given))
         for name in ("last_event_id", "after", "cursor"):
             if request.query_params.get(name):
-                return cursor_of(request, name)
+                return await self._known(cursor_of(request, name))
         return await self.stream.start_position()
+
+    async def _known(self, position: int) -> int:
+        """*position*, if the log reaches that far; a reader ahead of it would miss events without noticing."""
+        if position == 0:
+            return position
+        newest = await self.events.newest()
+        if position > newest:
+            raise Problem(
+                409,
+                "position_ahead",
+                f"position {position} is ahead of the newest event, {newest}",
+                field="after",
+                remedy=f"go on from {newest}: the log was restored from a backup, or is another receiver's",
+                newest=newest,
+            )
+        return position

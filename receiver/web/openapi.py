@@ -169,7 +169,7 @@ def _events(providers: Sequence[str]) -> dict[str, Any]:
     operation = _operation(
         "events",
         "Events in the order of their positions: a page, or with `Accept: text/event-stream` as they happen.",
-        {200: page_of("Event"), 422: None},
+        {200: page_of("Event"), 409: None, 422: None},
         [
             _many("type", EVENT_TYPES),
             _many("provider", providers),

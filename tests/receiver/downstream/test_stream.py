@@ -106,6 +106,22 @@ async def test_a_client_resumes_above_the_position_that_it_names(served: Served,
             assert [frame.position for frame in await take(response, 2)] == [4, 5]
 
 
+@pytest.mark.parametrize("how", ["stream by header", "stream by query", "page by after", "page by cursor"])
+async def test_a_position_ahead_of_the_log_is_a_conflict_that_names_the_newest(served: Served, how: str) -> None:
+    async with served.running() as client:
+        await served.record_events(*["job.queued"] * 3)
+        headers = {"accept": "text/event-stream"} if how.startswith("stream") else {}
+        if how.endswith("header"):
+            headers["last-event-id"] = "4"
+        params = {"query": {"last_event_id": "4"}, "after": {"after": "4"}, "cursor": {"cursor": "4"}}
+        answer = await client.get("/v1/events", headers=headers, params=params.get(how.split()[-1], {}))
+        assert (answer.status_code, answer.json()["code"], answer.json()["newest"]) == (409, "position_ahead", 3)
+        assert "3" in answer.json()["remedy"]
+        async with listen(client, answer.json()["newest"]) as response:
+            await served.record_events("job.running")
+            assert [frame.position for frame in await take(response, 1)] == [4]
+
+
 async def test_the_stream_and_the_pages_filter_alike(served: Served) -> None:
     async with served.running() as client:
         await served.record_events("job.queued", "job.running", job_id="job_1", provider="freepik")
