@@ -1,23 +1,32 @@
-"""`receiver backup` and `receiver restore`: everything in one directory, consistent, while the receiver runs."""
+"""
+`receiver backup` and `receiver restore`: everything in one directory, consistent, while the receiver runs.
+
+All of it holds secrets: whatever is made here is readable by its owner only (0600, directories 0700).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from receiver.cli.restored_jobs import hold_queued
 from receiver.cli.sandbox_mark import SandboxMark
+from receiver.cli.serving_lock import alone
+from receiver.domain.jobs import Job
 from receiver.runtime.data_dir import prepare, usable
 from receiver.runtime.secrets import secrets_path
 from receiver.settings import Settings, load
 from receiver.store.sqlite_file import check_ours, copy_to, state_of
-from submitter.printing import failed
+from submitter.printing import failed, headed, print_json, print_table
+from submitter.provider_settings import ProviderSettings
 
 _FILES = ("images", "inputs", "answers")
 
@@ -31,6 +40,7 @@ def backup(directory: Annotated[Path, typer.Argument(help="A new directory.")]) 
     all of it is: one that was not finished is never taken for a backup.
     """
     settings, _ = load()
+    os.umask(0o077)
     if not settings.database_path.exists():
         raise failed(f"there is no database at {settings.database_path}; is RECEIVER_DATA_DIR right?")
     check_ours(settings.database_path, remedy="is RECEIVER_DATA_DIR right? `receiver migrate` finishes a new one")
@@ -40,60 +50,106 @@ def backup(directory: Annotated[Path, typer.Argument(help="A new directory.")]) 
     typer.echo(f"backed up into {directory}")
 
 
-def restore(directory: Annotated[Path, typer.Argument(help="What `receiver backup` made.")]) -> None:
-    """Put a backup into an empty data directory. The receiver must not run."""
-    settings, _ = load()
+def restore(
+    directory: Annotated[Path, typer.Argument(help="What `receiver backup` made.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """
+    Put a backup into an empty data directory. The receiver must not run.
+
+    Jobs that were queued in the backup may have been sent, and billed, since it was made. They become `unconfirmed`,
+    are listed, and are not sent again by themselves.
+    """
+    settings, each = load()
+    os.umask(0o077)
     database = directory / "receiver.db"
     if not database.exists():
         raise failed(f"{directory} holds no backup")
-    if settings.database_path.exists():
-        raise failed(f"there is a database at {settings.database_path}; move the data directory out of the way first")
+    for path in (settings.database_path, _beside(settings.database_path, "-wal")):
+        if path.exists():
+            raise failed(f"there is a database at {path}; move the data directory out of the way first")
     damage = state_of(database).damage
     if damage is not None:
         raise failed(f"the backup's database is damaged: {damage}; restore another one")
     check_ours(database, remedy="name what `receiver backup` made")
-    _restore(settings, directory)
-    typer.echo(f"restored into {settings.data_dir}; start the receiver")
-
-
-def _restore(settings: Settings, directory: Path) -> None:
     prepare(settings.data_dir)
+    with alone(settings.data_dir) as is_alone:
+        if not is_alone:
+            raise failed(f"a receiver runs with the data directory {settings.data_dir}; stop it first")
+        held = _restore(settings, each, directory)
+    if as_json:
+        print_json({"restored_into": str(settings.data_dir), "unconfirmed": [job.id for job in held]})
+        return
+    typer.echo(f"restored into {settings.data_dir}; start the receiver")
+    _list(held)
+
+
+def _restore(settings: Settings, each: Mapping[str, ProviderSettings], directory: Path) -> list[Job]:
+    """Copy *directory* into the data directory. Returns the jobs that may have been sent since it was made."""
     _copy(directory, settings.data_dir)
-    settings.database_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.database_path.parent.mkdir(parents=True, exist_ok=True)
     # The database last, and in one step: its presence says that everything else is there.
     part = settings.database_path.with_name(".restoring")
+    for leftover in (part, _beside(part, "-wal"), _beside(part, "-shm")):
+        leftover.unlink(missing_ok=True)
     shutil.copyfile(directory / "receiver.db", part)
-    part.chmod(0o600)
+    held = asyncio.run(hold_queued(part, settings, each))
     _sync(settings.data_dir)
     part.replace(settings.database_path)
+    return held
+
+
+def _list(held: list[Job]) -> None:
+    if not held:
+        return
+    typer.echo(f"\n{len(held)} {'job was' if len(held) == 1 else 'jobs were'} queued when this backup was made and may")
+    typer.echo("have been sent, and billed, since. They are unconfirmed and will not be sent again:\n")
+    table = headed("job", "provider", "created")
+    for job in held:
+        table.add_row(job.id, job.provider, f"{job.created_at:%Y-%m-%d %H:%M:%S}Z")
+    print_table(table)
+    typer.echo("\nsend one again, which may cost twice:  submitter resubmit JOB --may-pay-twice")
+    typer.echo("give one up:                           submitter cancel JOB --abandon")
+
+
+def _beside(database: Path, suffix: str) -> Path:
+    return database.with_name(database.name + suffix)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Files and generated secrets. One that is dropped while we copy is no longer wanted."""
+    """Copy files and generated secrets. A file that is dropped meanwhile is no longer wanted."""
     for name in _FILES:
         for path in sorted((source / name).rglob("*")) if (source / name).exists() else ():
             to = target / path.relative_to(source)
             if path.is_dir():
-                to.mkdir(parents=True, exist_ok=True, mode=0o700)
+                to.mkdir(parents=True, exist_ok=True)
+                to.chmod(0o700)
             else:
-                to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                to.parent.mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):
-                    shutil.copy2(path, to)
+                    _copy_file(path, to)
     if secrets_path(source).exists():
-        secrets_path(target).touch(mode=0o600)
-        shutil.copy2(secrets_path(source), secrets_path(target))
+        _copy_file(secrets_path(source), secrets_path(target))
     SandboxMark(target).follow(SandboxMark(source))
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    """Keeps the time of writing, by which inputs are dropped, but not the mode, which may be of another disk."""
+    target.unlink(missing_ok=True)
+    shutil.copyfile(source, target)
+    times = source.stat()
+    os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 @contextlib.contextmanager
 def _whole(directory: Path) -> Iterator[Path]:
-    """A new directory, named *directory* once the block has ended well and all is on disk; else it goes."""
+    """Make a new directory, named *directory* once the block has succeeded and all is on disk; else it is removed."""
     if os.path.lexists(directory):
         raise failed(f"{directory} is there already; name a new directory")
     part = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
     with usable(directory.parent, "name a directory that this user can write to"):
-        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part.mkdir(mode=0o700)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
     try:
         yield part
         _sync(part)
@@ -106,7 +162,7 @@ def _whole(directory: Path) -> Iterator[Path]:
 
 
 def _sync(directory: Path) -> None:
-    """Have the copy on disk before anybody is told that it is."""
+    """Have the copy on disk before it is reported as made."""
     for path in (*directory.rglob("*"), directory):
         _sync_one(path)
 

@@ -1,9 +1,10 @@
 """
 Whether another living process serves a data directory.
 
-Whoever serves it holds a lock on a file there, shared with all others who do; who can have it alone for a moment is the
-only one. The kernel takes it back at any end, SIGKILL included, and the file says nothing by being there. It forbids
-nothing: several processes may share a database, but a person should know that they do.
+Every process that serves it holds a shared lock on a file there; a process that can hold it exclusively for a moment is
+alone. The kernel releases it at any end, SIGKILL included, and the file says nothing by being there. It forbids nothing
+to servers: several may share a database, but an operator should know that they do. `alone` is for commands that must
+not run beside a server: one that starts meanwhile waits for their end.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _NAME = "serving.lock"
 
 @contextlib.contextmanager
 def occupied(data_dir: Path) -> Iterator[bool]:
-    """Count among those who serve *data_dir* while the block runs; gives whether somebody else did already."""
+    """Count among the processes that serve *data_dir* while the block runs; yields whether another one did already."""
     try:
         descriptor = os.open(data_dir / _NAME, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError:  # it may be another user's, of an earlier life: nobody can tell
+    except OSError:  # left over from another user: nothing is known
         descriptor = None
     if descriptor is None:
         yield False
@@ -36,6 +37,27 @@ def occupied(data_dir: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def alone(data_dir: Path) -> Iterator[bool]:
+    """Hold *data_dir* exclusively while the block runs, if nobody serves it; yields whether that is so."""
+    descriptor = os.open(data_dir / _NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield _exclusive(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exclusive(descriptor: int) -> bool:
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks: nothing is known
+            pass
+    return True
+
+
 def _others(descriptor: int) -> bool:
     if sys.platform == "win32":
         return False
@@ -44,7 +66,7 @@ def _others(descriptor: int) -> bool:
         others = False
     except BlockingIOError:
         others = True
-    except OSError:  # a file system without locks: nobody can tell
+    except OSError:  # a file system without locks: nothing is known
         return False
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_SH)

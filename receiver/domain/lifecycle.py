@@ -7,7 +7,7 @@ emit, and the verdict to write beside the evidence. A table decides what a belie
 
     state of the job    the update reports
                         running    succeeded, failed    queued    unconfirmed    expired    canceled
-    queued              adopt      finish               defer     -              -          end
+    queued              adopt      finish               defer     suspect        -          end
     sending             start      finish               again     doubt          -          end
     running             note       finish               -         -              end        end
     unconfirmed         start      finish               again     -              -          end
@@ -241,6 +241,12 @@ def _doubt(job: Job, report: Report, update: Update, now: datetime, timing: Timi
     return Change(doubtful, Verdict.BELIEVED, ("job.unconfirmed",))
 
 
+def _suspect(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
+    """A queued job that may have been sent by a process whose records are lost (a restored backup)."""
+    sent = replace(job, retry_at=None, sent_at=now, deadline_at=now + timedelta(seconds=timing.lifetime))
+    return _doubt(sent, report, update, now, timing)
+
+
 def _end(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """Expired or canceled: a decision of ours."""
     ended = replace(
@@ -266,6 +272,7 @@ _ROWS: dict[State, dict[State, Row]] = {
         State.SUCCEEDED: _finish,
         State.FAILED: _finish,
         State.QUEUED: _defer,
+        State.UNCONFIRMED: _suspect,
         State.CANCELED: _end,
     },
     State.SENDING: {

@@ -120,3 +120,73 @@ async def test_a_restored_sandbox_is_a_sandbox_and_none_that_runs(tmp_path: Path
         if mark.exists():
             assert mark.read_text() == "{}"
             assert mark.stat().st_mode & 0o777 == 0o600
+
+
+def _modes(directory: Path) -> dict[str, set[int]]:
+    paths = [directory, *directory.rglob("*")]
+    return {
+        "files": {path.stat().st_mode & 0o777 for path in paths if path.is_file()},
+        "directories": {path.stat().st_mode & 0o777 for path in paths if path.is_dir()},
+    }
+
+
+async def test_what_was_queued_in_a_backup_is_not_paid_for_twice(tmp_path: Path) -> None:
+    sandbox = Sandbox(seed=3, turnaround_seconds=(0.1, 0.2))
+    slow = {"FREEPIK_RATE": "1/3600"}
+    async with live(tmp_path, sandbox=sandbox, environment=slow) as (receiver, _), receiver.client() as client:
+        jobs = [await submit(client, "freepik", picture_bytes(160, 120), metadata={"n": n}) for n in range(4)]
+        await wait_for_state(client, jobs[0]["id"], kept=True)
+        assert (await command(receiver, "backup", str(tmp_path / "kept"))).status == 0
+        assert _modes(tmp_path / "kept") == {"files": {0o600}, "directories": {0o700}}
+
+        await receiver.stop()
+        receiver.environment = {**receiver.environment, "FREEPIK_RATE": "1000/1"}
+        await receiver.start()
+        for job in jobs:
+            await wait_for_state(client, job["id"])
+        position = (await client.get("/v1/events", params={"limit": 500})).json()["items"][-1]["position"]
+        assert len(sandbox.accepted("freepik")) == 4
+
+        await receiver.stop()
+        shutil.rmtree(receiver.data_dir)
+        for path in (tmp_path / "kept").rglob("*"):
+            path.chmod(0o777)  # as on a disk that knows no modes
+        done = await command(receiver, "restore", str(tmp_path / "kept"))
+        assert done.status == 0, done.err
+        held = [job["id"] for job in jobs[1:]]
+        assert all(job_id in done.out for job_id in held) and jobs[0]["id"] not in done.out
+        assert "may-pay-twice" in done.out and "--abandon" in done.out
+        assert _modes(receiver.data_dir) == {"files": {0o600}, "directories": {0o700}}
+
+        await receiver.start()
+        ahead = await client.get("/v1/events", params={"after": position + 100})
+        assert (ahead.status_code, ahead.json()["code"]) == (409, "position_ahead")
+        new = await submit(client, "freepik", picture_bytes(160, 120))
+        await wait_for_state(client, new["id"])
+        for job_id in held:
+            job = (await client.get(f"/v1/jobs/{job_id}")).json()
+            assert (job["state"], job["error"]["code"]) == ("unconfirmed", "restored")
+        assert len(sandbox.accepted("freepik")) == 5
+        events = (await client.get("/v1/events", params={"type": "job.unconfirmed"})).json()["items"]
+        assert sorted(event["job_id"] for event in events) == held
+        again = await client.post(f"/v1/jobs/{held[0]}/resubmit", json={"may_pay_twice": True})
+        assert again.status_code == 202
+        assert (await wait_for_state(client, again.json()["id"]))["state"] == "succeeded"
+        given_up = await client.post(f"/v1/jobs/{held[1]}/cancel", json={"abandon": True})
+        assert given_up.json()["state"] == "canceled"
+
+
+async def test_a_backup_is_not_restored_under_a_running_receiver(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _):
+        assert (await command(receiver, "backup", str(tmp_path / "kept"))).status == 0
+        moved = receiver.data_dir / "receiver.db"
+        moved.rename(tmp_path / "receiver.db")
+        done = await command(receiver, "restore", str(tmp_path / "kept"))
+        assert (done.status, "move the data directory" in done.err) == (1, True)
+        for name in ("receiver.db-wal", "receiver.db-shm"):
+            (receiver.data_dir / name).rename(tmp_path / name)
+        done = await command(receiver, "restore", str(tmp_path / "kept"))
+        assert (done.status, "stop it first" in done.err) == (1, True)
+        assert not moved.exists()
+        for name in ("receiver.db", "receiver.db-wal", "receiver.db-shm"):
+            (tmp_path / name).rename(receiver.data_dir / name)

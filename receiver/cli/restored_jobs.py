@@ -1,0 +1,54 @@
+"""
+What was queued in a backup must not be sent as if nothing had happened since.
+
+The backup can't know what the receiver did after it was made: a job that is queued in it may have been sent since, and
+billed. Such a job becomes `unconfirmed`. A callback still finds it, since its callback URL is signed over its id;
+otherwise an operator sends it again or gives it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from receiver.app import timing
+from receiver.domain.jobs import Job
+from receiver.domain.lifecycle import Timing, Update
+from receiver.settings import Settings
+from receiver.store.database import open_database
+from receiver.store.jobs import JobStore
+from receiver.store.settling import JobUpdate
+from submitter.provider_settings import ProviderSettings
+from submitter.providers import PROVIDERS
+from submitter.vocabulary import Failure, Report, State
+
+_PAGE = 200
+_RESTORED = Failure(
+    "restored",
+    "it was queued in the backup that was restored; it may have been sent, and billed, since that was made",
+    permanent=False,
+)
+
+
+async def hold_queued(path: Path, settings: Settings, each: Mapping[str, ProviderSettings]) -> list[Job]:
+    """Make every queued job of the database at *path* `unconfirmed`. Returns them, oldest first."""
+    doubt = Update(Report(None, State.UNCONFIRMED, error=_RESTORED), None, last_error=_RESTORED.message)
+
+    def timing_of(provider: str) -> Timing:
+        return timing(settings, PROVIDERS[provider].from_settings(each[provider]))
+
+    held: list[Job] = []
+    database = await open_database(path)
+    try:
+        store = JobStore(
+            database,
+            public_url=lambda: settings.public_url or "",
+            first_delay_seconds=settings.retry_schedule[0],
+        )
+        while found := await store.jobs(states=[State.QUEUED.value], limit=_PAGE):
+            await store.settle([JobUpdate(job.id, doubt) for job, _ in found], datetime.now(UTC), timing_of)
+            held += [job for job, _ in found]
+    finally:
+        await database.close()
+    return sorted(held, key=lambda job: job.id)
