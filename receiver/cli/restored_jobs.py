@@ -14,7 +14,8 @@ from pathlib import Path
 
 from receiver.app import timing
 from receiver.domain.jobs import Job
-from receiver.domain.lifecycle import Timing, Update
+from receiver.domain.lifecycle import Update
+from receiver.domain.polling import Timing
 from receiver.settings import Settings
 from receiver.store.database import open_database
 from receiver.store.jobs import JobStore

@@ -243,6 +243,8 @@ def _doubt(job: Job, report: Report, update: Update, now: datetime, timing: Timi
 
 def _suspect(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """A queued job that may have been sent by a process whose records are lost (a restored backup)."""
+    if update.source is not None:
+        return _ignore(job, report, update, now, timing)
     sent = replace(job, retry_at=None, sent_at=now, deadline_at=now + timedelta(seconds=timing.lifetime))
     return _doubt(sent, report, update, now, timing)
 

@@ -71,6 +71,12 @@ def test_believed_news_moves_a_job_by_the_table(before: State, said: State, afte
     assert (change.job.finished_at is not None) == after.terminal
 
 
+def test_a_queued_job_that_may_have_been_sent_is_unconfirmed_by_our_own_word_alone() -> None:
+    change = advance(job(Q, retry_at=NOW), says(U, source=None), NOW, TIMING)
+    assert (change.job.state, change.job.retry_at, change.events) == (U, None, ("job.unconfirmed",))
+    assert change.job.deadline_at is not None  # so that it is reported as overdue
+
+
 @pytest.mark.parametrize("before", [R, U, State.SENDING])
 @pytest.mark.parametrize("said", [S, F])
 def test_the_channel_that_brought_the_end_is_noted(before: State, said: State) -> None:
