@@ -1,9 +1,9 @@
-"""`python -m tests.bench ingest|deliver|poll [options]`: run `main(argv)` of that module, which prints its figures."""
+"""`python -m tests.bench NAME [options]`: run `main(argv)` of the module NAME, which prints its figures."""
 
 import importlib
 import sys
 
-NAMES = ("ingest", "deliver", "poll")
+NAMES = ("ingest", "deliver", "poll", "upload")
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:

@@ -5,6 +5,7 @@ How fast events reach a subscriber.
 bare httpx client that posts the same bodies to the same subscriber with as many at once, in turns, median of the
 rounds. `latency`: signed callbacks at a steady rate into a real receiver, from the moment each is sent to the moment
 its notification is at the subscriber. The subscriber is a process of its own.
+`slots`: from due to try at nine healthy endpoints, alone and beside one that hangs in all its slots.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
 from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
+from receiver.store.delivery_log import DeliveryView
 from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
 from receiver.store.events import Events
 from receiver.store.jobs import JobStore
@@ -46,7 +48,10 @@ from submitter.signatures import new_secret, sign
 from submitter.vocabulary import Image, Report, State
 from tests.bench.filling import add_running, callback_body
 from tests.bench.subscriber import seen, subscriber
+from tests.support.delivery_stack import DeliveryStack, delivery_stack
 from tests.support.processes import LiveReceiver
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import eventually
 
 _SECRET_KEY = "a-key-of-the-bench"
 
@@ -58,11 +63,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rate", type=float, default=200.0, help="callbacks per second")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long callbacks come; 0 leaves it out")
+    parser.add_argument("--events-of-each", type=int, default=20, help="for the slots; 0 leaves it out")
     options = parser.parse_args(argv)
     print(json.dumps(uvloop.run(measure(**vars(options))), indent=2))
 
 
-async def measure(*, events: int, concurrency: int, rounds: int, rate: float, seconds: float) -> dict[str, Any]:
+async def measure(
+    *, events: int, concurrency: int, rounds: int, rate: float, seconds: float, events_of_each: int
+) -> dict[str, Any]:
     """All numbers."""
     result: dict[str, Any] = {}
     if rounds:
@@ -85,6 +93,9 @@ async def measure(*, events: int, concurrency: int, rounds: int, rate: float, se
     if seconds:
         with tempfile.TemporaryDirectory() as directory:
             result["latency"] = await latency(Path(directory), rate, seconds)
+    if events_of_each:
+        with tempfile.TemporaryDirectory() as directory:
+            result["slots"] = await slots(Path(directory), events_of_each)
     return result
 
 
@@ -172,6 +183,45 @@ async def latency(directory: Path, rate: float, seconds: float) -> dict[str, Any
         "p99_ms": round(1000 * took[int(len(took) * 0.99)], 1),
         "max_ms": round(1000 * took[-1], 1),
     }
+
+
+async def slots(directory: Path, count: int) -> dict[str, Any]:
+    """The wait for a slot at healthy endpoints, by what hangs beside them."""
+    hanging = Subscriber({"/hangs": [asyncio.Event()]})
+    async with hanging.serve() as origin, delivery_stack(directory) as made:
+        healthy = [await made.endpoint(f"{origin}/{n}", event_types=("job.succeeded",)) for n in range(9)]
+        alone = await _waits(made, healthy, count)
+        await made.endpoint(f"{origin}/hangs", timeout_seconds=600)
+        await made.write_events(*["job.failed"] * 40)
+        await eventually(lambda: len(hanging.at("/hangs")) == 10)
+        beside = await _waits(made, healthy, count)
+    return {"p99_ms_alone": _p99_ms(alone), "p99_ms_beside_one_that_hangs": _p99_ms(beside)}
+
+
+async def _waits(made: DeliveryStack, healthy: list[Endpoint], count: int) -> list[float]:
+    before = {delivery.id for delivery in await made.deliveries()}
+    for _ in range(count):
+        await made.write_events("job.succeeded")
+        await asyncio.sleep(0.05)
+
+    async def new_ones() -> list[DeliveryView]:
+        each = [await made.deliveries(endpoint_id=endpoint.id) for endpoint in healthy]
+        return [delivery for lane in each for delivery in lane if delivery.id not in before]
+
+    async def delivered() -> bool:
+        return all(delivery.state == "delivered" for delivery in await new_ones())
+
+    await eventually(delivered)
+    waits = []
+    for delivery in await new_ones():
+        found = await made.log.one(delivery.id)
+        assert found is not None
+        waits.append((found[1][0].started_at - delivery.created_at).total_seconds())
+    return waits
+
+
+def _p99_ms(seconds: list[float]) -> float:
+    return round(1000 * sorted(seconds)[int(len(seconds) * 0.99)], 1)
 
 
 async def _send_callbacks(receiver: LiveReceiver, made: list[tuple[str, str]], rate: float) -> dict[str, float]:

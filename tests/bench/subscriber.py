@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import httpx
 
-from tests.support.processes import ROOT, eventually, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, eventually
 
 
 class Hook(asyncio.Protocol):

@@ -15,7 +15,8 @@ import pytest
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.deploy.test_files import DEPLOY, nginx_configuration, tool
-from tests.support.processes import free_port, live, submit, wait_for_state
+from tests.support.ports import free_port
+from tests.support.processes import live, submit, wait_for_state
 from tests.support.waiting import eventually, patiently
 
 PEER = "127.0.0.9"

@@ -10,7 +10,8 @@ from receiver.domain.redaction import MASK, redact
 from receiver.domain.tokens import Tokens
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.processes import TOKEN, free_port, live, submit, wait_for_state
+from tests.support.ports import free_port
+from tests.support.processes import TOKEN, live, submit, wait_for_state
 
 PROMPT = "a very private prompt about a dog in space"
 

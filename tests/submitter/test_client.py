@@ -88,7 +88,7 @@ async def test_an_upload_arrives_whole_and_its_answer_comes_back(tmp_path: Path)
     request_bytes = None
     async with serving(handler) as url, HttpSender() as sender:
         request = upload(url, big_picture(tmp_path))
-        response = await sender.send(request, timeout_seconds=20)
+        response = await sender.send(request, timeout_seconds=60)
         request_bytes = request.read()
     assert (response.status_code, response.content) == (200, b'{"ok":1}')
     assert got == [request_bytes]
@@ -100,7 +100,7 @@ async def test_a_refused_connection_was_not_sent() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
         async with HttpSender() as sender:
             with pytest.raises(NotSent) as caught:
-                await sender.send(plain_request("GET", url, {}), timeout_seconds=5)
+                await sender.send(plain_request("GET", url, {}), timeout_seconds=60)
     assert caught.value.code == "no_connection"
 
 
@@ -111,7 +111,7 @@ async def test_a_host_that_speaks_no_tls_was_not_sent_to() -> None:
 
     async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(NotSent):
-            await sender.send(plain_request("GET", url.replace("http:", "https:"), {}), timeout_seconds=5)
+            await sender.send(plain_request("GET", url.replace("http:", "https:"), {}), timeout_seconds=60)
 
 
 async def test_a_reset_in_the_middle_of_the_body_was_not_sent(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ async def test_a_reset_in_the_middle_of_the_body_was_not_sent(tmp_path: Path) ->
 
     async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(NotSent) as caught:
-            await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=20)
+            await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=60)
     assert caught.value.code == "cut_while_writing"
 
 
@@ -132,7 +132,7 @@ async def test_a_reset_after_the_body_is_a_lost_answer(tmp_path: Path) -> None:
 
     async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(AnswerLost) as caught:
-            await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=20)
+            await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=60)
     assert caught.value.code == "reset"
 
 
@@ -142,7 +142,7 @@ async def test_a_close_without_an_answer_is_a_lost_answer() -> None:
 
     async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(AnswerLost):
-            await sender.send(plain_request("GET", url, {}), timeout_seconds=5)
+            await sender.send(plain_request("GET", url, {}), timeout_seconds=60)
 
 
 @pytest.mark.parametrize("ending", ["closes", "resets", "stays silent"])
@@ -163,7 +163,7 @@ async def test_an_early_refusal_is_read_while_the_body_is_being_written(
             await over.wait()
 
     async with serving(handler) as url, HttpSender() as sender:
-        response = await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=5)
+        response = await sender.send(upload(url, big_picture(tmp_path)), timeout_seconds=60)
         over.set()
     assert response.status_code == int(status[:3])
     assert response.headers["retry-after"] == "7"
@@ -238,7 +238,7 @@ async def test_a_cut_answer_is_lost_only_if_its_status_settles_nothing(status: s
         writer.write(answer(b'{"task_id":"t"}', status)[:-4])
 
     async with serving(handler) as url, HttpSender() as sender:
-        sending = sender.send(json_request("POST", url, {}, {}), timeout_seconds=5)
+        sending = sender.send(json_request("POST", url, {}, {}), timeout_seconds=60)
         if lost:
             with pytest.raises(AnswerLost) as caught:
                 await sending
@@ -254,7 +254,7 @@ async def test_an_answer_beyond_the_limit_is_lost_not_held_in_memory() -> None:
 
     async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(AnswerLost) as caught:
-            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=5, max_answer_bytes=10_000)
+            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=60, max_answer_bytes=10_000)
     assert caught.value.code == "answer_too_large"
 
 
@@ -289,7 +289,7 @@ async def test_a_gzip_answer_that_was_not_asked_for_is_read() -> None:
         writer.write(answer(gzip.compress(b'{"task_id":"t"}'), "200 OK", "Content-Encoding: gzip\r\n"))
 
     async with serving(handler) as url, HttpSender() as sender:
-        response = await sender.send(json_request("POST", url, {}, {}), timeout_seconds=5)
+        response = await sender.send(json_request("POST", url, {}, {}), timeout_seconds=60)
     assert response.json() == {"task_id": "t"}
 
 
@@ -305,10 +305,10 @@ async def test_submits_use_fresh_connections_and_polls_reuse_one() -> None:
 
     async with serving(handler) as url, HttpSender() as sender:
         for _ in range(3):
-            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=5)
+            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=60)
         fresh = connections
         for _ in range(3):
-            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=5, fresh=False)
+            await sender.send(json_request("POST", url, {}, {}), timeout_seconds=60, fresh=False)
     assert (fresh, connections - fresh) == (3, 1)
 
 
@@ -318,7 +318,7 @@ async def test_redirects_are_returned_and_not_followed() -> None:
         writer.write(answer(b"", "302 Found", "Location: /elsewhere\r\n"))
 
     async with serving(handler) as url, HttpSender() as sender:
-        assert (await sender.send(plain_request("GET", url, {}), timeout_seconds=5)).status_code == 302
+        assert (await sender.send(plain_request("GET", url, {}), timeout_seconds=60)).status_code == 302
 
 
 async def test_cancelling_a_send_passes_through_and_leaves_the_wire_usable() -> None:
@@ -332,13 +332,13 @@ async def test_cancelling_a_send_passes_through_and_leaves_the_wire_usable() -> 
         writer.write(answer(b"{}"))
 
     async with serving(handler) as url, HttpSender() as sender:
-        sending = asyncio.create_task(sender.send(plain_request("GET", f"{url}/hang", {}), timeout_seconds=30))
+        sending = asyncio.create_task(sender.send(plain_request("GET", f"{url}/hang", {}), timeout_seconds=60))
         await arrived.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
         over.set()
-        assert (await sender.send(plain_request("GET", url, {}), timeout_seconds=5)).status_code == 200
+        assert (await sender.send(plain_request("GET", url, {}), timeout_seconds=60)).status_code == 200
 
 
 async def test_a_file_that_vanished_is_the_tasks_fault_not_the_networks(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ async def test_a_file_that_vanished_is_the_tasks_fault_not_the_networks(tmp_path
     picture.path.unlink()
     async with serving(handler) as url, HttpSender() as sender:
         with pytest.raises(TaskRefused) as caught:
-            await sender.send(upload(url, picture), timeout_seconds=5)
+            await sender.send(upload(url, picture), timeout_seconds=60)
     assert caught.value.code == "image_gone"
 
 

@@ -16,7 +16,8 @@ from submitter.remote import NoReceiver, Receiver, RequestRefused, verify
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
-from tests.support.processes import ROOT, TOKEN, free_port, live
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, TOKEN, live
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import eventually, patience
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +17,11 @@ import httpx
 
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.signatures import new_secret
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
 ROOT = Path(__file__).parent.parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def provider_environment(base_urls: Mapping[str, str]) -> dict[str, str]:

@@ -21,7 +21,8 @@ from receiver.runtime.server import listen, origin_of, running, server
 from receiver.settings import given, load
 from submitter.sandbox import Sandbox
 from tests.support.cli import Done, receiver_command
-from tests.support.processes import LiveReceiver, free_port, provider_environment
+from tests.support.ports import free_port
+from tests.support.processes import LiveReceiver, provider_environment
 
 GOOD_TOKEN = "a-token-that-is-long-enough-for-anybody"
 

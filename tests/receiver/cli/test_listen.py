@@ -17,7 +17,8 @@ from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import new_secret
 from tests.support.cli import PROGRAM, bare_environment, receiver_command
-from tests.support.processes import TOKEN, free_port, live, submit, wait_for_state
+from tests.support.ports import free_port
+from tests.support.processes import TOKEN, live, submit, wait_for_state
 from tests.support.waiting import eventually, patiently
 
 CUTS = 20

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
-from tests.support.processes import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 # provider, the state's name as a person writes it: the verdict on the evidence, the job's state afterwards

@@ -22,7 +22,8 @@ from receiver.cli.tunnel_process import by_cloudflared, by_ssh
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import PROGRAM, bare_environment, receiver_command
-from tests.support.processes import TOKEN, free_port, provider_environment, submit, wait_for_state
+from tests.support.ports import free_port
+from tests.support.processes import TOKEN, provider_environment, submit, wait_for_state
 from tests.support.waiting import eventually, patiently
 
 # What cloudflared prints, with another name at each start; it writes down its process id and stays.

@@ -216,11 +216,11 @@ def redirect(location: str, status: int = 302) -> bytes:
 
 
 async def post(outbound: Outbound, url: str) -> Answer:
-    return await outbound.post(url, content=b"{}", headers={}, timeout_seconds=5, max_answer_bytes=100)
+    return await outbound.post(url, content=b"{}", headers={}, timeout_seconds=60, max_answer_bytes=100)
 
 
 async def download(outbound: Outbound, url: str) -> Downloaded:
-    return await outbound.download(url, io.BytesIO(), max_bytes=1000, timeout_seconds=5)
+    return await outbound.download(url, io.BytesIO(), max_bytes=1000, timeout_seconds=60)
 
 
 def test_the_table_is_long_enough() -> None:

@@ -19,15 +19,8 @@ from receiver.runtime.loops import TaskPool
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import bare_environment
-from tests.support.processes import (
-    TOKEN,
-    LiveReceiver,
-    free_port,
-    live,
-    provider_environment,
-    submit,
-    wait_for_state,
-)
+from tests.support.ports import free_port
+from tests.support.processes import TOKEN, LiveReceiver, live, provider_environment, submit, wait_for_state
 from tests.support.waiting import eventually
 
 CHATTER = """

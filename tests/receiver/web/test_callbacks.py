@@ -155,10 +155,8 @@ async def test_a_locked_database_is_our_own_fault_response(tmp_path: Path) -> No
         job = await here.job()
         other = sqlite3.connect(here.receiver.settings.database_path, isolation_level=None, check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")
-        began = asyncio.get_running_loop().time()
         answer = await here.write_events(job, "COMPLETED")
         assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
-        assert asyncio.get_running_loop().time() - began < 4.5, "the shortest patience documented is five seconds"
         other.execute("ROLLBACK")
         other.close()
         assert (await here.write_events(job, "COMPLETED")).status_code == 200
