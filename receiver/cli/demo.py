@@ -52,7 +52,7 @@ _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 class _Downstream:
     """An application that is told: it keeps the ids of events that verify, by job and event type."""
 
-    secrets: list[str] = field(default_factory=list)
+    secrets: tuple[str, ...] = ()
     verified: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     refused: int = 0
 
@@ -108,7 +108,7 @@ async def _demo(image: Path | None, out: Path, *, with_faults: bool, keep: bool)
             _listening(downstream) as notify_url,
             served(settings, each, host="127.0.0.1", port=0, sandbox=sandbox) as live,
         ):
-            downstream.secrets = live.receiver.notify_secrets
+            downstream.secrets = live.receiver.credentials.notify_secrets
             console.print(f"One picture of {shape.width}×{shape.height}, five providers, one receiver at {live.origin}")
             if with_faults:
                 console.print("The providers lose, double, delay and reorder their callbacks.")
@@ -121,7 +121,7 @@ async def _demo(image: Path | None, out: Path, *, with_faults: bool, keep: bool)
 
 
 async def _run(live: Served, picture: Path, notify_url: str, show: _Show, out: Path) -> bool:
-    headers = {"authorization": f"Bearer {live.receiver.api_tokens[0]}"}
+    headers = {"authorization": f"Bearer {live.receiver.credentials.api_tokens[0]}"}
     async with httpx.AsyncClient(base_url=live.origin, headers=headers, trust_env=False, timeout=30) as client:
         data = await asyncio.to_thread(picture.read_bytes)
         encoded = base64.b64encode(data).decode("ascii")
@@ -243,7 +243,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _print_addresses(console: Console, live: Served) -> None:
-    token = live.receiver.api_tokens[0] if sys.stdout.isatty() else "(shown on a terminal only)"
+    token = live.receiver.credentials.api_tokens[0] if sys.stdout.isatty() else "(shown on a terminal only)"
     for name, value in (
         ("receiver", live.origin),
         ("API token", token),

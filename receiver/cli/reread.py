@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from receiver.app import timing
 from receiver.cli.open_database import open_database
 from receiver.cli.sandboxed import as_served
 from receiver.domain.jobs import Verdict
+from receiver.parts import timing
 from receiver.settings import load
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import EvidenceFilter

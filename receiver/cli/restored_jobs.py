@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from receiver.app import timing
 from receiver.domain.jobs import Job
 from receiver.domain.lifecycle import Update
 from receiver.domain.polling import Timing
+from receiver.parts import timing
 from receiver.settings import Settings
 from receiver.store.database import open_database
 from receiver.store.jobs import JobStore

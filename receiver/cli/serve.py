@@ -76,7 +76,7 @@ class Served:
         if self.sandbox:
             lines.append(("sandbox", f"{self.sandbox}  (stands in for every provider; nothing is billed)"))
         if not self.receiver.settings.api_tokens:
-            lines.append(("API token", self.receiver.api_tokens[0]))
+            lines.append(("API token", self.receiver.credentials.api_tokens[0]))
         for name, value in lines:
             typer.secho(f"{name:>11}  ", nl=False, err=True, bold=True)
             typer.echo(value, err=True)

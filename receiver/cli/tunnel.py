@@ -73,7 +73,7 @@ async def _tunnelled(live: Served, way: Way | None, public_url: str | None, pati
         receiver.public_url = url
 
     async def outside_in(url: str) -> Finding:
-        return await reach(url, receiver.tokens, serving=True)
+        return await reach(url, receiver.credentials.tokens, serving=True)
 
     if way is None:
         live.announce()

@@ -27,6 +27,7 @@ from receiver.net.transport import KEEPALIVE_SECONDS
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
+from receiver.runtime.wakes import Wakes
 from receiver.store.deliveries import Agenda, Deliveries, Delivery, Outcome
 from receiver.store.endpoints import Endpoint, Endpoints
 from receiver.store.outbox import is_notify_lane
@@ -40,7 +41,6 @@ log = structlog.get_logger("receiver.notifier")
 
 _NOTIFY_CONCURRENCY = 10
 _NOTIFY_TIMEOUT_SECONDS = 15.0
-_MOST_NOTIFY_CALLS = 256  # over all notify URLs: whoever submits jobs chooses them, and each call holds a socket
 _ANSWER_BYTES = 1024
 _LATER_ONE_IN = 4
 _MINDS_SECONDS = 1.0
@@ -100,12 +100,24 @@ class _Lane:
         await asyncio.gather(*(client.aclose() for client in clients))
 
 
+@dataclass(frozen=True, slots=True)
+class DeliveryPolicy:
+    """
+    How deliveries are made: *secrets* sign those to notify URLs, *schedule* is the delay in seconds before each try.
+
+    At most *most_notify_calls* to notify URLs are under way at once.
+    """
+
+    secrets: tuple[str, ...]
+    schedule: tuple[float, ...]
+    most_notify_calls: int = 256
+    """Whoever submits jobs chooses these URLs, and each call holds a socket."""
+
+
 class Notifier:
     """
-    Delivers what is due. *secrets* sign deliveries to notify URLs; *schedule* is in seconds.
-
-    *connect* makes the guarded client of a slot; *told* is called when a booking told something. At most
-    *most_notify_calls* to notify URLs are under way at once.
+    Delivers what is due, by *policy*. *connect* makes the guarded client of a slot; *owner* names this process in
+    leases.
     """
 
     def __init__(
@@ -114,15 +126,12 @@ class Notifier:
         endpoints: Endpoints,
         connect: Callable[[], Outbound],
         metrics: Metrics,
+        policy: DeliveryPolicy,
         *,
         owner: str,
-        secrets: Sequence[str],
-        schedule: Sequence[float],
-        on_events: Callable[[], None],
-        most_notify_calls: int = _MOST_NOTIFY_CALLS,
+        wakes: Wakes,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._most_notify_calls = most_notify_calls
         self._notify_calls = 0
         self._held_up = False
         self._deliveries = deliveries
@@ -130,15 +139,14 @@ class Notifier:
         self._connect = connect
         self._metrics = metrics
         self._owner = owner
-        self._secrets = tuple(secrets)
-        self._schedule = tuple(schedule)
-        self._on_events = on_events
+        self._policy = policy
+        self._wakes = wakes
         self._clock = clock
         self._lanes: dict[str, _Lane] = {}
         self._known: Mapping[str, Endpoint] = {}
         self._known_at = -_MINDS_SECONDS
         self._booking: GroupCommit[Outcome] = GroupCommit(self._book, batch=256)
-        self.loop = Loop("notifier", self.step)
+        self.loop = Loop("notifier", self.step, woken=wakes.notifier)
         self.renewals = Loop("delivery-leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
 
     async def step(self) -> float:
@@ -229,7 +237,7 @@ class Notifier:
     def _fill(self, lane: _Lane) -> float:
         """Start what may start; returns in how many seconds more may."""
         while True:
-            if lane.endpoint is None and self._notify_calls >= self._most_notify_calls:
+            if lane.endpoint is None and self._notify_calls >= self._policy.most_notify_calls:
                 self._held_up = True
                 return 3600.0
             if lane.bucket.available() == 0:
@@ -293,7 +301,7 @@ class Notifier:
         if endpoint is not None and not endpoint.enabled and not delivery.example:
             return Outcome(delivery, "given_up", started_at, 0.0, error="the endpoint is disabled", fault="theirs")
         body = delivery.body.encode()
-        secrets = endpoint.signing(started_at) if endpoint else self._secrets
+        secrets = endpoint.signing(started_at) if endpoint else self._policy.secrets
         headers = {
             "content-type": "application/json",
             **signed_headers(secrets, delivery.event_id, started_at, body),
@@ -324,14 +332,14 @@ class Notifier:
     def _next_at(self, delivery: Delivery, wish: float | None) -> datetime | None:
         """By the schedule, a little later at random, and not before the endpoint wishes. None: that was the last."""
         made = delivery.tries + 1
-        if made >= len(self._schedule) or delivery.example:
+        if made >= len(self._policy.schedule) or delivery.example:
             return None
-        pause = self._schedule[made] * random.uniform(1.0, 1.1)
+        pause = self._policy.schedule[made] * random.uniform(1.0, 1.1)
         return self._clock() + timedelta(seconds=max(pause, wish or 0.0))
 
     async def _book(self, outcomes: Sequence[Outcome]) -> None:
         if await self._deliveries.book(outcomes, self._clock()):
-            self._on_events()
+            self._wakes.events_written()
 
     async def _renew(self) -> float:
         held = [one for lane in self._lanes.values() for one in lane.held()]

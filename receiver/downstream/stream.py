@@ -21,10 +21,15 @@ _SHARED = 500
 
 
 class Stream:
-    """Follows the log for any number of clients. Wake its loop when something is told; *stopping* ends every client."""
+    """Follows the log for any number of clients. Set *woken* when events were written; *stopping* ends every client."""
 
     def __init__(
-        self, events: Events, stopping: asyncio.Event, *, heartbeat_seconds: float = HEARTBEAT_SECONDS
+        self,
+        events: Events,
+        stopping: asyncio.Event,
+        *,
+        woken: asyncio.Event | None = None,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._events = events
         self._stopping = stopping
@@ -33,7 +38,7 @@ class Stream:
         self._head = 0
         self._news = asyncio.Event()
         self._clients = 0
-        self.loop = Loop("stream", self.step, idle_seconds=0.5)
+        self.loop = Loop("stream", self.step, woken=woken, idle_seconds=0.5)
 
     @property
     def clients(self) -> int:

@@ -19,15 +19,25 @@ log = structlog.get_logger("receiver.loops")
 
 
 class Loop:
-    """One named loop around *step*. *idle_seconds* bounds every wait, for what another process wrote."""
+    """
+    A named loop around *step*. Setting *woken* ends its wait; *idle_seconds* bounds every wait, for what another
+    process wrote.
+    """
 
-    def __init__(self, name: str, step: Callable[[], Awaitable[float]], *, idle_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], Awaitable[float]],
+        *,
+        woken: asyncio.Event | None = None,
+        idle_seconds: float = 1.0,
+    ) -> None:
         self.name = name
         self.beat_at = time.monotonic()
         self.failures = 0
         self._step = step
         self._idle_seconds = idle_seconds
-        self._woken = asyncio.Event()
+        self._woken = woken or asyncio.Event()
 
     def wake(self) -> None:
         self._woken.set()

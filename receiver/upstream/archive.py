@@ -24,6 +24,7 @@ from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import OutboundError
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
+from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore
 from receiver.upstream.leases import LEASE
@@ -50,7 +51,7 @@ class Archive:
         outbound: Outbound,
         metrics: Metrics,
         *,
-        on_events: Callable[[], None],
+        wakes: Wakes,
         concurrency: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -58,9 +59,9 @@ class Archive:
         self._blobs = blobs
         self._outbound = outbound
         self._metrics = metrics
-        self._on_events = on_events
+        self._wakes = wakes
         self._clock = clock
-        self.loop = Loop("archive", self.step)
+        self.loop = Loop("archive", self.step, woken=wakes.archive)
         self.pool = TaskPool(concurrency, on_idle=self.loop.wake)
         self._busy: Counter[str] = Counter()
         self._searched: frozenset[str] | None = None
@@ -110,7 +111,7 @@ class Archive:
             await self._store.images.kept(kept, self._clock())
             self._metrics.images.labels("kept").inc()
             log.info("image_kept", job=image.job_id, n=image.n, bytes=kept.bytes, width=kept.width, height=kept.height)
-            self._on_events()
+            self._wakes.events_written()
         finally:
             renewing.cancel()
             self._busy -= Counter([origin])
@@ -145,7 +146,7 @@ class Archive:
             await self._store.images.lost(image, now, last_error=last_error[:300])
             self._metrics.images.labels("lost").inc()
             log.error("image_lost", job=image.job_id, n=image.n, reason=last_error[:300])
-            self._on_events()
+            self._wakes.events_written()
             return
         self._metrics.images.labels("again").inc()
         log.warning("image_not_kept_yet", job=image.job_id, n=image.n, tries=image.tries + 1, reason=last_error[:300])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -28,13 +28,14 @@ from receiver.domain.polling import Timing
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
+from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.errors import StoreError
 from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import JobStore
 from receiver.store.settling import EvidenceVerdict, JobUpdate, Settled
 from receiver.upstream.reader import Reading, keep_data
-from submitter.provider import Provider
+from receiver.upstream.slots import ProviderSlot
 from submitter.vocabulary import State, Trust
 
 log = structlog.get_logger("receiver.intake")
@@ -54,44 +55,33 @@ _SOON = timedelta(seconds=1)
 """No loop sleeps longer than this; only what is due earlier is worth waking one for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wakes:
-    """Whom to wake when there is something for them."""
-
-    poll: Callable[[], None]
-    submit: Callable[[], None]
-    deliver: Callable[[], None]
-    archive: Callable[[], None]
-    on_events: Callable[[], None]
-
-
 class Intake:
     """Records evidence and settles it. One reader per process; any number of recorders."""
 
     def __init__(
         self,
         store: JobStore,
-        providers: Mapping[str, Provider],
+        slots: Mapping[str, ProviderSlot],
         blobs: Blobs,
         metrics: Metrics,
         *,
         confirm: str,
-        timing_of: Callable[[str], Timing],
         wakes: Wakes,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._metrics = metrics
-        self._timing_of = timing_of
-        self._wakes = wakes
+        self._slots = slots
+        self.wakes = wakes
         self._clock = clock
+        providers = {name: slot.provider for name, slot in slots.items()}
         self._reading = Reading(store, providers, blobs, confirm=confirm)
         self._recording: GroupCommit[Evidence] = GroupCommit(
             store.evidence.record, batch=512, patience_seconds=_PATIENCE_SECONDS, weigh=lambda one: len(one.body)
         )
         self._one_reader = asyncio.Lock()
-        self.loop = Loop("reader", self.read_some)
+        self.loop = Loop("reader", self.read_some, woken=wakes.reader)
 
     async def record(self, evidence: Evidence) -> None:
         """Return when *evidence* is durable. Raises `Overloaded` when too much waits for the disk."""
@@ -172,7 +162,7 @@ class Intake:
         """Settle *items* and wake whoever has work from it. Images that came as bytes are kept first."""
         now = now or self._clock()
         items = [replace(item, update=await keep_data(self._blobs, item.job_id, item.update)) for item in items]
-        settled = await self._store.settle(items, now, self._timing_of, closed)
+        settled = await self._store.settle(items, now, self._timing, closed)
         for item, change in zip(items, settled.changes, strict=True):
             if change is None and item.evidence_id in settled.overtaken:
                 log.debug("evidence_settled_elsewhere", job=item.job_id)
@@ -181,16 +171,16 @@ class Intake:
             elif change.events:
                 self._log_events(change)
         if settled.events:
-            self._wakes.on_events()
+            self.wakes.stream.set()
         if settled.deliveries:
-            self._wakes.deliver()
+            self.wakes.notifier.set()
         if settled.images:
-            self._wakes.archive()
+            self.wakes.archive.set()
         jobs = [change.job for change in settled.changes if change is not None]
         if any(job.next_poll_at is not None and job.next_poll_at <= now + _SOON for job in jobs):
-            self._wakes.poll()
+            self.wakes.poller.set()
         if any(job.state is State.QUEUED for job in jobs):
-            self._wakes.submit()
+            self.wakes.submissions.set()
         return settled
 
     async def _settle_all(
@@ -233,3 +223,6 @@ class Intake:
                 settled_by=job.settled_by and job.settled_by.value,
                 error=job.error and job.error.code,
             )
+
+    def _timing(self, provider: str) -> Timing:
+        return self._slots[provider].timing

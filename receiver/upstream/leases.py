@@ -7,12 +7,13 @@ Each process has one owner token. Renewals of everything held go out together.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+from receiver.domain.jobs import Job
 from receiver.runtime.loops import Loop
-from receiver.store.jobs import JobStore
+from receiver.store.leases import JobLeases
 
 LEASE = timedelta(seconds=8)
 """With the second that a loop may sleep before it looks, and one to spare, ten."""
@@ -21,9 +22,9 @@ LEASE = timedelta(seconds=8)
 class Leases:
     """This process's hold on jobs."""
 
-    def __init__(self, store: JobStore, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, statements: JobLeases, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.owner = secrets.token_hex(8)
-        self._store = store
+        self._statements = statements
         self._clock = clock
         self._held: set[str] = set()
         self.loop = Loop("leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
@@ -42,7 +43,37 @@ class Leases:
         """What this process works on. Its leases may have lapsed all the same, if it was stopped for a while."""
         return frozenset(self._held)
 
+    async def first_queued(self, providers: Sequence[str]) -> dict[str, datetime]:
+        """Return when the first queued job of each of *providers* may be sent; those without one are left out."""
+        return await self._statements.first_queued(providers)
+
+    async def claim_queued(self, provider: str, *, limit: int) -> list[Job]:
+        """Take up to *limit* queued jobs of *provider* whose time has come, longest waiting first."""
+        return await self._statements.claim_queued(provider, self._clock(), owner=self.owner, lease=LEASE, limit=limit)
+
+    async def begin_sending(self, job: Job, now: datetime, *, deadline_at: datetime, awaits_callback: bool) -> bool:
+        """`queued` → `sending`, if it is still held here. Committed before the first byte leaves."""
+        return await self._statements.begin_sending(
+            job, now, owner=self.owner, lease=LEASE, deadline_at=deadline_at, awaits_callback=awaits_callback
+        )
+
+    async def first_due(self, providers: Sequence[str]) -> dict[str, datetime]:
+        """Return when the first poll of each of *providers* is due; those without one are left out."""
+        return await self._statements.first_due(providers)
+
+    async def claim_due(self, limits: Mapping[str, int]) -> list[Job]:
+        """Take jobs whose poll is due, earliest first, of each provider in *limits* at most so many."""
+        return await self._statements.claim_due(limits, self._clock(), owner=self.owner, lease=LEASE)
+
+    async def hand_back(self, job_id: str, due_at: datetime) -> None:
+        """Let go of a job that was not sent or not polled; it falls due at *due_at*."""
+        await self._statements.hand_back([job_id], due_at, owner=self.owner)
+
+    async def lapsed_sending(self) -> list[str]:
+        """Return the jobs whose holder, another process, died while it was sending them."""
+        return [job_id for job_id in await self._statements.lapsed_sending(self._clock()) if job_id not in self._held]
+
     async def _renew(self) -> float:
         if self._held:
-            await self._store.leases.renew(sorted(self._held), self._clock(), owner=self.owner, lease=LEASE)
+            await self._statements.renew(sorted(self._held), self._clock(), owner=self.owner, lease=LEASE)
         return LEASE.total_seconds() / 4

@@ -20,76 +20,77 @@ from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import Update
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
-from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from receiver.upstream.intake import Intake
-from receiver.upstream.leases import LEASE, Leases
-from receiver.upstream.rate_limits import Pace
+from receiver.upstream.leases import Leases
+from receiver.upstream.slots import ProviderSlot
 from submitter.client import HttpSender, converse
 from submitter.errors import NotSent, ProviderBusy, ProviderError
-from submitter.provider import Provider
 
 log = structlog.get_logger("receiver.poller")
 
 _LOOK_TIMEOUT_SECONDS = 30.0
 
 
+MOST_POLLS = 16
+"""Status calls in flight over all providers."""
+
+
 class Poller:
     """
     Makes due polls, *concurrency* at once over all providers, each provider within its documented pace.
 
-    A job whose provider can't be asked (*configured* are those with a key) falls due all the same: its deadline holds.
+    A job whose provider can't be asked, for want of a key, falls due all the same: its deadline holds.
     """
 
     def __init__(
         self,
-        store: JobStore,
         intake: Intake,
-        providers: Mapping[str, Provider],
-        configured: frozenset[str],
-        *,
-        paces: Mapping[str, Pace],
+        slots: Mapping[str, ProviderSlot],
         leases: Leases,
         sender: HttpSender,
         metrics: Metrics,
-        concurrency: int = 16,
+        *,
+        concurrency: int = MOST_POLLS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store = store
         self._intake = intake
-        self._providers = providers
-        self._configured = configured
-        self._paces = paces
+        self._slots = slots
         self._leases = leases
         self._sender = sender
         self._metrics = metrics
         self._clock = clock
-        self.loop = Loop("poller", self.step)
+        self.loop = Loop("poller", self.step, woken=intake.wakes.poller)
         self.pool = TaskPool(concurrency, on_idle=self.loop.wake)
+
+    async def shutdown(self, *, grace_seconds: float) -> None:
+        """Give calls in flight *grace_seconds* to end, then cancel them."""
+        await self.pool.shutdown(grace_seconds=grace_seconds)
 
     async def step(self) -> float:
         now = self._clock()
         if self.pool.free == 0:
             return 3600.0
-        firsts = await self._store.leases.first_due(list(self._providers))
+        firsts = await self._leases.first_due(list(self._slots))
         due = sorted((name for name, first in firsts.items() if first <= now), key=firsts.__getitem__)
         waits = [(first - now).total_seconds() for first in firsts.values() if first > now]
         limits: dict[str, int] = {}
         for name in due:
+            slot = self._slots[name]
             share = min(-(-self.pool.free // len(due)), self.pool.free - sum(limits.values()))
-            limit = min(share, self._paces[name].allowed()) if name in self._configured else share
+            limit = min(share, slot.poll_pace.allowed()) if slot.configured else share
             if limit > 0:
                 limits[name] = limit
             elif share > 0:
-                waits.append(max(self._paces[name].seconds_to_next(), 0.05))
+                waits.append(max(slot.poll_pace.seconds_to_next(), 0.05))
         if not limits:
             return max(min(waits, default=3600.0), 0.0)
-        jobs = await self._store.leases.claim_due(limits, now, owner=self._leases.owner, lease=LEASE)
+        jobs = await self._leases.claim_due(limits)
         under_way = self.pool.names()
         for job in jobs:
             if f"poll {job.id}" in under_way:
                 continue  # we were stopped for longer than a lease, and have it back
-            self._paces[job.provider].leaving(job.id)
+            self._slots[job.provider].poll_pace.leaving(job.id)
             self.pool.start(self._work(job), name=f"poll {job.id}", job=job.id)
         # Due and yet not to be had: another poll of the same job is under way.
         return 0.0 if jobs else 0.5
@@ -100,20 +101,21 @@ class Poller:
             try:
                 asked = await self._poll(job)
             except asyncio.CancelledError:
-                await asyncio.shield(self._store.leases.hand_back([job.id], self._clock(), owner=self._leases.owner))
+                await asyncio.shield(self._leases.hand_back(job.id, self._clock()))
                 raise
             finally:
-                self._paces[job.provider].ended(job.id, made=asked)
+                self._slots[job.provider].poll_pace.ended(job.id, made=asked)
 
     async def _poll(self, job: Job) -> bool:
         """Returns whether the provider was asked."""
-        provider, pace = self._providers[job.provider], self._paces[job.provider]
+        slot = self._slots[job.provider]
+        provider, pace = slot.provider, slot.poll_pace
         remote_id = job.remote_id or job.claimed_id
         asked_at = self._clock()
         if remote_id is None or not provider.pollable:
             await self._nothing_new(job, asked_at, last_error=job.last_error)
             return False
-        if job.provider not in self._configured:
+        if not slot.configured:
             last_error = f"poll: there is no API key; set {job.provider.upper()}_API_KEY"
             await self._nothing_new(job, asked_at, last_error=last_error)
             return False

@@ -20,27 +20,22 @@ from typing import Any
 
 import httpx
 import structlog
-from pydantic import ValidationError
 
 from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import Update
 from receiver.domain.redaction import redact
-from receiver.domain.tokens import Tokens
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
-from receiver.store.blobs import Blobs
-from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from receiver.upstream.intake import Intake
-from receiver.upstream.leases import LEASE, Leases
+from receiver.upstream.leases import Leases
 from receiver.upstream.pauses import Pauses
-from receiver.upstream.rate_limits import Pace
 from receiver.upstream.reader import outcome_of
+from receiver.upstream.slots import ProviderSlot
+from receiver.upstream.task_preparation import TaskPreparation
 from submitter.client import HttpSender, converse
 from submitter.errors import AccountRefused, AnswerLost, NotSent, ProviderBusy, ProviderError, TaskRefused
-from submitter.images import inspect
-from submitter.provider import Provider
-from submitter.vocabulary import Failure, Report, State, Task
+from submitter.vocabulary import Failure, Report, State
 
 log = structlog.get_logger("receiver.submissions")
 
@@ -64,61 +59,53 @@ class _LostHold(Exception):
 
 
 class Submissions:
-    """Sends queued jobs, each provider at its own pace. *providers* are those that have a key."""
+    """Sends queued jobs, each provider at its own pace. Those without a key are left alone."""
 
     def __init__(
         self,
-        store: JobStore,
         intake: Intake,
-        providers: Mapping[str, Provider],
-        *,
-        paces: Mapping[str, Pace],
+        slots: Mapping[str, ProviderSlot],
         pauses: Pauses,
         leases: Leases,
+        preparation: TaskPreparation,
         sender: HttpSender,
-        tokens: Tokens,
-        blobs: Blobs,
         metrics: Metrics,
-        public_url: Callable[[], str | None],
-        job_timeout: timedelta,
+        *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store = store
         self._intake = intake
-        self._providers = providers
-        self._paces = paces
+        self._slots = {name: slot for name, slot in slots.items() if slot.configured}
         self._pauses = pauses
         self._leases = leases
+        self._preparation = preparation
         self._sender = sender
-        self._tokens = tokens
-        self._blobs = blobs
         self._metrics = metrics
-        self._public_url = public_url
-        self._job_timeout = job_timeout
         self._clock = clock
-        self.loop = Loop("submissions", self.step)
-        self.pools = {name: TaskPool(paces[name].concurrency, on_idle=self.loop.wake) for name in providers}
+        self.loop = Loop("submissions", self.step, woken=intake.wakes.submissions)
+        self.pools = {
+            name: TaskPool(slot.pace.concurrency, on_idle=self.loop.wake) for name, slot in self._slots.items()
+        }
 
     async def step(self) -> float:
         """Send what may be sent now; give up on what a dead holder was sending."""
         now = self._clock()
         await self._sweep(now)
         await self._pauses.refresh(now)
-        firsts = await self._store.leases.first_queued(list(self._providers))
+        firsts = await self._leases.first_queued(list(self._slots))
         pauses = [await self._send_some(name, first, now) for name, first in firsts.items()]
         return min(pauses, default=3600.0)
 
     def done_in_seconds(self, name: str, length: int, *, call_seconds: float | None) -> float | None:
         """Until *length* queued jobs of a provider are sent; None where that can't be known."""
-        if name not in self._providers or (length and self._pauses.of(name) is not None):
+        if name not in self._slots or (length and self._pauses.of(name) is not None):
             return None
-        return self._paces[name].seconds_for(length, call_seconds=call_seconds)
+        return self._slots[name].pace.seconds_for(length, call_seconds=call_seconds)
 
     async def _send_some(self, name: str, first: datetime, now: datetime) -> float:
         """Start what may leave; returns in how many seconds to look again."""
         if first > now:
             return (first - now).total_seconds()
-        pace, pool = self._paces[name], self.pools[name]
+        pace, pool = self._slots[name].pace, self.pools[name]
         pause = self._pauses.of(name)
         limit = min(pace.allowed(), pool.free)
         if pause is not None:
@@ -127,7 +114,7 @@ class Submissions:
             wait = pace.seconds_to_next() if pause is None else (pause.probe_at - now).total_seconds()
             # A free place, and the end of a probe, wake the loop.
             return max(wait, 0.05 if pause is None and pool.free else 1.0)
-        jobs = await self._store.leases.claim_queued(name, now, owner=self._leases.owner, lease=LEASE, limit=limit)
+        jobs = await self._leases.claim_queued(name, limit=limit)
         under_way = pool.names()
         for job in jobs:
             if f"submit {job.id}" in under_way:
@@ -140,7 +127,7 @@ class Submissions:
 
     async def _work(self, job: Job) -> None:
         sending = _Sending()
-        pace = self._paces[job.provider]
+        pace = self._slots[job.provider].pace
         with self._leases.holding(job.id):
             try:
                 await self._send(job, sending)
@@ -167,18 +154,13 @@ class Submissions:
                 self._pauses.probe_ended(job.provider, job.id)
 
     async def _send(self, job: Job, sending: _Sending) -> None:
-        provider = self._providers[job.provider]
-        try:
-            options = provider.Options.model_validate(job.options)
-        except ValidationError as exc:
-            raise TaskRefused("its options are not valid any more", field="options", code="invalid_options") from exc
-        picture = await asyncio.to_thread(inspect, self._blobs.input_path(job.input_name), url=self._input_url(job))
-        callback_url = self._callback_url(provider, job)
+        provider = self._slots[job.provider].provider
+        prepared = await self._preparation.prepare(provider, job)
 
         async def send(request: httpx.Request) -> httpx.Response:
             asked_at = self._clock()
             if sending.begun_at is None:
-                await self._begin(job, sending, asked_at, awaits_callback=callback_url is not None)
+                await self._begin(job, sending, asked_at, awaits_callback=prepared.callback_url is not None)
             sending.begun_at = asked_at
             sending.left = True
             response = await self._sender.send(request, timeout_seconds=provider.submit_timeout_seconds)
@@ -193,20 +175,13 @@ class Submissions:
                 raise
             return response
 
-        task = Task(picture, options.to_send(), options.passthrough)
-        await converse(provider.submit(task, callback_url), send)
+        await converse(provider.submit(prepared.task, prepared.callback_url), send)
 
     async def _begin(self, job: Job, sending: _Sending, now: datetime, *, awaits_callback: bool) -> None:
         """`queued` → `sending`. Cancelled meanwhile, `sending` tells all the same whether it was committed."""
+        lifetime = timedelta(seconds=self._slots[job.provider].timing.lifetime)
         beginning = asyncio.ensure_future(
-            self._store.leases.begin_sending(
-                job,
-                now,
-                owner=self._leases.owner,
-                lease=LEASE,
-                deadline_at=now + self._job_timeout,
-                awaits_callback=awaits_callback,
-            )
+            self._leases.begin_sending(job, now, deadline_at=now + lifetime, awaits_callback=awaits_callback)
         )
         try:
             if not await asyncio.shield(beginning):
@@ -240,7 +215,7 @@ class Submissions:
         now = self._clock()
         self._metrics.submits.labels(job.provider, type(exc).__name__).inc()
         log.warning("submit_unsuccessful", job=job.id, provider=job.provider, code=exc.code)
-        pace = self._paces[job.provider]
+        pace = self._slots[job.provider].pace
         if isinstance(exc, AccountRefused):
             pace.refused()
             sent_at = sending.begun_at or now
@@ -254,20 +229,8 @@ class Submissions:
 
     async def _answered(self, job: Job, sending: _Sending) -> None:
         now = self._clock()
-        self._paces[job.provider].answered()
+        self._slots[job.provider].pace.answered()
         await self._pauses.answered(job.provider, now, sent_at=sending.begun_at or now)
-
-    def _callback_url(self, provider: Provider, job: Job) -> str | None:
-        public_url = self._public_url()
-        if public_url is None or not provider.options_for_callback(job.options):
-            return None
-        return f"{public_url}/callbacks/{provider.name}/{self._tokens.callback(job.id, provider.name)}"
-
-    def _input_url(self, job: Job) -> str | None:
-        public_url = self._public_url()
-        if public_url is None:
-            return job.input_url
-        return f"{public_url}/inputs/{self._tokens.input(job.id)}"
 
     async def _settle(self, job: Job, update: Update) -> None:
         await self._intake.settle([JobUpdate(job.id, update)])
@@ -275,7 +238,7 @@ class Submissions:
     async def _let_go(self, job: Job, sending: _Sending, *, pause: timedelta = timedelta(0)) -> None:
         """We stop. What was not sent goes back to the queue; what was may be running; what was recorded is evidence."""
         if sending.begun_at is None:
-            await self._store.leases.hand_back([job.id], self._clock() + pause, owner=self._leases.owner)
+            await self._leases.hand_back(job.id, self._clock() + pause)
         elif not sending.left:
             now = self._clock()
             await self._settle(
@@ -288,8 +251,7 @@ class Submissions:
             await self._settle(job, Update(report, None, last_error="submit: interrupted"))
 
     async def _sweep(self, now: datetime) -> None:
-        held = self._leases.held
-        lapsed = [job_id for job_id in await self._store.leases.lapsed_sending(now) if job_id not in held]
+        lapsed = await self._leases.lapsed_sending()
         error = Failure("holder_died", "the process that was sending it died before an answer came", permanent=False)
         update = Update(Report(None, State.UNCONFIRMED, error=error), None, last_error="submit: holder died")
         if lapsed:

@@ -24,8 +24,10 @@ from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage
 from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import AddressForbidden, Guard, OutboundError
+from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore, KeyReused
+from receiver.upstream.slots import ProviderSlot
 from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest
 from receiver.web.problems import Problem
 from submitter.errors import TaskRefused
@@ -39,27 +41,25 @@ _FIELDS = ("provider", "image", "options", "metadata", "notify_url")
 
 
 class Admissions:
-    """Turns asks into queued jobs. *configured* are the providers that have a key."""
+    """Turns requests into queued jobs."""
 
     def __init__(
         self,
         store: JobStore,
         blobs: Blobs,
         outbound: Outbound,
-        providers: Mapping[str, Provider],
-        configured: frozenset[str],
+        slots: Mapping[str, ProviderSlot],
         *,
         public_url: Callable[[], str | None],
-        admitted: Callable[[], None],
+        wakes: Wakes,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._outbound = outbound
-        self._providers = providers
-        self._configured = configured
+        self._slots = slots
         self._public_url = public_url
-        self._admitted = admitted
+        self._wakes = wakes
         self._clock = clock
         self._same_key: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -118,7 +118,7 @@ class Admissions:
             await self._blobs.drop_input(job.input_name)
             found = await self._store.job(recorded.id)
             return (*found, False) if found is not None else (recorded, [], False)
-        self._admitted()
+        self._wakes.jobs_queued()
         return recorded, [], True
 
     async def _known(self, idempotency: tuple[str, str, str]) -> tuple[Job, list[KeptImage]] | None:
@@ -136,7 +136,7 @@ class Admissions:
 
     async def resubmit(self, job: Job, *, token_id: str, key: str | None) -> tuple[Job, list[KeptImage], bool]:
         """A new job with the input and options of *job*, and whether it is new: a known *key* gives its job back."""
-        if job.provider not in self._configured:
+        if not self._slots[job.provider].configured:
             raise _no_key(job.provider)
         now = self._clock()
         job_id = new_id("job")
@@ -178,17 +178,18 @@ class Admissions:
                 remedy=f"the fields are {', '.join(_FIELDS)}",
             )
         name = document.get("provider")
-        if not isinstance(name, str) or name not in self._providers:
+        if not isinstance(name, str) or name not in self._slots:
             raise Problem(
                 422,
                 "unknown_provider",
                 "provider must name one of the providers",
                 field="provider",
-                remedy=f"use one of {', '.join(self._providers)}",
+                remedy=f"use one of {', '.join(self._slots)}",
             )
-        if name not in self._configured:
+        slot = self._slots[name]
+        if not slot.configured:
             raise _no_key(name)
-        provider = self._providers[name]
+        provider = slot.provider
         options = document.get("options")
         if options is None:
             options = {}

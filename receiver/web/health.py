@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -21,7 +21,6 @@ from receiver.store.backlog import Backlog
 from receiver.store.database import Database
 from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.problems import NOT_FOUND
-from submitter.provider import Provider
 from submitter.providers import PROVIDERS
 
 _DEAD_LOOP_SECONDS = 30.0
@@ -40,7 +39,7 @@ class Health:
         loops: Sequence[Loop],
         metrics: Metrics,
         statistics: ProviderStatistics,
-        providers: Mapping[str, Provider],
+        providers: Sequence[str],
         *,
         from_outside: Callable[[Request], bool] = lambda request: False,
     ) -> None:

@@ -1,49 +1,43 @@
-"""Jobs: `/v1/jobs`, behind a bearer token, and the inputs that providers fetch."""
+"""Jobs: `/v1/jobs`, behind a bearer token."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from receiver.domain.jobs import Job, KeptImage
-from receiver.domain.polling import Timing
-from receiver.domain.tokens import TokenInvalid, Tokens
+from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore
+from receiver.upstream.slots import ProviderSlot
 from receiver.web.admission import Admissions
 from receiver.web.auth import Bearer
 from receiver.web.body import small_json
 from receiver.web.evidence_page import evidence_page, page_as_json
 from receiver.web.job_request import JobRequest
 from receiver.web.job_upload import Uploads
-from receiver.web.problems import Problem
+from receiver.web.problems import Problem, no_such_job
 from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, place_of
-from submitter.provider import Provider
 from submitter.vocabulary import State
 
 
 @dataclass(frozen=True, slots=True)
 class JobsApi:
-    """Handlers; what they need is handed in."""
+    """Submits, shows and moves jobs."""
 
     store: JobStore
     admissions: Admissions
-    providers: Mapping[str, Provider]
-    configured: frozenset[str]
-    tokens: Tokens
-    blobs: Blobs
     uploads: Uploads
+    blobs: Blobs
+    slots: Mapping[str, ProviderSlot]
     base_url: Callable[[], str]
-    timing_of: Callable[[str], Timing]
-    poll: Callable[[], None]
-    on_events: Callable[[], None]
+    wakes: Wakes
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
     def routes(self, bearer: Bearer) -> list[Route]:
@@ -53,11 +47,9 @@ class JobsApi:
             Route("/v1/jobs", guard(self.list), methods=["GET"]),
             Route("/v1/jobs/{id}", guard(self.show), methods=["GET"]),
             Route("/v1/jobs/{id}/evidence", guard(self.evidence), methods=["GET"]),
-            Route("/v1/jobs/{id}/images/{n}", guard(self.image), methods=["GET"]),
             Route("/v1/jobs/{id}/cancel", guard(self.cancel), methods=["POST"]),
             Route("/v1/jobs/{id}/resubmit", guard(self.resubmit), methods=["POST"]),
             Route("/v1/jobs/{id}/poll", guard(self.poll_now), methods=["POST"]),
-            Route("/inputs/{token}", self.input, methods=["GET"]),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -73,7 +65,7 @@ class JobsApi:
         limit = limit_of(request)
         found = await self.store.jobs(
             states=chosen_of(request, "state", tuple(State)),
-            providers=chosen_of(request, "provider", tuple(self.providers)),
+            providers=chosen_of(request, "provider", tuple(self.slots)),
             before=place_of(request, "job"),
             limit=limit + 1,
         )
@@ -90,50 +82,9 @@ class JobsApi:
         limit = limit_of(request)
         after = cursor_of(request)
         page, following = await evidence_page(self.store.evidence, job.id, after=after, limit=limit)
-        keys = [self.providers[name].api_key for name in self.configured]
+        keys = [slot.provider.api_key for slot in self.slots.values() if slot.configured]
         text = page_as_json(page, following, blobs=self.blobs, keys=keys)
         return StreamingResponse(text, media_type="application/json")
-
-    async def image(self, request: Request) -> Response:
-        job, images = await self._found(request)
-        given = request.path_params["n"]
-        n = int(given) if given.isascii() and given.isdigit() and len(given) < 6 else -1
-        image = next((one for one in images if one.n == n), None)
-        if image is None:
-            raise Problem(
-                404,
-                "no_such_image",
-                f"the job has {len(images)} images",
-                field="n",
-                remedy="count from 0; a job without images has none yet, or failed",
-            )
-        if not image.kept:
-            raise Problem(
-                404,
-                "image_not_kept",
-                "our copy of this image is not there" + (" yet" if image.state == "wanted" else " and will not come"),
-                remedy="come again, or use source_url while it lives",
-            )
-        headers = {"x-content-type-options": "nosniff", "cache-control": "private, max-age=31536000, immutable"}
-        path = self.blobs.image_path(job.id, n)
-        return FileResponse(path, media_type=image.content_type or "application/octet-stream", headers=headers)
-
-    async def input(self, request: Request) -> Response:
-        """`GET|HEAD /inputs/{token}`: for providers that take a URL only."""
-        try:
-            claim = self.tokens.read_input(request.path_params["token"])
-        except TokenInvalid:
-            claim = None
-        found = await self.store.job(claim.job_id) if claim else None
-        if found is None or found[0].state.terminal:
-            raise Problem(
-                404, "no_such_input", "there is no such input", remedy="inputs are served as long as their job is open"
-            )
-        job = found[0]
-        path = self.blobs.input_path(job.input_name)
-        content_type = await asyncio.to_thread(self.blobs.content_type, path)
-        headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
-        return FileResponse(path, media_type=content_type, headers=headers)
 
     async def cancel(self, request: Request) -> Response:
         job, _ = await self._found(request)
@@ -146,7 +97,7 @@ class JobsApi:
         if not await self.store.cancel(job.id, self.clock(), abandon=abandon):
             job, _ = await self._found(request)
             raise _not_cancelable(job)
-        self.on_events()
+        self.wakes.events_written()
         return JSONResponse(self._job(*await self._found(request)))
 
     async def resubmit(self, request: Request) -> Response:
@@ -174,18 +125,17 @@ class JobsApi:
     async def poll_now(self, request: Request) -> Response:
         """`POST /v1/jobs/{id}/poll`: an operator's poll, now."""
         job, _ = await self._found(request)
-        if not self.providers[job.provider].pollable:
+        slot = self.slots[job.provider]
+        if not slot.provider.pollable:
             raise Problem(409, "not_pollable", f"{job.provider} has no status call", remedy="wait for its answer")
-        if not await self.store.leases.poll_now(
-            job.id, self.clock(), interval_seconds=self.timing_of(job.provider).interval
-        ):
+        if not await self.store.leases.poll_now(job.id, self.clock(), interval_seconds=slot.timing.interval):
             raise Problem(
                 409,
                 "nothing_to_poll",
                 "the job has no task id, or has ended",
                 remedy="GET the job: its state says what it waits for",
             )
-        self.poll()
+        self.wakes.poller.set()
         return JSONResponse(self._job(*await self._found(request)), 202)
 
     # --- Parts ------------------------------------------------------------------------------------------------------
@@ -196,7 +146,7 @@ class JobsApi:
     async def _found(self, request: Request) -> tuple[Job, Sequence[KeptImage]]:
         found = await self.store.job(request.path_params["id"])
         if found is None:
-            raise Problem(404, "no_such_job", "there is no such job", field="id", remedy="GET /v1/jobs lists them")
+            raise no_such_job()
         return found
 
     async def _job_request(self, request: Request) -> JobRequest:

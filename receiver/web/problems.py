@@ -79,3 +79,7 @@ async def answer_problem(request: Request, exc: Exception) -> Response:
 def busy(detail: str = "too much waits for the disk") -> Problem:
     """Our internal errors: come again."""
     return Problem(503, "unavailable", detail, remedy="come again after a moment", headers={"retry-after": "5"})
+
+
+def no_such_job() -> Problem:
+    return Problem(404, "no_such_job", "there is no such job", field="id", remedy="GET /v1/jobs lists them")

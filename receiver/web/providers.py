@@ -12,12 +12,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from receiver.domain.jobs import iso
+from receiver.runtime.wakes import Wakes
 from receiver.store.jobs import JobStore
 from receiver.upstream.pauses import Pauses
+from receiver.upstream.slots import ProviderSlot
 from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.auth import Bearer
 from receiver.web.problems import Problem
-from submitter.provider import Provider
 
 
 class QueueSeconds(Protocol):
@@ -31,12 +32,11 @@ class ProvidersApi:
     """What each provider offers, whether it is paused and how long its queue is; and its resumption."""
 
     store: JobStore
-    providers: Mapping[str, Provider]
-    configured: frozenset[str]
+    slots: Mapping[str, ProviderSlot]
     queue_seconds: QueueSeconds
     pauses: Pauses
     statistics: ProviderStatistics
-    resumed: Callable[[], None]
+    wakes: Wakes
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
     def routes(self, bearer: Bearer) -> list[Route]:
@@ -50,7 +50,8 @@ class ProvidersApi:
         queued = await self.store.queue_lengths()
         spend = await self.statistics.spend(now=self.clock())
         items = []
-        for name, provider in self.providers.items():
+        for name, slot in self.slots.items():
+            provider = slot.provider
             pause = self.pauses.of(name)
             length = queued.get(name, 0)
             health = await self.statistics.health(name)
@@ -62,7 +63,7 @@ class ProvidersApi:
                 {
                     "name": name,
                     "title": provider.title,
-                    "configured": name in self.configured,
+                    "configured": slot.configured,
                     "capabilities": {
                         "callbacks": provider.callbacks,
                         "pollable": provider.pollable,
@@ -84,7 +85,7 @@ class ProvidersApi:
 
     async def resume(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in self.providers:
+        if name not in self.slots:
             raise Problem(
                 404,
                 "unknown_provider",
@@ -93,5 +94,5 @@ class ProvidersApi:
                 remedy="GET /v1/providers lists them",
             )
         resumed = await self.pauses.resume(name, self.clock())
-        self.resumed()
+        self.wakes.jobs_queued()
         return JSONResponse({"name": name, "resumed": resumed, "paused": None})

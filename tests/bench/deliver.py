@@ -31,10 +31,11 @@ from receiver.domain.jobs import Source
 from receiver.domain.lifecycle import Update
 from receiver.domain.polling import Timing
 from receiver.domain.tokens import Tokens
-from receiver.downstream.notifier import Notifier
+from receiver.downstream.notifier import DeliveryPolicy, Notifier
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
+from receiver.runtime.wakes import Wakes
 from receiver.settings import Settings
 from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
@@ -269,10 +270,9 @@ async def _notifying(database: Database) -> AsyncIterator[Notifier]:
         Endpoints(database),
         lambda: Outbound(guard, ssl_context=tls, max_connections=1),
         Metrics(),
+        DeliveryPolicy((new_secret(),), (0.0,)),
         owner=f"bench-{os.getpid()}",
-        secrets=[new_secret()],
-        schedule=[0.0],
-        on_events=lambda: None,
+        wakes=Wakes(),
     )
     running = [asyncio.create_task(loop.run()) for loop in (notifier.loop, notifier.renewals)]
     try:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import receiver.app
+import receiver.parts
 from receiver.cli import main
 from receiver.store.engines.sqlite import SqliteDatabase
 
@@ -41,5 +41,5 @@ async def open_mortal(path: Path) -> SqliteDatabase:
 if __name__ == "__main__":
     MortalConnection.die_at, MortalConnection.before = int(sys.argv[1]), sys.argv[2] == "BEFORE"
     del sys.argv[1:3]
-    receiver.app.open_database = open_mortal
+    receiver.parts.open_database = open_mortal
     main()

@@ -14,10 +14,11 @@ import httpx
 from starlette.applications import Starlette
 
 from receiver.domain.ids import new_id
-from receiver.downstream.notifier import Notifier
+from receiver.downstream.notifier import DeliveryPolicy, Notifier
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
+from receiver.runtime.wakes import Wakes
 from receiver.settings import Settings
 from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
@@ -59,11 +60,9 @@ class DeliveryStack:
             self.endpoints,
             lambda: Outbound(self.guard, ssl_context=_TLS, max_connections=1),
             self.metrics,
+            DeliveryPolicy((self.notify_secret,), schedule, most_notify_calls),
             owner="test",
-            secrets=[self.notify_secret],
-            schedule=schedule,
-            on_events=self.wake,
-            most_notify_calls=most_notify_calls,
+            wakes=Wakes(),
             clock=clock,
         )
         changed = self.notifier.endpoints_changed

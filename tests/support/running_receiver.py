@@ -133,18 +133,18 @@ class RunningReceiver:
         }
         made = Job(id=new_id("job"), provider=provider, state=state, version=1, created_at=now, **values)
         if state is not State.SENDING:
-            await self.receiver.store.add_job(made)
+            await self.receiver.parts.store.add_job(made)
             return made
         # Held by somebody from the start, or it would be given up for dead.
-        await self.receiver.store.add_job(replace(made, state=State.QUEUED, retry_at=now + timedelta(hours=1)))
+        await self.receiver.parts.store.add_job(replace(made, state=State.QUEUED, retry_at=now + timedelta(hours=1)))
         held = (
             "UPDATE jobs SET state = 'sending', retry_at = NULL, lease_owner = 'holder', lease_until = ? WHERE id = ?"
         )
-        await execute(self.receiver.database, held, us(now + timedelta(hours=1)), made.id)
+        await execute(self.receiver.parts.database, held, us(now + timedelta(hours=1)), made.id)
         return made
 
     def path(self, job: Job) -> str:
-        return f"/callbacks/{job.provider}/{self.receiver.tokens.callback(job.id, job.provider)}"
+        return f"/callbacks/{job.provider}/{self.receiver.credentials.tokens.callback(job.id, job.provider)}"
 
     async def post(self, job: Job, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
         return await self.client.post(self.path(job), content=body, headers=dict(headers or {}))
@@ -158,12 +158,12 @@ class RunningReceiver:
         return (await self.whole(job))[0]
 
     async def whole(self, job: Job) -> tuple[Job, list[KeptImage]]:
-        found = await self.receiver.store.job(job.id)
+        found = await self.receiver.parts.store.job(job.id)
         assert found is not None
         return found
 
     async def evidence(self, job: Job) -> list[Evidence]:
-        return await self.receiver.store.evidence.of(job.id, limit=1000)
+        return await self.receiver.parts.store.evidence.of(job.id, limit=1000)
 
     async def verdicts(self, job: Job, source: str = "callback") -> list[str]:
         return [one.verdict.value for one in await self.evidence(job) if one.source.value == source]
@@ -171,13 +171,13 @@ class RunningReceiver:
     async def events(self, job: Job) -> list[str]:
         """What was told of *job* behind `job.queued`, in order."""
         query = "SELECT type FROM events WHERE job_id = ? ORDER BY position"
-        return [row[0] for row in await fetch(self.receiver.database, query, job.id)][1:]
+        return [row[0] for row in await fetch(self.receiver.parts.database, query, job.id)][1:]
 
     async def read(self) -> None:
         """Return when nothing is unread."""
 
         async def nothing_unread() -> bool:
-            return not await self.receiver.store.evidence.unread(limit=1)
+            return not await self.receiver.parts.store.evidence.unread(limit=1)
 
         await eventually(nothing_unread, what=lambda: "evidence stays unread")
 

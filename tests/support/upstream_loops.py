@@ -19,15 +19,18 @@ from receiver.domain.jobs import Job
 from receiver.domain.polling import Timing
 from receiver.domain.tokens import Tokens
 from receiver.runtime.metrics import Metrics
+from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.database import open_database
 from receiver.store.jobs import JobStore
-from receiver.upstream.intake import Intake, Wakes
+from receiver.upstream.intake import Intake
 from receiver.upstream.leases import Leases
 from receiver.upstream.pauses import Pauses
 from receiver.upstream.poller import Poller
 from receiver.upstream.rate_limits import Pace
+from receiver.upstream.slots import ProviderSlot
 from receiver.upstream.submissions import Submissions
+from receiver.upstream.task_preparation import TaskPreparation
 from submitter.client import HttpSender
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS, build
@@ -188,52 +191,27 @@ async def loops(
             pollable=providers[name].pollable,
         )
 
-    def nobody() -> None:
-        pass
-
-    intake = Intake(
-        store,
-        providers,
-        blobs,
-        metrics,
-        confirm="unsigned",
-        timing_of=timing_of,
-        wakes=Wakes(poll=nobody, submit=nobody, deliver=nobody, archive=nobody, on_events=nobody),
-        clock=clock,
-    )
-    leases = Leases(store, clock=clock)
-
-    def unlimited(name: str) -> Pace:
+    def unlimited() -> Pace:
         return Pace((), concurrency=16, clock=clock.seconds)
 
     own = dict(paces or {})
+    slots = {
+        name: ProviderSlot(
+            provider=provider,
+            pace=own.get(name) or unlimited(),
+            poll_pace=unlimited(),
+            configured=name in configured,
+            usual=timing_of(name),
+            early=timing_of(name),
+        )
+        for name, provider in providers.items()
+    }
+    intake = Intake(store, slots, blobs, metrics, confirm="unsigned", wakes=Wakes(), clock=clock)
+    leases = Leases(store.leases, clock=clock)
+    preparation = TaskPreparation(blobs, Tokens(["a-key-for-tests"]), lambda: public_url)
     sender = HttpSender(transport=outside)
-    submissions = Submissions(
-        store,
-        intake,
-        {name: providers[name] for name in providers if name in configured},
-        paces={name: own.get(name) or unlimited(name) for name in providers},
-        pauses=pauses,
-        leases=leases,
-        sender=sender,
-        tokens=Tokens(["a-key-for-tests"]),
-        blobs=blobs,
-        metrics=metrics,
-        public_url=lambda: public_url,
-        job_timeout=timedelta(seconds=job_timeout),
-        clock=clock,
-    )
-    poller = Poller(
-        store,
-        intake,
-        providers,
-        configured,
-        paces={name: unlimited(name) for name in providers},
-        leases=leases,
-        sender=sender,
-        metrics=metrics,
-        clock=clock,
-    )
+    submissions = Submissions(intake, slots, pauses, leases, preparation, sender, metrics, clock=clock)
+    poller = Poller(intake, slots, leases, sender, metrics, clock=clock)
     try:
         yield Loops(clock, store, intake, submissions, poller, pauses, outside, blobs)
     finally:

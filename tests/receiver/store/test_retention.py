@@ -37,7 +37,7 @@ async def unpruned(tmp_path: Path) -> AsyncIterator[RunningReceiver]:
 
 
 def pruning(here: RunningReceiver) -> Pruning:
-    return Pruning(here.receiver.database, blobs(here), keep=timedelta(days=30))
+    return Pruning(here.receiver.parts.database, blobs(here), keep=timedelta(days=30))
 
 
 def blobs(here: RunningReceiver) -> Blobs:
@@ -62,7 +62,7 @@ async def test_old_evidence_of_ended_jobs_goes(tmp_path: Path) -> None:
     async with unpruned(tmp_path) as here:
         ended, running = await here.job(state=State.SUCCEEDED), await here.job()
         unconfirmed = await here.job(state=State.UNCONFIRMED)
-        log = here.receiver.store.evidence
+        log = here.receiver.parts.store.evidence
         await log.record(
             [piece(job, at) for at in (OLD, YOUNG) for job in (ended, running, unconfirmed, None)]
             + [piece(ended, OLD), piece(ended, NOW)]
@@ -77,8 +77,8 @@ async def test_old_evidence_of_ended_jobs_goes(tmp_path: Path) -> None:
 async def test_what_nobody_has_read_stays(tmp_path: Path) -> None:
     async with unpruned(tmp_path) as here:
         job = await here.job(state=State.FAILED)
-        async with here.receiver.intake._one_reader:
-            await here.receiver.store.evidence.record([piece(job, OLD, read=False)])
+        async with here.receiver.parts.intake._one_reader:
+            await here.receiver.parts.store.evidence.record([piece(job, OLD, read=False)])
             assert await pruning(here).prune() == Pruned()
             assert len(await here.evidence(job)) == 1
 
@@ -88,7 +88,7 @@ async def test_the_file_of_a_large_answer_goes_with_its_evidence(tmp_path: Path)
         job = await here.job(state=State.SUCCEEDED)
         names = [await blobs(here).put_body(b"x" * 1000) for _ in range(3)]
         pieces = [piece(job, at, body_name=name) for at, name in zip((OLD, OLD, YOUNG), names, strict=True)]
-        await here.receiver.store.evidence.record(pieces)
+        await here.receiver.parts.store.evidence.record(pieces)
         await blobs(here).drop_body(names[0])
         assert (await pruning(here).prune()).evidence == 2, "a file that is gone already is no error"
         answers = here.receiver.settings.data_dir / "answers"
@@ -131,26 +131,26 @@ async def test_inputs_that_belong_to_no_job_go_but_not_those_on_their_way_in(tmp
 
 async def test_idempotency_keys_go_after_a_day(tmp_path: Path) -> None:
     async with unpruned(tmp_path) as here:
-        store = here.receiver.store
+        store = here.receiver.parts.store
         for age in (25, 23):
             job = await here.job()
             again = replace(job, id=new_id("job"), remote_id=None, created_at=NOW - timedelta(hours=age))
             await store.add_job(again, idempotency=("token", f"key-{age}", "digest"))
         assert (await pruning(here).prune()).idempotency_keys == 1
-        assert await fetch(here.receiver.database, "SELECT key FROM idempotency") == [("key-23",)]
+        assert await fetch(here.receiver.parts.database, "SELECT key FROM idempotency") == [("key-23",)]
 
 
 async def test_old_attempts_go_unless_their_delivery_is_still_tried(tmp_path: Path) -> None:
     async with unpruned(tmp_path) as here:
         us = [int(at.timestamp() * 1_000_000) for at in (OLD, OLD, YOUNG)]
         await execute_many(
-            here.receiver.database,
+            here.receiver.parts.database,
             "INSERT INTO deliveries (id, event_id, event_type, lane, state, tries, retry, example, created_at,"
             " next_at) VALUES (?, 'evt_1', 'job.failed', 'x', ?, 1, 1, 0, 0, 9000000000000000)",
             [("dlv_done", "delivered"), ("dlv_tried", "pending")],
         )
         await execute_many(
-            here.receiver.database,
+            here.receiver.parts.database,
             "INSERT INTO attempts (delivery_id, started_at, seconds) VALUES (?, ?, 0.1)",
             [("dlv_done", us[0]), ("dlv_tried", us[1]), ("dlv_done", us[2])],
         )
@@ -160,7 +160,7 @@ async def test_old_attempts_go_unless_their_delivery_is_still_tried(tmp_path: Pa
 async def test_it_runs_by_itself(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job(state=State.SUCCEEDED)
-        await here.receiver.store.evidence.record([piece(job, NOW - timedelta(minutes=1))])
+        await here.receiver.parts.store.evidence.record([piece(job, NOW - timedelta(minutes=1))])
     async with running_receiver(tmp_path, keep_days=0.000001) as again:
 
         async def gone() -> bool:
@@ -176,7 +176,7 @@ async def test_callbacks_do_not_notice_the_pruning(tmp_path: Path) -> None:
     async with unpruned(tmp_path) as here:
         ended, running = await here.job(state=State.SUCCEEDED), await here.job("novita")
         for _ in range(0, rows, 1000):
-            await here.receiver.store.evidence.record([piece(ended, OLD) for _ in range(1000)])
+            await here.receiver.parts.store.evidence.record([piece(ended, OLD) for _ in range(1000)])
         work = asyncio.create_task(pruning(here).prune())
         acknowledged = 0
         while not work.done():

@@ -20,6 +20,7 @@ from receiver.domain.polling import Timing
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
+from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.settling import JobUpdate
 from receiver.upstream.archive import Archive
@@ -54,7 +55,7 @@ async def archive(tmp_path: Path, links: Links) -> AsyncIterator[tuple[Archive, 
     guard = Guard((ipaddress.ip_network("127.0.0.0/8"),))
     async with serving(app) as origin, loops(tmp_path) as running, Outbound(guard) as outbound:
         links.origin = origin
-        made = Archive(running.store, Blobs(tmp_path), outbound, Metrics(), on_events=lambda: None, clock=running.clock)
+        made = Archive(running.store, Blobs(tmp_path), outbound, Metrics(), wakes=Wakes(), clock=running.clock)
         yield made, running
 
 

@@ -45,7 +45,11 @@ async def test_hints_join_in_one_poll(tmp_path: Path) -> None:
         await here.read()
         await here.write_events(job, "FAILED")
         await here.read()
-        await eventually(lambda: here.upstream.polls)
+
+        async def booked() -> bool:
+            return (await here.now(job)).polls > 0
+
+        await eventually(booked)
         polled = await here.now(job)
         assert here.upstream.polls == [job.remote_id]
         assert polled.next_poll_at is not None
@@ -116,7 +120,7 @@ async def test_a_hint_before_the_submit_answer_is_confirmed_by_a_poll_by_the_job
         assert here.upstream.polls == [], "its submit has not ended"
         here.upstream.says["task-1"] = "COMPLETED"
         update = Update(Report("task-1", State.RUNNING), Source.RESPONSE)
-        await here.receiver.intake.settle([JobUpdate(job.id, update)])
+        await here.receiver.parts.intake.settle([JobUpdate(job.id, update)])
         done = await here.becomes(job, State.SUCCEEDED)
         assert (done.remote_id, done.settled_by) == ("task-1", Source.CALLBACK)
 
@@ -127,7 +131,7 @@ async def test_a_hint_that_named_another_task_than_the_submit_answer_counts_for_
         await here.write_events(job, "COMPLETED", task="forged")
         await here.read()
         update = Update(Report("task-1", State.RUNNING), Source.RESPONSE)
-        await here.receiver.intake.settle([JobUpdate(job.id, update)])
+        await here.receiver.parts.intake.settle([JobUpdate(job.id, update)])
         running = await here.now(job)
         assert (running.state, running.hinted_at, running.claimed_id) == (State.RUNNING, None, None)
         assert here.upstream.polls == []

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from receiver.app import timing
 from receiver.domain.jobs import Job, Source, Verdict
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import EvidenceFilter
@@ -22,24 +21,24 @@ ASIDE = EvidenceFilter(verdicts=UNUSED)
 
 
 async def reread(here: RunningReceiver, selection: EvidenceFilter, **options: bool) -> list[Reread]:
-    parts = here.receiver
+    parts, settings = here.receiver.parts, here.receiver.settings
     rereading = Rereading(
         parts.store,
-        parts.providers,
-        Blobs(parts.settings.data_dir),
-        confirm=parts.settings.confirm,
-        timing_of=lambda name: timing(parts.settings, parts.providers[name]),
+        {name: slot.provider for name, slot in parts.slots.items()},
+        Blobs(settings.data_dir),
+        confirm=settings.confirm,
+        timing_of=lambda name: parts.slots[name].usual,
     )
     return [one async for one in rereading.run(selection, _now(here), **options)]
 
 
 def _now(here: RunningReceiver) -> Any:
-    return here.receiver.intake._clock()
+    return here.receiver.parts.intake._clock()
 
 
 async def unreadable_once(here: RunningReceiver, job: Job, status: str) -> None:
     """A callback that came while the reader did not know its shape."""
-    provider = here.receiver.providers[job.provider]
+    provider = here.receiver.parts.slots[job.provider].provider
     good = type(provider)
 
     class Older(good):  # type: ignore[misc, valid-type]
@@ -103,7 +102,7 @@ async def test_an_old_answer_that_said_busy_queues_nothing_again(tmp_path: Path)
         await here.read()
         (callback,) = await here.evidence(job)
         for status in (429, 400, 500, 200):
-            await here.receiver.store.evidence.record(
+            await here.receiver.parts.store.evidence.record(
                 [
                     type(callback)(
                         source=Source.RESPONSE,

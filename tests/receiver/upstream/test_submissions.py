@@ -214,7 +214,7 @@ async def test_a_stop_between_the_booking_and_the_first_byte_leaves_no_doubt(tmp
         (job_id,) = await running.add("novita")
         await running.submissions.step()
         async with busy_writer(running.store.database):  # it has to wait for its turn to write
-            await eventually(lambda: task_of("JobLeases.begin_sending"))
+            await eventually(lambda: task_of("Leases.begin_sending"))
             work = task_of("Submissions._work")
             assert work is not None
             work.cancel()

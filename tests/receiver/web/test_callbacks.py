@@ -167,12 +167,12 @@ async def test_a_full_disk_is_our_own_fault_response(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job()
 
-        ((pages,),) = await fetch(here.receiver.database, "PRAGMA page_count")
-        await execute(here.receiver.database, f"PRAGMA max_page_count = {pages}")
+        ((pages,),) = await fetch(here.receiver.parts.database, "PRAGMA page_count")
+        await execute(here.receiver.parts.database, f"PRAGMA max_page_count = {pages}")
         body = freepik_body(job.remote_id or "", "COMPLETED") + b" " * 200_000
         answer = await here.post(job, body, signed(body))
         assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
-        await execute(here.receiver.database, "PRAGMA max_page_count = 1000000")
+        await execute(here.receiver.parts.database, "PRAGMA max_page_count = 1000000")
         assert (await here.post(job, body, signed(body))).status_code == 200
         await here.becomes(job, State.SUCCEEDED)
 
@@ -292,7 +292,7 @@ async def test_a_callback_is_answered_while_the_reader_is_stuck(tmp_path: Path) 
     """The 200 waits for the commit and for nothing else."""
     async with running_receiver(tmp_path) as here:
         job = await here.job()
-        async with here.receiver.intake._one_reader:
+        async with here.receiver.parts.intake._one_reader:
             assert (await here.write_events(job, "COMPLETED")).status_code == 200
             (kept,) = await here.evidence(job)
             assert (kept.verdict, kept.read_at) == ("received", None)
@@ -302,7 +302,7 @@ async def test_a_callback_is_answered_while_the_reader_is_stuck(tmp_path: Path) 
 async def test_evidence_that_was_never_read_is_read_at_the_next_start(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job()
-        async with here.receiver.intake._one_reader:
+        async with here.receiver.parts.intake._one_reader:
             await here.write_events(job, "COMPLETED")
             assert await here.verdicts(job) == ["received"]
     async with running_receiver(tmp_path) as here:

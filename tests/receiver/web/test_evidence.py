@@ -104,8 +104,8 @@ async def test_wrong_types_at_every_field_leave_no_job_stuck_and_no_evidence_unr
             for one in [await _recorded(here, provider)]
             for body in bodies
         ]
-        await here.receiver.store.evidence.record(items)
-        here.receiver.intake.loop.wake()
+        await here.receiver.parts.store.evidence.record(items)
+        here.receiver.parts.intake.loop.wake()
         await here.read()
         verdicts = set(await here.verdicts(job))
         assert verdicts <= {"unreadable", "ignored", "believed", "hint", "late", "duplicate"}
@@ -204,7 +204,7 @@ def test_refusals_are_bounded_for_each_source_and_in_all_in_number_and_size() ->
 async def test_a_reader_that_breaks_stops_neither_the_others_nor_its_own_job(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         broken, fine = await here.job("novita"), await here.job("novita")
-        provider = here.receiver.providers["novita"]
+        provider = here.receiver.parts.slots["novita"].provider
         read = type(provider).read
 
         class Breaking(type(provider)):  # type: ignore[misc]
@@ -235,7 +235,7 @@ async def test_a_piece_that_cannot_be_settled_is_put_aside_and_the_others_are_se
             JobUpdate(jobs[1].id, bad, number),
             JobUpdate(jobs[2].id, good[2]),
         ]
-        await here.receiver.intake._settle_all(items, (), jobs[0].created_at)
+        await here.receiver.parts.intake._settle_all(items, (), jobs[0].created_at)
         assert [(await here.now(job)).state for job in jobs] == [State.SUCCEEDED, State.RUNNING, State.SUCCEEDED]
 
 
@@ -267,7 +267,7 @@ async def test_a_large_answer_is_kept_as_a_file_and_shown_whole(tmp_path: Path) 
         body = b"\x89PNG" + bytes(300_000)
         asked_at = job.created_at
         response = httpx.Response(200, headers={"content-type": "image/png"}, content=body)
-        await here.receiver.intake.record_answer(
+        await here.receiver.parts.intake.record_answer(
             response, source=Source.RESPONSE, provider="freepik", job_id=job.id, asked_at=asked_at
         )
         await here.read()

@@ -78,13 +78,16 @@ REFUSED = {
     "timestamp beyond all time": Attempt(401, _with(webhook_timestamp="9" * 15), kept=1),
     "another job's token": Attempt(200, path=lambda here, job, other: here.path(other)),
     "another provider's token": Attempt(
-        404, path=lambda here, job, other: f"/callbacks/freepik/{here.receiver.tokens.callback(job.id, 'novita')}"
+        404,
+        path=lambda here, job, other: (
+            f"/callbacks/freepik/{here.receiver.credentials.tokens.callback(job.id, 'novita')}"
+        ),
     ),
     "the token under another provider's address": Attempt(
         404, path=lambda here, job, other: here.path(job).replace("/freepik/", "/novita/")
     ),
     "an input token": Attempt(
-        404, path=lambda here, job, other: f"/callbacks/freepik/{here.receiver.tokens.input(job.id)}"
+        404, path=lambda here, job, other: f"/callbacks/freepik/{here.receiver.credentials.tokens.input(job.id)}"
     ),
     "expired key": Attempt(404, path=_token_of_an_expired_key),
     "token with its last character altered": Attempt(404, path=_last_character_of_token_altered),
@@ -164,7 +167,7 @@ async def test_a_forged_result_of_an_unsigned_callback_is_not_stored_fetched_or_
         assert done.settled_by == "callback"
         _, images = await here.whole(job)
         assert [image.source_url for image in images] == [RESULT]
-        assert await fetch(here.receiver.database, "SELECT id FROM events WHERE body LIKE '%evil%'") == []
+        assert await fetch(here.receiver.parts.database, "SELECT id FROM events WHERE body LIKE '%evil%'") == []
 
 
 async def test_a_forged_end_of_a_running_job_is_only_confirmed_by_a_poll(tmp_path: Path) -> None:

@@ -1,0 +1,255 @@
+"""
+The parts of one process, built in the order in which they depend on each other.
+
+Loops that give each other work meet at `Wakes`, which exists before them all, so that no part is built from a promise
+of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import httpx
+
+from receiver.domain.polling import Timing
+from receiver.domain.tokens import Tokens
+from receiver.downstream.notifier import DeliveryPolicy, Notifier
+from receiver.downstream.stream import Stream
+from receiver.net.client import Outbound
+from receiver.net.guard import Guard
+from receiver.runtime.loops import Loop
+from receiver.runtime.metrics import Metrics
+from receiver.runtime.secrets import generated
+from receiver.runtime.wakes import Wakes
+from receiver.settings import Settings
+from receiver.store.blobs import Blobs
+from receiver.store.database import Database, open_database
+from receiver.store.deliveries import Deliveries
+from receiver.store.delivery_log import DeliveryLog
+from receiver.store.endpoints import Endpoints
+from receiver.store.events import Events
+from receiver.store.jobs import JobStore
+from receiver.store.retention import Pruning
+from receiver.upstream.archive import Archive
+from receiver.upstream.callback_watch import CallbackWatch
+from receiver.upstream.intake import Intake
+from receiver.upstream.leases import Leases
+from receiver.upstream.pauses import Pauses
+from receiver.upstream.poller import MOST_POLLS, Poller
+from receiver.upstream.rate_limits import Pace
+from receiver.upstream.slots import ProviderSlot
+from receiver.upstream.statistics import ProviderStatistics
+from receiver.upstream.submissions import Submissions
+from receiver.upstream.task_preparation import TaskPreparation
+from submitter.client import HttpSender
+from submitter.provider import Provider
+from submitter.provider_settings import ProviderSettings, Rate
+from submitter.providers import PROVIDERS
+
+_CHECKPOINT_SECONDS = 0.5
+_GRACE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The secrets of this service: those that are set, else those generated into the data directory."""
+
+    tokens: Tokens
+    api_tokens: tuple[str, ...]
+    read_tokens: tuple[str, ...]
+    notify_secrets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Credentials:
+        made = generated(settings.data_dir)
+        keys = [key.get_secret_value() for key in settings.secret_keys] or [made["secret_key"]]
+        return cls(
+            Tokens(keys),
+            tuple(token.get_secret_value() for token in settings.api_tokens) or (made["api_token"],),
+            tuple(token.get_secret_value() for token in settings.read_tokens),
+            tuple(secret.get_secret_value() for secret in settings.notify_secrets) or (made["notify_secret"],),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a process is made of. `loops` are not running yet."""
+
+    database: Database
+    blobs: Blobs
+    outbound: Outbound
+    store: JobStore
+    slots: Mapping[str, ProviderSlot]
+    pauses: Pauses
+    statistics: ProviderStatistics
+    leases: Leases
+    wakes: Wakes
+    intake: Intake
+    submissions: Submissions
+    poller: Poller
+    archive: Archive
+    endpoints: Endpoints
+    delivery_log: DeliveryLog
+    notifier: Notifier
+    events: Events
+    stream: Stream
+    loops: tuple[Loop, ...]
+
+    async def stop(self, tasks: list[asyncio.Task[None]]) -> None:
+        """
+        End the *tasks* of the loops: calls in flight get a few seconds, and the reader settles their answers.
+
+        Leases are renewed to the end.
+        """
+        last = {f"loop {self.intake.loop.name}", f"loop {self.leases.loop.name}"}
+        for task in tasks:
+            if task.get_name() not in last:
+                task.cancel()
+        await asyncio.gather(
+            *(pool.shutdown(grace_seconds=_GRACE_SECONDS) for pool in self.submissions.pools.values()),
+            self.poller.shutdown(grace_seconds=_GRACE_SECONDS),
+            self.archive.pool.shutdown(grace_seconds=_GRACE_SECONDS / 2),
+            self.notifier.shutdown(grace_seconds=_GRACE_SECONDS / 2),
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while await self.intake.read_some() == 0.0:
+                    pass
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def build(
+    settings: Settings,
+    each: Mapping[str, ProviderSettings],
+    stack: contextlib.AsyncExitStack,
+    *,
+    credentials: Credentials,
+    metrics: Metrics,
+    stopping: asyncio.Event,
+    public_url: Callable[[], str | None],
+) -> Parts:
+    """Open the database and build all parts; *stack* closes what they hold open."""
+    blobs = Blobs(settings.data_dir)
+    await asyncio.to_thread(blobs.prepare)
+    database = await open_database(settings.database_path)
+    stack.push_async_callback(database.close)
+    guard = Guard(settings.allow_networks)
+    outbound = await stack.enter_async_context(Outbound(guard))
+    sender = await stack.enter_async_context(HttpSender())
+    tls = httpx.create_ssl_context(trust_env=False)
+    wakes = Wakes()
+
+    store = JobStore(database, public_url=lambda: public_url() or "", first_delay_seconds=settings.retry_schedule[0])
+    pauses = Pauses(database)
+    await pauses.load()
+    statistics = ProviderStatistics(database)
+    await statistics.load()
+    slots = {name: slot(settings, PROVIDERS[name].from_settings(its), its) for name, its in each.items()}
+    watch = CallbackWatch(statistics, slots, wakes)
+
+    leases = Leases(store.leases)
+    intake = Intake(store, slots, blobs, metrics, confirm=settings.confirm, wakes=wakes)
+    preparation = TaskPreparation(blobs, credentials.tokens, public_url)
+    submissions = Submissions(intake, slots, pauses, leases, preparation, sender, metrics)
+    poller = Poller(intake, slots, leases, sender, metrics)
+    archive = Archive(store, blobs, outbound, metrics, wakes=wakes)
+
+    endpoints = Endpoints(database)
+    notifier = Notifier(
+        Deliveries(database),
+        endpoints,
+        lambda: Outbound(guard, ssl_context=tls, max_connections=1),
+        metrics,
+        DeliveryPolicy(secrets=credentials.notify_secrets, schedule=settings.retry_schedule),
+        owner=leases.owner,
+        wakes=wakes,
+    )
+    events = Events(database)
+    stream = Stream(events, stopping, woken=wakes.stream)
+
+    async def checkpoint() -> float:
+        await database.checkpoint()
+        return _CHECKPOINT_SECONDS
+
+    return Parts(
+        database=database,
+        blobs=blobs,
+        outbound=outbound,
+        store=store,
+        slots=slots,
+        pauses=pauses,
+        statistics=statistics,
+        leases=leases,
+        wakes=wakes,
+        intake=intake,
+        submissions=submissions,
+        poller=poller,
+        archive=archive,
+        endpoints=endpoints,
+        delivery_log=DeliveryLog(database),
+        notifier=notifier,
+        events=events,
+        stream=stream,
+        loops=(
+            leases.loop,
+            intake.loop,
+            submissions.loop,
+            poller.loop,
+            archive.loop,
+            notifier.loop,
+            notifier.renewals,
+            stream.loop,
+            watch.loop,
+            Pruning(database, blobs, keep=timedelta(days=settings.keep_days)).loop,
+            Loop("checkpoints", checkpoint, idle_seconds=_CHECKPOINT_SECONDS),
+        ),
+    )
+
+
+def slot(settings: Settings, provider: Provider, its: ProviderSettings) -> ProviderSlot:
+    """*provider* with its paces and timing, by the settings in force."""
+    rates = provider.rates if its.rate is None else [its.rate]
+    return ProviderSlot(
+        provider=provider,
+        pace=Pace(rates, concurrency=its.concurrency or provider.concurrency),
+        poll_pace=Pace(_poll_rates(settings, provider, its.rate), concurrency=MOST_POLLS),
+        configured=its.configured,
+        usual=timing(settings, provider),
+        early=timing(settings, provider, degraded=True),
+    )
+
+
+def timing(settings: Settings, provider: Provider, *, degraded: bool = False) -> Timing:
+    """When *provider*'s jobs are polled; a *degraded* provider, whose callbacks get lost, is polled early."""
+    rhythm, interval = provider.rhythm, settings.poll_interval
+    first = interval or rhythm.first
+    return Timing(
+        first=first,
+        interval=interval or rhythm.interval,
+        silence=first if degraded else settings.callback_timeout,
+        growth=rhythm.growth,
+        cap=4 * interval if interval else rhythm.cap,
+        lifetime=settings.job_timeout,
+        pollable=provider.pollable,
+    )
+
+
+def _poll_rates(settings: Settings, provider: Provider, rate: Rate | None) -> list[Rate]:
+    """
+    Documented limits of status calls; an operator's own rate moves them in proportion.
+
+    None where an operator sets POLL_INTERVAL: then that alone says how often a job is polled.
+    """
+    if settings.poll_interval is not None:
+        return []
+    if rate is None or not provider.rates or not provider.poll_rates:
+        return list(provider.poll_rates)
+    documented = provider.rates[0].count / provider.rates[0].seconds
+    factor = rate.count / rate.seconds / documented
+    return [Rate(max(round(limit.count * max(factor, 1.0)), 1), limit.seconds) for limit in provider.poll_rates]

@@ -1,0 +1,56 @@
+"""From a queued job to what is asked of its provider: the task, and where the provider shall call back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from receiver.domain.jobs import Job
+from receiver.domain.tokens import Tokens
+from receiver.store.blobs import Blobs
+from submitter.errors import TaskRefused
+from submitter.images import inspect
+from submitter.provider import Provider
+from submitter.vocabulary import Task
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTask:
+    """A task, ready to be submitted. `callback_url` is None where no callback is wanted or possible."""
+
+    task: Task
+    callback_url: str | None
+
+
+class TaskPreparation:
+    """Prepares tasks. *public_url* gives the base of our own URLs, None while there is none."""
+
+    def __init__(self, blobs: Blobs, tokens: Tokens, public_url: Callable[[], str | None]) -> None:
+        self._blobs = blobs
+        self._tokens = tokens
+        self._public_url = public_url
+
+    async def prepare(self, provider: Provider, job: Job) -> PreparedTask:
+        """Check the job's options and input once more, and mint its URLs. Raises `TaskRefused`."""
+        try:
+            options = provider.Options.model_validate(job.options)
+        except ValidationError as exc:
+            raise TaskRefused("its options are not valid any more", field="options", code="invalid_options") from exc
+        picture = await asyncio.to_thread(inspect, self._blobs.input_path(job.input_name), url=self._input_url(job))
+        task = Task(picture, options.to_send(), options.passthrough)
+        return PreparedTask(task, self._callback_url(provider, job))
+
+    def _callback_url(self, provider: Provider, job: Job) -> str | None:
+        public_url = self._public_url()
+        if public_url is None or not provider.options_for_callback(job.options):
+            return None
+        return f"{public_url}/callbacks/{provider.name}/{self._tokens.callback(job.id, provider.name)}"
+
+    def _input_url(self, job: Job) -> str | None:
+        public_url = self._public_url()
+        if public_url is None:
+            return job.input_url
+        return f"{public_url}/inputs/{self._tokens.input(job.id)}"
