@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import httpx
 
+from submitter.bounded import BoundedTransport
 from submitter.connecting import checked_url
 from submitter.errors import Conflict, Invalid, NoReceiver, NotFound, Overloaded, RequestRefused, Unauthorized
 from submitter.remote_values import Event, Job, JobImage
@@ -62,7 +63,7 @@ class Receiver:
             base_url=base,
             headers={"authorization": f"Bearer {token}"},
             timeout=timeout_seconds,
-            trust_env=False,
+            transport=BoundedTransport(),
         )
 
     async def __aenter__(self) -> Self:

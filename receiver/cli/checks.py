@@ -31,6 +31,7 @@ from receiver.runtime.data_dir import check as check_data_dir
 from receiver.runtime.secrets import generated, kept, secrets_path
 from receiver.settings import Settings
 from receiver.store.sqlite_file import enabled_endpoints, state_of
+from submitter.bounded import BoundedTransport
 from submitter.client import HttpSender, converse
 from submitter.errors import AccountRefused, NotSent, ProviderBusy, ProviderError
 from submitter.provider import Provider
@@ -223,7 +224,7 @@ async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None, *
     url = httpx.URL(f"{public_url}/callbacks/freepik/{tokens.callback('job_doctor', 'freepik')}")
     headers = {"accept-encoding": "identity", "user-agent": "receiver-doctor"}
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=15) as client:
+        async with httpx.AsyncClient(transport=BoundedTransport(), timeout=15) as client:
             answer = await client.get(url, headers=headers)
     except httpx.TransportError as exc:
         why = type(exc).__name__ if not str(exc) else str(exc)

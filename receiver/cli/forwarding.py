@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import httpx
 
+from submitter.bounded import BoundedTransport
 from submitter.remote import Event, Receiver
 from submitter.signatures import signed_headers
 
@@ -46,7 +47,7 @@ class Forwarder:
     ) -> None:
         """Go on until cancelled. Raises `RequestRefused` if the receiver does not let us listen."""
         async with (
-            httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT_SECONDS, follow_redirects=False) as client,
+            httpx.AsyncClient(transport=BoundedTransport(), timeout=_TIMEOUT_SECONDS) as client,
             aclosing(receiver.events(after=after, types=types)) as events,
         ):
             async for event in events:
