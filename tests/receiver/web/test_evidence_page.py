@@ -34,7 +34,7 @@ async def keep(here: RunningReceiver, job: Job, *bodies: bytes, as_files: bool =
             verdict=Verdict.BELIEVED,
             trust=Trust.OWN_CALL,
         )
-        await here.receiver.store.evidence.record([piece])
+        await here.receiver.parts.store.evidence.record([piece])
 
 
 async def pages(here: RunningReceiver, job: Job, **query: Any) -> list[list[dict[str, Any]]]:
