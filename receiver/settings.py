@@ -228,10 +228,10 @@ def _unreadable_lines() -> list[str]:
     if not Path(_ENV_FILE).is_file():
         return []
     with open(_ENV_FILE, encoding="utf-8") as stream:
-        broken = [one.original for one in parse_stream(stream) if one.error]
+        broken = [binding.original for binding in parse_stream(stream) if binding.error]
     return [
-        f"{_ENV_FILE} line {one.line + _blank_lines(one.string)}: write it as NAME=value, and close its quotes"
-        for one in broken
+        f"{_ENV_FILE} line {binding.line + _blank_lines(binding.string)}: write it as NAME=value, and close its quotes"
+        for binding in broken
     ]
 
 

@@ -66,7 +66,7 @@ def show(delivery_id: Annotated[str, typer.Argument(help="The delivery's id, dlv
 
     async def run() -> None:
         async with open_database() as database:
-            found = await DeliveryLog(database).one(delivery_id)
+            found = await DeliveryLog(database).get(delivery_id)
         if found is None:
             raise failed(f"there is no delivery {delivery_id}")
         shown, attempts = found
@@ -104,7 +104,7 @@ def replay(
         async with open_database() as database:
             log = DeliveryLog(database)
             if delivery_id is None:
-                if endpoint is not None and (found := await Endpoints(database).one(endpoint)) is None:
+                if endpoint is not None and (found := await Endpoints(database).get(endpoint)) is None:
                     raise failed(f"there is no endpoint {endpoint}")
                 if endpoint is not None and found is not None and not found.enabled:
                     raise failed(f"{endpoint} is disabled; `receiver endpoints enable {endpoint}` first")

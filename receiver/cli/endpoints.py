@@ -123,7 +123,7 @@ def test(
             data = example_data(event, endpoint, now, base_url=as_served(*load())[0].public_url or "")
             delivery_id = await log.send_example(endpoint.id, event, data, now)
             until = now + timedelta(seconds=wait)
-            while (found := await log.one(delivery_id)) and found[0].state == "pending":
+            while (found := await log.get(delivery_id)) and found[0].state == "pending":
                 if datetime.now(UTC) > until:
                     raise failed(f"{delivery_id} still waits; is `receiver serve` running?")
                 await asyncio.sleep(0.1)
@@ -194,7 +194,7 @@ def _change(endpoint_id: str, change: Callable[[Endpoint], Endpoint]) -> Endpoin
 
 
 async def _found(database: Database, endpoint_id: str) -> Endpoint:
-    found = await Endpoints(database).one(endpoint_id)
+    found = await Endpoints(database).get(endpoint_id)
     if found is None:
         raise failed(f"there is no endpoint {endpoint_id}")
     return found

@@ -169,7 +169,7 @@ class Notifier:
 
     async def shutdown(self, *, grace_seconds: float) -> None:
         """Let attempts in flight end, hand everything else back."""
-        waiting = [one for lane in self._lanes.values() for one in lane.waiting()]
+        waiting = [delivery for lane in self._lanes.values() for delivery in lane.waiting()]
         for lane in self._lanes.values():
             lane.drop()
         if waiting:
@@ -186,7 +186,7 @@ class Notifier:
         unknown = any(name not in self._known and not is_notify_lane(name) for name in (*agenda.first, *agenda.later))
         if unknown or now - self._known_at >= _MINDS_SECONDS:
             self._known_at = now
-            self._known = {one.id: one for one in await self._endpoints.all()}
+            self._known = {endpoint.id: endpoint for endpoint in await self._endpoints.all()}
         return self._known
 
     async def _refresh(self, agenda: Agenda, endpoints: Mapping[str, Endpoint]) -> None:
@@ -210,7 +210,7 @@ class Notifier:
             if lane.clients and lane.idle and lane.used_at < quiet_since:
                 await lane.close()
         if len(self._lanes) > _MOST_IDLE_LANES:
-            for name in [n for n, one in self._lanes.items() if one.idle and n not in {*agenda.first, *agenda.later}]:
+            for name in [n for n, held in self._lanes.items() if held.idle and n not in {*agenda.first, *agenda.later}]:
                 await self._lanes.pop(name).close()
 
     async def _take_in(self, agenda: Agenda, now: datetime) -> None:
@@ -223,10 +223,10 @@ class Notifier:
                 if at <= now:
                     wanted[name, retry] = self._lanes[name].room(retry=retry)
                     self._lanes[name].more |= wanted[name, retry] == 0
-        places = {one: room for one, room in wanted.items() if room}
+        places = {place: room for place, room in wanted.items() if room}
         if not places:
             return
-        held = {one for lane in self._lanes.values() for one in lane.held()}
+        held = {delivery for lane in self._lanes.values() for delivery in lane.held()}
         for delivery in await self._deliveries.claim(places, now, owner=self._owner, lease=LEASE):
             lane = self._lanes[delivery.lane]
             places[delivery.lane, delivery.retry] -= 1
@@ -342,7 +342,7 @@ class Notifier:
             self._wakes.events_written()
 
     async def _renew(self) -> float:
-        held = [one for lane in self._lanes.values() for one in lane.held()]
+        held = [delivery for lane in self._lanes.values() for delivery in lane.held()]
         if held:
             await self._deliveries.renew(held, self._clock(), owner=self._owner, lease=LEASE)
         return LEASE.total_seconds() / 4

@@ -115,15 +115,15 @@ class DeliveryFilter:
             if several:
                 parts.append(f"d.{column} IN (??)")
                 values.append(list(several))
-        for column, one in (
+        for column, value in (
             ("endpoint_id", self.endpoint_id),
             ("job_id", self.job_id),
             ("event_id", self.event_id),
             ("fault", self.fault),
         ):
-            if one is not None:
+            if value is not None:
                 parts.append(f"d.{column} = ?")
-                values.append(one)
+                values.append(value)
         if self.undelivered or self.fault is not None:  # few among many: by the index on the state
             parts.append("d.state IN ('pending', 'given_up', 'dropped')")
         if self.undelivered:
@@ -167,7 +167,7 @@ class DeliveryLog:
         rows = await self._database.read(alone(Fetch(query, (*values, limit))))
         return [_shown(row) for row in rows]
 
-    async def one(self, delivery_id: str) -> tuple[DeliveryView, Sequence[Attempt]] | None:
+    async def get(self, delivery_id: str) -> tuple[DeliveryView, Sequence[Attempt]] | None:
         """A delivery and its attempts, oldest first."""
 
         def work() -> Work[tuple[DeliveryView, Sequence[Attempt]] | None]:

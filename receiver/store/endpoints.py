@@ -53,13 +53,13 @@ class Endpoint:
 
     def signing(self, now: datetime) -> list[str]:
         """The secrets that sign now, newest first."""
-        return [one.secret for one in self.secrets if one.until is None or one.until > now]
+        return [signing.secret for signing in self.secrets if signing.until is None or signing.until > now]
 
     def rotated(self, secret: str, now: datetime, *, overlap: timedelta) -> Endpoint:
         """With *secret* as the newest; those before it sign until *overlap* has passed, if not less long."""
         until = now + overlap
-        before = (replace(one, until=min(one.until or until, until)) for one in self.secrets)
-        kept = [one for one in before if one.until and one.until > now]
+        before = (replace(signing, until=min(signing.until or until, until)) for signing in self.secrets)
+        kept = [signing for signing in before if signing.until and signing.until > now]
         return replace(self, secrets=(SigningSecret(secret), *kept)[:_MOST_SECRETS])
 
     def switched(self, *, on: bool, reason: str | None = None) -> Endpoint:
@@ -99,7 +99,7 @@ class Endpoints:
         """Oldest first. *after* is an endpoint's id: the cursor."""
         return await self._database.read(lambda: _fetch(_PAGE, after, limit))
 
-    async def one(self, endpoint_id: str) -> Endpoint | None:
+    async def get(self, endpoint_id: str) -> Endpoint | None:
         return await self._database.read(lambda: _read(endpoint_id))
 
     async def add(self, endpoint: Endpoint) -> None:
@@ -221,7 +221,9 @@ def _endpoint(values: Any) -> Endpoint:
         id=row["id"],
         url=row["url"],
         created_at=moment(row["created_at"]),
-        secrets=tuple(SigningSecret(one["secret"], from_us(one["until"])) for one in json.loads(row["secrets"])),
+        secrets=tuple(
+            SigningSecret(signing["secret"], from_us(signing["until"])) for signing in json.loads(row["secrets"])
+        ),
         event_types=tuple(json.loads(row["event_types"])),
         providers=tuple(json.loads(row["providers"])),
         description=row["description"],
@@ -243,7 +245,7 @@ def _write(endpoint: Endpoint) -> Work[None]:
         json.dumps(endpoint.providers),
         endpoint.description,
         int(endpoint.enabled),
-        json.dumps([{"secret": one.secret, "until": to_us(one.until)} for one in endpoint.secrets]),
+        json.dumps([{"secret": signing.secret, "until": to_us(signing.until)} for signing in endpoint.secrets]),
         endpoint.timeout_seconds,
         endpoint.concurrency,
         endpoint.rate,

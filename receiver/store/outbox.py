@@ -124,10 +124,19 @@ def event_rows(
         body = one_line({"type": new_event.type, "timestamp": iso(now), "data": new_event.data})
         made.events.append((event_id, new_event.type, new_event.job_id, new_event.provider, created, body))
         about = (event_id, new_event.type, new_event.job_id)
-        for one in subscriptions:
-            if one.wants(new_event.type, new_event.provider, new_event.data.get("id")):
+        for subscription in subscriptions:
+            if subscription.wants(new_event.type, new_event.provider, new_event.data.get("id")):
                 made.deliveries.append(
-                    (new_id("dlv"), *about, one.endpoint_id, None, one.endpoint_id, due, created, *FIRST_TRY)
+                    (
+                        new_id("dlv"),
+                        *about,
+                        subscription.endpoint_id,
+                        None,
+                        subscription.endpoint_id,
+                        due,
+                        created,
+                        *FIRST_TRY,
+                    )
                 )
         if new_event.notify_url and new_event.type in NOTIFIED:
             lane = notify_lane(new_event.notify_url)

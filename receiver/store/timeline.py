@@ -64,7 +64,7 @@ async def explain(database: Database, job_id: str, now: datetime) -> Timeline | 
     coming: list[Line] = []
     after = 0
     while page := await EvidenceLog(database).of(job_id, after=after, limit=100):
-        past += [_evidence(one) for one in page]
+        past += [_evidence(piece) for piece in page]
         after = page[-1].id or 0
         if len(page) < 100 or len(past) > _MOST_EVIDENCE:
             break
@@ -150,28 +150,28 @@ _VERDICTS = {
 }
 
 
-def _evidence(one: Evidence) -> Line:
-    verdict = _VERDICTS[one.verdict]
-    note = redact(one.note) if one.note else None
+def _evidence(piece: Evidence) -> Line:
+    verdict = _VERDICTS[piece.verdict]
+    note = redact(piece.note) if piece.note else None
     facts: dict[str, Any] = {
-        "evidence": one.id,
-        "verdict": one.verdict.value,
-        "trust": None if one.trust is None else one.trust.value,
-        "status": one.status,
-        "peer": one.peer,
+        "evidence": piece.id,
+        "verdict": piece.verdict.value,
+        "trust": None if piece.trust is None else piece.trust.value,
+        "status": piece.status,
+        "peer": piece.peer,
         "note": note,
-        "bytes": len(one.body),
-        "read_at": iso(one.read_at),
+        "bytes": len(piece.body),
+        "read_at": iso(piece.read_at),
     }
-    if one.source is Source.CALLBACK:
-        trust = f", trust {one.trust.value}" if one.trust else ""
-        peer = f" from {one.peer}" if one.peer else ""
+    if piece.source is Source.CALLBACK:
+        trust = f", trust {piece.trust.value}" if piece.trust else ""
+        peer = f" from {piece.peer}" if piece.peer else ""
         why = f" ({note})" if note else ""
-        return Line(one.received_at, "callback", f"callback{peer}{trust}: {verdict}{why}", facts)
-    if one.source is Source.POLL:
+        return Line(piece.received_at, "callback", f"callback{peer}{trust}: {verdict}{why}", facts)
+    if piece.source is Source.POLL:
         why = f", {note}" if note else ""
-        return Line(one.received_at, "poll", f"poll{why}: answered {one.status}, {verdict}", facts)
-    return Line(one.received_at, "answer", f"the submit call was answered {one.status}: {verdict}", facts)
+        return Line(piece.received_at, "poll", f"poll{why}: answered {piece.status}, {verdict}", facts)
+    return Line(piece.received_at, "answer", f"the submit call was answered {piece.status}: {verdict}", facts)
 
 
 def _image(row: Sequence[Any]) -> Line:

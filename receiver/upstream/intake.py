@@ -78,7 +78,10 @@ class Intake:
         providers = {name: slot.provider for name, slot in slots.items()}
         self._reading = Reading(store, providers, blobs, confirm=confirm)
         self._recording: GroupCommit[Evidence] = GroupCommit(
-            store.evidence.record, batch=512, patience_seconds=_PATIENCE_SECONDS, weigh=lambda one: len(one.body)
+            store.evidence.record,
+            batch=512,
+            patience_seconds=_PATIENCE_SECONDS,
+            weigh=lambda evidence: len(evidence.body),
         )
         self._one_reader = asyncio.Lock()
         self.loop = Loop("reader", self.read_some, woken=wakes.reader)
@@ -198,8 +201,8 @@ class Intake:
         except Exception as exc:
             if not items:
                 raise
-            one = items[0].job_id if len(items) == 1 else None
-            log.error("settling_failed", pieces=len(items), job=one, error=type(exc).__name__, detail=str(exc)[:300])
+            job_id = items[0].job_id if len(items) == 1 else None
+            log.error("settling_failed", pieces=len(items), job=job_id, error=type(exc).__name__, detail=str(exc)[:300])
             if len(items) == 1:
                 note = f"settling it failed: {type(exc).__name__}"
                 number = items[0].evidence_id

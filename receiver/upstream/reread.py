@@ -84,7 +84,7 @@ class Rereading:
         after = 0
         while found := await self._store.evidence.read_before(selection, after=after, limit=_BATCH):
             after = found[-1].id or 0
-            wanted = [one for one in found if reverify or one.verdict is not Verdict.REFUSED]
+            wanted = [piece for piece in found if reverify or piece.verdict is not Verdict.REFUSED]
             for reread in await self._batch(wanted, now, dry_run=dry_run):
                 yield reread
 
@@ -93,7 +93,7 @@ class Rereading:
         read: list[Evidence] = []
         closed: list[EvidenceVerdict] = []
         done: list[Reread] = []
-        refused = [one for one in found if one.verdict is Verdict.REFUSED]
+        refused = [piece for piece in found if piece.verdict is Verdict.REFUSED]
         repeats = await self._store.evidence.repeats(refused, also_later=True)
         for evidence in found:
             assert evidence.id is not None
@@ -130,7 +130,7 @@ class Rereading:
                 continue
             verdict = change.verdict if put_aside else evidence.verdict
             done.append(Reread(evidence, verdict, moved, change.job.state.value if moved else None, change.events))
-        return sorted(done, key=lambda one: one.evidence.id or 0)
+        return sorted(done, key=lambda reread: reread.evidence.id or 0)
 
     def _verified(self, evidence: Evidence) -> Evidence | Reread:
         """The evidence with the trust that it deserves now, or that it is refused still."""

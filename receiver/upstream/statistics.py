@@ -99,7 +99,7 @@ class ProviderStatistics:
             key = cost.provider, cost.day, cost.unit
             sums[key] = sums.get(key, Decimal(0)) + Decimal(cost.amount) * cost.count
         spend: Spend = {}
-        for (provider, day, unit), total in sorted(sums.items(), key=lambda one: one[0][1], reverse=True):
+        for (provider, day, unit), total in sorted(sums.items(), key=lambda item: item[0][1], reverse=True):
             date = (datetime(1970, 1, 1, tzinfo=now.tzinfo) + timedelta(days=day)).date().isoformat()
             spend.setdefault(provider, []).append({"day": date, "amount": format(total, "f"), "unit": unit})
         self._spend[days] = (self._clock(), since, spend)

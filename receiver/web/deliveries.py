@@ -57,7 +57,7 @@ class DeliveriesApi:
         found = await self.log.page(wanted, before=place_of(request, "dlv"), limit=limit + 1)
         page = found[:limit]
         following = page[-1].id if len(found) > limit else None
-        return JSONResponse({"items": [one.to_json() for one in page], "next": following})
+        return JSONResponse({"items": [delivery.to_json() for delivery in page], "next": following})
 
     async def show(self, request: Request) -> Response:
         return await delivery_answer(self.log, request.path_params["id"], status=200)
@@ -75,7 +75,7 @@ class DeliveriesApi:
     async def replay_many(self, request: Request) -> Response:
         asked = validated(BulkReplay, await small_json(request))
         if asked.endpoint_id is not None:
-            endpoint = await self.endpoints.one(asked.endpoint_id)
+            endpoint = await self.endpoints.get(asked.endpoint_id)
             if endpoint is None:
                 raise Problem(
                     422,
@@ -105,7 +105,7 @@ class DeliveriesApi:
 
 
 async def delivery_answer(log: DeliveryLog, delivery_id: str, base_url: str = "", *, status: int = 202) -> Response:
-    found = await log.one(delivery_id)
+    found = await log.get(delivery_id)
     if found is None:
         raise _no_such_delivery()
     shown, attempts = found

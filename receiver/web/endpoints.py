@@ -59,7 +59,7 @@ class EndpointsApi:
         found = await self.endpoints.page(after=place_of(request, "ep") or "", limit=limit + 1)
         page = found[:limit]
         following = page[-1].id if len(found) > limit else None
-        return JSONResponse({"items": [one.to_json() for one in page], "next": following})
+        return JSONResponse({"items": [endpoint.to_json() for endpoint in page], "next": following})
 
     async def create(self, request: Request) -> Response:
         asked = validated(NewEndpoint, await small_json(request))
@@ -118,7 +118,7 @@ class EndpointsApi:
         secret, now = asked.secret or new_secret(), self.clock()
         overlap = timedelta(seconds=asked.overlap_seconds)
         rotated = await self.endpoints.change(
-            request.path_params["id"], lambda one: one.rotated(secret, now, overlap=overlap), now
+            request.path_params["id"], lambda endpoint: endpoint.rotated(secret, now, overlap=overlap), now
         )
         if rotated is None:
             raise _no_such_endpoint()
@@ -142,7 +142,7 @@ class EndpointsApi:
         await check_target(self.guard, url, field="url", code="invalid_url")
 
     async def _found(self, request: Request) -> Endpoint:
-        found = await self.endpoints.one(request.path_params["id"])
+        found = await self.endpoints.get(request.path_params["id"])
         if found is None:
             raise _no_such_endpoint()
         return found

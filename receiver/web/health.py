@@ -126,7 +126,7 @@ class Health:
                 metrics.turnaround.labels(name).set(health.turnaround_seconds)
         metrics.spend.clear()
         for provider, days in (await self._statistics.spend(now=now, days=1)).items():
-            for one in days:
-                metrics.spend.labels(provider, one["unit"]).set(float(one["amount"]))
+            for day in days:
+                metrics.spend.labels(provider, day["unit"]).set(float(day["amount"]))
         for loop in self._loops:
             metrics.loop_age.labels(loop.name).set(time.monotonic() - loop.beat_at)

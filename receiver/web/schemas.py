@@ -146,7 +146,7 @@ def validated(model: type[Model], document: dict[str, Any]) -> Model:
 def _taken(model: type[BaseModel], name: str) -> str:
     """What a field takes, in words."""
     schema = model.model_json_schema()["properties"][name]
-    words = " or ".join(_words(one) for one in schema.get("anyOf", [schema]))
+    words = " or ".join(_words(choice) for choice in schema.get("anyOf", [schema]))
     return f"{words} ({description.rstrip('.')})" if (description := schema.get("description")) else words
 
 

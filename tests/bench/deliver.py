@@ -215,7 +215,7 @@ async def _waits(made: DeliveryStack, healthy: list[Endpoint], count: int) -> li
     await eventually(delivered)
     waits = []
     for delivery in await new_ones():
-        found = await made.log.one(delivery.id)
+        found = await made.log.get(delivery.id)
         assert found is not None
         waits.append((found[1][0].started_at - delivery.created_at).total_seconds())
     return waits

@@ -95,7 +95,7 @@ async def test_two_failures_a_timeout_and_a_success_are_four_attempts_by_the_sch
             clock.now = delivery.next_at
             made.wake()
         (delivery,) = await made.settled()
-        found = await made.log.one(delivery.id)
+        found = await made.log.get(delivery.id)
     assert found is not None
     shown, attempts = found
     assert (shown.state, shown.tries) == ("delivered", 4)
@@ -197,7 +197,7 @@ async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(
         endpoint = await made.endpoint(f"{origin}/bad", failing_since=since, told_failing_at=since)
         await made.write_events("job.failed")
         await made.settled()
-        found = await made.endpoints.one(endpoint.id)
+        found = await made.endpoints.get(endpoint.id)
         events, _ = await Events(made.database).after(0, limit=10)
     assert found is not None
     assert not found.enabled

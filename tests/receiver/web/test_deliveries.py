@@ -198,7 +198,7 @@ async def test_attempts_are_forgotten_oldest_first_once_they_are_too_old(tmp_pat
             await made.write_events("job.failed", "job.failed")
             await made.settled()
         first, *_, last = await made.deliveries()
-        found = await made.log.one(last.id)
+        found = await made.log.get(last.id)
         assert found is not None
         between = found[1][0].started_at
         blobs = Blobs(tmp_path)
@@ -207,7 +207,7 @@ async def test_attempts_are_forgotten_oldest_first_once_they_are_too_old(tmp_pat
         assert (await pruning.prune()).attempts >= 2
         assert (await pruning.prune()).attempts == 0
         for delivery, count in ((first, 0), (last, 1)):
-            found = await made.log.one(delivery.id)
+            found = await made.log.get(delivery.id)
             assert found is not None
             assert len(found[1]) == count
 

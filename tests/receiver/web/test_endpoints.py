@@ -173,7 +173,7 @@ async def test_a_failed_test_is_tried_once_and_does_not_count_against_the_endpoi
         endpoint = (await client.post("/v1/endpoints", json={"url": f"{origin}/hook"})).json()
         await client.post(f"/v1/endpoints/{endpoint['id']}/test")
         (delivery,) = await made.settled()
-        after = await made.endpoints.one(endpoint["id"])
+        after = await made.endpoints.get(endpoint["id"])
     assert (delivery.state, delivery.last_status, len(subscriber.seen)) == ("given_up", 410, 1)
     assert after is not None
     assert after.enabled
