@@ -18,14 +18,16 @@ import httpx
 from receiver.domain.polling import Timing
 from receiver.domain.tokens import Tokens
 from receiver.downstream.notifier import DeliveryPolicy, Notifier
+from receiver.downstream.sequencer import Sequencer
 from receiver.downstream.stream import Stream
 from receiver.net.client import Outbound
 from receiver.net.guard import Guard
+from receiver.runtime.announcements import Announcements
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.secrets import generated
 from receiver.runtime.wakes import Wakes
-from receiver.settings import Settings
+from receiver.settings import Settings, check_shared_secrets
 from receiver.store.blobs import Blobs
 from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
@@ -65,6 +67,7 @@ class Credentials:
 
     @classmethod
     def of(cls, settings: Settings) -> Credentials:
+        check_shared_secrets(settings)
         made = generated(settings.data_dir)
         keys = [key.get_secret_value() for key in settings.secret_keys] or [made["secret_key"]]
         return cls(
@@ -137,13 +140,14 @@ async def build(
     """Open the database and build all parts; *stack* closes what they hold open."""
     blobs = Blobs(settings.data_dir)
     await asyncio.to_thread(blobs.prepare)
-    database = await open_database(settings.database_path)
+    database = await open_database(settings.database_address, listen_url=settings.database_listen_url)
     stack.push_async_callback(database.close)
     guard = Guard(settings.allow_networks)
     outbound = await stack.enter_async_context(Outbound(guard))
     sender = await stack.enter_async_context(HttpSender())
     tls = httpx.create_ssl_context(trust_env=False)
-    wakes = Wakes()
+    shared = Announcements(database.notify, database.listen) if settings.on_postgresql else None
+    wakes = Wakes() if shared is None else shared.wakes()
 
     store = JobStore(database, public_url=lambda: public_url() or "", first_delay_seconds=settings.retry_schedule[0])
     pauses = Pauses(database)
@@ -171,7 +175,9 @@ async def build(
         wakes=wakes,
     )
     events = Events(database)
-    stream = Stream(events, stopping, woken=wakes.stream)
+    numbered = wakes.stream if shared is None else shared.event("positions")
+    stream = Stream(events, stopping, woken=numbered)
+    sequencer = Sequencer(database, written=wakes.stream, numbered=numbered)
 
     async def checkpoint() -> float:
         await database.checkpoint()
@@ -208,6 +214,7 @@ async def build(
             watch.loop,
             Pruning(database, blobs, keep=timedelta(days=settings.keep_days)).loop,
             Loop("checkpoints", checkpoint, idle_seconds=_CHECKPOINT_SECONDS),
+            *(() if shared is None else (shared.loop, sequencer.loop)),
         ),
     )
 

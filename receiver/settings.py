@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -24,7 +25,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from submitter.provider import Provider
 from submitter.provider_settings import ProviderSettings, Secrets, Texts, split_commas
 from submitter.providers import PROVIDERS
-from submitter.signatures import parse_secret
+from submitter.signatures import new_secret, parse_secret
 
 _ENV_FILE = ".env"
 _PASSED_ON = re.compile(
@@ -38,6 +39,7 @@ _READING = SettingsConfigDict(
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = Annotated[tuple[Network, ...], BeforeValidator(split_commas)]
+_POSTGRESQL = ("postgresql://", "postgres://")
 _YEAR_SECONDS = 365 * 86_400
 Delay = Annotated[float, Field(ge=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
 Delays = Annotated[tuple[Delay, ...], BeforeValidator(split_commas)]
@@ -57,7 +59,11 @@ class Settings(BaseSettings):
         Path("./data"), description="SQLite file, kept images, inputs, generated secrets (mode 0600)."
     )
     database_url: str | None = Field(
-        None, description="`sqlite:///path`; default: a SQLite file in the data directory."
+        None, description="`sqlite:///path` or `postgresql://…`; default: a SQLite file in the data directory."
+    )
+    database_listen_url: str | None = Field(
+        None,
+        description="A direct connection to the same PostgreSQL, for where `DATABASE_URL` goes through PgBouncer.",
     )
     secret_keys: Secrets = Field(
         (), description="Comma-separated; the first signs callback and input links, all verify. Generated if unset."
@@ -128,13 +134,16 @@ class Settings(BaseSettings):
     def _database_url(cls, value: str | None) -> str | None:
         if not value:
             return None
-        if value.startswith(("postgres://", "postgresql")):
-            raise ValueError(
-                "PostgreSQL is not supported yet; unset it to use SQLite in the data directory, or give sqlite:///path"
-            )
-        if not value.startswith("sqlite:///"):
-            raise ValueError("must be sqlite:///path")
+        if not value.startswith((*_POSTGRESQL, "sqlite:///")):
+            raise ValueError("must be sqlite:///path or postgresql://user:password@host/database")
         return value
+
+    @field_validator("database_listen_url")
+    @classmethod
+    def _database_listen_url(cls, value: str | None) -> str | None:
+        if value and not value.startswith(_POSTGRESQL):
+            raise ValueError("must be postgresql://user:password@host/database")
+        return value or None
 
     @field_validator("retry_schedule")
     @classmethod
@@ -158,10 +167,34 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def on_postgresql(self) -> bool:
+        return self.database_url is not None and self.database_url.startswith(_POSTGRESQL)
+
+    @property
+    def database_address(self) -> Path | str:
+        """A path for SQLite, a URL for PostgreSQL."""
+        return self.database_url if self.database_url and self.on_postgresql else self.database_path
+
+    @property
     def database_path(self) -> Path:
-        if self.database_url:
+        """The SQLite file; on PostgreSQL, where it would be."""
+        if self.database_url and not self.on_postgresql:
             return Path(self.database_url.removeprefix("sqlite:///"))
         return self.data_dir / "receiver.db"
+
+
+def check_shared_secrets(settings: Settings) -> None:
+    """Processes on one PostgreSQL need the same secrets, so none is generated there. Raises `SettingsInvalid`."""
+    missing = {
+        "SECRET_KEYS": (settings.secret_keys, secrets.token_urlsafe(32)),
+        "API_TOKENS": (settings.api_tokens, secrets.token_urlsafe(32)),
+        "NOTIFY_SECRETS": (settings.notify_secrets, new_secret()),
+    }
+    lines = [f"RECEIVER_{name}={fresh}" for name, (value, fresh) in missing.items() if not value]
+    if settings.on_postgresql and lines:
+        raise SettingsInvalid(
+            ["On PostgreSQL all processes share secrets; put these new ones into .env of all:", *lines]
+        )
 
 
 class SettingsInvalid(Exception):

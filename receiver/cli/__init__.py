@@ -24,6 +24,7 @@ from receiver.cli import (
 )
 from receiver.runtime.data_dir import DataUnusable
 from receiver.settings import SettingsInvalid
+from receiver.store.errors import StoreError
 from submitter.printing import say
 
 cli = typer.Typer(
@@ -57,7 +58,7 @@ def main() -> None:
     except SettingsInvalid as exc:
         print("These settings can't be used:", *exc.problems, sep="\n  ", file=sys.stderr)
         sys.exit(2)
-    except (DataUnusable, OSError) as exc:
+    except (DataUnusable, StoreError, OSError) as exc:
         say(f"receiver: {exc}", err=True)
         sys.exit(1)
 

@@ -40,6 +40,7 @@ def backup(directory: Annotated[Path, typer.Argument(help="A new directory.")]) 
     all of it is: one that was not finished is never taken for a backup.
     """
     settings, _ = load()
+    _only_sqlite(settings)
     os.umask(0o077)
     if not settings.database_path.exists():
         raise failed(f"there is no database at {settings.database_path}; is RECEIVER_DATA_DIR right?")
@@ -61,6 +62,7 @@ def restore(
     are listed, and are not sent again by themselves.
     """
     settings, each = load()
+    _only_sqlite(settings)
     os.umask(0o077)
     database = directory / "receiver.db"
     if not database.exists():
@@ -82,6 +84,11 @@ def restore(
         return
     typer.echo(f"restored into {settings.data_dir}; start the receiver")
     _list(held)
+
+
+def _only_sqlite(settings: Settings) -> None:
+    if settings.on_postgresql:
+        raise failed("the database is PostgreSQL: back it up and restore it with pg_dump and pg_restore")
 
 
 def _restore(settings: Settings, each: Mapping[str, ProviderSettings], directory: Path) -> list[Job]:

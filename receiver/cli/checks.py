@@ -30,6 +30,8 @@ from receiver.runtime.data_dir import DataUnusable
 from receiver.runtime.data_dir import check as check_data_dir
 from receiver.runtime.secrets import generated, kept, secrets_path
 from receiver.settings import Settings
+from receiver.store.database import open_database
+from receiver.store.errors import StoreError
 from receiver.store.sqlite_file import enabled_endpoints, state_of
 from submitter.bounded import BoundedTransport
 from submitter.client import HttpSender, converse
@@ -86,8 +88,11 @@ async def examine(
         yield finding
     for finding in await asyncio.to_thread(disk_findings, settings):
         yield finding
-    for finding in await asyncio.to_thread(database_findings, settings.database_path):
-        yield finding
+    if settings.on_postgresql:
+        yield await postgresql_finding(settings)
+    else:
+        for finding in await asyncio.to_thread(database_findings, settings.database_path):
+            yield finding
     async for finding in public_url_findings(settings, public_url or settings.public_url, clocks):
         yield finding
     async for finding in provider_findings(each, clocks):
@@ -181,6 +186,19 @@ def database_findings(path: Path) -> list[Finding]:
     if not os.access(path, os.W_OK):
         return [fail("database", f"{path} can't be written", "give it to the user that this runs as (chown)")]
     return [ok("database", f"{path} is whole and at the newest schema")]
+
+
+async def postgresql_finding(settings: Settings) -> Finding:
+    """Whether it can be reached, is at the newest schema, and takes writes."""
+    try:
+        database = await open_database(settings.database_address, listen_url=settings.database_listen_url)
+        try:
+            await database.check_writable()
+        finally:
+            await database.close()
+    except StoreError as exc:
+        return fail("database", str(exc), "correct RECEIVER_DATABASE_URL, start the server, or run `receiver migrate`")
+    return ok("database", "PostgreSQL is reachable, at the newest schema and takes writes")
 
 
 # --- Outside in -----------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ async def open_database(settings: Settings | None = None) -> AsyncIterator[Datab
     """Open what is there; a database that is not there is a mistake, and not made."""
     settings = settings or load()[0]
     path = settings.database_path
-    if not path.exists():
+    if not settings.on_postgresql and not path.exists():
         raise failed(f"there is no database at {path}; is RECEIVER_DATA_DIR right? `receiver serve` makes it")
-    database = await open_or_make(path)
+    database = await open_or_make(settings.database_address)
     try:
         with usable_database(path):
             yield database

@@ -107,7 +107,7 @@ async def served(
         prepare(settings.data_dir)
         mark = SandboxMark(settings.data_dir)
         stand_ins: str | None = None
-        if sandbox is not None:
+        if sandbox is not None and not settings.on_postgresql:
             mark.check(settings.database_path)
         if stack.enter_context(occupied(settings.data_dir)):
             log.warning(

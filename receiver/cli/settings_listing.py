@@ -7,6 +7,7 @@ Every setting in one list: its name, default and meaning; what is in force, mask
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -154,6 +155,10 @@ def _in_force(name: str, value: Any, info: FieldInfo, given: Mapping[str, str]) 
     return InForce(name, shown or _shown(value), origin, info.description or "")
 
 
+_PASSWORD = re.compile(r"(?<=://)[^/@]*(?=@)")
+"""Name and password in a URL."""
+
+
 def _shown(value: Any) -> str:
     if value is None or value == ():
         return "none"
@@ -163,7 +168,7 @@ def _shown(value: Any) -> str:
         return ",".join(_shown(one) for one in value)
     if isinstance(value, float):
         return format(value, "g")
-    return str(value)
+    return _PASSWORD.sub(MASK, str(value))
 
 
 def _cell(text: str) -> str:

@@ -8,11 +8,15 @@ from nothing, so everything it needs from outside is read-only.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from receiver.store.engines.sqlite import SqliteDatabase
+from receiver.store.errors import DatabaseRefused
+from receiver.store.schema import newest_schema
+from receiver.store.sqlite_file import state_of
 from receiver.store.statements import Row, Work
 
 T = TypeVar("T")
@@ -62,6 +66,41 @@ class Database(Protocol):
         ...
 
 
-async def open_database(path: Path) -> Database:
-    """Open the SQLite file *path*, make it if it is not there, and migrate it. Raises `DataUnusable`."""
-    return await SqliteDatabase.open(path)
+async def open_database(address: Path | str, *, listen_url: str | None = None) -> Database:
+    """
+    Open the SQLite file at a path, or the PostgreSQL database at a URL.
+
+    A file is made if it is not there, and migrated; raises `DataUnusable`. A PostgreSQL database must be at the schema
+    of this version, by `migrate`; raises `DatabaseRefused`, and `DatabaseUnavailable`. *listen_url* reaches the same
+    server directly, where the URL goes through a pooler.
+    """
+    if isinstance(address, Path):
+        return await SqliteDatabase.open(address)
+    database: Database = await _postgresql().PostgresqlDatabase.open(address, listen_url=listen_url)
+    return database
+
+
+async def migrate(address: Path | str) -> None:
+    """Bring the database to the newest schema. Raises as `open_database` does."""
+    if isinstance(address, Path):
+        await (await SqliteDatabase.open(address)).close()
+    else:
+        await _postgresql().migrate(address)
+
+
+async def schema_is_newest(address: Path | str) -> bool:
+    """Whether `migrate` has nothing to do. Changes nothing."""
+    if isinstance(address, Path):
+        return await asyncio.to_thread(lambda: address.exists() and state_of(address).schema_is_current)
+    found: str | None = await _postgresql().schema_at(address)
+    return found == newest_schema()
+
+
+def _postgresql() -> Any:
+    try:
+        from receiver.store.engines import postgresql
+    except ModuleNotFoundError as exc:
+        raise DatabaseRefused(
+            f"PostgreSQL needs {exc.name}, which is not installed: install the extra, upscale-receiver[postgresql]"
+        ) from exc
+    return postgresql

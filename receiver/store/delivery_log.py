@@ -240,11 +240,11 @@ class DeliveryLog:
         """
         event_id, delivery_id = new_id("evt"), new_id("dlv")
         body = one_line({"type": event_type, "timestamp": iso(now), "data": data})
-        event = (event_id, event_type, us(now), body)
+        event = (event_id, event_type, us(now), body, 1)
         about = (delivery_id, event_id, event_type, None, endpoint_id, None, endpoint_id, us(now), us(now))
 
         def work() -> Work[str]:
-            yield InsertMany("events", ("id", "type", "created_at", "body"), [event])
+            yield InsertMany("events", ("id", "type", "created_at", "body", "example"), [event])
             yield InsertMany("deliveries", DELIVERY_COLUMNS, [(*about, *_EXAMPLE)])
             return delivery_id
 
@@ -319,7 +319,7 @@ _AGAIN = (
 _NOT_HELD = "(state <> 'pending' OR lease_until IS NULL OR lease_until < ?)"
 _EVENTS_AFTER = (
     "SELECT id, type, job_id, provider, created_at, body FROM events"
-    " WHERE id > ? AND created_at >= ? AND position IS NOT NULL ORDER BY id LIMIT ?"
+    " WHERE id > ? AND created_at >= ? AND example = 0 ORDER BY id LIMIT ?"
 )
 
 

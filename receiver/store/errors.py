@@ -5,7 +5,7 @@ What a transaction may raise, split by what the caller can do about it.
     ├── Conflict              another transaction was in the way: read again and try again
     │   └── Overtaken         a row is no longer in the version that was read
     ├── DatabaseUnavailable   the database cannot be reached or written now: answer 503 and try later
-    └── SchemaRefused         the database is of another version: migrate it, or install another version
+    └── DatabaseRefused       the database is not one that this version can use: do what the text says
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ class DatabaseUnavailable(StoreError):
     """
 
 
-class SchemaRefused(StoreError):
-    """The database's schema is not the one of this version. The text is one line that says what to do."""
+class DatabaseRefused(StoreError):
+    """This version, as it is installed, cannot use the database. The text is one line that says what to do."""

@@ -14,12 +14,11 @@ from datetime import datetime
 from typing import Any
 
 from receiver.domain.jobs import iso
-from receiver.store import tables
 from receiver.store.database import Database
 from receiver.store.rows import moment
 from receiver.store.statements import Fetch, Work, first
 
-_COLUMNS = tuple(column.name for column in tables.events.columns)
+_COLUMNS = ("position", "id", "type", "job_id", "provider", "created_at", "body")
 _NEWEST = "SELECT coalesce(max(position), 0) FROM events"
 
 
@@ -113,4 +112,5 @@ class Events:
 
 
 def _event(row: Any) -> Event:
-    return Event(**dict(zip(_COLUMNS, row, strict=True)) | {"created_at": moment(row[_COLUMNS.index("created_at")])})
+    position, event_id, event_type, job_id, provider, created_at, body = row
+    return Event(position, event_id, event_type, job_id, provider, moment(created_at), body)

@@ -118,7 +118,11 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class NumberEvents:
-    """Give positions to up to *limit* committed events that have none. The result is how many were numbered."""
+    """
+    Give positions to up to *limit* committed events that have none.
+
+    The result is how many were numbered; None if another transaction is numbering.
+    """
 
     limit: int
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
-_Id = sa.String(64)
+_Id = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
+"""Ids sort by the time that they were made, byte by byte, whatever language a database server speaks."""
 _Moment = sa.BigInteger
 
 jobs = sa.Table(
@@ -154,8 +155,15 @@ events = sa.Table(
     sa.Column("provider", sa.String(32)),
     sa.Column("created_at", _Moment, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
+    sa.Column("example", sa.Integer, nullable=False, server_default="0"),
     sa.Index("events_position", "position", unique=True),
     sa.Index("events_job", "job_id"),
+    sa.Index(
+        "events_unnumbered",
+        "id",
+        sqlite_where=sa.text("position IS NULL AND example = 0"),
+        postgresql_where=sa.text("position IS NULL AND example = 0"),
+    ),
 )
 
 endpoints = sa.Table(
@@ -186,7 +194,7 @@ deliveries = sa.Table(
     sa.Column("job_id", _Id),
     sa.Column("endpoint_id", _Id),
     sa.Column("url", sa.Text),
-    sa.Column("lane", sa.String(80), nullable=False),
+    sa.Column("lane", sa.String(80).with_variant(sa.String(80, collation="C"), "postgresql"), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Column("retry", sa.Integer, nullable=False),

@@ -17,8 +17,10 @@ SETTLED_BY = {
 
 
 @pytest.mark.parametrize("provider", SETTLED_BY)
-async def test_a_picture_goes_to_the_provider_and_its_result_is_kept(provider: str, tmp_path: Path) -> None:
-    async with live(tmp_path) as (receiver, _), receiver.client() as client:
+async def test_a_picture_goes_to_the_provider_and_its_result_is_kept(
+    provider: str, tmp_path: Path, engine: dict[str, str]
+) -> None:
+    async with live(tmp_path, environment=engine) as (receiver, _), receiver.client() as client:
         job = await submit(client, provider, picture_bytes(160, 120))
         done = await wait_for_state(client, job["id"], kept=True)
         assert (done["state"], done["settled_by"]) == ("succeeded", SETTLED_BY[provider])

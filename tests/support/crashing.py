@@ -34,7 +34,7 @@ class MortalConnection(sqlite3.Connection):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def open_mortal(path: Path) -> SqliteDatabase:
+async def open_mortal(path: Path, *, listen_url: str | None = None) -> SqliteDatabase:
     return await SqliteDatabase.open(path, writer=MortalConnection)
 
 

@@ -24,9 +24,10 @@ from typing import Any, TypeVar
 import asyncpg
 import sqlalchemy as sa
 import structlog
+from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from receiver.store.errors import Conflict, DatabaseUnavailable, SchemaRefused
+from receiver.store.errors import Conflict, DatabaseRefused, DatabaseUnavailable
 from receiver.store.schema import known_schemas, newest_schema, upgrade
 from receiver.store.statements import (
     Fetch,
@@ -54,6 +55,7 @@ _COPY_FROM = 8
 """Fewer rows than this are inserted one by one: COPY asks for the columns' types first."""
 _HOLDS = {"subscriptions": 7001, "positions": 7002, "migrations": 7003}
 _LONGEST_PAUSE_SECONDS = 5.0
+_NEWER = "the database was migrated by a newer version; install that version, or a newer one"
 
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
@@ -65,6 +67,7 @@ _UNAVAILABLE = (
     TimeoutError,
 )
 _CONFLICTS = (asyncpg.UniqueViolationError, asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 _MISTAKES = (asyncpg.DataError, asyncpg.exceptions.DataError)
 
 
@@ -84,7 +87,7 @@ class PostgresqlDatabase:
         Connect to *url*, whose schema must be this version's.
 
         *listen_url* is a direct connection, for where *url* goes through a pooler. Raises `DatabaseUnavailable`, and
-        `SchemaRefused` for a database that was not migrated to the schema of this version.
+        `DatabaseRefused` for a database that was not migrated to the schema of this version.
         """
         pool = asyncpg.create_pool(
             url,
@@ -149,7 +152,8 @@ class PostgresqlDatabase:
             await connection.execute("UPDATE alembic_version SET version_num = version_num")
 
     async def schema_is_current(self) -> bool:
-        return await self._schema() == newest_schema()
+        async with self._connection() as connection:
+            return await _schema(connection) == newest_schema()
 
     async def close(self) -> None:
         """Close all connections; what runs on them for longer than a few seconds is cut off."""
@@ -173,20 +177,14 @@ class PostgresqlDatabase:
             async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
                 yield connection
 
-    async def _schema(self) -> str | None:
-        async with self._connection() as connection:
-            if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
-                return None
-            found: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
-            return found
-
     async def _check_schema(self) -> None:
-        found = await self._schema()
+        async with self._connection() as connection:
+            found = await _schema(connection)
         if found == newest_schema():
             return
         if found is None or found in known_schemas():
-            raise SchemaRefused("the database is not at the schema of this version; run `receiver migrate`")
-        raise SchemaRefused("the database was migrated by a newer version; install that version, or a newer one")
+            raise DatabaseRefused("the database is not at the schema of this version; run `receiver migrate`")
+        raise DatabaseRefused(_NEWER)
 
     async def _listen(self) -> None:
         """Hold a connection that listens; after each reconnect everybody is woken, for what was missed."""
@@ -216,7 +214,11 @@ class PostgresqlDatabase:
 
 
 async def migrate(url: str) -> None:
-    """Bring the database at *url* to the newest schema; one process does it, others wait. Raises `StoreError`."""
+    """
+    Bring the database at *url* to the newest schema; one process does it, others wait.
+
+    Raises `DatabaseUnavailable`, and `DatabaseRefused` for a database of a newer version.
+    """
 
     async def connect() -> Any:
         return await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
@@ -227,8 +229,27 @@ async def migrate(url: str) -> None:
             async with engine.begin() as connection:
                 await connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_HOLDS['migrations']})"))
                 await connection.run_sync(upgrade)
+    except CommandError as exc:
+        raise DatabaseRefused(_NEWER) from exc
     finally:
         await engine.dispose()
+
+
+async def schema_at(url: str) -> str | None:
+    """The revision of the database at *url*; None for an empty one. Raises `StoreError`."""
+    with _mapped():
+        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
+        try:
+            return await _schema(connection)
+        finally:
+            await connection.close()
+
+
+async def _schema(connection: Any) -> str | None:
+    if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+        return None
+    found: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+    return found
 
 
 async def _keep(connection: Any) -> None:
@@ -244,6 +265,8 @@ def _mapped() -> Iterator[None]:
         raise
     except _CONFLICTS as exc:
         raise Conflict(str(exc)) from exc
+    except _REFUSED as exc:
+        raise DatabaseRefused(f"PostgreSQL refuses RECEIVER_DATABASE_URL: {exc}") from exc
     except _UNAVAILABLE as exc:
         raise DatabaseUnavailable(f"{type(exc).__name__}: {exc}") from exc
 
@@ -312,14 +335,14 @@ async def _positions(connection: Any, statement: Positions) -> list[None]:
     return [None] * statement.count
 
 
-async def _number_events(connection: Any, statement: NumberEvents) -> int:
+async def _number_events(connection: Any, statement: NumberEvents) -> int | None:
     """
     Only committed rows can be numbered, and the lock is given back after its holder's commit is visible.
 
     The update is a statement of its own, so that its snapshot is younger than the lock.
     """
     if not await connection.fetchval(f"SELECT pg_try_advisory_xact_lock({_HOLDS['positions']})"):
-        return 0
+        return None
     return await _run(connection, Run(_NUMBER_EVENTS, (statement.limit,)))
 
 

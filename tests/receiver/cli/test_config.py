@@ -61,7 +61,7 @@ async def test_wrong_settings_stop_the_start_with_all_errors_at_once(tmp_path: P
         RECEIVER_PUBLIC_URL="ftp://example.com",
         RECEIVER_JOB_TIMEOUT="-1",
         RECEIVER_NOTIFY_SECRETS=SECRET,
-        RECEIVER_DATABASE_URL="postgresql://localhost/x",
+        RECEIVER_DATABASE_URL="mysql://localhost/x",
         FREEPIK_RATE="often",
         APIXO_CONCURRENCY="0",
         NOVITA_API_KEY=f"two words {SECRET}",

@@ -1,14 +1,21 @@
 """The migrations build exactly the tables that the code speaks of."""
 
+import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from receiver.store.database import open_database
+from receiver.store.database import migrate, open_database, schema_is_newest
+from receiver.store.errors import DatabaseRefused
 from receiver.store.tables import metadata
-from tests.support.rows import execute
+from tests.support.postgresql import PostgresqlServer
+from tests.support.rows import execute, fetch
 
 
 async def test_a_migrated_database_has_the_tables_of_the_code(tmp_path: Path) -> None:
@@ -19,6 +26,49 @@ async def test_a_migrated_database_has_the_tables_of_the_code(tmp_path: Path) ->
     with engine.connect() as connection:
         assert _differences(connection) == []
     engine.dispose()
+
+
+async def test_a_migrated_postgresql_database_has_the_tables_of_the_code(postgresql_server: PostgresqlServer) -> None:
+    async with postgresql_server.database() as url:
+        engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool)
+        async with engine.connect() as connection:
+            assert await connection.run_sync(_differences) == []
+        await engine.dispose()
+
+
+async def test_postgresql_is_migrated_by_its_command_alone(postgresql_server: PostgresqlServer) -> None:
+    async with postgresql_server.database(migrated=False) as url:
+        assert not await schema_is_newest(url)
+        with pytest.raises(DatabaseRefused, match="run `receiver migrate`"):
+            await open_database(url)
+        await asyncio.gather(migrate(url), migrate(url))
+        assert await schema_is_newest(url)
+        database = await open_database(url)
+        await execute(database, "UPDATE alembic_version SET version_num = '9999'")
+        assert not await database.schema_is_current()
+        await database.close()
+        for use in (open_database, migrate):
+            with pytest.raises(DatabaseRefused, match="newer version"):
+                await use(url)
+
+
+async def test_a_test_event_of_an_older_version_is_not_taken_for_one_that_waits_for_its_position(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "receiver.db"
+    await (await open_database(path)).close()
+    with contextlib.closing(sqlite3.connect(path)) as older:
+        older.execute("DROP INDEX events_unnumbered")
+        older.execute("ALTER TABLE events DROP COLUMN example")
+        older.execute("UPDATE alembic_version SET version_num = '0002'")
+        older.executemany(
+            "INSERT INTO events (id, position, type, created_at, body) VALUES (?, ?, 'job.queued', 1, '{}')",
+            [("evt_1", 1), ("evt_2", None)],
+        )
+        older.commit()
+    database = await open_database(path)
+    assert await fetch(database, "SELECT id, example FROM events ORDER BY id") == [("evt_1", 0), ("evt_2", 1)]
+    await database.close()
 
 
 async def test_opening_a_database_again_changes_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From the queue to the provider: claims, cancellations, and what a late word may still do."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 from datetime import timedelta
@@ -256,6 +257,7 @@ async def test_what_it_was_still_preparing_is_not_taken_up_twice(tmp_path: Path)
         await running.submissions.step()
         busy = running.submissions.pools["novita"].busy
         for _ in range(busy):
-            await asyncio.to_thread(picture.write_bytes, b"no picture")
+            with contextlib.suppress(BrokenPipeError):  # what was written so far may have been enough for all of them
+                await asyncio.to_thread(picture.write_bytes, b"no picture")
         await eventually(lambda: running.submissions.pools["novita"].busy == 0)
         assert busy == 1

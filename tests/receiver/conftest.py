@@ -1,4 +1,4 @@
-"""Every test of the storage runs on both engines."""
+"""The engines: `database` is an open one of each, `engine` the environment of a receiver on each."""
 
 from __future__ import annotations
 
@@ -31,3 +31,14 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         postgresql = await PostgresqlDatabase.open(url)
         yield postgresql
         await postgresql.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[dict[str, str]]:
+    """Settings that put a receiver on each engine."""
+    if request.param == "sqlite":
+        yield {}
+        return
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    async with server.database() as url:
+        yield {"RECEIVER_DATABASE_URL": url, "RECEIVER_SECRET_KEYS": "a-key-that-all-processes-share"}

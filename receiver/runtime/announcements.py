@@ -1,0 +1,67 @@
+"""
+Signals between processes: an event that is set in one is set in all, soon.
+
+Whoever sets one does not wait: what is announced within a moment is sent once. An announcement may be lost; every loop
+also wakes by itself, and finds its work in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import fields
+
+from receiver.runtime.loops import Loop
+from receiver.runtime.wakes import Wakes
+
+_GATHER_SECONDS = 0.05
+
+
+class SharedEvent(asyncio.Event):
+    """Set here, and announced to the other processes; `receive` sets it here alone."""
+
+    def __init__(self, announce: Callable[[], None]) -> None:
+        super().__init__()
+        self._announce = announce
+
+    def set(self) -> None:
+        super().set()
+        self._announce()
+
+    def receive(self) -> None:
+        super().set()
+
+
+class Announcements:
+    """Sends the names of events through *notify*, and hears of those of other processes through *listen*."""
+
+    def __init__(
+        self, notify: Callable[[str], Awaitable[None]], listen: Callable[[str, Callable[[], None]], None]
+    ) -> None:
+        self._notify = notify
+        self._listen = listen
+        self._due: set[str] = set()
+        self.loop = Loop("announcements", self.step)
+
+    def event(self, name: str) -> SharedEvent:
+        """An event that all processes share under *name*."""
+        event = SharedEvent(lambda: self._announce(name))
+        self._listen(name, event.receive)
+        return event
+
+    def wakes(self) -> Wakes:
+        """Signals to the loops of all processes."""
+        return Wakes(**{each.name: self.event(each.name) for each in fields(Wakes)})
+
+    async def step(self) -> float:
+        """Send what is due."""
+        due, self._due = sorted(self._due), set()
+        for name in due:
+            await self._notify(name)
+        if due:
+            await asyncio.sleep(_GATHER_SECONDS)
+        return 0.0 if self._due else 3600.0
+
+    def _announce(self, name: str) -> None:
+        self._due.add(name)
+        self.loop.wake()
