@@ -162,7 +162,8 @@ async def build(
     preparation = TaskPreparation(blobs, credentials.tokens, public_url)
     submissions = Submissions(intake, slots, pauses, leases, preparation, sender, metrics)
     poller = Poller(intake, slots, leases, sender, metrics)
-    archive = Archive(store, blobs, outbound, metrics, wakes=wakes)
+    renewable = [name for name, its in slots.items() if its.configured and its.provider.pollable]
+    archive = Archive(store, blobs, outbound, metrics, wakes=wakes, renewable=renewable)
 
     endpoints = Endpoints(database)
     notifier = Notifier(

@@ -120,6 +120,12 @@ class KeptImage:
     state: str = "wanted"
     """`wanted`, `kept` or `lost`."""
     tries: int = 0
+    last_error: str | None = None
+    """Why the last try failed; of a lost image, why it was given up."""
+    renewals: int = 0
+    """How often the provider was asked for a fresh link."""
+    renewed_at: datetime | None = None
+    """When it last named one."""
 
     @property
     def kept(self) -> bool:
@@ -135,6 +141,8 @@ class KeptImage:
             "height": self.height,
             "bytes": self.bytes,
             "sha256": self.sha256,
+            "state": self.state,
+            "lost_reason": self.last_error if self.state == "lost" else None,
             "kept": self.kept,
         }
 

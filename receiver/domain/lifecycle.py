@@ -11,13 +11,14 @@ emit, and the verdict to write beside the evidence. A table decides what a belie
     sending             start      finish               again     doubt          -          end
     running             note       finish               -         -              end        end
     unconfirmed         start      finish               again     -              -          end
-    succeeded           -          -                    -         -              -          -
+    succeeded           -          relink               -         -              -          -
     failed              -          found                -         -              -          -
     expired, canceled   note_id    late                 -         -              -          -
 
 `succeeded` and `failed` are the provider's word: the first believed report wins, and nothing moves the job again.
 But a task that is done and names no image is polled a few times more, and then fails by our reading alone: an image
-that is named later, by a signed callback or a poll, still makes the job succeed (`found`).
+that is named later, by a signed callback or a poll, still makes the job succeed (`found`). A poll of a job that has its
+result brings fresh links for images that are not kept (`relink`).
 `expired` and `canceled` are ours: a result that arrives later is kept and announced (`job.late_result`); the state
 stays.
 
@@ -72,6 +73,8 @@ class Change:
     verdict: Verdict
     events: tuple[str, ...] = ()
     images: tuple[Image, ...] = ()
+    relinked: tuple[Image, ...] = ()
+    """Fresh links to images of the job that may not be kept yet."""
 
 
 def advance(job: Job, update: Update, now: datetime, timing: Timing, *, jitter: float = 0.0) -> Change:
@@ -198,10 +201,19 @@ def _found(job: Job, report: Report, update: Update, now: datetime, timing: Timi
     return row(job, report, update, now, timing)
 
 
+def _relink(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
+    """A poll of a finished job names its images again: for those that are not kept, the links may be fresh."""
+    if update.source is not Source.POLL or update.again:
+        return _ignore(job, report, update, now, timing)
+    return Change(job, Verdict.BELIEVED, relinked=report.images)
+
+
 def _late(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
     """The provider reports the end after we gave the job up. Kept and announced once; the state stays."""
     if job.late_at is not None:
-        return Change(replace(job, next_poll_at=None, hinted_at=None), Verdict.LATE)
+        done = replace(job, next_poll_at=None, hinted_at=None)
+        relinked = _relink(done, report, update, now, timing).relinked if report.state is State.SUCCEEDED else ()
+        return Change(done, Verdict.LATE, relinked=relinked)
     late = replace(_known(job, report), late_at=now, next_poll_at=None, hinted_at=None, claimed_id=None)
     images = report.images if report.state is State.SUCCEEDED else ()
     return Change(late, Verdict.LATE, ("job.late_result",), images)
@@ -299,7 +311,7 @@ _ROWS: dict[State, dict[State, Row]] = {
         State.QUEUED: _again,
         State.CANCELED: _end,
     },
-    State.SUCCEEDED: {},
+    State.SUCCEEDED: {State.SUCCEEDED: _relink},
     State.FAILED: {State.SUCCEEDED: _found},
     State.EXPIRED: {State.RUNNING: _note_id, State.SUCCEEDED: _late, State.FAILED: _late},
     State.CANCELED: {State.RUNNING: _note_id, State.SUCCEEDED: _late, State.FAILED: _late},

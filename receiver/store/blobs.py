@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 from dataclasses import dataclass, replace
@@ -74,9 +75,15 @@ class Blobs:
     async def drop_body(self, name: str) -> None:
         await asyncio.to_thread((self.root / "answers" / name).unlink, missing_ok=True)
 
-    async def keep_image(self, part: Path, job_id: str, n: int) -> Picture:
-        """Look at a downloaded file and keep it as image *n* of the job; raises `TaskRefused` if it is no image."""
+    async def keep_image(self, part: Path, job_id: str, n: int, *, sha256: str) -> Picture:
+        """
+        Inspect a downloaded file and keep it as image *n* of the job.
+
+        Raises `TaskRefused` if it is no whole image, `OSError` if the disk gives back other bytes than came.
+        """
         picture = await asyncio.to_thread(inspect, part)
+        if picture.sha256 != sha256:
+            raise OSError(errno.EIO, "the file changed while it was written")
         await asyncio.to_thread(_settle_file, part, self.image_path(job_id, n))
         return picture
 

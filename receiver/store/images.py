@@ -61,6 +61,23 @@ class Images:
         """Given up. The job's state is not touched; `job.images_lost` tells."""
         return await self._done(image, now, state="lost", last_error=last_error)
 
+    async def ask_for_link(
+        self, image: KeptImage, now: datetime, *, providers: Sequence[str], next_at: datetime, last_error: str
+    ) -> bool:
+        """
+        Make a poll of the image's job due, for a fresh link; the image itself is tried again at *next_at*.
+
+        False, and nothing is changed, if its provider is not among *providers*, or the job has no task to ask about.
+        """
+
+        def work() -> Work[bool]:
+            if (yield Run(_POLL_FOR_LINK, (us(now), image.job_id, list(providers)))) != 1:
+                return False
+            yield Run(_ASKED, (us(next_at), last_error, image.job_id, image.n))
+            return True
+
+        return bool(providers) and await self._database.write(work)
+
     async def later(self, image: KeptImage, *, next_at: datetime, last_error: str) -> None:
         await self._database.write(alone(Run(_LATER, (us(next_at), last_error, image.job_id, image.n))))
 
@@ -94,6 +111,21 @@ _WANTED = "job_id = ? AND n = ? AND state = 'wanted'"
 _RENEW = f"UPDATE images SET lease_until = ?, next_at = ? WHERE {_WANTED}"
 _NEXT = "SELECT min(next_at) FROM images WHERE state = 'wanted'"
 _LATER = f"UPDATE images SET tries = tries + 1, next_at = ?, last_error = ?, lease_until = NULL WHERE {_WANTED}"
+_POLL_FOR_LINK = (
+    "UPDATE jobs SET version = version + 1, next_poll_at = coalesce(next_poll_at, ?)"
+    " WHERE id = ? AND provider IN (??) AND remote_id IS NOT NULL AND (state = 'succeeded' OR late_at IS NOT NULL)"
+)
+_ASKED = (
+    "UPDATE images SET tries = tries + 1, renewals = renewals + 1, next_at = ?, last_error = ?, lease_until = NULL"
+    f" WHERE {_WANTED}"
+)
+# One that is being fetched is left alone. A link that is the same as before is as dead as before.
+_RELINK = (
+    "UPDATE images SET state = 'wanted', next_at = ?, renewed_at = ?, lease_until = NULL, kept_at = NULL,"
+    " give_up_at = CASE WHEN source_url = ? THEN give_up_at ELSE ? END,"
+    " tries = CASE WHEN source_url = ? THEN tries ELSE 0 END, expires_at = ?, source_url = ?"
+    " WHERE job_id = ? AND n = ? AND (state = 'lost' OR state = 'wanted' AND (lease_until IS NULL OR lease_until <= ?))"
+)
 _PUT_BACK = f"UPDATE images SET next_at = ?, lease_until = NULL WHERE {_WANTED}"
 _LOCK_JOB = "SELECT 1 FROM jobs WHERE id = ?"
 _DONE = (
@@ -132,6 +164,18 @@ def insert_images(images: Sequence[tuple[KeptImage, datetime]]) -> Work[None]:
         yield InsertMany("images", IMAGE_COLUMNS, rows, known=("job_id", "n"))
 
 
+def relink_images(images: Sequence[tuple[KeptImage, datetime]]) -> Work[None]:
+    """Give images that are not kept the links that were just named; lost ones are wanted again."""
+    rows = []
+    for image, now in images:
+        url, learned_at = image.source_url, us(now)
+        gives_up_at = us(_give_up_at(image, now))
+        new = (url, gives_up_at, url, to_us(image.expires_at), url)
+        rows.append((learned_at, learned_at, *new, image.job_id, image.n, learned_at))
+    if rows:
+        yield RunMany(_RELINK, rows)
+
+
 def images_of(job_ids: Sequence[str]) -> Work[list[KeptImage]]:
     """All images of these jobs, in their order."""
     if not job_ids:
@@ -153,7 +197,6 @@ def new_image(job_id: str, n: int, image: Image, now: datetime) -> KeptImage:
 
 
 def _image_values(image: KeptImage, now: datetime) -> tuple[Any, ...]:
-    give_up_at = image.expires_at or now + timedelta(hours=24)
     values = {
         "job_id": image.job_id,
         "n": image.n,
@@ -165,6 +208,14 @@ def _image_values(image: KeptImage, now: datetime) -> tuple[Any, ...]:
         "state": image.state,
         "tries": 0,
         "next_at": us(now),
-        "give_up_at": us(max(give_up_at, now + timedelta(minutes=1))),
+        "give_up_at": us(_give_up_at(image, now)),
+        "renewals": 0,
     }
     return tuple(values.get(name) for name in IMAGE_COLUMNS)
+
+
+def _give_up_at(image: KeptImage, now: datetime) -> datetime:
+    """When the link is dead. A past moment is no moment: a link that was just named is taken to live for a day."""
+    if image.expires_at is None or image.expires_at <= now:
+        return now + timedelta(hours=24)
+    return max(image.expires_at, now + timedelta(minutes=1))

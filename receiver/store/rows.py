@@ -206,6 +206,9 @@ def image_from_row(row: Any) -> KeptImage:
         sha256=row["sha256"],
         state=row["state"],
         tries=row["tries"],
+        last_error=row["last_error"],
+        renewals=row["renewals"],
+        renewed_at=from_us(row["renewed_at"]),
     )
 
 

@@ -17,7 +17,7 @@ from receiver.domain.jobs import Job, KeptImage, Source, Verdict
 from receiver.domain.lifecycle import Change, Update, advance
 from receiver.domain.polling import Timing
 from receiver.store.errors import Overtaken
-from receiver.store.images import insert_images, new_image
+from receiver.store.images import insert_images, new_image, relink_images
 from receiver.store.outbox import EventRows, NewEvent, event_rows, job_event, subscriptions, write_event_rows
 from receiver.store.rows import changed_columns, jobs_by_id, us
 from receiver.store.statements import Fetch, Hold, Run, UpdateMany, Work
@@ -97,6 +97,7 @@ def plan(
     holders = yield from _holders(items, current)
     new_events: list[NewEvent] = []
     images: list[tuple[KeptImage, datetime]] = []
+    relinked: list[tuple[KeptImage, datetime]] = []
     written: tuple[str, str | None]
     verdicts: dict[tuple[str, str | None], list[int]] = {}
     released: set[str] = set()
@@ -124,16 +125,18 @@ def plan(
                 released.add(job.id)
             kept = [new_image(change.job.id, n, image, now) for n, image in enumerate(change.images)]
             images += [(image, now) for image in kept]
+            relinked += [(new_image(change.job.id, n, image, now), now) for n, image in enumerate(change.relinked)]
             new_events += [job_event(name, change.job, kept, base_url=base_url) for name in change.events]
         if item.evidence_id is not None:
             verdicts.setdefault(written, []).append(item.evidence_id)
     rows = event_rows(new_events, (yield from subscriptions()), now, first_delay_seconds)
-    settled.events, settled.images, settled.deliveries = len(new_events), len(images), len(rows.deliveries)
+    settled.events, settled.deliveries = len(new_events), len(rows.deliveries)
+    settled.images = len(images) + len(relinked)
     notes: dict[tuple[str, str | None], list[int]] = {}
     for number, verdict, note in closed:
         notes.setdefault((verdict.value, note), []).append(number)
     updates = job_updates(read, current, released)
-    return Plan(settled, us(now), batch.again, updates, verdicts, notes, images, rows)
+    return Plan(settled, us(now), batch.again, updates, verdicts, notes, images, relinked, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ class Plan:
     verdicts: dict[tuple[str, str | None], list[int]]
     notes: dict[tuple[str, str | None], list[int]]
     images: list[tuple[KeptImage, datetime]]
+    relinked: list[tuple[KeptImage, datetime]]
     rows: EventRows
 
     def carry_out(self) -> Work[None]:
@@ -164,6 +168,7 @@ class Plan:
             if (yield Run(_NOTE + unread, (verdict, note, self.read_at, ids))) != len(ids):
                 raise Overtaken
         yield from insert_images(self.images)
+        yield from relink_images(self.relinked)
         yield from write_event_rows(self.rows)
 
 

@@ -131,6 +131,14 @@ images = sa.Table(
     sa.Column("lease_until", _Moment),
     sa.Column("last_error", sa.Text),
     sa.Column("kept_at", _Moment),
+    sa.Column("renewals", sa.Integer, nullable=False, server_default=sa.text("0")),
+    sa.Column("renewed_at", _Moment),
+    sa.Index(
+        "images_lost",
+        "kept_at",
+        sqlite_where=sa.text("state = 'lost'"),
+        postgresql_where=sa.text("state = 'lost'"),
+    ),
     sa.Index(
         "images_dying",
         "give_up_at",

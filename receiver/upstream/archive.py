@@ -1,10 +1,11 @@
 """
 Keeping images before their links die.
 
-The image whose link dies first is fetched first, through the guard, into a temporary file, looked at, and renamed into
-place; only then is it `kept`. A download that fails is tried again with growing pauses until its link is dead, and then
-the image is `lost`: told, never held against the job, which is paid and done. A death in between leaves a part file,
-dropped at the next start, and a lapsed lease.
+The image whose link dies first is fetched first, through the guard, into a temporary file, inspected, and renamed into
+place; only then is it `kept`. A download that fails is tried again with growing pauses. If the link seems to be dead,
+the provider is asked for a fresh one by a status call, until one was answered. Only then is an image whose link is
+dead `lost`: announced, never held against the job, which is paid and done. A death in between
+leaves a part file, dropped at the next start, and a lapsed lease.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -36,13 +37,23 @@ log = structlog.get_logger("receiver.archive")
 _PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
 _MAX_IMAGE_BYTES = 512 * 1024 * 1024
 _DOWNLOAD_SECONDS = (60.0, 120.0, 300.0)  # by tries made: a host that hangs holds its place for a minute at first
+_REFUSALS = 3
+"""After so many tries, a host that says no is taken to mean that the link is dead before its time."""
+_RENEWALS = (20.0, 60.0, 180.0)
+"""How long the status call for a fresh link may take, in seconds, by how often it was asked for."""
+_FINAL = frozenset({200, 203, 206, 410})
+"""Where the file itself is what can't be kept, or is gone for good."""
 _PER_HOST = 6
 _SEARCH_SECONDS = 1.0
 """How often images of other hosts are searched for among those of hosts that are busy enough."""
 
 
 class Archive:
-    """Fetches wanted images, *concurrency* at once, a few from each host: one that hangs delays only itself."""
+    """
+    Fetches wanted images, *concurrency* at once, a few from each host: one that hangs delays only itself.
+
+    *renewable* are the providers that can be asked for fresh links.
+    """
 
     def __init__(
         self,
@@ -52,6 +63,7 @@ class Archive:
         metrics: Metrics,
         *,
         wakes: Wakes,
+        renewable: Sequence[str] = (),
         concurrency: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -60,6 +72,7 @@ class Archive:
         self._outbound = outbound
         self._metrics = metrics
         self._wakes = wakes
+        self._renewable = renewable
         self._clock = clock
         self.loop = Loop("archive", self.step, woken=wakes.archive)
         self.pool = TaskPool(concurrency, on_idle=self.loop.wake)
@@ -99,14 +112,13 @@ class Archive:
         try:
             kept = await self._fetch(image)
         except OutboundError as exc:
-            dead = isinstance(exc, DownloadFailed) and (
-                exc.status == 410 or (exc.permanent and exc.status in (200, 203, 206))
-            )
-            await self._failed(image, give_up_at, last_error=str(exc), permanent=dead)
+            refused = isinstance(exc, DownloadFailed) and exc.permanent
+            dead = isinstance(exc, DownloadFailed) and exc.permanent and exc.status in _FINAL
+            await self._failed(image, give_up_at, str(exc), dead=dead, refused=refused)
         except TaskRefused as exc:
-            await self._failed(image, give_up_at, last_error=f"what was downloaded is {exc}", permanent=False)
+            await self._failed(image, give_up_at, f"the download is not kept: {exc}")
         except OSError as exc:
-            await self._failed(image, give_up_at, last_error=f"our disk: {exc.strerror}", permanent=False)
+            await self._failed(image, give_up_at, f"our disk: {exc.strerror}")
         else:
             await self._store.images.kept(kept, self._clock())
             self._metrics.images.labels("kept").inc()
@@ -124,10 +136,10 @@ class Archive:
             patience = _DOWNLOAD_SECONDS[min(image.tries, len(_DOWNLOAD_SECONDS) - 1)]
             try:
                 with await asyncio.to_thread(part.open, "wb") as sink:
-                    await self._outbound.download(
+                    downloaded = await self._outbound.download(
                         image.source_url, sink, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience
                     )
-                picture = await self._blobs.keep_image(part, image.job_id, image.n)
+                picture = await self._blobs.keep_image(part, image.job_id, image.n, sha256=downloaded.sha256)
             finally:
                 await asyncio.to_thread(part.unlink, missing_ok=True)
         return replace(
@@ -139,18 +151,41 @@ class Archive:
             sha256=picture.sha256,
         )
 
-    async def _failed(self, image: KeptImage, give_up_at: datetime, *, last_error: str, permanent: bool) -> None:
-        now = self._clock()
-        pause = timedelta(seconds=_PAUSES[min(image.tries, len(_PAUSES) - 1)])
-        if permanent or now >= give_up_at:
-            await self._store.images.lost(image, now, last_error=last_error[:300])
+    async def _failed(
+        self, image: KeptImage, give_up_at: datetime, last_error: str, *, dead: bool = False, refused: bool = False
+    ) -> None:
+        """*dead*: what the link leads to can't be kept, ever. *refused*: its host says no, which may pass."""
+        now, last_error = self._clock(), last_error[:300]
+        over = dead or now >= give_up_at
+        if (over or (refused and image.tries + 1 >= _REFUSALS)) and await self._ask_for_link(image, now, last_error):
+            return
+        if over:
+            await self._store.images.lost(image, now, last_error=last_error)
             self._metrics.images.labels("lost").inc()
-            log.error("image_lost", job=image.job_id, n=image.n, reason=last_error[:300])
+            log.error("image_lost", job=image.job_id, n=image.n, reason=last_error)
             self._wakes.events_written()
             return
         self._metrics.images.labels("again").inc()
-        log.warning("image_not_kept_yet", job=image.job_id, n=image.n, tries=image.tries + 1, reason=last_error[:300])
-        await self._store.images.later(image, next_at=min(now + pause, give_up_at), last_error=last_error[:300])
+        log.warning("image_not_kept_yet", job=image.job_id, n=image.n, tries=image.tries + 1, reason=last_error)
+        pause = timedelta(seconds=_PAUSES[min(image.tries, len(_PAUSES) - 1)])
+        await self._store.images.later(image, next_at=min(now + pause, give_up_at), last_error=last_error)
+
+    async def _ask_for_link(self, image: KeptImage, now: datetime, last_error: str) -> bool:
+        """Whether a fresh link is asked for: until the provider has answered once, a few times at most."""
+        if image.source_url is None or image.renewed_at is not None or image.renewals >= len(_RENEWALS):
+            return False
+        asked = await self._store.images.ask_for_link(
+            image,
+            now,
+            providers=self._renewable,
+            next_at=now + timedelta(seconds=_RENEWALS[image.renewals]),
+            last_error=last_error,
+        )
+        if asked:
+            self._metrics.images.labels("renewed").inc()
+            log.warning("image_link_renewed", job=image.job_id, n=image.n, reason=last_error)
+            self._wakes.poller.set()
+        return asked
 
     async def _renew(self, image: KeptImage) -> None:
         while True:

@@ -26,6 +26,7 @@ from receiver.upstream.leases import Leases
 from receiver.upstream.slots import ProviderSlot
 from submitter.client import HttpSender, converse
 from submitter.errors import NotSent, ProviderBusy, ProviderError
+from submitter.vocabulary import State
 
 log = structlog.get_logger("receiver.poller")
 
@@ -160,6 +161,8 @@ class Poller:
 def _reason(job: Job, now: datetime) -> str:
     if job.hinted_at is not None:
         return "to confirm a callback"
+    if job.state is State.SUCCEEDED or job.late_at is not None:
+        return "for fresh links to images that are not kept"
     if job.deadline_at is not None and now >= job.deadline_at:
         return "the last poll before it expires"
     if job.awaits_callback:
