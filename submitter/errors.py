@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from submitter.remote_values import Job
+    from submitter.sdk.values import Job
 
 
 class SubmitterError(Exception):

@@ -165,6 +165,11 @@ def signed_headers(secrets: Sequence[str], message_id: str, at: datetime, body: 
     }
 
 
+def message_id(headers: object) -> str:
+    """The `webhook-id` in *headers*, as `verify` reads them; empty if there is none."""
+    return _standard_headers(headers).get(b"webhook-id", b"").decode("latin-1")
+
+
 def new_secret() -> str:
     """A fresh `whsec_` secret of 32 random bytes."""
     return PREFIX + base64.b64encode(randomness.token_bytes(32)).decode("ascii")

@@ -73,7 +73,7 @@ async def _listen(
             said.add(why)
             say(why, err=True, fg="yellow")
 
-    async with Receiver(url, token, waiting=waiting) as receiver:
+    async with Receiver(url, token, on_retry=waiting) as receiver:
         await receiver.providers()  # whoever does not answer at all is told of now, a cut later on is mended
         typer.echo(f"events of {url} go to {forward_to}", err=True)
         forwarding = asyncio.create_task(
@@ -94,7 +94,7 @@ def _own_token(settings: Settings) -> str:
 
 def _as_line(one: Forwarded) -> str:
     event = one.event
-    job = f" {event.data['id']}" if event.type.startswith("job.") else ""
+    job = f" {event.job.id}" if event.job else ""
     came = one.error or str(one.status)
     return f"{event.timestamp:%H:%M:%S} {event.position:>6}  {event.type}{job}  → {came} in {one.seconds * 1000:.0f} ms"
 

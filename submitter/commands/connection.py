@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -59,7 +58,7 @@ def as_text(shown: Any) -> str:
 
 def job_to_json(job: Job, saved: Sequence[Path] = ()) -> dict[str, Any]:
     """A job, with the files that its results were saved in."""
-    return {**dataclasses.asdict(job), "saved": [str(path) for path in saved]}
+    return {**job.to_json(), "saved": [str(path) for path in saved]}
 
 
 def reason(job: Job) -> str:

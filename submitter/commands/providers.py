@@ -32,7 +32,7 @@ def providers(
 
 async def _found(connection: Connection) -> list[dict[str, Any]]:
     async with connection.open() as receiver:
-        return await receiver.providers()
+        return [provider.to_json() for provider in await receiver.providers()]
 
 
 def _queue(queue: dict[str, Any]) -> str:

@@ -1,0 +1,383 @@
+"""`AsyncClient`: a receiver's API for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar, Unpack
+
+import httpx
+
+from submitter.connecting import find_receiver
+from submitter.sdk import administration, events, jobs
+from submitter.sdk.administration import DeliveryFilters, EndpointChanges, EndpointSettings
+from submitter.sdk.event_types import Event
+from submitter.sdk.jobs import Source
+from submitter.sdk.link import DEFAULT_TIMEOUT_SECONDS, Link
+from submitter.sdk.steps import Action, Body, Close, Done, Emit, Open, Piece, Sleep, Steps, Stream, Work
+from submitter.sdk.values import Delivery, DeliveryState, Endpoint, Evidence, Health, Job, Pause, ProviderInfo, Replayed
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """
+    A running receiver. `async with AsyncClient() as client: …`, or `aclose()` when done.
+
+    Without *url* and *token* they come from SUBMITTER_RECEIVER_URL and SUBMITTER_TOKEN, from the *profile* that
+    `submitter login` stored, or from the receiver's data directory if there is one here. *timeout* is how many seconds
+    a call may take with all its retries, unless the call says otherwise. *on_retry* gets a message at each of them.
+    Raises `NoReceiver` for a URL that can't be one, `Unauthorized` where no token is found.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        profile: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        on_retry: Callable[[str], None] | None = None,
+    ) -> None:
+        address = find_receiver(url, token, profile=profile)
+        self._link = Link(address.url, address.token, timeout=timeout, on_retry=on_retry)
+        self._http = httpx.AsyncClient(trust_env=False)
+        self.endpoints = AsyncEndpoints(self)
+        self.deliveries = AsyncDeliveries(self)
+
+    @property
+    def url(self) -> str:
+        """The receiver's base URL."""
+        return self._link.url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    # --- Jobs ---
+
+    async def submit(
+        self,
+        provider: str,
+        image: Source,
+        *,
+        options: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        notify_url: str | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> Job:
+        """
+        Submit *image*, a file's path, its bytes, or its http(s) URL; return the queued job.
+
+        *options* are the provider's own, under its documented names. Retries never make a second job: all tries carry
+        *idempotency_key*, or a random one.
+        """
+        return await self._run(
+            jobs.submit(
+                self._link,
+                provider,
+                image,
+                options=options,
+                metadata=metadata,
+                notify_url=notify_url,
+                idempotency_key=idempotency_key,
+                timeout=timeout,
+            )
+        )
+
+    async def job(self, job: Job | str, *, timeout: float | None = None) -> Job:
+        """The job as it is now."""
+        return await self._run(jobs.job(self._link, job, timeout=timeout))
+
+    def jobs(
+        self,
+        *,
+        state: str | Sequence[str] = (),
+        provider: str | Sequence[str] = (),
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        q: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Job]:
+        """Jobs, newest first, over all pages. *q* is searched for in ids, file names and metadata."""
+        return self._iterate(
+            jobs.jobs(self._link, state=state, provider=provider, since=since, until=until, q=q, timeout=timeout)
+        )
+
+    async def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
+        """
+        The job once it has ended, or is `unconfirmed`: then nothing may ever come. `TimeoutError` after *timeout*.
+
+        Survives cuts and restarts of the receiver.
+        """
+        return await self._run(jobs.wait(self._link, job, timeout=timeout))
+
+    async def save(
+        self,
+        job: Job | str,
+        directory: str | os.PathLike[str] = ".",
+        *,
+        stem: str | None = None,
+        timeout: float | None = 300.0,
+    ) -> list[Path]:
+        """
+        Wait for the job, then write its images as `stem-n.suffix`; the stem is the job's id if none is given.
+
+        `JobFailed` if it did not succeed or an image is lost, `TimeoutError` after *timeout*.
+        """
+        return await self._run(jobs.save(self._link, job, directory, stem=stem, timeout=timeout))
+
+    async def upscale(
+        self,
+        provider: str,
+        image: Source,
+        *,
+        options: Mapping[str, Any] | None = None,
+        out: str | os.PathLike[str] = ".",
+        timeout: float | None = None,
+    ) -> list[Path]:
+        """Submit *image*, wait, and save the results in the directory *out*, named after the input."""
+        return await self._run(jobs.upscale(self._link, provider, image, options=options, out=out, timeout=timeout))
+
+    async def image(self, job: Job | str, n: int = 0, *, timeout: float | None = None) -> bytes:
+        """The receiver's copy of a result. `NotFound` with code `image_not_kept` while it is not there."""
+        return await self._run(jobs.image(self._link, job, n, timeout=timeout))
+
+    async def cancel(self, job: Job | str, *, abandon: bool = False, timeout: float | None = None) -> Job:
+        """Cancel a queued job. *abandon*: stop waiting for one that was sent, which may be billed all the same."""
+        return await self._run(jobs.cancel(self._link, job, abandon=abandon, timeout=timeout))
+
+    async def poll(self, job: Job | str, *, timeout: float | None = None) -> Job:
+        """Have the receiver ask the provider now; for lost images it asks for fresh links."""
+        return await self._run(jobs.poll(self._link, job, timeout=timeout))
+
+    async def resubmit(
+        self,
+        job: Job | str,
+        *,
+        may_pay_twice: bool = False,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> Job:
+        """Make a new job of one that ended without a result. One that is `unconfirmed` needs *may_pay_twice*."""
+        return await self._run(
+            jobs.resubmit(
+                self._link, job, may_pay_twice=may_pay_twice, idempotency_key=idempotency_key, timeout=timeout
+            )
+        )
+
+    def evidence(self, job: Job | str, *, timeout: float | None = None) -> AsyncIterator[Evidence]:
+        """What came in about the job, oldest first: callbacks, poll answers, the submit answer."""
+        return self._iterate(jobs.evidence(self._link, job, timeout=timeout))
+
+    # --- Events, providers, the receiver itself ---
+
+    def events(
+        self,
+        *,
+        after: int | None = None,
+        types: Sequence[str] = (),
+        providers: Sequence[str] = (),
+        job: Job | str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """
+        Events as they are written, each once and in order, without end: cuts and restarts are bridged.
+
+        *after* is a position: 0 begins at the first event, None at what is written from now on. With *timeout*, raises
+        `NoReceiver` once the receiver has been away for so long.
+        """
+        params = events.params(types=types, providers=providers, job=job)
+        return self._iterate(events.events(self._link, after=after, params=params, timeout=timeout))
+
+    async def providers(self, *, timeout: float | None = None) -> list[ProviderInfo]:
+        """The providers: capabilities, options as JSON Schema, queue, pause, spend."""
+        return await self._run(administration.providers(self._link, timeout=timeout))
+
+    async def pause(self, provider: str, *, reason: str | None = None, timeout: float | None = None) -> Pause | None:
+        """Send no more jobs to *provider* until it is resumed."""
+        return await self._run(administration.pause(self._link, provider, reason=reason, timeout=timeout))
+
+    async def resume(self, provider: str, *, timeout: float | None = None) -> bool:
+        """Send jobs to *provider* again; False if it was not paused."""
+        return await self._run(administration.resume(self._link, provider, timeout=timeout))
+
+    async def health(self, *, timeout: float | None = None) -> Health:
+        """Whether the receiver is ready, and what its checks say."""
+        return await self._run(administration.health(self._link, timeout=timeout))
+
+    # --- Driving ---
+
+    async def _run(self, steps: Steps[T]) -> T:
+        async with aclosing(_Call(self._http, steps)) as call:
+            outcome = await call.advance()
+            assert isinstance(outcome, Done)
+            return outcome.value
+
+    async def _iterate(self, steps: Steps[None]) -> AsyncGenerator[Any, None]:
+        async with aclosing(_Call(self._http, steps)) as call:
+            while isinstance(outcome := await call.advance(), Emit):
+                yield outcome.value
+
+
+class AsyncEndpoints:
+    """Subscribers' URLs: `client.endpoints`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._link = client._link
+        self._run = client._run
+        self._iterate = client._iterate
+
+    def list(self, *, timeout: float | None = None) -> AsyncIterator[Endpoint]:
+        """All endpoints, oldest first."""
+        return self._iterate(administration.list_endpoints(self._link, timeout=timeout))
+
+    async def create(
+        self, url: str, *, secret: str | None = None, timeout: float | None = None, **settings: Unpack[EndpointSettings]
+    ) -> Endpoint:
+        """Create an endpoint. Its `secret` is in this answer only."""
+        return await self._run(
+            administration.create_endpoint(self._link, url, secret=secret, settings=settings, timeout=timeout)
+        )
+
+    async def get(self, endpoint: Endpoint | str, *, timeout: float | None = None) -> Endpoint:
+        """The endpoint as it is now."""
+        return await self._run(administration.endpoint(self._link, endpoint, timeout=timeout))
+
+    async def update(
+        self, endpoint: Endpoint | str, *, timeout: float | None = None, **changes: Unpack[EndpointChanges]
+    ) -> Endpoint:
+        """Change what is named; the rest stays."""
+        return await self._run(administration.update_endpoint(self._link, endpoint, changes=changes, timeout=timeout))
+
+    async def delete(self, endpoint: Endpoint | str, *, timeout: float | None = None) -> None:
+        """Delete the endpoint; what waits for it is dropped."""
+        await self._run(administration.delete_endpoint(self._link, endpoint, timeout=timeout))
+
+    async def test(
+        self, endpoint: Endpoint | str, *, event_type: str = "job.succeeded", timeout: float | None = None
+    ) -> Delivery:
+        """Send an example event; `deliveries.get` says what became of it."""
+        return await self._run(
+            administration.test_endpoint(self._link, endpoint, event_type=event_type, timeout=timeout)
+        )
+
+    async def rotate_secret(
+        self,
+        endpoint: Endpoint | str,
+        *,
+        overlap_seconds: float | None = None,
+        secret: str | None = None,
+        timeout: float | None = None,
+    ) -> Endpoint:
+        """Sign with a new secret, and for *overlap_seconds* (a day if not given) with the old one too."""
+        return await self._run(
+            administration.rotate_secret(
+                self._link, endpoint, overlap_seconds=overlap_seconds, secret=secret, timeout=timeout
+            )
+        )
+
+
+class AsyncDeliveries:
+    """Events for endpoints and what became of them: `client.deliveries`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._link = client._link
+        self._run = client._run
+        self._iterate = client._iterate
+
+    def list(self, *, timeout: float | None = None, **filters: Unpack[DeliveryFilters]) -> AsyncIterator[Delivery]:
+        """Deliveries, newest first, over all pages."""
+        return self._iterate(administration.list_deliveries(self._link, filters=filters, timeout=timeout))
+
+    async def get(self, delivery: Delivery | str, *, timeout: float | None = None) -> Delivery:
+        """The delivery as it is now, with its attempts."""
+        return await self._run(administration.delivery(self._link, delivery, timeout=timeout))
+
+    async def replay(self, delivery: Delivery | str, *, timeout: float | None = None) -> Delivery:
+        """Deliver once more."""
+        return await self._run(administration.replay(self._link, delivery, timeout=timeout))
+
+    async def replay_many(
+        self,
+        *,
+        endpoint: Endpoint | str | None = None,
+        since: datetime | str | None = None,
+        state: DeliveryState | None = None,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> Replayed:
+        """Deliver once more what failed, or everything *since* a moment; *dry_run* only counts."""
+        return await self._run(
+            administration.replay_many(
+                self._link, endpoint=endpoint, since=since, state=state, dry_run=dry_run, timeout=timeout
+            )
+        )
+
+
+class _Call(Generic[T]):
+    """One call being carried out; its streams are closed with it."""
+
+    def __init__(self, http: httpx.AsyncClient, steps: Steps[T]) -> None:
+        self._http = http
+        self._steps = steps
+        self._streams: set[Stream] = set()
+
+    async def advance(self) -> Emit | Done[T]:
+        """Go on to the next value for the caller, or to the end."""
+        try:
+            step = self._steps.send(None)
+            while not isinstance(step, Emit):
+                try:
+                    result = await self._carry_out(step)
+                except (httpx.RequestError, OSError) as exc:
+                    step = self._steps.throw(exc)
+                else:
+                    step = self._steps.send(result)
+        except StopIteration as end:
+            return Done(end.value)
+        return step
+
+    async def _carry_out(self, step: Action) -> Any:
+        match step:
+            case httpx.Request():
+                response = await self._http.send(step, stream=True)
+                try:
+                    body = Body(response)
+                    async for piece in response.aiter_raw():
+                        body.add(piece)
+                finally:
+                    await response.aclose()
+                return body.whole()
+            case Open(request):
+                response = await self._http.send(request, stream=True)
+                stream = Stream(response, response.aiter_raw())
+                self._streams.add(stream)
+                return stream
+            case Piece(stream):
+                assert isinstance(stream.pieces, AsyncIterator)
+                return await anext(stream.pieces, None)
+            case Close(stream):
+                self._streams.discard(stream)
+                await stream.response.aclose()
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+            case Work(function):
+                return await asyncio.to_thread(function)
+        return None
+
+    async def aclose(self) -> None:
+        self._steps.close()
+        for stream in self._streams:
+            await stream.response.aclose()

@@ -1,0 +1,366 @@
+"""
+The calls about jobs: submit, wait, save, and what an operator does. No I/O.
+
+Waiting listens to the event stream and asks for the job at every sign of life, at least every 20 s, so neither a cut
+nor a proxy that holds the stream back makes it miss the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote, urlsplit
+
+import httpx
+
+from submitter.errors import Conflict, Invalid, JobFailed, NoReceiver, ReceiverError
+from submitter.sdk.events import open_events, whole
+from submitter.sdk.link import LATER, Link, joined, moment
+from submitter.sdk.steps import Close, Sleep, Steps, Stream, next_piece, open_stream, work
+from submitter.sdk.values import Evidence, Job, JobImage
+from submitter.vocabulary import State
+
+Source = str | bytes | os.PathLike[str]
+"""An image: a file's path, its bytes, or the http(s) URL of one."""
+
+SUFFIXES = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/webp": ".webp",
+    "image/gif": ".gif",
+    "image/tiff": ".tiff",
+    "image/avif": ".avif",
+}
+_FIRST_LISTEN_SECONDS = 3.0
+_LONGEST_LISTEN_SECONDS = 20.0  # longer than the receiver's heartbeat
+
+
+def id_of(job: Job | str) -> str:
+    return job if isinstance(job, str) else job.id
+
+
+def job_path(job: Job | str, *more: str | int) -> str:
+    return "/".join(["/v1/jobs", quote(id_of(job), safe=""), *map(str, more)])
+
+
+def submit(
+    link: Link,
+    provider: str,
+    image: Source,
+    *,
+    options: Mapping[str, Any] | None,
+    metadata: Mapping[str, Any] | None,
+    notify_url: str | None,
+    idempotency_key: str | None,
+    timeout: float | None,
+) -> Steps[Job]:
+    """Submit an image. All tries carry one Idempotency-Key, so that a lost answer does not make a second job."""
+    document: dict[str, Any] = {"provider": provider, "options": dict(options or {})}
+    if metadata is not None:
+        document["metadata"] = dict(metadata)
+    if notify_url is not None:
+        document["notify_url"] = notify_url
+    headers = {"idempotency-key": _key(idempotency_key)}
+    file: BinaryIO | None = None
+    if isinstance(image, str) and is_url(image):
+        content: dict[str, Any] = {"json": {**document, "image": {"url": image}}}
+    elif isinstance(image, bytes):
+        content = {"data": {"job": json.dumps(document)}, "files": {"image": image}}
+    else:
+        path = Path(image)
+        file = yield from work(lambda: path.open("rb"))
+        content = {"data": {"job": json.dumps(document)}, "files": {"image": (path.name, file)}}
+
+    def make(patience: float) -> httpx.Request:
+        return link.request("POST", "/v1/jobs", patience=patience, headers=headers, **content)
+
+    try:
+        answer = yield from link.retried(make, timeout=timeout)
+    finally:
+        if file is not None:
+            file.close()
+    return link.read(Job, answer)
+
+
+def job(link: Link, job: Job | str, *, timeout: float | None = None) -> Steps[Job]:
+    return link.read(Job, (yield from link.call("GET", job_path(job), timeout=timeout)))
+
+
+def jobs(
+    link: Link,
+    *,
+    state: str | Sequence[str],
+    provider: str | Sequence[str],
+    since: datetime | str | None,
+    until: datetime | str | None,
+    q: str | None,
+    timeout: float | None,
+) -> Steps[None]:
+    params = {
+        "state": joined(state),
+        "provider": joined(provider),
+        "since": moment(since),
+        "until": moment(until),
+        "q": q,
+    }
+    return (yield from link.pages(Job, "/v1/jobs", params, timeout=timeout))
+
+
+def wait(link: Link, job_: Job | str, *, timeout: float | None) -> Steps[Job]:
+    """The job once it has ended or is `unconfirmed`. Raises `TimeoutError` after *timeout* seconds."""
+    until = None if timeout is None else link.clock() + timeout
+    listen_seconds = _FIRST_LISTEN_SECONDS
+    found = yield from _found_in_time(link, job_, until)
+    while not found.ended:
+        began = link.clock()
+        stream = yield from _listening(link, found.id, _left(link, until, listen_seconds))
+        found = yield from _found_in_time(link, job_, until)
+        while stream is not None and not found.ended and (yield from _heard(stream)):
+            found = yield from _found_in_time(link, job_, until)
+        if stream is not None:
+            yield Close(stream)
+        elif not found.ended:
+            yield Sleep(_left(link, until, max(listen_seconds / 4 - (link.clock() - began), 0.1)))
+        listen_seconds = min(listen_seconds * 1.5, _LONGEST_LISTEN_SECONDS)
+    return found
+
+
+def save(
+    link: Link, job_: Job | str, directory: str | os.PathLike[str], *, stem: str | None, timeout: float | None
+) -> Steps[list[Path]]:
+    """
+    Write a job's images into *directory* as `stem-n.suffix` once the receiver has kept them; return their paths.
+
+    Raises `JobFailed` as soon as it is known that there is nothing to save, `TimeoutError` after *timeout* seconds.
+    """
+    until = None if timeout is None else link.clock() + timeout
+    found = yield from wait(link, job_, timeout=timeout)
+    pause = 0.1
+    while True:
+        require_images(found)
+        if all(image.kept for image in found.images):
+            break
+        yield Sleep(_left(link, until, pause))
+        pause = min(pause * 1.5, 3.0)
+        found = yield from _found_in_time(link, job_, until)
+    target = Path(directory)
+    yield from work(lambda: target.mkdir(parents=True, exist_ok=True))
+    paths = []
+    for n, image in enumerate(found.images):
+        path = target / f"{stem or found.id}-{n}{SUFFIXES.get(image.content_type or '', '')}"
+        yield from _download(link, found, n, path, until)
+        paths.append(path)
+    return paths
+
+
+def upscale(
+    link: Link,
+    provider: str,
+    image: Source,
+    *,
+    options: Mapping[str, Any] | None,
+    out: str | os.PathLike[str],
+    timeout: float | None,
+) -> Steps[list[Path]]:
+    """Submit, wait and save: the paths of the images, named after the input."""
+    until = None if timeout is None else link.clock() + timeout
+    sent = yield from submit(
+        link,
+        provider,
+        image,
+        options=options,
+        metadata=None,
+        notify_url=None,
+        idempotency_key=None,
+        timeout=None,
+    )
+    done = yield from wait(link, sent, timeout=None if until is None else max(until - link.clock(), 0.0))
+    left = None if until is None else max(until - link.clock(), 1.0)
+    return (yield from save(link, done, out, stem=stem_of(image), timeout=left))
+
+
+def image(link: Link, job_: Job | str, n: int, *, timeout: float | None) -> Steps[bytes]:
+    answer = yield from link.call("GET", job_path(job_, "images", n), timeout=timeout)
+    return answer.content
+
+
+def cancel(link: Link, job_: Job | str, *, abandon: bool, timeout: float | None) -> Steps[Job]:
+    """Cancel a job. A try whose answer was lost may have done it: then the next one finds it canceled."""
+    tries = 0
+
+    def make(patience: float) -> httpx.Request:
+        nonlocal tries
+        tries += 1
+        return link.request("POST", job_path(job_, "cancel"), patience=patience, json={"abandon": abandon})
+
+    try:
+        answer = yield from link.retried(make, timeout=timeout)
+    except Conflict:
+        if tries > 1:
+            found = yield from job(link, job_, timeout=timeout)
+            if found.state is State.CANCELED:
+                return found
+        raise
+    return link.read(Job, answer)
+
+
+def poll(link: Link, job_: Job | str, *, timeout: float | None) -> Steps[Job]:
+    return link.read(Job, (yield from link.call("POST", job_path(job_, "poll"), timeout=timeout, json={})))
+
+
+def resubmit(
+    link: Link, job_: Job | str, *, may_pay_twice: bool, idempotency_key: str | None, timeout: float | None
+) -> Steps[Job]:
+    answer = yield from link.call(
+        "POST",
+        job_path(job_, "resubmit"),
+        timeout=timeout,
+        headers={"idempotency-key": _key(idempotency_key)},
+        json={"may_pay_twice": may_pay_twice},
+    )
+    return link.read(Job, answer)
+
+
+def evidence(link: Link, job_: Job | str, *, timeout: float | None) -> Steps[None]:
+    return (yield from link.pages(Evidence, job_path(job_, "evidence"), {}, timeout=timeout))
+
+
+def require_images(found: Job) -> None:
+    """Raise `JobFailed` if *found* has no images that can be saved, now or later."""
+    if not found.succeeded and not found.images:
+        reason = f": {found.error.message} ({found.error.code})" if found.error else ""
+        code = found.error.code if found.error else found.state.value
+        raise JobFailed(f"{found.id} is {found.state.value}{reason}", code=code, job=found)
+    for n, image in enumerate(found.images):
+        if image.state == "lost" and not image.kept:
+            reason = f": {image.lost_reason}" if image.lost_reason else ""
+            raise JobFailed(
+                f"image {n} of {found.id} is lost{reason}",
+                code="image_lost",
+                job=found,
+                remedy="poll() asks the provider for fresh links",
+            )
+
+
+def stem_of(image: Source) -> str | None:
+    """What results of *image* are called; None for bytes, which have no name."""
+    if isinstance(image, bytes):
+        return None
+    name = unquote(urlsplit(image).path) if isinstance(image, str) and is_url(image) else os.fspath(image)
+    return "".join(char if char.isalnum() or char in "-_. " else "_" for char in Path(name).stem).strip(". ") or None
+
+
+def is_url(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://"))
+
+
+# --- Parts ----------------------------------------------------------------------------------------------------------
+
+
+def _found_in_time(link: Link, job_: Job | str, until: float | None) -> Steps[Job]:
+    """The job now; `TimeoutError` if *until* has passed, or passes while no receiver answers."""
+    if until is None:
+        return (yield from job(link, job_))
+    left = until - link.clock()
+    if left <= 0:
+        raise TimeoutError(f"{id_of(job_)} has not ended in time")
+    try:
+        return (yield from job(link, job_, timeout=min(left, link.timeout)))
+    except NoReceiver as exc:
+        if left > link.timeout or exc.code == "not_a_receiver":
+            raise
+        raise TimeoutError(f"{id_of(job_)} has not ended in time: {exc}") from exc
+
+
+def _listening(link: Link, job_id: str, patience: float) -> Steps[Stream | None]:
+    """A stream of the job's events that has begun to flow; None where that can't be had now."""
+    stream: Stream | None = None
+    try:
+        stream = yield from open_events(link, {"job": job_id}, None, silence_seconds=patience)
+        if (yield from next_piece(stream)) is not None:
+            return stream
+    except (httpx.RequestError, ReceiverError):
+        pass  # asking for the job says what is wrong
+    if stream is not None:
+        yield Close(stream)
+    return None
+
+
+def _heard(stream: Stream) -> Steps[bool]:
+    """Whether something came; not where the stream ended, was cut, or stayed silent for its patience."""
+    try:
+        return (yield from next_piece(stream)) is not None
+    except httpx.RequestError:
+        return False
+
+
+def _left(link: Link, until: float | None, seconds: float) -> float:
+    return seconds if until is None else max(min(seconds, until - link.clock()), 0.0)
+
+
+def _download(link: Link, found: Job, n: int, path: Path, until: float | None) -> Steps[None]:
+    """The image whole or not at all; a download that was cut is begun again."""
+    deadline, tries = (link.deadline(None) if until is None else until), 0
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        while True:
+            tries += 1
+            try:
+                stream = yield from open_stream(link.request("GET", job_path(found, "images", n)))
+                if not stream.response.is_success:
+                    status = stream.response.status_code
+                    answer = yield from whole(stream)
+                    if status not in LATER or link.clock() >= deadline:
+                        link.checked(answer)
+                    raise httpx.RemoteProtocolError(f"the receiver answered {status}")
+                yield from _written(stream, part)
+                yield Close(stream)
+                yield from work(lambda: _complete(part, path, found.images[n]))
+                return
+            except httpx.RequestError as exc:
+                yield from link.pause(deadline, tries, cause=exc)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _written(stream: Stream, part: Path) -> Steps[None]:
+    file = yield from work(lambda: part.open("wb"))
+    try:
+        while (piece := (yield from next_piece(stream))) is not None:
+            yield from work(lambda piece=piece: file.write(piece))  # type: ignore[misc]
+        yield from work(lambda: _synced(file))
+    finally:
+        file.close()
+
+
+def _synced(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _complete(part: Path, path: Path, image: JobImage) -> None:
+    """Move a download to its place. Raises `httpx.RemoteProtocolError` if it is not what the receiver kept."""
+    if image.sha256 is not None:
+        with part.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != image.sha256:
+                raise httpx.RemoteProtocolError("the image arrived damaged")
+    part.replace(path)
+
+
+def _key(given: str | None) -> str:
+    if given is None:
+        return secrets.token_urlsafe(24)
+    if not (1 <= len(given) <= 255 and given.isascii() and given.isprintable()):
+        raise Invalid(
+            "an idempotency key must be 1 to 255 printable ASCII characters",
+            code="invalid_idempotency_key",
+            field="Idempotency-Key",
+            remedy="use a UUID, for example",
+        )
+    return given

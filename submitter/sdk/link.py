@@ -1,0 +1,246 @@
+"""
+A receiver at the other end: how requests to it are made, tried again, and their answers read. No I/O.
+
+A call is tried again while no answer comes, or one that means later (429, 502, 503, 504), until its time is over: by
+default 60 s, which outlasts a restart of the receiver. A call whose repetition would do something twice is tried again
+only where the first try surely did nothing; all others are safe by their nature or by their Idempotency-Key.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from submitter.connecting import checked_url
+from submitter.errors import Conflict, Invalid, NoReceiver, NotFound, Overloaded, RequestRefused, Unauthorized
+from submitter.retry_after import retry_after_seconds
+from submitter.sdk.steps import Emit, Sleep, Steps, send
+from submitter.sdk.values import Value
+
+V = TypeVar("V", bound=Value)
+
+DEFAULT_TIMEOUT_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 2.0
+LATER = frozenset({429, 502, 503, 504})
+_LONGEST_WISH_SECONDS = 30.0
+_STALL_SECONDS = 60.0
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_REFUSALS: Mapping[int, type[RequestRefused]] = {
+    401: Unauthorized,
+    403: Unauthorized,
+    404: NotFound,
+    409: Conflict,
+    410: NotFound,
+    429: Overloaded,
+    503: Overloaded,
+}
+
+
+class Link:
+    """
+    The receiver at *url*, called with the bearer *token*.
+
+    *timeout* is how many seconds a call may take with all its tries. *on_retry* gets a message, fit for a terminal,
+    whenever a call or a stream was cut and is tried again. *clock* counts seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        on_retry: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = checked_url(url)
+        if not (token.isascii() and token.isprintable() and token.strip()):
+            raise Unauthorized("this can't be a token", code="invalid_token", remedy="pass one of RECEIVER_API_TOKENS")
+        self._authorization = f"Bearer {token}"
+        self.timeout = timeout
+        self.on_retry = on_retry or (lambda why: None)
+        self.clock = clock
+
+    def deadline(self, timeout: float | None) -> float:
+        """When a call that begins now is over, by `clock`."""
+        return self.clock() + (self.timeout if timeout is None else timeout)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        patience: float = _STALL_SECONDS,
+        headers: Mapping[str, str] | None = None,
+        **content: Any,
+    ) -> httpx.Request:
+        """A whole request. *patience*: the most seconds without a byte. *content*: as `httpx.Request` takes it."""
+        limit = max(patience, 0.05)
+        timeout = httpx.Timeout(limit, connect=min(limit, 10.0))
+        return httpx.Request(
+            method,
+            self.url + path,
+            headers={
+                "authorization": self._authorization,
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                **(headers or {}),
+            },
+            extensions={"timeout": timeout.as_dict()},
+            **content,
+        )
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: float | None = None,
+        repeatable: bool = True,
+        **content: Any,
+    ) -> Steps[httpx.Response]:
+        """Send a request until it is answered for good; returns an answer that is a success."""
+        return (
+            yield from self.retried(
+                lambda patience: self.request(method, path, patience=patience, **content),
+                timeout=timeout,
+                repeatable=repeatable,
+            )
+        )
+
+    def retried(
+        self,
+        make: Callable[[float], httpx.Request],
+        *,
+        timeout: float | None = None,
+        repeatable: bool = True,
+    ) -> Steps[httpx.Response]:
+        """`call` for a request that has to be made anew for each try; *make* is given the most seconds of silence."""
+        deadline, tries = self.deadline(timeout), 0
+        while True:
+            tries += 1
+            try:
+                answer = yield from send(make(min(deadline - self.clock(), _STALL_SECONDS)))
+            except httpx.RequestError as exc:
+                if not repeatable and not isinstance(exc, _NOT_SENT):
+                    raise _answer_lost(self.url, exc) from exc
+                yield from self.pause(deadline, tries, cause=exc)
+                continue
+            later = answer.status_code in (LATER if repeatable else (429, 503))
+            wish = retry_after_seconds(answer.headers, longest=_LONGEST_WISH_SECONDS)
+            pause = pause_seconds(tries) if wish is None else wish
+            if not later or self.clock() + pause >= deadline:
+                return self.checked(answer)
+            self.on_retry(f"{self.url} answered {answer.status_code}; trying again")
+            yield Sleep(pause)
+
+    def pause(self, deadline: float, tries: int, *, cause: Exception) -> Generator[Sleep | Emit, Any, None]:
+        """Wait before another try, or raise `NoReceiver` if there is no time left for one."""
+        pause = pause_seconds(tries)
+        if self.clock() + pause >= deadline:
+            raise self.gone(cause) from cause
+        self.on_retry(f"no answer from {self.url} yet; trying again")
+        yield Sleep(pause)
+
+    def gone(self, cause: Exception) -> NoReceiver:
+        return NoReceiver(f"no answer from {self.url} ({type(cause).__name__}); is it running?", code="no_answer")
+
+    def checked(self, answer: httpx.Response) -> httpx.Response:
+        """*answer* if it is a success, else the error that it stands for."""
+        if answer.is_success:
+            return answer
+        status, request_id = answer.status_code, answer.headers.get("x-request-id")
+        problem = _problem(answer)
+        if "code" not in problem and (status in (404, 405) or status < 400):
+            raise self.stranger()
+        if status >= 500 and (status != 503 or "code" not in problem):
+            raise NoReceiver(f"{self.url} answered {status}", code=f"http_{status}", request_id=request_id)
+        error = _REFUSALS.get(status, Invalid)(
+            str(problem.get("detail") or f"the receiver answered {status}"),
+            code=str(problem.get("code") or f"http_{status}"),
+            status=status,
+            problem=problem,
+            field=_text(problem.get("field")),
+            remedy=_text(problem.get("remedy")),
+            request_id=request_id,
+        )
+        if isinstance(error, Overloaded):
+            error.retry_after_seconds = retry_after_seconds(answer.headers, longest=3600.0)
+        raise error
+
+    def read(self, model: type[V], answer: httpx.Response) -> V:
+        """The value in an answer."""
+        try:
+            return model.model_validate_json(answer.content)
+        except ValidationError as exc:
+            raise self.stranger() from exc
+
+    def read_page(self, model: type[V], answer: httpx.Response) -> tuple[list[V], str | None]:
+        """The items of a page of a list, and the cursor of the next page."""
+        try:
+            page = answer.json()
+            items = [model.model_validate(item) for item in page["items"]]
+            following = page.get("next")
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise self.stranger() from exc
+        return items, following
+
+    def pages(
+        self, model: type[V], path: str, params: Mapping[str, Any], *, timeout: float | None = None
+    ) -> Steps[None]:
+        """Emit the items of all pages of a list; each page has *timeout* for itself."""
+        query = {name: value for name, value in params.items() if value not in (None, "", (), [])}
+        while True:
+            answer = yield from self.call("GET", path, params=query, timeout=timeout)
+            items, following = self.read_page(model, answer)
+            for item in items:
+                yield Emit(item)
+            if following is None:
+                return
+            query["cursor"] = following
+
+    def stranger(self) -> NoReceiver:
+        return NoReceiver(
+            f"what answers at {self.url} is no receiver", code="not_a_receiver", remedy="check the URL and its path"
+        )
+
+
+def joined(value: str | Sequence[str]) -> str:
+    """A filter of one or several values, as the API takes it."""
+    return value if isinstance(value, str) else ",".join(value)
+
+
+def moment(value: datetime | str | None) -> str | None:
+    """A moment as RFC 3339; a datetime without a zone is local time."""
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        problem = answer.json()
+    except ValueError:
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _answer_lost(url: str, cause: Exception) -> NoReceiver:
+    return NoReceiver(
+        f"the answer of {url} was lost ({type(cause).__name__})",
+        code="answer_lost",
+        remedy="see whether it was carried out before calling again",
+    )
+
+
+def pause_seconds(tries: int) -> float:
+    """How long to wait before try *tries* + 1: doubling up to `LONGEST_PAUSE_SECONDS`, never the same twice."""
+    return min(0.1 * 2.0 ** min(tries, 10), LONGEST_PAUSE_SECONDS) * random.uniform(0.7, 1.0)

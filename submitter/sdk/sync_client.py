@@ -1,0 +1,381 @@
+"""`Client`: a receiver's API for blocking code; the methods of `AsyncClient`, which a test holds together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar, Unpack
+
+import httpx
+
+from submitter.connecting import find_receiver
+from submitter.sdk import administration, events, jobs
+from submitter.sdk.administration import DeliveryFilters, EndpointChanges, EndpointSettings
+from submitter.sdk.event_types import Event
+from submitter.sdk.jobs import Source
+from submitter.sdk.link import DEFAULT_TIMEOUT_SECONDS, Link
+from submitter.sdk.steps import Action, Body, Close, Done, Emit, Open, Piece, Sleep, Steps, Stream, Work
+from submitter.sdk.values import Delivery, DeliveryState, Endpoint, Evidence, Health, Job, Pause, ProviderInfo, Replayed
+
+T = TypeVar("T")
+
+
+class Client:
+    """
+    A running receiver. `with Client() as client: …`, or `close()` when done.
+
+    Without *url* and *token* they come from SUBMITTER_RECEIVER_URL and SUBMITTER_TOKEN, from the *profile* that
+    `submitter login` stored, or from the receiver's data directory if there is one here. *timeout* is how many seconds
+    a call may take with all its retries, unless the call says otherwise. *on_retry* gets a message at each of them.
+    Raises `NoReceiver` for a URL that can't be one, `Unauthorized` where no token is found.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        profile: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        on_retry: Callable[[str], None] | None = None,
+    ) -> None:
+        address = find_receiver(url, token, profile=profile)
+        self._link = Link(address.url, address.token, timeout=timeout, on_retry=on_retry)
+        self._http = httpx.Client(trust_env=False)
+        self.endpoints = Endpoints(self)
+        self.deliveries = Deliveries(self)
+
+    @property
+    def url(self) -> str:
+        """The receiver's base URL."""
+        return self._link.url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    # --- Jobs ---
+
+    def submit(
+        self,
+        provider: str,
+        image: Source,
+        *,
+        options: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        notify_url: str | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> Job:
+        """
+        Submit *image*, a file's path, its bytes, or its http(s) URL; return the queued job.
+
+        *options* are the provider's own, under its documented names. Retries never make a second job: all tries carry
+        *idempotency_key*, or a random one.
+        """
+        return self._run(
+            jobs.submit(
+                self._link,
+                provider,
+                image,
+                options=options,
+                metadata=metadata,
+                notify_url=notify_url,
+                idempotency_key=idempotency_key,
+                timeout=timeout,
+            )
+        )
+
+    def job(self, job: Job | str, *, timeout: float | None = None) -> Job:
+        """The job as it is now."""
+        return self._run(jobs.job(self._link, job, timeout=timeout))
+
+    def jobs(
+        self,
+        *,
+        state: str | Sequence[str] = (),
+        provider: str | Sequence[str] = (),
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        q: str | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Job]:
+        """Jobs, newest first, over all pages. *q* is searched for in ids, file names and metadata."""
+        return self._iterate(
+            jobs.jobs(self._link, state=state, provider=provider, since=since, until=until, q=q, timeout=timeout)
+        )
+
+    def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
+        """
+        The job once it has ended, or is `unconfirmed`: then nothing may ever come. `TimeoutError` after *timeout*.
+
+        Survives cuts and restarts of the receiver.
+        """
+        return self._run(jobs.wait(self._link, job, timeout=timeout))
+
+    def save(
+        self,
+        job: Job | str,
+        directory: str | os.PathLike[str] = ".",
+        *,
+        stem: str | None = None,
+        timeout: float | None = 300.0,
+    ) -> list[Path]:
+        """
+        Wait for the job, then write its images as `stem-n.suffix`; the stem is the job's id if none is given.
+
+        `JobFailed` if it did not succeed or an image is lost, `TimeoutError` after *timeout*.
+        """
+        return self._run(jobs.save(self._link, job, directory, stem=stem, timeout=timeout))
+
+    def upscale(
+        self,
+        provider: str,
+        image: Source,
+        *,
+        options: Mapping[str, Any] | None = None,
+        out: str | os.PathLike[str] = ".",
+        timeout: float | None = None,
+    ) -> list[Path]:
+        """Submit *image*, wait, and save the results in the directory *out*, named after the input."""
+        return self._run(jobs.upscale(self._link, provider, image, options=options, out=out, timeout=timeout))
+
+    def image(self, job: Job | str, n: int = 0, *, timeout: float | None = None) -> bytes:
+        """The receiver's copy of a result. `NotFound` with code `image_not_kept` while it is not there."""
+        return self._run(jobs.image(self._link, job, n, timeout=timeout))
+
+    def cancel(self, job: Job | str, *, abandon: bool = False, timeout: float | None = None) -> Job:
+        """Cancel a queued job. *abandon*: stop waiting for one that was sent, which may be billed all the same."""
+        return self._run(jobs.cancel(self._link, job, abandon=abandon, timeout=timeout))
+
+    def poll(self, job: Job | str, *, timeout: float | None = None) -> Job:
+        """Have the receiver ask the provider now; for lost images it asks for fresh links."""
+        return self._run(jobs.poll(self._link, job, timeout=timeout))
+
+    def resubmit(
+        self,
+        job: Job | str,
+        *,
+        may_pay_twice: bool = False,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> Job:
+        """Make a new job of one that ended without a result. One that is `unconfirmed` needs *may_pay_twice*."""
+        return self._run(
+            jobs.resubmit(
+                self._link, job, may_pay_twice=may_pay_twice, idempotency_key=idempotency_key, timeout=timeout
+            )
+        )
+
+    def evidence(self, job: Job | str, *, timeout: float | None = None) -> Iterator[Evidence]:
+        """What came in about the job, oldest first: callbacks, poll answers, the submit answer."""
+        return self._iterate(jobs.evidence(self._link, job, timeout=timeout))
+
+    # --- Events, providers, the receiver itself ---
+
+    def events(
+        self,
+        *,
+        after: int | None = None,
+        types: Sequence[str] = (),
+        providers: Sequence[str] = (),
+        job: Job | str | None = None,
+        timeout: float | None = None,
+    ) -> Generator[Event, None, None]:
+        """
+        Events as they are written, each once and in order, without end: cuts and restarts are bridged.
+
+        *after* is a position: 0 begins at the first event, None at what is written from now on. With *timeout*, raises
+        `NoReceiver` once the receiver has been away for so long.
+        """
+        params = events.params(types=types, providers=providers, job=job)
+        return self._iterate(events.events(self._link, after=after, params=params, timeout=timeout))
+
+    def providers(self, *, timeout: float | None = None) -> list[ProviderInfo]:
+        """The providers: capabilities, options as JSON Schema, queue, pause, spend."""
+        return self._run(administration.providers(self._link, timeout=timeout))
+
+    def pause(self, provider: str, *, reason: str | None = None, timeout: float | None = None) -> Pause | None:
+        """Send no more jobs to *provider* until it is resumed."""
+        return self._run(administration.pause(self._link, provider, reason=reason, timeout=timeout))
+
+    def resume(self, provider: str, *, timeout: float | None = None) -> bool:
+        """Send jobs to *provider* again; False if it was not paused."""
+        return self._run(administration.resume(self._link, provider, timeout=timeout))
+
+    def health(self, *, timeout: float | None = None) -> Health:
+        """Whether the receiver is ready, and what its checks say."""
+        return self._run(administration.health(self._link, timeout=timeout))
+
+    # --- Driving ---
+
+    def _run(self, steps: Steps[T]) -> T:
+        with closing(_Call(self._http, steps)) as call:
+            outcome = call.advance()
+            assert isinstance(outcome, Done)
+            return outcome.value
+
+    def _iterate(self, steps: Steps[None]) -> Generator[Any, None, None]:
+        with closing(_Call(self._http, steps)) as call:
+            while isinstance(outcome := call.advance(), Emit):
+                yield outcome.value
+
+
+class Endpoints:
+    """Subscribers' URLs: `client.endpoints`."""
+
+    def __init__(self, client: Client) -> None:
+        self._link = client._link
+        self._run = client._run
+        self._iterate = client._iterate
+
+    def list(self, *, timeout: float | None = None) -> Iterator[Endpoint]:
+        """All endpoints, oldest first."""
+        return self._iterate(administration.list_endpoints(self._link, timeout=timeout))
+
+    def create(
+        self, url: str, *, secret: str | None = None, timeout: float | None = None, **settings: Unpack[EndpointSettings]
+    ) -> Endpoint:
+        """Create an endpoint. Its `secret` is in this answer only."""
+        return self._run(
+            administration.create_endpoint(self._link, url, secret=secret, settings=settings, timeout=timeout)
+        )
+
+    def get(self, endpoint: Endpoint | str, *, timeout: float | None = None) -> Endpoint:
+        """The endpoint as it is now."""
+        return self._run(administration.endpoint(self._link, endpoint, timeout=timeout))
+
+    def update(
+        self, endpoint: Endpoint | str, *, timeout: float | None = None, **changes: Unpack[EndpointChanges]
+    ) -> Endpoint:
+        """Change what is named; the rest stays."""
+        return self._run(administration.update_endpoint(self._link, endpoint, changes=changes, timeout=timeout))
+
+    def delete(self, endpoint: Endpoint | str, *, timeout: float | None = None) -> None:
+        """Delete the endpoint; what waits for it is dropped."""
+        self._run(administration.delete_endpoint(self._link, endpoint, timeout=timeout))
+
+    def test(
+        self, endpoint: Endpoint | str, *, event_type: str = "job.succeeded", timeout: float | None = None
+    ) -> Delivery:
+        """Send an example event; `deliveries.get` says what became of it."""
+        return self._run(administration.test_endpoint(self._link, endpoint, event_type=event_type, timeout=timeout))
+
+    def rotate_secret(
+        self,
+        endpoint: Endpoint | str,
+        *,
+        overlap_seconds: float | None = None,
+        secret: str | None = None,
+        timeout: float | None = None,
+    ) -> Endpoint:
+        """Sign with a new secret, and for *overlap_seconds* (a day if not given) with the old one too."""
+        return self._run(
+            administration.rotate_secret(
+                self._link, endpoint, overlap_seconds=overlap_seconds, secret=secret, timeout=timeout
+            )
+        )
+
+
+class Deliveries:
+    """Events for endpoints and what became of them: `client.deliveries`."""
+
+    def __init__(self, client: Client) -> None:
+        self._link = client._link
+        self._run = client._run
+        self._iterate = client._iterate
+
+    def list(self, *, timeout: float | None = None, **filters: Unpack[DeliveryFilters]) -> Iterator[Delivery]:
+        """Deliveries, newest first, over all pages."""
+        return self._iterate(administration.list_deliveries(self._link, filters=filters, timeout=timeout))
+
+    def get(self, delivery: Delivery | str, *, timeout: float | None = None) -> Delivery:
+        """The delivery as it is now, with its attempts."""
+        return self._run(administration.delivery(self._link, delivery, timeout=timeout))
+
+    def replay(self, delivery: Delivery | str, *, timeout: float | None = None) -> Delivery:
+        """Deliver once more."""
+        return self._run(administration.replay(self._link, delivery, timeout=timeout))
+
+    def replay_many(
+        self,
+        *,
+        endpoint: Endpoint | str | None = None,
+        since: datetime | str | None = None,
+        state: DeliveryState | None = None,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> Replayed:
+        """Deliver once more what failed, or everything *since* a moment; *dry_run* only counts."""
+        return self._run(
+            administration.replay_many(
+                self._link, endpoint=endpoint, since=since, state=state, dry_run=dry_run, timeout=timeout
+            )
+        )
+
+
+class _Call(Generic[T]):
+    """One call being carried out; its streams are closed with it."""
+
+    def __init__(self, http: httpx.Client, steps: Steps[T]) -> None:
+        self._http = http
+        self._steps = steps
+        self._streams: set[Stream] = set()
+
+    def advance(self) -> Emit | Done[T]:
+        """Go on to the next value for the caller, or to the end."""
+        try:
+            step = self._steps.send(None)
+            while not isinstance(step, Emit):
+                try:
+                    result = self._carry_out(step)
+                except (httpx.RequestError, OSError) as exc:
+                    step = self._steps.throw(exc)
+                else:
+                    step = self._steps.send(result)
+        except StopIteration as end:
+            return Done(end.value)
+        return step
+
+    def _carry_out(self, step: Action) -> Any:
+        match step:
+            case httpx.Request():
+                response = self._http.send(step, stream=True)
+                try:
+                    body = Body(response)
+                    for piece in response.iter_raw():
+                        body.add(piece)
+                finally:
+                    response.close()
+                return body.whole()
+            case Open(request):
+                response = self._http.send(request, stream=True)
+                stream = Stream(response, response.iter_raw())
+                self._streams.add(stream)
+                return stream
+            case Piece(stream):
+                assert isinstance(stream.pieces, Iterator)
+                return next(stream.pieces, None)
+            case Close(stream):
+                self._streams.discard(stream)
+                stream.response.close()
+            case Sleep(seconds):
+                time.sleep(seconds)
+            case Work(function):
+                return function()
+        return None
+
+    def close(self) -> None:
+        self._steps.close()
+        for stream in self._streams:
+            stream.response.close()

@@ -1,0 +1,243 @@
+"""
+What a receiver answers, as frozen values: jobs, images, evidence, endpoints, deliveries, providers.
+
+Fields that a newer receiver adds are kept: they are attributes and items of the value (`job["colour"]`) and part of
+`to_json()`. Fields that an older one lacks have their default. Moments are aware datetimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from submitter.vocabulary import Cost, Failure, State
+
+
+class Value(BaseModel):
+    """A JSON object of the API."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def __getitem__(self, name: str) -> Any:
+        """The field called *name*, known here or not; `KeyError` if the receiver did not send it."""
+        if name in type(self).model_fields or name in (self.model_extra or {}):
+            return getattr(self, name)
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The value as JSON types, with the fields unknown here."""
+        return self.model_dump(mode="json")
+
+
+class JobImage(Value):
+    """A result. `url` is the receiver's copy, there once `kept`; `source_url` the provider's, while it lives."""
+
+    url: str
+    source_url: str | None = Field(None, repr=False)
+    expires_at: datetime | None = None
+    content_type: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    state: str = "wanted"
+    """`wanted`: being fetched; `kept`: the receiver has it; `lost`: it can't be had any more, see `lost_reason`."""
+    lost_reason: str | None = None
+    kept: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _state_of_older_receivers(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "state" not in fields and fields.get("kept"):
+            return {**fields, "state": "kept"}
+        return fields
+
+
+class JobInput(Value):
+    """What the receiver knows of a job's input image; `bytes` is its size."""
+
+    file_name: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+
+
+class WaitingFor(Value):
+    """Why a job does not move, and until when, if that is known."""
+
+    reason: str
+    until: datetime | None = None
+
+
+class Job(Value):
+    """A job as the receiver shows it."""
+
+    id: str
+    provider: str
+    state: State
+    remote_id: str | None = None
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    metadata: Mapping[str, Any] = Field(default_factory=dict)
+    notify_url: str | None = Field(None, repr=False)
+    images: tuple[JobImage, ...] = ()
+    error: Failure | None = None
+    cost: Cost | None = None
+    settled_by: str | None = None
+    resubmit_of: str | None = None
+    input: JobInput | None = None
+    waiting_for: WaitingFor | None = None
+    created_at: datetime
+    sent_at: datetime | None = None
+    due_at: datetime | None = None
+    deadline_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more is to be waited for: it has finished, or is `unconfirmed` and needs a person."""
+        return self.state.terminal or self.state is State.UNCONFIRMED
+
+    @property
+    def succeeded(self) -> bool:
+        return self.state is State.SUCCEEDED
+
+
+class Evidence(Value):
+    """A callback, poll answer or submit answer as it came, with secrets masked."""
+
+    id: int | str
+    source: str
+    verdict: str
+    trust: str | None = None
+    received_at: datetime
+    read_at: datetime | None = None
+    status: int | None = None
+    peer: str | None = None
+    note: str | None = None
+    headers: tuple[tuple[str, str], ...] = Field((), repr=False)
+    body: str | None = Field(None, repr=False)
+    body_base64: str | None = Field(None, repr=False)
+    """The body where it is not UTF-8; `body` is None then."""
+
+
+class Endpoint(Value):
+    """A subscriber's URL. `secret` is set in the answers that create or rotate it, and never again."""
+
+    id: str
+    url: str
+    event_types: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+    description: str = ""
+    enabled: bool = True
+    timeout_seconds: float | None = None
+    concurrency: int | None = None
+    rate: str | None = None
+    failing_since: datetime | None = None
+    disabled_reason: str | None = None
+    created_at: datetime | None = None
+    secret: str | None = Field(None, repr=False)
+    old_secrets_sign_until: datetime | None = None
+
+
+class Attempt(Value):
+    """One try of a delivery."""
+
+    started_at: datetime
+    seconds: float
+    status: int | None = None
+    answer: str | None = Field(None, repr=False)
+    error: str | None = None
+
+
+class Delivery(Value):
+    """One event for one endpoint, or for a job's `notify_url`. `attempts` are there where a single one is asked for."""
+
+    id: str
+    event_id: str
+    event_type: str
+    job_id: str | None = None
+    endpoint_id: str | None = None
+    url: str | None = Field(None, repr=False)
+    state: str
+    tries: int = 0
+    example: bool = False
+    next_at: datetime | None = None
+    created_at: datetime
+    finished_at: datetime | None = None
+    last_status: int | None = None
+    last_error: str | None = None
+    fault: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+class Replayed(Value):
+    """How many deliveries a bulk replay queued: tried before, and never queued before."""
+
+    replayed: int
+    again: int = 0
+    never_queued: int = 0
+    dry_run: bool = False
+
+
+class Pause(Value):
+    """Why a provider is paused, and since when."""
+
+    reason: str
+    since: datetime | None = None
+
+
+class Capabilities(Value):
+    """What a provider can do."""
+
+    callbacks: bool = False
+    pollable: bool = False
+    wants_url: bool = False
+    trust: str | None = None
+
+
+class Queue(Value):
+    """Jobs that wait to be sent to a provider."""
+
+    length: int = 0
+    done_in_seconds: float | None = None
+    done_at: datetime | None = None
+
+
+class ProviderInfo(Value):
+    """A provider as the receiver has it. `options` is the JSON Schema of what a job may set."""
+
+    name: str
+    title: str = ""
+    configured: bool = False
+    capabilities: Capabilities = Capabilities()
+    options: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+    paused: Pause | None = None
+    queue: Queue = Queue()
+    health: Mapping[str, Any] = Field(default_factory=dict)
+    spend: Sequence[Mapping[str, Any]] = ()
+
+
+class ProviderNotice(Value):
+    """What a `provider.…` event is about: its pause, or how many of its last *jobs*' callbacks got lost."""
+
+    name: str
+    paused: Pause | None = None
+    lost_callbacks: float | None = None
+    jobs: int | None = None
+
+
+class Health(Value):
+    """Whether the receiver is ready, and what each of its checks found."""
+
+    status: str
+    checks: Mapping[str, str] = Field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        return self.status == "ready"
+
+
+DeliveryState = Literal["given_up", "delivered", "all"]

@@ -1,0 +1,398 @@
+"""`Client` and `AsyncClient` against real receivers: through cuts, restarts and refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from submitter import AsyncClient, Client, Conflict, Invalid, JobEvent, NoReceiver, NotFound, Unauthorized
+from submitter.remote import Receiver, verify
+from submitter.sandbox import Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from submitter.sdk.link import LONGEST_PAUSE_SECONDS
+from submitter.vocabulary import State
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, TOKEN, live
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import PATIENCE_SECONDS, eventually, patience
+
+
+class Relay:
+    """
+    A connection between two ports that can be cut, at once or when the next answer comes.
+
+    *streams*: what becomes of requests for the event stream, `passed`, `refused` or `held back`.
+    """
+
+    def __init__(self, target: int, *, streams: str = "passed") -> None:
+        self.target = target
+        self.streams = streams
+        self.port = free_port()
+        self.requests = 0
+        self.streams_asked = 0
+        self.swallow_answers = 0
+        self._open: set[asyncio.StreamWriter] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        try:
+            yield f"http://127.0.0.1:{self.port}"
+        finally:
+            server.close()
+            self.cut()
+
+    def cut(self) -> int:
+        """Break every connection; returns how many there were."""
+        count = len(self._open)
+        for writer in self._open:
+            writer.transport.abort()
+        return count
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there_reader, there = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._open |= {writer, there}
+        held = asyncio.Event()
+        try:
+            await asyncio.gather(self._ask(reader, there, held), self._answer(there_reader, writer, held))
+        finally:
+            self._open -= {writer, there}
+            writer.transport.abort()
+            there.transport.abort()
+
+    async def _ask(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, held: asyncio.Event) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(65536):
+                self.requests += data.count(b"POST /v1/jobs")
+                if b"GET /v1/events" in data:
+                    self.streams_asked += 1
+                    if self.streams == "refused":
+                        self.cut()
+                        return
+                    if self.streams == "held back":
+                        held.set()
+                to.write(data)
+                await to.drain()
+        to.close()
+
+    async def _answer(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, held: asyncio.Event) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(65536):
+                if held.is_set():
+                    continue
+                if self.swallow_answers:
+                    self.swallow_answers -= 1
+                    self.cut()
+                    return
+                to.write(data)
+                await to.drain()
+        to.close()
+
+
+@pytest.mark.parametrize("how", ["path", "bytes"])
+async def test_a_job_is_submitted_waited_for_and_saved(tmp_path: Path, how: str) -> None:
+    picture = tmp_path / "in.jpg"
+    picture.write_bytes(picture_bytes(160, 120))
+    async with live(tmp_path) as (running, _), Receiver(running.url, TOKEN) as receiver:
+        job = await receiver.submit(
+            "freepik",
+            picture if how == "path" else picture.read_bytes(),
+            options={"scale_factor": "2x"},
+            metadata={"order": 7},
+        )
+        assert (job.state, job.metadata, job.options) == (State.QUEUED, {"order": 7}, {"scale_factor": "2x"})
+        done = await receiver.wait(job, timeout=PATIENCE_SECONDS)
+        assert (done.state, done.settled_by, done.succeeded) == (State.SUCCEEDED, "callback", True)
+        (path,) = await receiver.save(done, tmp_path / "out")
+        assert path.read_bytes() == await receiver.image(done)
+        assert path.name == f"{job.id}-0{path.suffix}"
+        assert list(path.parent.iterdir()) == [path]
+
+
+async def test_the_same_key_gives_the_same_job_and_other_content_is_refused_in_words(tmp_path: Path) -> None:
+    async with live(tmp_path) as (running, _), Receiver(running.url, TOKEN) as receiver:
+        first = await receiver.submit("freepik", picture_bytes(64, 64), idempotency_key="k")
+        assert (await receiver.submit("freepik", picture_bytes(64, 64), idempotency_key="k")).id == first.id
+        with pytest.raises(Conflict) as conflict:
+            await receiver.submit("freepik", picture_bytes(80, 64), idempotency_key="k")
+        assert conflict.value.code == "idempotency_key_reused"
+        with pytest.raises(Invalid) as invalid:
+            await receiver.submit("freepik", picture_bytes(64, 64), options={"colour": "red"})
+        assert (invalid.value.code, invalid.value.field) == ("unknown_option", "options.colour")
+        assert "use one of" in (invalid.value.remedy or "")
+        assert (invalid.value.request_id or "").startswith("req_")
+        with pytest.raises(NotFound):
+            await receiver.job("job_none")
+    async with AsyncClient(running.url, "another-token", timeout=1) as stranger:
+        with pytest.raises(NoReceiver, match="is it running"):
+            await stranger.job("job_none")
+
+
+async def test_a_submit_whose_answer_is_lost_is_tried_again_and_is_one_job(tmp_path: Path) -> None:
+    async with live(tmp_path) as (running, _):
+        relay = Relay(running.port)
+        async with relay.running() as url, Receiver(url, TOKEN) as receiver:
+            relay.swallow_answers = 2
+            job = await receiver.submit("freepik", picture_bytes(64, 64))
+            assert relay.requests == 3
+        async with running.client() as client:
+            items = (await client.get("/v1/jobs")).json()["items"]
+    assert [item["id"] for item in items] == [job.id]
+
+
+async def test_waiting_survives_cuts_and_a_restart_of_the_receiver(tmp_path: Path) -> None:
+    async with live(tmp_path, sandbox=Sandbox(turnaround_seconds=(2.0, 2.0))) as (running, _):
+        relay = Relay(running.port)
+        async with relay.running() as url, Receiver(url, TOKEN) as receiver:
+            job = await receiver.submit("freepik", picture_bytes(64, 64))
+            waiting = asyncio.create_task(receiver.wait(job, timeout=PATIENCE_SECONDS))
+            await asyncio.sleep(0.3)
+            assert relay.cut() >= 2
+            await running.kill()
+            await running.start()
+            assert (await waiting).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("streams", ["refused", "held back"])
+async def test_waiting_without_a_stream_falls_back_to_polling(tmp_path: Path, streams: str) -> None:
+    async with live(tmp_path) as (running, _):
+        relay = Relay(running.port, streams=streams)
+        async with relay.running() as url, AsyncClient(url, TOKEN) as client:
+            job = await client.submit("upscayl", picture_bytes(64, 64))
+            assert (await client.wait(job, timeout=PATIENCE_SECONDS)).state is State.SUCCEEDED
+            assert relay.streams_asked
+
+
+async def test_wait_gives_up_in_time(tmp_path: Path) -> None:
+    slow = Sandbox(turnaround_seconds=(5.0, 5.0))
+    async with live(tmp_path, sandbox=slow) as (running, _), Receiver(running.url, TOKEN) as receiver:
+        job = await receiver.submit("freepik", picture_bytes(64, 64))
+        with pytest.raises(TimeoutError):
+            await receiver.wait(job, timeout=0.3)
+
+
+async def test_events_go_on_after_every_cut_without_a_gap_or_a_repetition(tmp_path: Path) -> None:
+    async with live(tmp_path) as (running, _):
+        relay = Relay(running.port)
+        async with relay.running() as url, Receiver(url, TOKEN) as receiver, Receiver(running.url, TOKEN) as other:
+            for _ in range(4):
+                await other.submit("freepik", picture_bytes(64, 64))
+            positions, types = [], set()
+            async with patience(), contextlib.aclosing(receiver.events(after=0)) as events:
+                async for event in events:
+                    positions.append(event.position)
+                    types.add(event.type)
+                    assert isinstance(event, JobEvent)
+                    assert event.job.model_extra == {}
+                    assert event.id.startswith("evt_")
+                    if len(positions) == 16:
+                        break
+                    if len(positions) % 3 == 0:
+                        relay.cut()
+    assert positions == list(range(1, 17))
+    assert types == {"job.queued", "job.running", "job.succeeded", "job.images_kept"}
+
+
+async def test_what_a_notify_url_is_sent_passes_verify(tmp_path: Path) -> None:
+    subscriber = Subscriber()
+    async with (
+        subscriber.serve() as origin,
+        live(tmp_path) as (running, _),
+        Receiver(running.url, TOKEN) as receiver,
+    ):
+        job = await receiver.submit("pixelcut", picture_bytes(64, 64), notify_url=f"{origin}/told")
+        await receiver.wait(job, timeout=PATIENCE_SECONDS)
+        await eventually(lambda: bool(subscriber.seen))
+        (seen,) = subscriber.seen
+        verify(seen.headers, seen.body, running.notify_secret)
+        assert json.loads(seen.body)["data"]["id"] == job.id
+
+
+async def test_submitter_wait_ends_with_the_job_and_says_how(tmp_path: Path) -> None:
+    async with live(tmp_path) as (running, _), Receiver(running.url, TOKEN) as receiver:
+        async with AsyncClient(running.url, "another-token") as stranger:
+            with pytest.raises(Unauthorized):
+                await stranger.job("job_none")
+        job = await receiver.submit("freepik", picture_bytes(64, 64))
+        code = "from submitter.cli import main; main()"
+
+        async def command(*args: str) -> tuple[int | None, str]:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                code,
+                "wait",
+                *args,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(ROOT),
+                    "SUBMITTER_RECEIVER_URL": running.url,
+                    "SUBMITTER_TOKEN": TOKEN,
+                },
+                cwd=tmp_path,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            out, _ = await process.communicate()
+            return process.returncode, out.decode()
+
+        status, text = await command(job.id, "--json", "--out", str(tmp_path / "out"))
+        assert status == 0, text
+        shown = json.loads(text)
+        assert (shown["id"], shown["state"]) == (job.id, "succeeded")
+        assert all(Path(path).stat().st_size for path in shown["saved"])
+        status, text = await command("job_none")
+        assert (status, "no_such_job" in text) == (1, True)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://127.0.0.1/", "http://[::bad", "http://", ""])
+def test_an_address_that_no_receiver_can_have_is_refused_in_words(url: str) -> None:
+    with pytest.raises(NoReceiver, match="is no http:// or https:// URL"):
+        Receiver(url, TOKEN)
+
+
+async def test_a_web_server_that_is_no_receiver_is_told_from_one() -> None:
+    subscriber = Subscriber()
+    async with subscriber.serve() as origin, AsyncClient(origin, TOKEN) as client:
+        with pytest.raises(NoReceiver, match="is no receiver"):
+            await client.submit("freepik", b"picture")
+        with pytest.raises(NoReceiver, match="is no receiver"):
+            await client.job("job_1")
+
+
+def test_both_clients_have_the_same_methods_and_signatures() -> None:
+    blocking, asynchronous = Client("http://127.0.0.1:1", TOKEN), AsyncClient("http://127.0.0.1:1", TOKEN)
+    blocking.close()
+    for here, there in [
+        (Client, AsyncClient),
+        (type(blocking.endpoints), type(asynchronous.endpoints)),
+        (type(blocking.deliveries), type(asynchronous.deliveries)),
+    ]:
+        assert set(public(here)) == set(public(there))
+        assert inspect.signature(here).parameters.keys() == inspect.signature(there).parameters.keys()
+        for name, method in public(here).items():
+            twin = public(there)[name]
+            assert method.__doc__ == twin.__doc__, name
+            if not isinstance(method, property):
+                assert inspect.signature(method).parameters == inspect.signature(twin).parameters, name
+                assert returned(method) == returned(twin), name
+
+
+def public(kind: type) -> dict[str, Any]:
+    """Methods and properties by name; `aclose` is `close`."""
+    return {name.replace("aclose", "close"): value for name, value in vars(kind).items() if not name.startswith("_")}
+
+
+def returned(method: Any) -> str:
+    """What a method gives, asynchronously or not."""
+    gives = str(inspect.signature(method).return_annotation)
+    return gives.removeprefix("Async").replace(", None, None]", ", None]")
+
+
+async def test_the_whole_api_by_both_clients(tmp_path: Path) -> None:
+    picture = tmp_path / "cat.jpg"
+    picture.write_bytes(picture_bytes(160, 120))
+    subscriber = Subscriber()
+    async with subscriber.serve() as origin, live(tmp_path) as (running, _):
+        await asyncio.to_thread(use_client, running.url, picture, origin)
+        await use_async_client(running.url, picture, origin)
+
+
+def use_client(url: str, picture: Path, origin: str) -> None:
+    with Client(url, TOKEN) as client:
+        assert client.health().ready
+        (path,) = client.upscale("freepik", str(picture), options={"scale_factor": "2x"}, out=picture.parent / "out")
+        assert path.name == f"cat-0{path.suffix}"
+        (job,) = client.jobs(provider="freepik")
+        assert (job.succeeded, job.model_extra) == (True, {})
+        assert path.read_bytes() == client.image(job)
+        assert next(item.verdict for item in client.evidence(job)) == "believed"
+        with pytest.raises(Conflict):
+            client.cancel(job)
+        with pytest.raises(Conflict):
+            client.resubmit(job)
+        endpoint = client.endpoints.create(f"{origin}/sync", event_types=["job.succeeded"], description="first")
+        assert (endpoint.secret or "").startswith("whsec_")
+        assert "whsec_" not in repr(endpoint)
+        assert client.endpoints.update(endpoint, description="second").description == "second"
+        assert client.endpoints.get(endpoint.id).secret is None
+        assert client.endpoints.rotate_secret(endpoint, overlap_seconds=60).secret != endpoint.secret
+        delivery = client.endpoints.test(endpoint)
+        for event in client.events(after=0):
+            assert event.position == 1
+            break
+        assert client.deliveries.get(delivery).example
+        assert {found.id for found in client.deliveries.list(endpoint=endpoint.id)} == {delivery.id}
+        assert client.deliveries.replay_many(endpoint=endpoint, dry_run=True).dry_run
+        assert [found.id for found in client.endpoints.list()] == [endpoint.id]
+        client.endpoints.delete(endpoint)
+        with pytest.raises(NotFound):
+            client.endpoints.get(endpoint)
+        assert {provider.name for provider in client.providers()} >= {"freepik", "novita"}
+        assert client.resume("freepik") is False
+
+
+async def use_async_client(url: str, picture: Path, origin: str) -> None:
+    async with AsyncClient(url, TOKEN) as client:
+        assert (await client.health()).ready
+        (path,) = await client.upscale("novita", picture, out=picture.parent / "out", timeout=PATIENCE_SECONDS)
+        assert path.exists()
+        jobs = [job async for job in client.jobs()]
+        assert [job.provider for job in jobs] == ["novita", "freepik"]
+        assert [item async for item in client.evidence(jobs[0])]
+        endpoint = await client.endpoints.create(f"{origin}/async")
+        assert [found.id async for found in client.endpoints.list()] == [endpoint.id]
+        delivery = await client.endpoints.test(endpoint)
+        assert (await client.deliveries.get(delivery.id)).id == delivery.id
+        assert (await client.deliveries.replay_many(dry_run=True)).dry_run
+        await client.endpoints.delete(endpoint)
+
+
+@pytest.mark.slow
+async def test_wait_and_events_survive_twenty_restarts_and_see_every_event_once(tmp_path: Path) -> None:
+    """The receiver is away for as long as SDK_RESTART_SECONDS says: 15 were tried, half a second is for every day."""
+    away_seconds = float(os.environ.get("SDK_RESTART_SECONDS", "0.5"))
+    turnaround = 20 * (away_seconds + 2 * LONGEST_PAUSE_SECONDS)
+    sandbox = Sandbox(turnaround_seconds=(turnaround, turnaround))
+    async with live(tmp_path, sandbox=sandbox) as (running, _), AsyncClient(running.url, TOKEN) as client:
+        seen: list[int] = []
+
+        async def follow() -> None:
+            async with contextlib.aclosing(client.events(after=0)) as events:
+                async for event in events:
+                    assert event.position is not None
+                    seen.append(event.position)
+
+        following = asyncio.create_task(follow())
+        job = await client.submit("freepik", picture_bytes(64, 64))
+        waiting = asyncio.create_task(client.wait(job, timeout=turnaround + 300))
+        for _ in range(20):
+            await running.kill()
+            await asyncio.sleep(away_seconds)
+            await running.start()
+            await client.submit("pixelcut", picture_bytes(64, 64))
+            await asyncio.sleep(2 * LONGEST_PAUSE_SECONDS)
+        assert (await waiting).state is State.SUCCEEDED
+        newest = 0
+        async for found in client.jobs():
+            await client.save(found, tmp_path / "out")
+        async with running.client() as http:
+            while (page := (await http.get("/v1/events", params={"after": newest, "limit": 500})).json())["items"]:
+                newest = page["items"][-1]["position"]
+        await eventually(lambda: bool(seen) and seen[-1] >= newest)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    assert seen == list(range(1, len(seen) + 1))
