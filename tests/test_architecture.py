@@ -1,6 +1,7 @@
 """The promises that hold between rooms."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -49,3 +50,23 @@ def test_the_top_level_holds_what_it_should() -> None:
         "tests",
         "deploy",
     }
+
+
+_SQL = re.compile(r"\b(SELECT\s.+\sFROM|INSERT INTO|UPDATE\s\w+\sSET|DELETE FROM)\s", re.DOTALL)
+_DRIVERS = {"sqlite3", "sqlalchemy", "alembic", "asyncpg", "aiosqlite"}
+
+
+def test_only_the_store_knows_sql_and_drivers() -> None:
+    found = []
+    for path in [*(ROOT / "receiver").rglob("*.py"), *(ROOT / "submitter").rglob("*.py")]:
+        place = path.relative_to(ROOT).as_posix()
+        if place.startswith("receiver/store/"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.search(node.value):
+                found.append((place, node.lineno, node.value))
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules.append(node.module)
+            found += [(place, node.lineno, module) for module in modules if module.partition(".")[0] in _DRIVERS]
+    assert found == []

@@ -24,9 +24,20 @@ _numbers = itertools.count()
 class PostgresqlServer:
     """A server whose databases can be made and dropped; *url* names one of them, for its administration."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, wheel: Any = None) -> None:
         self.url = url
+        self._wheel = wheel
         self._template: str | None = None
+
+    @property
+    def can_restart(self) -> bool:
+        return self._wheel is not None
+
+    def stop(self) -> None:
+        self._wheel.stop()
+
+    def start(self) -> None:
+        self._wheel.start()
 
     def url_of(self, name: str) -> str:
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
@@ -75,7 +86,7 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
     try:
         # Nothing here outlives the machine: the disk need not be waited for.
         wheel.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
-        yield PostgresqlServer(wheel.get_uri())
+        yield PostgresqlServer(wheel.get_uri(), wheel=wheel)
     finally:
         wheel.stop()
         shutil.rmtree(directory, ignore_errors=True)
