@@ -103,6 +103,7 @@ class Receiver:
             self.credentials.tokens,
             self.metrics,
             max_bytes=settings.max_callback_bytes,
+            budget_bytes=settings.callback_budget,
             token_lifetime=timedelta(seconds=settings.job_timeout),
         )
         self.admissions = Admissions(

@@ -65,8 +65,7 @@ class Backlog:
 
 
 QUEUES = {
-    "unread": "SELECT count(*), (SELECT received_at FROM evidence WHERE read_at IS NULL ORDER BY id LIMIT 1)"
-    " FROM evidence WHERE read_at IS NULL",
+    "unread": "SELECT count(*), min(received_at) FROM evidence WHERE read_at IS NULL",
     "queued": "SELECT count(*), (SELECT created_at FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 1)"
     " FROM jobs WHERE state = 'queued'",
     "deliveries": "SELECT count(*), (SELECT created_at FROM deliveries WHERE state = 'pending' ORDER BY id LIMIT 1)"

@@ -17,8 +17,8 @@ from typing import Any
 from receiver.domain.jobs import Source, Verdict
 from receiver.store import tables
 from receiver.store.database import Database
-from receiver.store.rows import from_us, moment, to_us, us
-from receiver.store.statements import Fetch, FetchWide, Work, alone
+from receiver.store.rows import delivery_digest, from_us, moment, to_us, us
+from receiver.store.statements import Fetch, FetchWide, Work, alone, first
 from submitter.vocabulary import Trust
 
 
@@ -84,6 +84,19 @@ class EvidenceFilter:
     verdicts: tuple[Verdict, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """
+    Evidence that nobody has read, in the order in which it came, and the job that it ends at.
+
+    `more`: there is more, of the same jobs or of others.
+    """
+
+    evidence: Sequence[Evidence]
+    place: str
+    more: bool
+
+
 class EvidenceLog:
     """The sentences about evidence."""
 
@@ -94,10 +107,19 @@ class EvidenceLog:
         """Make *batch* durable in one commit."""
         await self._database.append("evidence", _WRITTEN, [_values(item) for item in batch])
 
-    async def unread(self, *, limit: int) -> list[Evidence]:
-        """Evidence that nobody has read, oldest first."""
-        rows = await self._database.read(alone(FetchWide(_COLUMNS, _UNREAD, (limit,), blobs=frozenset({"body"}))))
-        return [_from_row(row) for row in sorted(rows, key=lambda row: int(row[0]))]
+    async def unread(self, *, limit: int, after: str = "") -> Unread:
+        """
+        Up to *limit* pieces that nobody has read, from the job behind *after* on and round to it again.
+
+        Of one job there are at most `_MOST_OF_JOB`, its oldest: with each batch's `place` as the next one's *after*, a
+        job with any number of callbacks takes no more of the reader's time than others do.
+        """
+        return await self._database.read(lambda: _unread(limit, after))
+
+    async def unsigned_bytes(self, job_id: str) -> int:
+        """About how much unsigned callbacks of a job take on disk."""
+        row = await self._database.read(lambda: first(_UNSIGNED_BYTES, job_id))
+        return int(row[0] or 0)
 
     async def repeats(self, evidence: Sequence[Evidence], *, also_later: bool = False) -> set[int]:
         """
@@ -105,10 +127,11 @@ class EvidenceLog:
 
         A repeated id with another body is not the same delivery: it was signed anew, and is update.
         """
-        keyed = [item for item in evidence if item.delivery_id and item.job_id]
+        keyed = [item.id for item in evidence if item.delivery_id and item.job_id]
         if not keyed:
             return set()
-        return await self._database.read(lambda: _repeats(keyed, also_later))
+        rows = await self._database.read(alone(Fetch(_REPEATS if also_later else _REPEATS_BEFORE, (keyed,))))
+        return {row[0] for row in rows}
 
     async def read_before(self, selection: EvidenceFilter, *, after: int, limit: int) -> list[Evidence]:
         """Evidence of *selection* that was read, oldest first, from behind the id *after* on."""
@@ -142,7 +165,23 @@ class EvidenceLog:
 
 _COLUMNS = tuple(column.name for column in tables.evidence.columns)
 _WRITTEN = tuple(name for name in _COLUMNS if name != "id")
-_UNREAD = "FROM evidence WHERE read_at IS NULL ORDER BY id LIMIT ?"
+_MOST_OF_JOB = 20
+_BATCH_BYTES = 4 * 1024 * 1024
+_UNREAD = (
+    "SELECT job_id, id, length(body) FROM evidence WHERE read_at IS NULL AND job_id > ? ORDER BY job_id, id LIMIT ?"
+)
+_UNREAD_ROWS = "FROM evidence WHERE id IN (??) AND read_at IS NULL"
+_REPEATS = (
+    "SELECT id FROM evidence WHERE id IN (??) AND EXISTS (SELECT 1 FROM evidence AS other"
+    " WHERE other.delivery_digest = evidence.delivery_digest AND other.id != evidence.id)"
+)
+_REPEATS_BEFORE = _REPEATS.replace("!=", "<")
+ROW_BYTES = 512
+"""What a row takes beside its headers and body, about."""
+_UNSIGNED_BYTES = (
+    f"SELECT sum(length(body) + length(headers) + {ROW_BYTES}) FROM evidence WHERE job_id = ?"
+    f" AND source = '{Source.CALLBACK.value}' AND trust = '{Trust.CAPABILITY_TOKEN.value}'"
+)
 _OF_JOB = f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE job_id = ? AND id > ? ORDER BY id LIMIT ?"
 _ANSWERS_BEFORE = (
     f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE job_id = ? AND source = ?"
@@ -167,7 +206,14 @@ def _values(item: Evidence) -> tuple[Any, ...]:
         item.peer,
         item.delivery_id,
         item.note,
+        _digest(item),
     )
+
+
+def _digest(item: Evidence) -> str | None:
+    if item.delivery_id is None or item.job_id is None or item.verdict is Verdict.REFUSED:
+        return None
+    return delivery_digest(item.job_id, item.delivery_id, item.body)
 
 
 def _from_row(row: Any) -> Evidence:
@@ -191,25 +237,34 @@ def _from_row(row: Any) -> Evidence:
     )
 
 
-def _repeats(keyed: Sequence[Evidence], also_later: bool) -> Work[set[int]]:
-    seen: dict[tuple[str, str], list[int]] = {}
-    job_ids = sorted({item.job_id for item in keyed if item.job_id})
-    for number, *key in (yield Fetch(_DELIVERIES, (job_ids,))):
-        seen.setdefault((key[0], key[1]), []).append(number)
-    found = set()
-    for item in keyed:
-        assert item.id is not None
-        for number in seen.get((item.job_id or "", item.delivery_id or ""), ()):
-            if number < item.id or (also_later and number != item.id):
-                ((body,),) = yield Fetch(_BODY, (number,))
-                if bytes(body) == item.body:
-                    found.add(item.id)
+def _unread(limit: int, after: str) -> Work[Unread]:
+    chosen: list[int] = []
+    place, size, more = after, 0, False
+    laps: list[tuple[str, str | None]] = [(after, None)] + ([("", after)] if after else [])
+    for start, last in laps:
+        cursor, ended = start, False
+        while not ended:
+            rows = yield Fetch(_UNREAD, (cursor, limit))
+            ended = len(rows) < limit
+            of_job: dict[str, int] = {}
+            for job_id, number, length in rows:
+                if last is not None and job_id > last:
+                    ended = True
                     break
-    return found
+                cursor = job_id
+                of_job[job_id] = of_job.get(job_id, 0) + 1
+                if of_job[job_id] > _MOST_OF_JOB:
+                    more = True
+                elif len(chosen) == limit or size >= _BATCH_BYTES:
+                    return Unread((yield from _of_ids(chosen)), place, True)
+                else:
+                    chosen.append(number)
+                    place, size = job_id, size + length
+    return Unread((yield from _of_ids(chosen)), place, more)
 
 
-_DELIVERIES = (
-    "SELECT id, job_id, delivery_id FROM evidence WHERE job_id IN (??) AND delivery_id IS NOT NULL"
-    f" AND verdict != '{Verdict.REFUSED.value}' ORDER BY id"
-)
-_BODY = "SELECT body FROM evidence WHERE id = ?"
+def _of_ids(ids: list[int]) -> Work[list[Evidence]]:
+    if not ids:
+        return []
+    rows = yield FetchWide(_COLUMNS, _UNREAD_ROWS, (ids,), blobs=frozenset({"body"}))
+    return [_from_row(row) for row in sorted(rows, key=lambda row: int(row[0]))]

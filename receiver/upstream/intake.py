@@ -23,7 +23,7 @@ import httpx
 import structlog
 
 from receiver.domain.jobs import Source, Verdict
-from receiver.domain.lifecycle import Change
+from receiver.domain.lifecycle import Change, Update
 from receiver.domain.polling import Timing
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop
@@ -36,7 +36,7 @@ from receiver.store.jobs import JobStore
 from receiver.store.settling import EvidenceVerdict, JobUpdate, Settled
 from receiver.upstream.reader import Reading, keep_data
 from receiver.upstream.slots import ProviderSlot
-from submitter.vocabulary import State, Trust
+from submitter.vocabulary import Report, State, Trust
 
 log = structlog.get_logger("receiver.intake")
 
@@ -84,6 +84,8 @@ class Intake:
             weigh=lambda evidence: len(evidence.body),
         )
         self._one_reader = asyncio.Lock()
+        self._place = ""
+        """The job that the last batch ended at; the next one goes on behind it."""
         self.loop = Loop("reader", self.read_some, woken=wakes.reader)
 
     async def record(self, evidence: Evidence) -> None:
@@ -123,19 +125,27 @@ class Intake:
         )
 
     async def read_some(self, *, limit: int = _BATCH) -> float:
-        """Read and settle the oldest unread evidence. Returns 0 when there may be more."""
+        """Read and settle unread evidence, of all jobs in turn. Returns 0 when there is more."""
         async with self._one_reader:
             began = time.monotonic()
-            unread = await self._store.evidence.unread(limit=limit)
-            if not unread:
+            unread = await self._store.evidence.unread(limit=limit, after=self._place)
+            self._place = unread.place
+            if not unread.evidence:
                 return 3600.0
-            await self.read(unread)
-        pause = 0.0 if len(unread) == limit else _GATHER_SECONDS
+            await self.read(unread.evidence)
+        pause = 0.0 if unread.more else _GATHER_SECONDS
         if self._recording.unanswered > _CROWD:
-            behind = self._clock() - unread[0].received_at > _BEHIND
+            oldest = min(evidence.received_at for evidence in unread.evidence)
+            behind = self._clock() - oldest > _BEHIND
             pause = max(pause, min((1 if behind else 9) * (time.monotonic() - began), _LONGEST_PAUSE_SECONDS))
         await asyncio.sleep(pause)
-        return 0.0 if len(unread) == limit else 0.001
+        return 0.0 if unread.more else 0.001
+
+    async def hint(self, job_id: str) -> None:
+        """Make a poll of *job_id* due, as an unsigned callback would that is not kept."""
+        report = Report(None, State.SUCCEEDED)
+        update = Update(report, Source.CALLBACK, believed=False, received_at=self._clock())
+        await self.settle([JobUpdate(job_id, update)])
 
     async def read(self, unread: Sequence[Evidence]) -> Settled:
         """Read *unread* with the providers' readers and settle it."""

@@ -27,16 +27,17 @@ from receiver.domain.tokens import Claim, TokenInvalid, Tokens
 from receiver.runtime.group_commit import Overloaded
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.request_ids import id_of
-from receiver.store.evidence import Evidence, headers_to_json
+from receiver.store.evidence import ROW_BYTES, Evidence, headers_to_json
 from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
 from receiver.upstream.rate_limits import Bucket
 from receiver.web.callback_bodies import BodyTooLarge, BodyTooSlow, CallbackBodies, SenderGone, TooManyBodies
+from receiver.web.callback_budget import CallbackBudget
 from receiver.web.problems import Problem
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider
 from submitter.provider_settings import Rate
-from submitter.vocabulary import Callback
+from submitter.vocabulary import Callback, Trust
 
 log = structlog.get_logger("receiver.callbacks")
 
@@ -104,6 +105,7 @@ class Callbacks:
         metrics: Metrics,
         *,
         max_bytes: int,
+        budget_bytes: int,
         token_lifetime: timedelta,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -116,6 +118,7 @@ class Callbacks:
         self._token_lifetime = token_lifetime + _GRACE
         self._clock = clock
         self._refusals = _KeptRefusals()
+        self._budget = CallbackBudget(budget_bytes, store.evidence.unsigned_bytes)
         self._bodies = CallbackBodies()
         self._counters: dict[tuple[str, str], Counter] = {}
         self._untold: list[tuple[str, Claim, float, Scope]] = []
@@ -170,8 +173,18 @@ class Callbacks:
             await self._refused(provider, claim, callback, exc)
             await _refuse(send, _UNSIGNED)
             return
+        evidence = _evidence(provider, claim, callback)
+        budgeted = 0 if provider.trust is Trust.SIGNED_BODY else size_of(evidence)
         try:
-            await self._intake.record(_evidence(provider, claim, callback))
+            if budgeted and not await self._budget.admits(claim.job_id, budgeted):
+                await self._over_budget(provider, claim)
+                await _refuse(send, _TOO_MANY)
+                return
+            try:
+                await self._intake.record(evidence)
+            finally:
+                if budgeted:
+                    self._budget.written(claim.job_id, budgeted)
         except Overloaded:
             self._count(provider.name, "overloaded", claim)
             await _refuse(send, _OVERLOADED)
@@ -197,6 +210,12 @@ class Callbacks:
         if now - claim.minted_at > self._token_lifetime and not await self._store.is_open(claim.job_id):
             return None
         return claim
+
+    async def _over_budget(self, provider: Provider, claim: Claim) -> None:
+        """What is not kept may have been true: the provider is asked, once in a while."""
+        self._count(provider.name, "over_budget", claim)
+        if self._budget.may_hint(claim.job_id):
+            await self._intake.hint(claim.job_id)
 
     async def _refused(self, provider: Provider, claim: Claim, callback: Callback, exc: CallbackRefused) -> None:
         log.warning("callback_refused", provider=provider.name, job=claim.job_id, reason=exc.reason, detail=str(exc))
@@ -258,7 +277,7 @@ class _KeptRefusals:
 
 def size_of(evidence: Evidence) -> int:
     """About how many bytes it takes on disk."""
-    return len(evidence.body) + len(evidence.headers_json) + 512
+    return len(evidence.body) + len(evidence.headers_json) + ROW_BYTES
 
 
 def _evidence(

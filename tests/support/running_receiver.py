@@ -177,7 +177,7 @@ class RunningReceiver:
         """Return when nothing is unread."""
 
         async def nothing_unread() -> bool:
-            return not await self.receiver.parts.store.evidence.unread(limit=1)
+            return not (await self.receiver.parts.store.evidence.unread(limit=1)).evidence
 
         await eventually(nothing_unread, what=lambda: "evidence stays unread")
 

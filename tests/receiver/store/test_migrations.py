@@ -3,18 +3,24 @@
 import asyncio
 import contextlib
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from receiver.domain.jobs import Source
 from receiver.store.database import migrate, open_database, schema_is_newest
 from receiver.store.errors import DatabaseRefused
+from receiver.store.evidence import Evidence, EvidenceLog
 from receiver.store.tables import metadata
 from tests.support.postgresql import PostgresqlServer
+from tests.support.processes import ROOT
 from tests.support.rows import execute, fetch
 
 
@@ -56,11 +62,8 @@ async def test_a_test_event_of_an_older_version_is_not_taken_for_one_that_waits_
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "receiver.db"
-    await (await open_database(path)).close()
+    at_revision(path, "0002")
     with contextlib.closing(sqlite3.connect(path)) as older:
-        older.execute("DROP INDEX events_unnumbered")
-        older.execute("ALTER TABLE events DROP COLUMN example")
-        older.execute("UPDATE alembic_version SET version_num = '0002'")
         older.executemany(
             "INSERT INTO events (id, position, type, created_at, body) VALUES (?, ?, 'job.queued', 1, '{}')",
             [("evt_1", 1), ("evt_2", None)],
@@ -71,11 +74,45 @@ async def test_a_test_event_of_an_older_version_is_not_taken_for_one_that_waits_
     await database.close()
 
 
+async def test_replays_of_what_an_older_version_kept_are_known(tmp_path: Path) -> None:
+    path, job = tmp_path / "receiver.db", f"job_{1:026d}"
+    at_revision(path, "0004")
+    kept = [(job, "msg_1", b"{}", "believed"), (job, "msg_2", b"{}", "refused"), (job, None, b"{}", "hint")]
+    with contextlib.closing(sqlite3.connect(path)) as older:
+        older.executemany(
+            "INSERT INTO evidence (job_id, delivery_id, body, verdict, provider, source, received_at, read_at, headers)"
+            " VALUES (?, ?, ?, ?, 'freepik', 'callback', 1, 1, '[]')",
+            kept * 600,
+        )
+        older.commit()
+    database = await open_database(path)
+    log = EvidenceLog(database)
+    now = datetime.now(UTC)
+    for delivery_id, body in (("msg_1", b"{}"), ("msg_1", b"{ }"), ("msg_2", b"{}")):
+        piece = Evidence(Source.CALLBACK, "freepik", job, now, "[]", body, delivery_id=delivery_id)
+        await log.record([piece])
+    came = (await log.unread(limit=10)).evidence
+    assert await log.repeats(came) == {came[0].id}
+    await database.close()
+
+
 async def test_opening_a_database_again_changes_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         database = await open_database(tmp_path / "receiver.db")
         assert await database.schema_is_current()
         await database.close()
+
+
+def at_revision(path: Path, revision: str) -> None:
+    """Make a database as the version of *revision* left it."""
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "receiver" / "store" / "migrations"))
+    config.set_main_option("path_separator", "os")
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
 
 
 def _differences(connection: Connection) -> list[object]:
