@@ -140,6 +140,7 @@ async def build(
     """Open the database and build all parts; *stack* closes what they hold open."""
     blobs = Blobs(settings.data_dir)
     await asyncio.to_thread(blobs.prepare)
+    stack.callback(blobs.close)
     database = await open_database(settings.database_address, listen_url=settings.database_listen_url)
     stack.push_async_callback(database.close)
     guard = Guard(settings.allow_networks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from datetime import UTC, datetime
@@ -69,6 +70,7 @@ _DRY = {True: "; nothing was written", False: ""}
 async def _run(selection: EvidenceFilter, *, reverify: bool, dry_run: bool) -> list[Reread]:
     settings, each = as_served(*load())
     providers = {name: PROVIDERS[name].from_settings(its) for name, its in each.items()}
+    blobs = Blobs(settings.data_dir)
     async with open_database(settings) as database:
         if selection.job_id is not None and await JobStore(database).job(selection.job_id) is None:
             raise failed(f"there is no job {selection.job_id}")
@@ -80,9 +82,11 @@ async def _run(selection: EvidenceFilter, *, reverify: bool, dry_run: bool) -> l
         rereading = Rereading(
             store,
             providers,
-            Blobs(settings.data_dir),
+            blobs,
             confirm=settings.confirm,
             timing_of=lambda name: timing(settings, providers[name]),
         )
         run = rereading.run(selection, datetime.now(UTC), reverify=reverify, dry_run=dry_run)
-        return [one async for one in run]
+        blobs.prepare()
+        with contextlib.closing(blobs):
+            return [found async for found in run]

@@ -6,9 +6,10 @@ import asyncio
 import errno
 import os
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from receiver.store.part_files import PartFiles
 from submitter.image_files import magic_type
 from submitter.images import inspect
 from submitter.vocabulary import Image, Picture
@@ -19,17 +20,24 @@ class Blobs:
     """*root* is the data directory. Names that go into rows are relative to it."""
 
     root: Path
+    parts: PartFiles = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", PartFiles(self.root))
 
     def prepare(self) -> None:
-        """Make the directories (mode 0700) and drop what an earlier death left half written."""
-        for name in ("inputs", "images", "answers", "parts"):
+        """Make the directories (mode 0700) and drop what dead processes left half written."""
+        for name in ("inputs", "images", "answers"):
             (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-        for part in (self.root / "parts").iterdir():
-            part.unlink(missing_ok=True)
+        self.parts.claim()
+
+    def close(self) -> None:
+        """Nothing more is written by this process."""
+        self.parts.release()
 
     def new_part(self) -> Path:
         """A fresh temporary path, for something on its way in."""
-        return self.root / "parts" / secrets.token_hex(12)
+        return self.parts.path()
 
     def input_path(self, name: str) -> Path:
         return self.root / "inputs" / name

@@ -1,0 +1,78 @@
+"""
+Files on their way into the data directory, and which process writes them.
+
+A part's name begins with its owner: a random name that every process has for itself, and holds a lock on a file of for
+as long as it lives. The kernel releases that lock at any end, SIGKILL included. So a process that starts on the same
+directory drops what dead ones left half written, and touches nothing that is under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class PartFiles:
+    """The parts of this process. `claim` before the first `path`; `release` when no more are written."""
+
+    def __init__(self, root: Path) -> None:
+        self._directory = root / "parts"
+        self._owners = root / "writers"
+        self._owner = secrets.token_hex(6)
+        self._lock: int | None = None
+
+    def path(self) -> Path:
+        """A fresh path for something on its way in."""
+        return self._directory / f"{self._owner}-{secrets.token_hex(12)}"
+
+    def claim(self) -> None:
+        """Make the directories, hold this process's lock, and drop the parts of processes that are gone."""
+        for directory in (self._directory, self._owners):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        starting = os.open(self._owners, os.O_RDONLY)
+        try:
+            _lock(starting)  # until this one is registered, no other may take its file for a dead one's
+            self._lock = os.open(self._owners / self._owner, os.O_RDWR | os.O_CREAT, 0o600)
+            _lock(self._lock)
+            alive = {owner.name for owner in self._owners.iterdir() if owner.name == self._owner or _is_alive(owner)}
+            for part in self._directory.iterdir():
+                if part.name.partition("-")[0] not in alive:
+                    part.unlink(missing_ok=True)
+        finally:
+            os.close(starting)
+
+    def release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            (self._owners / self._owner).unlink(missing_ok=True)
+            self._lock = None
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # a file system without locks: every process is taken for a living one
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _is_alive(owner: Path) -> bool:
+    """Whether the process of *owner*'s file lives; a dead one's file is removed."""
+    if sys.platform == "win32":
+        return True
+    try:
+        descriptor = os.open(owner, os.O_RDWR)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        owner.unlink(missing_ok=True)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
