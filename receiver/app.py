@@ -25,6 +25,7 @@ from starlette.routing import Match, Route
 from receiver.parts import Credentials, Parts, build
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
+from receiver.store.errors import StoreError
 from receiver.store.sqlite_file import usable_database
 from receiver.web import openapi
 from receiver.web.admission import Admissions
@@ -64,7 +65,14 @@ class Receiver:
         self.app = Starlette(
             middleware=[Middleware(CallbackRoute, callbacks=lambda: self.callbacks)],
             lifespan=self._lifespan,
-            exception_handlers={Problem: answer_problem, 404: _not_found, 405: _not_allowed, 500: _internal_error},
+            exception_handlers={
+                Problem: answer_problem,
+                404: _not_found,
+                405: _not_allowed,
+                OSError: _internal_error,
+                StoreError: _internal_error,
+                500: _internal_error,  # anything else, which is raised again behind the answer
+            },
         )
         self.app.router.redirect_slashes = False  # a redirect would carry a capability URL in its Location
 
@@ -211,6 +219,6 @@ async def _not_allowed(request: Request, exc: Exception) -> Response:
 
 
 async def _internal_error(request: Request, exc: Exception) -> Response:
-    """Answer 503 with `Retry-After` to an error that nobody foresaw: it is ours, not the caller's."""
+    """Answer 503 with `Retry-After`: the disk, the database or a mistake of ours is not the caller's fault."""
     log.error("request_failed", method=request.method, error=type(exc).__name__, detail=str(exc)[:300])
     return busy("something went wrong on our side").to_response()

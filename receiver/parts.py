@@ -33,6 +33,7 @@ from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
+from receiver.store.errors import StoreError
 from receiver.store.events import Events
 from receiver.store.jobs import JobStore
 from receiver.store.retention import Pruning
@@ -118,7 +119,7 @@ class Parts:
             self.archive.pool.shutdown(grace_seconds=_GRACE_SECONDS / 2),
             self.notifier.shutdown(grace_seconds=_GRACE_SECONDS / 2),
         )
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, StoreError):  # what stays unread is read at the next start
             async with asyncio.timeout(2):
                 while await self.intake.read_some() == 0.0:
                     pass

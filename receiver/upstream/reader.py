@@ -41,9 +41,12 @@ _DECODED = frozenset({b"content-encoding", b"content-length", b"transfer-encodin
 """Stored bodies are decoded already."""
 
 
-_INTERNAL_ERRORS = (OSError, StoreError)
 _PASSING = timedelta(minutes=10)
-"""How long an internal error may hold up the reading; then it counts as this piece's, or a bad block would stop all."""
+"""
+How long a file that can't be read may hold up the reading; then it counts as this piece's, or a bad block would stop
+all. A database that can't be read (a corrupt page) is not the evidence's fault at any time: it stays unread until a
+backup is restored.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,9 @@ class Reading:
             return Read(None, Verdict.UNREADABLE, str(exc))
         except FileNotFoundError as exc:
             return self._failed(evidence, exc, again)
-        except _INTERNAL_ERRORS as exc:
+        except StoreError:
+            raise
+        except OSError as exc:
             if now - evidence.received_at < _PASSING:
                 raise
             return self._failed(evidence, exc, again)

@@ -19,6 +19,7 @@ from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.backlog import Backlog
 from receiver.store.database import Database
+from receiver.store.errors import DatabaseUnavailable
 from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.problems import NOT_FOUND
 from submitter.providers import PROVIDERS
@@ -75,6 +76,8 @@ class Health:
             checks["backlog"] = "ok" if unread <= _MOST_UNREAD else f"more than {_MOST_UNREAD} wait to be read"
         except TimeoutError:
             checks["database"] = f"nothing could be written for {_WRITE_SECONDS:g} s"
+        except DatabaseUnavailable as exc:
+            checks["database"] = f"unavailable: {exc}"
         except Exception as exc:  # noqa: BLE001 (a probe reports whatever is wrong)
             checks["database"] = f"failed: {type(exc).__name__}"
         now = time.monotonic()

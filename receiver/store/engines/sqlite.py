@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from receiver.store.errors import Conflict, DatabaseUnavailable
 from receiver.store.schema import newest_schema
-from receiver.store.sqlite_file import make_private, migrate, usable_database
+from receiver.store.sqlite_file import Presence, make_private, migrate, usable_database
 from receiver.store.statements import (
     Fetch,
     FetchWide,
@@ -60,6 +60,7 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, writer: _Thread, keeper: _Thread, *, readers: int) -> None:
         self.path = path
+        self._presence = Presence(path)
         self._writer = writer
         self._keeper = keeper
         self._readers: list[_Thread] = []
@@ -94,14 +95,14 @@ class SqliteDatabase:
     async def write(self, work: Callable[[], Work[T]], *, attempts: int = 1) -> T:
         """Run *work* in one transaction. *attempts* are for engines on which transactions meet."""
         async with self._lock:
-            return await self._running(self._writer).run(_in_one_transaction, work)
+            return await self._running(self._writer).run(self._where_it_was_opened, _in_one_transaction, work)
 
     async def append(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
         """Insert *rows* in one transaction; a single statement is one by itself, and the fastest there is."""
         statement = InsertMany(table, columns, rows)
         run = _in_one_transaction if len(rows) > _ROWS_AT_ONCE else _by_itself
         async with self._lock:
-            await self._running(self._writer).run(run, lambda: _only(statement))
+            await self._running(self._writer).run(self._where_it_was_opened, run, lambda: _only(statement))
 
     async def read(self, work: Callable[[], Work[T]]) -> T:
         """Run *work*, which only reads, on one snapshot."""
@@ -148,12 +149,20 @@ class SqliteDatabase:
             for thread in (self._keeper, self._writer):
                 await thread.close()
 
+    def _where_it_was_opened(
+        self, connection: sqlite3.Connection, run: Callable[[sqlite3.Connection, Callable[[], Work[T]]], T], work: Any
+    ) -> T:
+        """Run *work* on the writer's thread, if the file is still in its place."""
+        self._presence.check()
+        return run(connection, work)
+
     def _running(self, thread: _Thread) -> _Thread:
         if self._closed:
             raise RuntimeError("the database is closed")
         return thread
 
     async def _new_reader(self) -> _Thread:
+        self._presence.check()
         with _mapped():
             reader = await _Thread.start(self.path, _prepare_reader)
         self._readers.append(reader)

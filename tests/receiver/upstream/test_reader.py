@@ -1,6 +1,8 @@
 """From stored answers to update."""
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +16,7 @@ from receiver.domain.jobs import Source, Verdict
 from receiver.domain.tokens import Tokens
 from receiver.store.blobs import Blobs
 from receiver.store.database import open_database
+from receiver.store.errors import DatabaseUnavailable
 from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import JobStore
 from receiver.upstream.reader import Reading
@@ -57,6 +60,28 @@ async def test_an_internal_error_leaves_an_answer_unread_for_a_while(reading: Re
     assert gone.update is not None
     assert gone.update.report is not None
     assert gone.update.report.state is State.UNCONFIRMED
+
+
+async def test_a_corrupt_page_leaves_evidence_unread_however_old_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "receiver.db"
+    await (await open_database(path)).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        pages = connection.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'jobs'").fetchall()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        for (page,) in pages:
+            file.seek((page - 1) * size)
+            file.write(b"\xff" * size)
+    database = await open_database(path)
+    try:
+        providers = {"novita": build("novita", api_key="key")}
+        reading = Reading(JobStore(database), providers, Blobs(tmp_path), confirm="unsigned")
+        refusal = json.dumps({"code": 503, "message": "busy"}).encode()  # what it means depends on the job's tries
+        evidence = Evidence(Source.RESPONSE, "novita", "job_1", NOW, "[]", refusal, status=503, id=1)
+        with pytest.raises(DatabaseUnavailable, match="malformed"):
+            await reading.read(evidence, NOW + timedelta(days=1))
+    finally:
+        await database.close()
 
 
 async def test_a_reason_that_quotes_a_token_of_ours_is_read_without_it(reading: Reading) -> None:

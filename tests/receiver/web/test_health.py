@@ -104,7 +104,7 @@ async def test_a_database_that_is_gone_shows(tmp_path: Path) -> None:
         await execute(database, "DROP TABLE evidence")
         answer = await client.get("/readyz")
         assert answer.status_code == 503
-        assert answer.json()["checks"]["database"].startswith("failed: ")
+        assert answer.json()["checks"]["database"].startswith("unavailable: ")
 
 
 def test_no_count_reads_a_table_from_end_to_end(tmp_path: Path) -> None:
