@@ -70,3 +70,11 @@ def test_only_the_store_knows_sql_and_drivers() -> None:
                 modules.append(node.module)
             found += [(place, node.lineno, module) for module in modules if module.partition(".")[0] in _DRIVERS]
     assert found == []
+
+
+def test_migrations_follow_each_other_in_one_line() -> None:
+    revisions = [
+        re.findall(r'^(?:down_)?revision = "?(\w+)"?$', path.read_text(), re.MULTILINE)
+        for path in sorted((ROOT / "receiver/store/migrations/versions").glob("0*.py"))
+    ]
+    assert revisions == [[f"{n + 1:04}", f"{n:04}" if n else "None"] for n in range(len(revisions))]

@@ -17,7 +17,7 @@ from receiver.store.rows import (
     to_us,
     us,
 )
-from receiver.store.statements import FOR_UPDATE, Fetch, InsertMany, Run, RunMany, Work, alone, first
+from receiver.store.statements import Fetch, InsertMany, LockRows, Run, RunMany, Work, alone, first
 from submitter.vocabulary import Image
 
 
@@ -91,7 +91,7 @@ class Images:
 
         def work() -> Work[int]:
             # The last image of a job is told of once: two that end together take turns.
-            yield Fetch(_LOCK_JOB, (image.job_id,), FOR_UPDATE)
+            yield LockRows("jobs", [image.job_id])
             if (yield Run(_DONE, (*values, image.job_id, image.n))) != 1:
                 return 0
             images = yield from images_of([image.job_id])
@@ -127,7 +127,6 @@ _RELINK = (
     " WHERE job_id = ? AND n = ? AND (state = 'lost' OR state = 'wanted' AND (lease_until IS NULL OR lease_until <= ?))"
 )
 _PUT_BACK = f"UPDATE images SET next_at = ?, lease_until = NULL WHERE {_WANTED}"
-_LOCK_JOB = "SELECT 1 FROM jobs WHERE id = ?"
 _DONE = (
     "UPDATE images SET state = ?, content_type = coalesce(?, content_type), width = coalesce(?, width),"
     " height = coalesce(?, height), bytes = ?, sha256 = ?, tries = tries + 1, last_error = ?, kept_at = ?,"

@@ -36,7 +36,7 @@ from receiver.store.settling import (
     plan,
     update_jobs,
 )
-from receiver.store.statements import Fetch, InsertMany, Run, Work, alone, first
+from receiver.store.statements import Fetch, InsertMany, LockRows, Run, Work, alone, first
 from submitter.vocabulary import Report, State
 
 log = structlog.get_logger("receiver.store")
@@ -106,6 +106,7 @@ class JobStore:
                 overtaken = True
 
         def plan_and_carry_out() -> Work[Settled]:
+            yield LockRows("jobs", [item.job_id for item in items])
             made = yield from planned(overtaken=True)
             yield from made.carry_out()
             return made.settled

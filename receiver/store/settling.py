@@ -20,7 +20,7 @@ from receiver.store.errors import Overtaken
 from receiver.store.images import insert_images, new_image, relink_images
 from receiver.store.outbox import EventRows, NewEvent, event_rows, job_event, subscriptions, write_event_rows
 from receiver.store.rows import changed_columns, jobs_by_id, us
-from receiver.store.statements import Fetch, Hold, Run, UpdateMany, Work
+from receiver.store.statements import Fetch, Hold, LockRows, Run, UpdateMany, Work
 from submitter.vocabulary import Failure, Report, State, Trust
 
 TimingOf = Callable[[str], Timing]
@@ -159,6 +159,7 @@ class Plan:
             yield Hold("subscriptions", shared=True)
             if (yield from subscriptions()) != self.rows.subscriptions:
                 raise Overtaken
+        yield LockRows("jobs", [row[0] for rows in self.updates.values() for row in rows])
         yield from update_jobs(self.updates)
         unread = "" if self.again else " AND read_at IS NULL"
         for (verdict, trust), ids in self.verdicts.items():

@@ -105,6 +105,18 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class LockRows:
+    """
+    Lock the rows of *table* with these *ids* until the transaction ends, always in the same order.
+
+    Transactions that would lock rows of each other wait instead of meeting. SQLite's one writer needs no lock.
+    """
+
+    table: str
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Positions:
     """
     Positions for *count* events that this transaction writes, as a list.
@@ -127,7 +139,7 @@ class NumberEvents:
     limit: int
 
 
-Statement = Fetch | FetchWide | Run | RunMany | InsertMany | UpdateMany | Hold | Positions | NumberEvents
+Statement = Fetch | FetchWide | Run | RunMany | InsertMany | UpdateMany | Hold | LockRows | Positions | NumberEvents
 Work = Generator[Statement, Any, T]
 """A transaction, or a part of one: `rows = yield Fetch(…)`, `found = yield from part(…)`."""
 

@@ -34,6 +34,7 @@ from receiver.store.statements import (
     FetchWide,
     Hold,
     InsertMany,
+    LockRows,
     NumberEvents,
     Positions,
     Row,
@@ -331,6 +332,11 @@ async def _hold(connection: Any, statement: Hold) -> None:
     await connection.execute(f"SELECT pg_advisory_xact_lock{kind}({_HOLDS[statement.name]})")
 
 
+async def _lock_rows(connection: Any, statement: LockRows) -> None:
+    sql = f"SELECT FROM {statement.table} WHERE id = ANY($1) ORDER BY id FOR UPDATE"
+    await connection.execute(sql, list(statement.ids))
+
+
 async def _positions(connection: Any, statement: Positions) -> list[None]:
     return [None] * statement.count
 
@@ -361,6 +367,7 @@ _EXECUTE: dict[type[Statement], Callable[[Any, Any], Awaitable[Any]]] = {
     InsertMany: _insert_many,
     UpdateMany: _update_many,
     Hold: _hold,
+    LockRows: _lock_rows,
     Positions: _positions,
     NumberEvents: _number_events,
 }

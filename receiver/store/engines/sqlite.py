@@ -35,6 +35,7 @@ from receiver.store.statements import (
     FetchWide,
     Hold,
     InsertMany,
+    LockRows,
     NumberEvents,
     Positions,
     Row,
@@ -360,6 +361,10 @@ def _hold(db: sqlite3.Connection, statement: Hold) -> None:
     """Nothing to do: this is the only writer."""
 
 
+def _lock_rows(db: sqlite3.Connection, statement: LockRows) -> None:
+    """Nothing to do: this is the only writer."""
+
+
 def _positions(db: sqlite3.Connection, statement: Positions) -> list[int]:
     (newest,) = db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
     return list(range(newest + 1, newest + 1 + statement.count))
@@ -378,6 +383,7 @@ _EXECUTE: dict[type[Statement], Callable[[sqlite3.Connection, Any], Any]] = {
     InsertMany: _insert_many,
     UpdateMany: _update_many,
     Hold: _hold,
+    LockRows: _lock_rows,
     Positions: _positions,
     NumberEvents: _number_events,
 }
