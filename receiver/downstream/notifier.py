@@ -263,15 +263,21 @@ class Notifier:
     # --- Attempts ---------------------------------------------------------------------------------------------------
 
     async def _work(self, lane: _Lane, delivery: Delivery) -> None:
-        client = lane.clients.pop() if lane.clients else self._connect()
+        client: Outbound | None = None
+        started_at = self._clock()
         try:
-            outcome = await self.attempt(client, delivery, lane.endpoint)
+            try:
+                client = lane.clients.pop() if lane.clients else self._connect()
+                outcome = await self.attempt(client, delivery, lane.endpoint)
+            except Exception as exc:  # noqa: BLE001 (whatever it is, the next try is by the schedule)
+                outcome = self._failure(delivery, started_at, exc)
             await self._booking.add(outcome)
         except asyncio.CancelledError:
             await asyncio.shield(self._deliveries.hand_back([delivery.id], owner=self._owner))
             raise
         finally:
-            lane.clients.append(client)
+            if client is not None:
+                lane.clients.append(client)
             lane.later_busy -= delivery.retry
             self._notify_calls -= delivery.endpoint_id is None
         if outcome.gone and not delivery.example:
@@ -328,6 +334,20 @@ class Notifier:
         next_at = None if gone else self._next_at(delivery, wish)
         state = "given_up" if next_at is None else "pending"
         return Outcome(delivery, state, started_at, seconds, status, answer, error, next_at, fault, gone)
+
+    def _failure(self, delivery: Delivery, started_at: datetime, exc: Exception) -> Outcome:
+        """An attempt that died of an error of ours. Not booked, it would be made again with every lease."""
+        log.error(
+            "delivery_attempt_failed",
+            delivery=delivery.id,
+            job=delivery.job_id,
+            error=type(exc).__name__,
+            detail=str(exc)[:300],
+        )
+        next_at = self._next_at(delivery, None)
+        state = "given_up" if next_at is None else "pending"
+        error = f"internal error: {type(exc).__name__}"
+        return Outcome(delivery, state, started_at, 0.0, error=error, next_at=next_at, fault="ours")
 
     def _next_at(self, delivery: Delivery, wish: float | None) -> datetime | None:
         """By the schedule, a little later at random, and not before the endpoint wishes. None: that was the last."""

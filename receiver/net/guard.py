@@ -19,13 +19,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-import socket
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 import httpx
+
+from receiver.net.resolver import SystemResolver
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -193,7 +193,7 @@ class Guard:
         self, allow: Sequence[Network] = (), *, resolver: Resolver | None = None, resolve_seconds: float = 5.0
     ) -> None:
         self._allow = tuple(allow)
-        self._resolver = resolver or look_up
+        self._resolver = resolver or SystemResolver()
         self._resolve_seconds = resolve_seconds
 
     def verdict(self, address: Address) -> None:
@@ -324,37 +324,3 @@ def _literal(host: str) -> Address | None:
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise UrlRefused("the URL's host is not a host name (a dot at its end is refused too)")
     return None
-
-
-async def look_up(host: str, port: int) -> list[str]:
-    """
-    The system's answer for *host*.
-
-    Each look-up has a thread of its own that nobody waits for: a name server that hangs then holds up neither the
-    pool that file writes share, nor the end of the process.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[str]] = loop.create_future()
-
-    def deliver(addresses: list[str] | None, error: OSError | UnicodeError | None) -> None:
-        if answer.done():
-            return
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(addresses or [])
-
-    def look() -> None:
-        addresses, error = None, None
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            addresses = [str(sockaddr[0]) for *_, sockaddr in found]
-        except (OSError, UnicodeError) as exc:
-            error = exc
-        try:
-            loop.call_soon_threadsafe(deliver, addresses, error)
-        except RuntimeError:  # the loop has ended meanwhile
-            pass
-
-    threading.Thread(target=look, name="look-up", daemon=True).start()
-    return await answer

@@ -34,13 +34,14 @@ _LOOK_TIMEOUT_SECONDS = 30.0
 
 
 MOST_POLLS = 16
-"""Status calls in flight over all providers."""
+"""Status calls to one provider in flight."""
 
 
 class Poller:
     """
-    Makes due polls, *concurrency* at once over all providers, each provider within its documented pace.
+    Makes due polls, *concurrency* at once for each provider, each within its documented pace.
 
+    Providers have their own places: one whose status calls hang takes none of another's.
     A job whose provider can't be asked, for want of a key, falls due all the same: its deadline holds.
     """
 
@@ -62,37 +63,34 @@ class Poller:
         self._metrics = metrics
         self._clock = clock
         self.loop = Loop("poller", self.step, woken=intake.wakes.poller)
-        self.pool = TaskPool(concurrency, on_idle=self.loop.wake)
+        self.pools = {name: TaskPool(concurrency, on_idle=self.loop.wake) for name in slots}
 
     async def shutdown(self, *, grace_seconds: float) -> None:
         """Give calls in flight *grace_seconds* to end, then cancel them."""
-        await self.pool.shutdown(grace_seconds=grace_seconds)
+        await asyncio.gather(*(pool.shutdown(grace_seconds=grace_seconds) for pool in self.pools.values()))
 
     async def step(self) -> float:
         now = self._clock()
-        if self.pool.free == 0:
-            return 3600.0
         firsts = await self._leases.first_due(list(self._slots))
         due = sorted((name for name, first in firsts.items() if first <= now), key=firsts.__getitem__)
         waits = [(first - now).total_seconds() for first in firsts.values() if first > now]
         limits: dict[str, int] = {}
         for name in due:
-            slot = self._slots[name]
-            share = min(-(-self.pool.free // len(due)), self.pool.free - sum(limits.values()))
-            limit = min(share, slot.poll_pace.allowed()) if slot.configured else share
+            slot, free = self._slots[name], self.pools[name].free
+            limit = min(free, slot.poll_pace.allowed()) if slot.configured else free
             if limit > 0:
                 limits[name] = limit
-            elif share > 0:
+            elif free > 0:
                 waits.append(max(slot.poll_pace.seconds_to_next(), 0.05))
         if not limits:
             return max(min(waits, default=3600.0), 0.0)
         jobs = await self._leases.claim_due(limits)
-        under_way = self.pool.names()
         for job in jobs:
-            if f"poll {job.id}" in under_way:
+            pool = self.pools[job.provider]
+            if f"poll {job.id}" in pool.names():
                 continue  # we were stopped for longer than a lease, and have it back
             self._slots[job.provider].poll_pace.leaving(job.id)
-            self.pool.start(self._work(job), name=f"poll {job.id}", job=job.id)
+            pool.start(self._work(job), name=f"poll {job.id}", job=job.id)
         # Due and yet not to be had: another poll of the same job is under way.
         return 0.0 if jobs else 0.5
 

@@ -45,6 +45,8 @@ class Upstream:
         self.polls: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.novita_gate = asyncio.Event()
+        self.novita_gate.set()
         self.entered = asyncio.Event()
         self.app = Starlette(
             routes=[
@@ -63,6 +65,7 @@ class Upstream:
     async def novita(self, request: Request) -> Response:
         task = request.query_params["task_id"]
         said = await self._asked(task)
+        await self.novita_gate.wait()
         if said is None:
             return JSONResponse({"code": 404, "reason": "TASK_NOT_FOUND", "message": "task not found"}, 404)
         return JSONResponse(novita_task(task, said))

@@ -141,7 +141,7 @@ class Loops:
         ends = self.clock.now + timedelta(seconds=seconds)
         while self.clock.now < ends:
             pause = min(await self.submissions.step(), await self.poller.step())
-            busy = [*self.submissions.pools.values(), self.poller.pool]
+            busy = [*self.submissions.pools.values(), *self.poller.pools.values()]
             while any(pool.busy for pool in busy):
                 await asyncio.sleep(0)
             while await self.intake.read_some() < 1:

@@ -13,6 +13,7 @@ import standardwebhooks
 import svix.webhooks
 from starlette.responses import Response
 
+from receiver.net.guard import Guard
 from receiver.store.delivery_log import DeliveryView
 from receiver.store.endpoints import DISABLE_AFTER, Endpoint
 from receiver.store.events import Events
@@ -330,3 +331,20 @@ async def test_a_removed_endpoint_hears_nothing_more(tmp_path: Path) -> None:
         await made.settled()
     assert [seen.path for seen in subscriber.seen] == ["/slow", "/other"]
     assert {delivery.state for delivery in deliveries} <= {"dropped", "delivered"}
+
+
+async def test_an_attempt_that_dies_of_our_own_error_is_booked_and_the_schedule_goes_on(tmp_path: Path) -> None:
+    calls = 0
+
+    async def at_the_limit_of_threads(host: str, port: int) -> list[str]:
+        nonlocal calls
+        calls += 1
+        raise RuntimeError("can't start new thread")
+
+    async with delivery_stack(tmp_path, schedule=(0, 0, 0)) as made:
+        made.guard = Guard(resolver=at_the_limit_of_threads)
+        await made.endpoint("https://subscriber.example/hook")
+        await made.write_events("job.succeeded")
+        (delivery,) = await made.settled()
+        assert delivery.state == "given_up"
+        assert calls == 3, "as many tries as the schedule has, and none beyond it"

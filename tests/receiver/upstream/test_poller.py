@@ -1,7 +1,7 @@
 """Looks: late, few, slowed down by those who are asked, and made at the last when nothing came."""
 
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -12,8 +12,10 @@ import pytest
 from receiver.upstream.leases import LEASE
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from submitter.vocabulary import State
 from tests.bench.poll import measure
 from tests.support.processes import live, submit, wait_for_state
+from tests.support.running_receiver import running_receiver
 from tests.support.upstream_loops import loops
 from tests.support.waiting import eventually
 
@@ -139,3 +141,18 @@ def test_due_polls_are_found_by_an_index_however_many_jobs_are_open(tmp_path: Pa
     few = measure(open_jobs=500, due=50, count=5, directory=tmp_path)
     many = measure(open_jobs=20_000, due=50, count=5, directory=tmp_path)
     assert few["plan"] == many["plan"] == ["SEARCH jobs USING INDEX jobs_poll (provider=? AND next_poll_at<?)"]
+
+
+async def test_one_providers_hanging_status_calls_take_no_place_of_anothers(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path) as here:
+        here.upstream.novita_gate.clear()
+        now = datetime.now(UTC)
+        for _ in range(40):
+            await here.job("novita", next_poll_at=now)
+        await eventually(lambda: len(here.upstream.polls) >= 16)
+        jobs = [await here.job("freepik", next_poll_at=now) for _ in range(20)]
+        for job in jobs:
+            here.upstream.says[job.remote_id or ""] = "COMPLETED"
+        for job in jobs:
+            assert (await here.becomes(job, State.SUCCEEDED)).settled_by == "poll"
+        here.upstream.novita_gate.set()

@@ -1,0 +1,75 @@
+"""
+The system's name look-ups, bounded in number.
+
+A look-up is a call that can't be cancelled, and takes as long as the name server lets it. Each has a daemon thread,
+which nobody waits for: a name server that hangs then holds up neither the pool that file writes share, nor the end of
+the process. There are so many of them at most; who finds none free waits, for as long as the caller allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_MOST_THREADS = 32
+
+
+class SystemResolver:
+    """The addresses of a host as text, by *getaddrinfo*. Look-ups for the same host join."""
+
+    def __init__(
+        self,
+        *,
+        most_threads: int = _MOST_THREADS,
+        getaddrinfo: Callable[..., Sequence[Any]] = socket.getaddrinfo,
+    ) -> None:
+        self._free = asyncio.Semaphore(most_threads)
+        self._getaddrinfo = getaddrinfo
+        self._under_way: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """Raises OSError or UnicodeError where there is no answer."""
+        answer = self._under_way.get((host, port))
+        if answer is None:
+            await self._free.acquire()
+            answer = self._under_way.get((host, port))
+            if answer is None:
+                answer = self._start(host, port)
+            else:
+                self._free.release()
+        return await asyncio.shield(answer)
+
+    def _start(self, host: str, port: int) -> asyncio.Future[list[str]]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[str]] = loop.create_future()
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, though all gave up waiting
+
+        def ended(addresses: list[str] | None, error: Exception | None) -> None:
+            del self._under_way[host, port]
+            self._free.release()
+            if error is None:
+                answer.set_result(addresses or [])
+            else:
+                answer.set_exception(error)
+
+        def look_up() -> None:
+            addresses, error = None, None
+            try:
+                found = self._getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                addresses = [str(sockaddr[0]) for *_, sockaddr in found]
+            except Exception as exc:  # noqa: BLE001 (it is told to who waits)
+                error = exc
+            try:
+                loop.call_soon_threadsafe(ended, addresses, error)
+            except RuntimeError:  # the loop has ended meanwhile
+                pass
+
+        self._under_way[host, port] = answer
+        try:
+            threading.Thread(target=look_up, name="look-up", daemon=True).start()
+        except RuntimeError as exc:  # the system's limit of threads
+            ended(None, OSError(str(exc)))
+        return answer
