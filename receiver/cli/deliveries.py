@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver.cli.open_database import open_database
-from receiver.store.delivery_log import DeliveryFilter, DeliveryLog, DeliveryState, DeliveryView, ReplayRefused
+from receiver.domain.deliveries import DeliveryFilter, DeliveryState, DeliveryView, ReplayRefused
+from receiver.domain.events import EVENT_TYPES
+from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
-from receiver.store.outbox import EVENT_TYPES
 from receiver.web.schemas import moment_of
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 

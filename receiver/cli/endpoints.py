@@ -11,13 +11,14 @@ import typer
 
 from receiver.cli.open_database import open_database
 from receiver.cli.sandboxed import as_served
+from receiver.domain.endpoints import Endpoint, SigningSecret
+from receiver.domain.entity import iso
 from receiver.domain.ids import new_id
-from receiver.domain.jobs import iso
 from receiver.net.guard import Guard
 from receiver.settings import load
 from receiver.store.database import Database
 from receiver.store.delivery_log import DeliveryLog
-from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.store.endpoints import Endpoints
 from receiver.web.admission import check_target
 from receiver.web.endpoints import BY_OPERATOR
 from receiver.web.examples import example_data

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from receiver.cli.forwarding import Forwarded, Forwarder
+from receiver.domain.events import EVENT_TYPES
 from receiver.runtime.secrets import generated, secrets_path
 from receiver.settings import Settings, load
-from receiver.store.outbox import EVENT_TYPES
 from submitter.environment import LOCAL_URL, Environment
 from submitter.printing import failed, say
 from submitter.remote import NoReceiver, Receiver, RequestRefused

@@ -13,11 +13,11 @@ import typer
 
 from receiver.cli.open_database import open_database
 from receiver.cli.sandboxed import as_served
+from receiver.domain.evidence import EvidenceFilter
 from receiver.domain.jobs import Verdict
 from receiver.parts import timing
 from receiver.settings import load
 from receiver.store.blobs import Blobs
-from receiver.store.evidence import EvidenceFilter
 from receiver.store.jobs import JobStore
 from receiver.upstream.reread import UNUSED, Reread, Rereading
 from receiver.web.schemas import moment_of

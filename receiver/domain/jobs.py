@@ -1,13 +1,14 @@
-"""The job: our durable record of a task. Values only; `store.py` reads and writes them, `lifecycle.py` moves them."""
+"""The job, our durable record of a task, and its images. Values only: `store` keeps them, `lifecycle` moves them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from receiver.domain.entity import entity, json_of, shown, stored
+from receiver.domain.pauses import Pause
 from submitter.vocabulary import Cost, Failure, State
 
 
@@ -39,92 +40,142 @@ class Verdict(StrEnum):
     """It did not prove where it came from."""
 
 
-@dataclass(frozen=True, slots=True)
+@entity
+class InputImage:
+    """What is known of the image that a job upscales."""
+
+    file_name: str | None = shown("As it was uploaded, or the last part of its URL.", default=None)
+    width: int | None = shown("In pixels.", default=None)
+    height: int | None = shown("In pixels.", default=None)
+    bytes: int | None = shown("Its size.", default=None, big=True)
+
+
+@entity
 class Job:
-    """One row of `jobs`. `version` counts its changes and decides races; the lease columns belong to `store.py`."""
+    """
+    One row of `jobs`; `version` counts its changes and decides races. Leases belong to `store.leases`.
 
-    id: str
-    provider: str
-    state: State
-    version: int
-    created_at: datetime
-    options: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    notify_url: str | None = None
-    remote_id: str | None = None
-    remote_status: str | None = None
-    claimed_id: str | None = None
+    A field declared here has its column (a migration adds it), its place in rows, and, if it is `shown`, in the API's
+    answers, in events, in the OpenAPI description and in the SDK.
+    """
+
+    id: str = shown(identifier=True)
+    provider: str = shown(length=32)
+    state: State = shown()
+    version: int = stored()
+    created_at: datetime = shown()
+    options: Mapping[str, Any] = shown("What the caller gave, by the provider's own names.", default_factory=dict)
+    metadata: Mapping[str, Any] = shown("The caller's own.", default_factory=dict)
+    notify_url: str | None = shown("Notified when the job ends.", default=None)
+    remote_id: str | None = shown("The provider's id of the task.", default=None)
+    remote_status: str | None = stored(default=None)
+    claimed_id: str | None = stored(default=None)
     """A task id that only an unsigned callback named, for a job that has none of its own."""
-    awaits_callback: bool = False
-    input_name: str = ""
-    input_url: str | None = None
-    error: Failure | None = None
-    cost: Cost | None = None
-    settled_by: Source | None = None
-    tries: int = 0
-    retry_at: datetime | None = None
+    awaits_callback: bool = stored(default=False)
+    input_name: str = stored(default="")
+    """The name of our copy of the input."""
+    input_url: str | None = stored(default=None)
+    input: InputImage = shown("The image to upscale.", default=InputImage())
+    error: Failure | None = shown(default=None, parts={"message": {"schema": {"minLength": 1}}})
+    cost: Cost | None = shown(
+        "What the provider charged, where it says so.",
+        default=None,
+        parts={
+            "amount": {"schema": {"examples": ["10"]}},
+            "unit": {"length": 16, "schema": {"enum": ["credits", "USD"]}},
+        },
+    )
+    settled_by: Source | None = shown("The channel that brought the result.", default=None)
+    resubmit_of: str | None = shown("The job that this one repeats.", default=None, identifier=True)
+    tries: int = stored(default=0)
+    retry_at: datetime | None = stored(default=None)
     """When a queued job may be sent (again)."""
-    sent_at: datetime | None = None
-    next_poll_at: datetime | None = None
-    """When its next poll is due; None when it needs none."""
-    polled_at: datetime | None = None
-    polls: int = 0
-    hinted_at: datetime | None = None
+    sent_at: datetime | None = shown(default=None)
+    next_poll_at: datetime | None = shown("When its next status call is due.", name="due_at", default=None)
+    """None when it needs none."""
+    polled_at: datetime | None = stored(default=None)
+    polls: int = stored(default=0)
+    hinted_at: datetime | None = stored(default=None)
     """An unconfirmed claim of its end waits for a poll."""
-    deadline_at: datetime | None = None
-    overdue_at: datetime | None = None
-    late_at: datetime | None = None
-    finished_at: datetime | None = None
-    last_error: str | None = None
+    deadline_at: datetime | None = shown("When it expires.", default=None)
+    overdue_at: datetime | None = stored(default=None)
+    late_at: datetime | None = stored(default=None)
+    finished_at: datetime | None = shown(default=None)
+    last_error: str | None = stored(default=None)
     """The last thing that went wrong on its way, for people."""
-    resubmit_of: str | None = None
 
-    def to_json(self, images: Sequence[KeptImage], *, base_url: str = "") -> dict[str, Any]:
-        """The public shape of the job, as the API and events carry it."""
-        return {
-            "id": self.id,
-            "provider": self.provider,
-            "state": self.state.value,
-            "remote_id": self.remote_id,
-            "options": dict(self.options),
-            "metadata": dict(self.metadata),
-            "notify_url": self.notify_url,
+    def to_json(self, images: Sequence[KeptImage], *, base_url: str = "", pause: Pause | None = None) -> dict[str, Any]:
+        """The public shape of the job, as the API and events carry it; *pause* is that of its provider."""
+        waiting = waiting_for(self, pause)
+        return _job_to_json(self) | {
             "images": [image.to_json(base_url=base_url) for image in images],
-            "error": None
-            if self.error is None
-            else {"code": self.error.code, "message": self.error.message, "permanent": self.error.permanent},
-            "cost": None if self.cost is None else {"amount": format(self.cost.amount, "f"), "unit": self.cost.unit},
-            "settled_by": None if self.settled_by is None else self.settled_by.value,
-            "resubmit_of": self.resubmit_of,
-            "created_at": iso(self.created_at),
-            "sent_at": iso(self.sent_at),
-            "due_at": iso(self.next_poll_at),
-            "deadline_at": iso(self.deadline_at),
-            "finished_at": iso(self.finished_at),
+            "waiting_for": None if waiting is None else _waiting_to_json(waiting),
         }
 
 
-@dataclass(frozen=True, slots=True)
+class Reason(StrEnum):
+    """Why a job does not move."""
+
+    RATE_LIMIT = "rate_limit"
+    """It is queued, and is sent as soon as its provider's rate and concurrency admit it."""
+    PROVIDER_PAUSED = "provider_paused"
+    RETRY = "retry"
+    """The provider did not take it: it is sent again."""
+    CALLBACK = "callback"
+    """It was sent, and its callback has not come."""
+    POLL = "poll"
+    """The next status call will ask for its state."""
+
+
+@entity
+class WaitingFor:
+    """What a job waits for."""
+
+    reason: Reason = shown()
+    until: datetime | None = shown("Null if that is not known. It may have passed: any moment now.", default=None)
+
+
+def waiting_for(job: Job, pause: Pause | None = None) -> WaitingFor | None:
+    """Why *job* does not move; None while a call for it is under way, and once nothing more will come by itself."""
+    if job.state is State.QUEUED:
+        if pause is not None:
+            return WaitingFor(Reason.PROVIDER_PAUSED, pause.probe_at)
+        if job.tries or job.last_error is not None:
+            return WaitingFor(Reason.RETRY, job.retry_at)
+        return WaitingFor(Reason.RATE_LIMIT)
+    if job.state not in (State.RUNNING, State.UNCONFIRMED):
+        return None
+    task_known = job.remote_id is not None or job.claimed_id is not None
+    if job.awaits_callback and (not task_known or (job.polls == 0 and job.hinted_at is None)):
+        return WaitingFor(Reason.CALLBACK, job.next_poll_at)
+    return WaitingFor(Reason.POLL, job.next_poll_at) if task_known and job.next_poll_at is not None else None
+
+
+@entity
 class KeptImage:
     """One row of `images`: a result, where it can be fetched, and our copy of it once `kept`."""
 
-    job_id: str
-    n: int
-    source_url: str | None = field(repr=False)
-    expires_at: datetime | None
-    content_type: str | None = None
-    width: int | None = None
-    height: int | None = None
-    bytes: int | None = None
-    sha256: str | None = None
-    state: str = "wanted"
-    """`wanted`, `kept` or `lost`."""
-    tries: int = 0
-    last_error: str | None = None
+    job_id: str = stored(identifier=True)
+    n: int = stored()
+    source_url: str | None = shown("The provider's link, as long as it lives.", repr=False)
+    expires_at: datetime | None = shown("When that link dies.")
+    content_type: str | None = shown(default=None)
+    width: int | None = shown(default=None)
+    height: int | None = shown(default=None)
+    bytes: int | None = shown(default=None, big=True)
+    sha256: str | None = shown(default=None, length=64)
+    state: str = shown(
+        "`wanted`: being fetched; `kept`: ours to serve; `lost`: it can't be had any more.",
+        default="wanted",
+        length=8,
+        schema={"enum": ["wanted", "kept", "lost"]},
+    )
+    tries: int = stored(default=0)
+    last_error: str | None = stored(default=None)
     """Why the last try failed; of a lost image, why it was given up."""
-    renewals: int = 0
+    renewals: int = stored(default=0)
     """How often the provider was asked for a fresh link."""
-    renewed_at: datetime | None = None
+    renewed_at: datetime | None = stored(default=None)
     """When it last named one."""
 
     @property
@@ -132,25 +183,11 @@ class KeptImage:
         return self.state == "kept"
 
     def to_json(self, *, base_url: str = "") -> dict[str, Any]:
-        return {
-            "url": f"{base_url}/v1/jobs/{self.job_id}/images/{self.n}",
-            "source_url": self.source_url,
-            "expires_at": iso(self.expires_at),
-            "content_type": self.content_type,
-            "width": self.width,
-            "height": self.height,
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-            "state": self.state,
-            "lost_reason": self.last_error if self.state == "lost" else None,
-            "kept": self.kept,
-        }
+        url = f"{base_url}/v1/jobs/{self.job_id}/images/{self.n}"
+        lost_reason = self.last_error if self.state == "lost" else None
+        return {"url": url, **_image_to_json(self), "lost_reason": lost_reason, "kept": self.kept}
 
 
-def iso(moment: datetime | None) -> str | None:
-    """A moment as RFC 3339 in UTC with milliseconds."""
-    if moment is None:
-        return None
-    if moment.tzinfo is not UTC:
-        moment = moment.astimezone(UTC)
-    return moment.isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
+_job_to_json = json_of(Job)
+_waiting_to_json = json_of(WaitingFor)
+_image_to_json = json_of(KeptImage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from receiver.domain.jobs import iso
+from receiver.domain.entity import iso
 
 FIRST_PROBE = timedelta(seconds=30)
 _LAST_PROBE = timedelta(hours=1)

@@ -13,8 +13,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from receiver.domain.jobs import iso
-from receiver.store.evidence import Evidence
+from receiver.domain.evidence import Evidence, shown_fields
 
 _CAPABILITY = re.compile(r"(/(?:callbacks/[a-z0-9_-]+|inputs)/)[A-Za-z0-9_.\-]+")
 _CAPABILITY_ESCAPED = re.compile(r"(\\/(?:callbacks\\/[a-z0-9_-]+|inputs)\\/)[A-Za-z0-9_.\-]+")
@@ -35,21 +34,12 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 def evidence_to_json(evidence: Evidence, secrets: Collection[str] = ()) -> dict[str, Any]:
     """The public shape of a piece of evidence; *secrets* are our keys."""
-    shown: dict[str, Any] = {
-        "id": evidence.id,
-        "source": evidence.source.value,
-        "verdict": evidence.verdict.value,
-        "trust": None if evidence.trust is None else evidence.trust.value,
-        "received_at": iso(evidence.received_at),
-        "read_at": iso(evidence.read_at),
-        "status": evidence.status,
-        "peer": evidence.peer,
-        "note": None if evidence.note is None else redact(evidence.note, secrets),
-        "headers": [
-            [_readable(name), MASK if _SECRET_HEADERS.search(name) else redact(_readable(value), secrets)]
-            for name, value in evidence.headers
-        ],
-    }
+    shown = shown_fields(evidence)
+    shown["note"] = None if evidence.note is None else redact(evidence.note, secrets)
+    shown["headers"] = [
+        [_readable(name), MASK if _SECRET_HEADERS.search(name) else redact(_readable(value), secrets)]
+        for name, value in evidence.headers
+    ]
     try:
         shown["body"] = redact(evidence.body.decode("utf-8"), secrets)
     except UnicodeDecodeError:

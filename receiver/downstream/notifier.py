@@ -20,6 +20,9 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from receiver.domain.deliveries import Agenda, Delivery, Outcome
+from receiver.domain.endpoints import Endpoint
+from receiver.domain.events import is_notify_lane
 from receiver.net.arriving import LONGEST_RETRY_AFTER
 from receiver.net.client import Outbound
 from receiver.net.guard import OutboundError, OutboundRefused
@@ -28,9 +31,8 @@ from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.wakes import Wakes
-from receiver.store.deliveries import Agenda, Deliveries, Delivery, Outcome
-from receiver.store.endpoints import Endpoint, Endpoints
-from receiver.store.outbox import is_notify_lane
+from receiver.store.deliveries import Deliveries
+from receiver.store.endpoints import Endpoints
 from receiver.upstream.leases import LEASE
 from receiver.upstream.rate_limits import Bucket
 from submitter.provider_settings import parse_rate

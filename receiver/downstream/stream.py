@@ -12,8 +12,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
+from receiver.domain.events import Event, EventFilter
 from receiver.runtime.loops import Loop
-from receiver.store.events import Event, EventFilter, Events
+from receiver.store.events import Events
 
 HEARTBEAT_SECONDS = 15.0
 _BATCH = 100

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from receiver.store.codecs import from_us, us
 from receiver.store.database import Database
-from receiver.store.rows import from_us, us
 from receiver.store.statements import Fetch, Work, first
 from submitter.vocabulary import State
 

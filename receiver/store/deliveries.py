@@ -10,64 +10,20 @@ among notify URLs; first tries and later ones wait apart.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from receiver.domain.deliveries import Agenda, Delivery, Outcome
+from receiver.domain.events import NewEvent
+from receiver.store.codecs import moment, to_us, us
 from receiver.store.database import Database
 from receiver.store.endpoints import note
-from receiver.store.outbox import NewEvent, write_events
-from receiver.store.rows import moment, to_us, us
+from receiver.store.outbox import write_events
 from receiver.store.statements import Fetch, InsertMany, Run, RunMany, Work, alone
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One event for one endpoint (or notify URL), taken for an attempt. `example`: a test, tried once."""
-
-    id: str
-    event_id: str
-    event_type: str
-    job_id: str | None
-    endpoint_id: str | None
-    url: str | None
-    lane: str
-    retry: bool
-    tries: int
-    due_at: datetime
-    example: bool
-    body: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one attempt came to. `next_at` None: it is over, as `state` says. `gone`: never again, said the endpoint."""
-
-    delivery: Delivery
-    state: str
-    started_at: datetime
-    seconds: float
-    status: int | None = None
-    answer: bytes | None = field(default=None, repr=False)
-    error: str | None = None
-    next_at: datetime | None = None
-    fault: str | None = None
-    gone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Agenda:
-    """When each lane has its next first try and its next later try that nobody holds. Either may be None."""
-
-    first: Mapping[str, datetime]
-    later: Mapping[str, datetime]
-
-    def next_after(self, now: datetime) -> datetime | None:
-        return min((at for at in (*self.first.values(), *self.later.values()) if at > now), default=None)
-
-
 class Deliveries:
-    """The sentences of the notifier."""
+    """The notifier's statements."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -10,162 +10,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
+from receiver.domain.deliveries import Attempt, DeliveryFilter, DeliveryView, Replayed, ReplayRefused
+from receiver.domain.entity import iso
+from receiver.domain.events import ENDPOINT_EVENTS, one_line
 from receiver.domain.ids import lowest_id, new_id
-from receiver.domain.jobs import iso
-from receiver.domain.redaction import redact
+from receiver.store.codecs import Codec, us
 from receiver.store.database import Database
-from receiver.store.outbox import DELIVERY_COLUMNS, ENDPOINT_EVENTS, one_line, subscriptions
-from receiver.store.rows import from_us, moment, us
+from receiver.store.outbox import DELIVERY_COLUMNS, subscriptions
 from receiver.store.statements import Fetch, InsertMany, Run, Work, alone, first
 
 _CHUNK = 500
 
 
-class DeliveryState(StrEnum):
-    """Where a delivery is."""
-
-    PENDING = "pending"
-    DELIVERED = "delivered"
-    GIVEN_UP = "given_up"
-    DROPPED = "dropped"
-    """Its endpoint was removed before it could be delivered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One try of a delivery."""
-
-    started_at: datetime
-    seconds: float
-    status: int | None
-    answer: bytes | None
-    error: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "started_at": iso(self.started_at),
-            "seconds": round(self.seconds, 4),
-            "status": self.status,
-            "answer": None if self.answer is None else redact(self.answer.decode("utf-8", "replace")),
-            "error": self.error,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryView:
-    """A delivery for people and programs to look at. `fault`: `ours` or `theirs`, once it went wrong."""
-
-    id: str
-    event_id: str
-    event_type: str
-    job_id: str | None
-    endpoint_id: str | None
-    url: str | None
-    state: str
-    tries: int
-    example: bool
-    next_at: datetime | None
-    created_at: datetime
-    finished_at: datetime | None
-    last_status: int | None
-    last_error: str | None
-    fault: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "event_id": self.event_id,
-            "event_type": self.event_type,
-            "job_id": self.job_id,
-            "endpoint_id": self.endpoint_id,
-            "url": self.url,
-            "state": self.state,
-            "tries": self.tries,
-            "example": self.example,
-            "next_at": iso(self.next_at),
-            "created_at": iso(self.created_at),
-            "finished_at": iso(self.finished_at),
-            "last_status": self.last_status,
-            "last_error": self.last_error,
-            "fault": self.fault,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryFilter:
-    """Which deliveries to list. Empty or None: whatever. `undelivered`: ended or tried, and not delivered."""
-
-    states: tuple[str, ...] = ()
-    endpoint_id: str | None = None
-    job_id: str | None = None
-    event_id: str | None = None
-    event_types: tuple[str, ...] = ()
-    fault: str | None = None
-    undelivered: bool = False
-
-    def where(self) -> tuple[str, list[Any]]:
-        """A condition in SQL and its values."""
-        parts, values = ["1 = 1"], list[Any]()
-        for column, several in (("state", self.states), ("event_type", self.event_types)):
-            if several:
-                parts.append(f"d.{column} IN (??)")
-                values.append(list(several))
-        for column, value in (
-            ("endpoint_id", self.endpoint_id),
-            ("job_id", self.job_id),
-            ("event_id", self.event_id),
-            ("fault", self.fault),
-        ):
-            if value is not None:
-                parts.append(f"d.{column} = ?")
-                values.append(value)
-        if self.undelivered or self.fault is not None:  # few among many: by the index on the state
-            parts.append("d.state IN ('pending', 'given_up', 'dropped')")
-        if self.undelivered:
-            parts.append("(d.state <> 'pending' OR d.tries > 0)")
-        return " AND ".join(parts), values
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What a replay put back, or would: deliveries that had ended, and events that had none yet."""
-
-    again: int
-    missing: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {"replayed": self.again + self.missing, "again": self.again, "never_queued": self.missing}
-
-
-class ReplayRefused(Exception):
-    """It can't be delivered as things are. `code` is stable, `remedy` says what to change."""
-
-    def __init__(self, code: str, message: str, *, remedy: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.remedy = remedy
-
-
 class DeliveryLog:
-    """The sentences of operators about deliveries."""
+    """The operators' statements about deliveries."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def page(self, wanted: DeliveryFilter, *, before: str | None = None, limit: int) -> list[DeliveryView]:
         """Newest first. *before* is a delivery's id: the cursor."""
-        condition, values = wanted.where()
+        condition, values = _where(wanted)
         if before:
             condition += " AND d.id < ?"
             values.append(before)
         query = f"{_SELECT} WHERE {condition} ORDER BY d.id DESC LIMIT ?"
         rows = await self._database.read(alone(Fetch(query, (*values, limit))))
-        return [_shown(row) for row in rows]
+        return [_VIEWS.from_row(row) for row in rows]
 
     async def get(self, delivery_id: str) -> tuple[DeliveryView, Sequence[Attempt]] | None:
         """A delivery and its attempts, oldest first."""
@@ -175,7 +49,7 @@ class DeliveryLog:
             if row is None:
                 return None
             rows = yield Fetch(_ATTEMPTS, (delivery_id,))
-            return _shown(row), [_attempt(attempt) for attempt in rows]
+            return _VIEWS.from_row(row), [_TRIES.from_row(attempt) for attempt in rows]
 
         return await self._database.read(work)
 
@@ -302,16 +176,15 @@ def _missing_of(events: Sequence[Any], endpoint_id: str | None, now: datetime) -
 _EXAMPLE = ("pending", 0, 0, 1)
 _LATER_TRY = ("pending", 0, 1, 0)
 _SENT = "SELECT event_id, endpoint_id FROM deliveries WHERE event_id IN (??)"
-_ATTEMPTS = "SELECT started_at, seconds, status, answer, error FROM attempts WHERE delivery_id = ? ORDER BY id"
+_VIEWS, _TRIES = Codec(DeliveryView), Codec(Attempt)
+_ATTEMPTS = f"SELECT {_TRIES.sql} FROM attempts WHERE delivery_id = ? ORDER BY id"
 _ENDPOINT_OF = (
     "SELECT d.endpoint_id, e.enabled, d.example FROM deliveries d"
     " LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.id = ?"
 )
-_SELECT = (
-    "SELECT d.id, d.event_id, d.event_type, d.job_id, d.endpoint_id, coalesce(d.url, e.url), d.state, d.tries,"
-    " d.example, d.next_at, d.created_at, d.finished_at, d.last_status, d.last_error, d.fault"
-    " FROM deliveries d LEFT JOIN endpoints e ON e.id = d.endpoint_id"
-)
+_SELECT = f"SELECT {', '.join(f'd.{name}' for name in _VIEWS.columns)} FROM deliveries d".replace(
+    "d.url", "coalesce(d.url, e.url)"
+) + (" LEFT JOIN endpoints e ON e.id = d.endpoint_id")
 _AGAIN = (
     "UPDATE deliveries SET state = 'pending', tries = 0, retry = 1, next_at = ?, finished_at = NULL, fault = NULL,"
     " lease_owner = NULL, lease_until = NULL"
@@ -323,25 +196,24 @@ _EVENTS_AFTER = (
 )
 
 
-def _attempt(row: Any) -> Attempt:
-    return Attempt(started_at=moment(row[0]), seconds=row[1], status=row[2], answer=row[3], error=row[4])
-
-
-def _shown(row: Any) -> DeliveryView:
-    return DeliveryView(
-        id=row[0],
-        event_id=row[1],
-        event_type=row[2],
-        job_id=row[3],
-        endpoint_id=row[4],
-        url=row[5],
-        state=row[6],
-        tries=row[7],
-        example=bool(row[8]),
-        next_at=from_us(row[9]),
-        created_at=moment(row[10]),
-        finished_at=from_us(row[11]),
-        last_status=row[12],
-        last_error=row[13],
-        fault=row[14],
-    )
+def _where(choice: DeliveryFilter) -> tuple[str, list[Any]]:
+    """*choice* as a condition and its values."""
+    parts, values = ["1 = 1"], list[Any]()
+    for column, several in (("state", choice.states), ("event_type", choice.event_types)):
+        if several:
+            parts.append(f"d.{column} IN (??)")
+            values.append(list(several))
+    for column, value in (
+        ("endpoint_id", choice.endpoint_id),
+        ("job_id", choice.job_id),
+        ("event_id", choice.event_id),
+        ("fault", choice.fault),
+    ):
+        if value is not None:
+            parts.append(f"d.{column} = ?")
+            values.append(value)
+    if choice.undelivered or choice.fault is not None:  # few among many: by the index on the state
+        parts.append("d.state IN ('pending', 'given_up', 'dropped')")
+    if choice.undelivered:
+        parts.append("(d.state <> 'pending' OR d.tries > 0)")
+    return " AND ".join(parts), values

@@ -6,23 +6,18 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from receiver.domain.events import job_event
 from receiver.domain.jobs import KeptImage
+from receiver.store.codecs import Codec, from_us, to_us, us
 from receiver.store.database import Database
-from receiver.store.outbox import job_event, write_events
-from receiver.store.rows import (
-    IMAGE_COLUMNS,
-    from_us,
-    image_from_tuple,
-    jobs_by_id,
-    to_us,
-    us,
-)
+from receiver.store.outbox import write_events
+from receiver.store.rows import jobs_by_id
 from receiver.store.statements import Fetch, InsertMany, LockRows, Run, RunMany, Work, alone, first
 from submitter.vocabulary import Image
 
 
 class Images:
-    """The sentences about images."""
+    """The statements about images, one transaction each."""
 
     def __init__(self, database: Database, *, public_url: Callable[[], str], first_delay_seconds: float) -> None:
         self._database = database
@@ -42,7 +37,7 @@ class Images:
         if not due:
             return []
         taken = await self._database.write(lambda: _taken(due, us(now), us(now + lease)))
-        return [(image_from_tuple(row), from_us(row[_GIVE_UP_AT])) for row in taken]
+        return [(_CODEC.from_row(row[:-1]), from_us(row[-1])) for row in taken]
 
     async def renew(self, image: KeptImage, now: datetime, *, lease: timedelta) -> None:
         until = us(now + lease)
@@ -105,8 +100,9 @@ class Images:
         return await self._database.write(work)
 
 
-_COLUMNS = ", ".join(IMAGE_COLUMNS)
-_GIVE_UP_AT = IMAGE_COLUMNS.index("give_up_at")
+_CODEC = Codec(KeptImage)
+_COLUMNS = _CODEC.sql
+_NEW_COLUMNS = (*_CODEC.columns, "next_at", "give_up_at")
 _WANTED = "job_id = ? AND n = ? AND state = 'wanted'"
 _RENEW = f"UPDATE images SET lease_until = ?, next_at = ? WHERE {_WANTED}"
 _NEXT = "SELECT min(next_at) FROM images WHERE state = 'wanted'"
@@ -141,7 +137,9 @@ _OF_JOBS = f"SELECT {_COLUMNS} FROM images WHERE job_id IN (??) ORDER BY job_id,
 def _due(now: int, limit: int, without: Sequence[str]) -> Work[list[Any]]:
     """Read beside the writer: where most links are not wanted now, finding the others is a long search."""
     elsewhere = " AND substr(coalesce(source_url, ''), 1, ?) <> ?" * len(without)
-    query = f"SELECT {_COLUMNS} FROM images WHERE state = 'wanted' AND {_FREE}{elsewhere} ORDER BY give_up_at LIMIT ?"
+    query = f"SELECT {_COLUMNS}, give_up_at FROM images WHERE state = 'wanted' AND {_FREE}{elsewhere}" + (
+        " ORDER BY give_up_at LIMIT ?"
+    )
     origins = [part for origin in without for part in (len(origin), origin)]
     rows: list[Any] = yield Fetch(query, (now, now, *origins, limit))
     return rows
@@ -160,7 +158,7 @@ def insert_images(images: Sequence[tuple[KeptImage, datetime]]) -> Work[None]:
     """Write results as wanted, each with the moment at which it was learned. One that is known stays as it is."""
     if images:
         rows = [_image_values(image, now) for image, now in images]
-        yield InsertMany("images", IMAGE_COLUMNS, rows, known=("job_id", "n"))
+        yield InsertMany("images", _NEW_COLUMNS, rows, known=("job_id", "n"))
 
 
 def relink_images(images: Sequence[tuple[KeptImage, datetime]]) -> Work[None]:
@@ -180,7 +178,7 @@ def images_of(job_ids: Sequence[str]) -> Work[list[KeptImage]]:
     if not job_ids:
         return []
     rows = yield Fetch(_OF_JOBS, (list(job_ids),))
-    return [image_from_tuple(row) for row in rows]
+    return [_CODEC.from_row(row) for row in rows]
 
 
 def new_image(job_id: str, n: int, image: Image, now: datetime) -> KeptImage:
@@ -196,21 +194,7 @@ def new_image(job_id: str, n: int, image: Image, now: datetime) -> KeptImage:
 
 
 def _image_values(image: KeptImage, now: datetime) -> tuple[Any, ...]:
-    values = {
-        "job_id": image.job_id,
-        "n": image.n,
-        "source_url": image.source_url,
-        "expires_at": to_us(image.expires_at),
-        "content_type": image.content_type,
-        "width": image.width,
-        "height": image.height,
-        "state": image.state,
-        "tries": 0,
-        "next_at": us(now),
-        "give_up_at": us(_give_up_at(image, now)),
-        "renewals": 0,
-    }
-    return tuple(values.get(name) for name in IMAGE_COLUMNS)
+    return (*_CODEC.to_row(image), us(now), us(_give_up_at(image, now)))
 
 
 def _give_up_at(image: KeptImage, now: datetime) -> datetime:

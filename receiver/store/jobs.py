@@ -15,16 +15,18 @@ from typing import Any
 
 import structlog
 
+from receiver.domain.events import NewEvent, job_event
 from receiver.domain.jobs import Job, KeptImage
 from receiver.domain.lifecycle import Update, advance
 from receiver.domain.polling import Timing
+from receiver.store.codecs import us
 from receiver.store.database import Database
 from receiver.store.errors import Conflict
 from receiver.store.evidence import EvidenceLog
 from receiver.store.images import Images, images_of
 from receiver.store.leases import JobLeases
-from receiver.store.outbox import NewEvent, job_event, write_events
-from receiver.store.rows import JOB_COLUMNS, job_from_tuple, job_values, jobs_by_id, us
+from receiver.store.outbox import write_events
+from receiver.store.rows import JOBS, jobs_by_id
 from receiver.store.settling import (
     Batch,
     EvidenceVerdict,
@@ -131,8 +133,7 @@ class JobStore:
                 known = yield from _known(job, *idempotency)
                 if known is not None:
                     return known, False
-            values = job_values(job)
-            yield InsertMany("jobs", tuple(values), [tuple(values.values())])
+            yield InsertMany("jobs", JOBS.written, [JOBS.to_row(job)])
             new_events = [self._new_event("job.queued", job, ())]
             yield from write_events(new_events, job.created_at, first_delay_seconds=self._first_delay)
             return job, True
@@ -169,11 +170,11 @@ class JobStore:
             if value:
                 clauses.append(clause)
                 values.append(value)
-        query = f"SELECT {', '.join(JOB_COLUMNS)} FROM jobs WHERE {' AND '.join(clauses)} ORDER BY id DESC LIMIT ?"
+        query = f"SELECT {JOBS.sql} FROM jobs WHERE {' AND '.join(clauses)} ORDER BY id DESC LIMIT ?"
 
         def work() -> Work[list[tuple[Job, list[KeptImage]]]]:
             rows = yield Fetch(query, (*values, limit))
-            found = [job_from_tuple(row) for row in rows]
+            found = [JOBS.from_row(row) for row in rows]
             pictures = yield from images_of([job.id for job in found])
             return [(job, [image for image in pictures if image.job_id == job.id]) for job in found]
 

@@ -15,12 +15,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from receiver.domain.jobs import Job
+from receiver.store.codecs import moment, us
 from receiver.store.database import Database
-from receiver.store.rows import JOB_COLUMNS, job_from_tuple, moment, us
+from receiver.store.rows import JOBS
 from receiver.store.statements import SKIP_LOCKED, Fetch, Run, Work, alone
 from submitter.parsing import NO_RESULT
 
-_JOBS = ", ".join(JOB_COLUMNS)
+_JOBS = JOBS.sql
+_ID = JOBS.place("id")
 _FREE = "(lease_until IS NULL OR lease_until <= ?)"
 QUEUED = f"SELECT {_JOBS} FROM jobs WHERE state = 'queued' AND provider = ? AND retry_at <= ? AND {_FREE}" + (
     " ORDER BY retry_at LIMIT ?"
@@ -55,7 +57,7 @@ _POLL_NOW = (
 
 
 class JobLeases:
-    """The sentences about leases on jobs."""
+    """The statements about leases on jobs, one transaction each."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -74,8 +76,8 @@ class JobLeases:
         def work() -> Work[list[Job]]:
             rows = yield Fetch(QUEUED, (provider, us(now), us(now), limit), SKIP_LOCKED)
             until = us(now + lease)
-            yield Run(_HOLD_QUEUED, (owner, until, until, [row[0] for row in rows]))
-            return [job_from_tuple(row) for row in rows]
+            yield Run(_HOLD_QUEUED, (owner, until, until, [row[_ID] for row in rows]))
+            return [JOBS.from_row(row) for row in rows]
 
         return await self._database.write(work)
 
@@ -117,8 +119,8 @@ class JobLeases:
             for provider, limit in limits.items():
                 found += yield Fetch(DUE, (provider, us(now), us(now), limit), SKIP_LOCKED)
             until = us(now + lease)
-            yield Run(_HOLD_DUE, (owner, until, until, [row[0] for row in found]))
-            return [job_from_tuple(row) for row in found]
+            yield Run(_HOLD_DUE, (owner, until, until, [row[_ID] for row in found]))
+            return [JOBS.from_row(row) for row in found]
 
         return await self._database.write(work)
 

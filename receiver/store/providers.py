@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from receiver.domain.events import NewEvent
 from receiver.domain.ids import lowest_id
 from receiver.domain.pauses import Pause
+from receiver.store.codecs import moment, us
 from receiver.store.database import Database
-from receiver.store.outbox import NewEvent, write_events
-from receiver.store.rows import moment, us
+from receiver.store.outbox import write_events
 from receiver.store.statements import FOR_UPDATE, Fetch, Run, Work, alone
 
 _RECENT = 500

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
 
 from receiver.runtime.loops import Loop
 from receiver.store.blobs import Blobs
+from receiver.store.codecs import us
 from receiver.store.database import Database
-from receiver.store.rows import chunks, us
 from receiver.store.statements import Fetch, Run, alone
 
 log = structlog.get_logger("receiver.pruning")
@@ -116,7 +117,7 @@ class Pruning:
             rows = await self._database.read(alone(Fetch(query, (after, _SCAN))))
             old = [row for row in rows if row[3] < before]
             more, after = len(old) == _SCAN, old[-1][0] if old else after
-            for batch in chunks([row for row in old if row[1]], _BATCH):
+            for batch in _batches([row for row in old if row[1]]):
                 began = time.monotonic()
                 for _, _, name, _ in batch:
                     if name is not None:
@@ -127,7 +128,7 @@ class Pruning:
     async def _inputs(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
         """The directory says which inputs are there, the jobs say which of them nobody needs any more."""
         names = await asyncio.to_thread(self._blobs.inputs_older_than, before.timestamp())
-        for batch in chunks(names, _BATCH):
+        for batch in _batches(names):
             began = time.monotonic()
             needed = {row[0] for row in await self._database.read(alone(Fetch(_NEEDED, (list(batch), us(before)))))}
             going = [name for name in batch if name not in needed]
@@ -155,3 +156,7 @@ _OLD_KEYS = (
     "DELETE FROM idempotency WHERE (token_id, key) IN"
     " (SELECT token_id, key FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)"
 )
+
+
+def _batches(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (values[start : start + _BATCH] for start in range(0, len(values), _BATCH))

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from receiver.domain.events import NewEvent, job_event
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict
 from receiver.domain.lifecycle import Change, Update, advance
 from receiver.domain.polling import Timing
+from receiver.store.codecs import us
 from receiver.store.errors import Overtaken
 from receiver.store.images import insert_images, new_image, relink_images
-from receiver.store.outbox import EventRows, NewEvent, event_rows, job_event, subscriptions, write_event_rows
-from receiver.store.rows import changed_columns, jobs_by_id, us
+from receiver.store.outbox import EventRows, event_rows, subscriptions, write_event_rows
+from receiver.store.rows import JOBS, jobs_by_id
 from receiver.store.statements import Fetch, Hold, LockRows, Run, UpdateMany, Work
 from submitter.vocabulary import Failure, Report, State, Trust
 
@@ -209,7 +211,7 @@ def job_updates(
     updates: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
     for job_id, job in current.items():
         before = read[job_id]
-        changed = changed_columns(before, job)
+        changed = JOBS.changes(before, job)
         if job_id in released:
             changed |= {"lease_owner": None, "lease_until": None}
         if changed:

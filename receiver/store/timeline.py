@@ -12,12 +12,14 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from receiver.domain.jobs import Job, KeptImage, Source, Verdict, iso
+from receiver.domain.entity import iso
+from receiver.domain.evidence import Evidence
+from receiver.domain.jobs import Job, KeptImage, Source, Verdict
 from receiver.domain.redaction import redact
+from receiver.store.codecs import from_us, moment
 from receiver.store.database import Database
-from receiver.store.evidence import Evidence, EvidenceLog
+from receiver.store.evidence import EvidenceLog
 from receiver.store.jobs import JobStore
-from receiver.store.rows import from_us, moment
 from receiver.store.statements import Fetch, Work, first
 from submitter.vocabulary import State
 

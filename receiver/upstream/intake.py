@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import structlog
 
+from receiver.domain.evidence import Evidence, headers_to_json
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Change, Update
 from receiver.domain.polling import Timing
@@ -31,7 +32,6 @@ from receiver.runtime.metrics import Metrics
 from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.errors import StoreError
-from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import JobStore
 from receiver.store.settling import EvidenceVerdict, JobUpdate, Settled
 from receiver.upstream.reader import Reading, keep_data
@@ -154,7 +154,6 @@ class Intake:
         items: list[JobUpdate] = []
         closed: list[EvidenceVerdict] = []
         for evidence in unread:
-            assert evidence.id is not None
             if evidence.id in repeats:
                 closed.append((evidence.id, Verdict.DUPLICATE, None))
                 continue

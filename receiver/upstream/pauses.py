@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from receiver.domain.jobs import iso
+from receiver.domain.entity import iso
 from receiver.domain.pauses import FIRST_PROBE, Pause
 from receiver.store.database import Database
 from receiver.store.providers import ProviderTable

@@ -15,12 +15,12 @@ from datetime import datetime, timedelta
 import httpx
 import structlog
 
+from receiver.domain.evidence import Evidence
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Update
 from receiver.domain.redaction import redact
 from receiver.store.blobs import Blobs
 from receiver.store.errors import StoreError
-from receiver.store.evidence import Evidence
 from receiver.store.jobs import JobStore
 from submitter.errors import (
     AccountRefused,

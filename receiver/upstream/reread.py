@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from receiver.domain.jobs import Source, Verdict, iso
+from receiver.domain.entity import iso
+from receiver.domain.evidence import Evidence, EvidenceFilter
+from receiver.domain.jobs import Source, Verdict
 from receiver.domain.polling import Timing
 from receiver.store.blobs import Blobs
-from receiver.store.evidence import Evidence, EvidenceFilter
 from receiver.store.jobs import JobStore
 from receiver.store.settling import EvidenceVerdict, JobUpdate
 from receiver.upstream.reader import Reading, as_callback, keep_data
@@ -96,7 +97,6 @@ class Rereading:
         refused = [piece for piece in found if piece.verdict is Verdict.REFUSED]
         repeats = await self._store.evidence.repeats(refused, also_later=True)
         for evidence in found:
-            assert evidence.id is not None
             if evidence.verdict is Verdict.REFUSED:
                 verified = self._verified(evidence)
                 if isinstance(verified, Reread):

@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 
 from receiver.domain.ids import new_id
-from receiver.domain.jobs import Job, KeptImage
+from receiver.domain.jobs import InputImage, Job, KeptImage
 from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import AddressForbidden, Guard, OutboundError
 from receiver.runtime.wakes import Wakes
@@ -33,7 +33,7 @@ from receiver.web.problems import Problem
 from submitter.errors import TaskRefused
 from submitter.images import inspect
 from submitter.provider import Provider, ProviderOptions
-from submitter.vocabulary import State
+from submitter.vocabulary import Picture, State
 
 _MAX_METADATA_BYTES = 16 * 1024
 _FETCH_SECONDS = 30.0
@@ -87,7 +87,7 @@ class Admissions:
         notify_url = await self._notify_url(job_request.document.get("notify_url"))
         part = job_request.part or await self._fetch(job_request.url or "")
         try:
-            await asyncio.to_thread(self._check, provider, options, part, job_request.url)
+            picture = await asyncio.to_thread(self._check, provider, options, part, job_request.url)
             job_id = new_id("job")
             now = self._clock()
             job = Job(
@@ -101,6 +101,7 @@ class Admissions:
                 notify_url=notify_url,
                 input_name=await self._blobs.keep_input(part, job_id),
                 input_url=job_request.url,
+                input=InputImage(job_request.file_name, picture.width, picture.height, picture.size),
                 retry_at=now,
             )
         finally:
@@ -160,6 +161,7 @@ class Admissions:
             notify_url=job.notify_url,
             input_name=name,
             input_url=job.input_url,
+            input=job.input,
             retry_at=now,
             resubmit_of=job.id,
         )
@@ -206,7 +208,7 @@ class Admissions:
         except ValidationError as exc:
             raise _bad_option(exc, provider) from exc
 
-    def _check(self, provider: Provider, options: ProviderOptions, part: Path, url: str | None) -> None:
+    def _check(self, provider: Provider, options: ProviderOptions, part: Path, url: str | None) -> Picture:
         try:
             picture = inspect(part, url=url)
             public_url = self._public_url()
@@ -221,6 +223,7 @@ class Admissions:
                 )
             shown = f"{public_url}/inputs/x" if provider.wants_url and public_url else url
             provider.check(replace(picture, url=shown), options)
+            return picture
         except TaskRefused as exc:
             raise Problem(422, exc.code, str(exc), field=exc.field, remedy=_remedy(exc)) from exc
 

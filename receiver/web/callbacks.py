@@ -22,12 +22,13 @@ import structlog
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from receiver.domain.evidence import Evidence, headers_to_json
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.tokens import Claim, TokenInvalid, Tokens
 from receiver.runtime.group_commit import Overloaded
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.request_ids import id_of
-from receiver.store.evidence import ROW_BYTES, Evidence, headers_to_json
+from receiver.store.evidence import ROW_BYTES
 from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
 from receiver.upstream.rate_limits import Bucket

@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.store.delivery_log import DeliveryFilter, DeliveryLog, DeliveryState, ReplayRefused
+from receiver.domain.deliveries import DeliveryFilter, DeliveryState, ReplayRefused
+from receiver.domain.events import EVENT_TYPES
+from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
-from receiver.store.outbox import EVENT_TYPES
 from receiver.web.auth import Bearer
 from receiver.web.body import small_json
 from receiver.web.problems import Problem

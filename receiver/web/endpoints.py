@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from receiver.domain.endpoints import Endpoint, SigningSecret
+from receiver.domain.entity import iso
 from receiver.domain.ids import new_id
-from receiver.domain.jobs import iso
 from receiver.net.guard import Guard
 from receiver.store.delivery_log import DeliveryLog
-from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.store.endpoints import Endpoints
 from receiver.web.admission import check_target
 from receiver.web.auth import Bearer
 from receiver.web.body import small_json

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from receiver.domain.events import EVENT_TYPES, EventFilter
 from receiver.downstream.stream import Stream
-from receiver.store.events import EventFilter, Events
-from receiver.store.outbox import EVENT_TYPES
+from receiver.store.events import Events
 from receiver.web.auth import Bearer
 from receiver.web.problems import Problem
 from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, text_of

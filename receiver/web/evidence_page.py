@@ -17,9 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from receiver.domain.evidence import Evidence
 from receiver.domain.redaction import evidence_to_json, redact
 from receiver.store.blobs import Blobs
-from receiver.store.evidence import Evidence, EvidenceLog
+from receiver.store.evidence import EvidenceLog
 
 _PAGE_BYTES = 2 * 1024 * 1024
 _ROWS_AT_ONCE = 8

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from receiver.domain.jobs import Job, KeptImage, Source, iso
-from receiver.store.endpoints import Endpoint
+from receiver.domain.endpoints import Endpoint
+from receiver.domain.entity import iso
+from receiver.domain.jobs import Job, KeptImage, Source
 from submitter.vocabulary import Cost, Failure, State
 
 EXAMPLE_JOB_ID = "job_00000000000000000000example"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from receiver.store.blobs import Blobs
 from receiver.web.body import parse_document
@@ -26,6 +27,7 @@ from receiver.web.problems import Problem
 
 MAX_INPUT_BYTES = 100 * 1024 * 1024
 _SMALL_BYTES = 256 * 1024
+_LONGEST_FILE_NAME = 255
 _PIECE = 4 * 64 * 1024
 _MAX_REST_BYTES = 1024 * 1024
 """Of JSON without its picture: parsed, it takes up to fifty times as much memory."""
@@ -39,12 +41,17 @@ _ESCAPES = {b"\\/": b"/", b"\\n": b"", b"\\r": b"", b"\\t": b""}
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A parsed request for a job. Exactly one of `url`, `part` is set; `part` is a complete file of ours."""
+    """
+    A parsed request for a job. Exactly one of `url`, `part` is set; `part` is a complete file of ours.
+
+    `file_name` is what the image was called where it came from.
+    """
 
     document: Mapping[str, Any]
     url: str | None
     part: Path | None
     part_sha256: str | None
+    file_name: str | None = None
 
     def digest(self) -> str:
         """What decides whether two asks are the same: the JSON without the picture, and the picture's own digest."""
@@ -75,10 +82,23 @@ def job_request_from_json(body: bytes, blobs: Blobs) -> JobRequest:
             422, "invalid_image", f"image.{kind} must be text", field=f"image.{kind}", remedy="send it as a JSON string"
         )
     if kind == "url":
-        return JobRequest(document, value, None, None)
+        return JobRequest(document, value, None, None, _file_name_of_url(value))
     text = memoryview(value.encode()) if cut is None else cut.text
     pieces = _decoded(text, escaped=cut is not None)
     return JobRequest(document, None, *_kept(pieces, blobs))
+
+
+def file_name_of(path: str) -> str | None:
+    """The last part of *path*, whichever slashes it has, without control characters; at most 255 characters."""
+    name = "".join(letter for letter in re.split(r"[/\\]", path)[-1] if letter.isprintable()).strip()
+    return name[:_LONGEST_FILE_NAME] or None
+
+
+def _file_name_of_url(url: str) -> str | None:
+    try:
+        return file_name_of(unquote(urlsplit(url).path))
+    except ValueError:  # no URL; fetching it says so
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from receiver.store.blobs import Blobs
 from receiver.web.body import parse_document
-from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest, job_request_from_json
+from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest, file_name_of, job_request_from_json
 from receiver.web.problems import Problem
 
 _MAX_JOB_BYTES = 1024 * 1024
@@ -125,7 +125,7 @@ class Uploads:
         except BaseException:
             await asyncio.to_thread(part.unlink, missing_ok=True)
             raise
-        return JobRequest(document, None, part, digest)
+        return JobRequest(document, None, part, digest, form.file_name)
 
     async def _read(self, request: Request, form: _Form, file: BinaryIO) -> str:
         """Read to the end, even what is refused, so that the sender can read the answer."""
@@ -167,11 +167,13 @@ class _Form:
     def __init__(self, boundary: bytes) -> None:
         self.job: bytearray | None = None
         self.image_bytes: int | None = None
+        self.file_name: str | None = None
         self.pending = bytearray()
         self.ended = False
         self._header = bytearray()
         self._value = bytearray()
         self._name: bytes | None = None
+        self._file_name: bytes | None = None
         self._refused: Problem | None = None
         self._opening = b"--" + boundary
         self._preamble: bytes | None = b"\n"
@@ -218,11 +220,12 @@ class _Form:
         return data
 
     def _part_begins(self) -> None:
-        self._name = None
+        self._name = self._file_name = None
 
     def _header_ends(self) -> None:
         if bytes(self._header).lower() == b"content-disposition":
-            self._name = parse_options_header(bytes(self._value))[1].get(b"name")
+            _, options = parse_options_header(bytes(self._value))
+            self._name, self._file_name = options.get(b"name"), options.get(b"filename")
         self._header.clear()
         self._value.clear()
 
@@ -231,6 +234,7 @@ class _Form:
             self.job = bytearray()
         elif self._name == b"image" and self.image_bytes is None:
             self.image_bytes = 0
+            self.file_name = file_name_of((self._file_name or b"").decode("utf-8", "replace"))
         elif self._name in (b"job", b"image"):
             self._refused = _unreadable(f"it has two parts `{self._name.decode()}`")
         else:

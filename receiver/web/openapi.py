@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.store.delivery_log import DeliveryState
-from receiver.store.outbox import EVENT_TYPES
+from receiver.domain.deliveries import DeliveryState
+from receiver.domain.events import EVENT_TYPES
 from receiver.web.openapi_schemas import Schema, page_of, ref, schemas, told_name
 from submitter.provider import Provider
 from submitter.vocabulary import State

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from receiver.domain.deliveries import DeliveryState
+from receiver.domain.events import ENDPOINT_EVENTS, EVENT_TYPES, JOB_EVENTS, PROVIDER_EVENTS
 from receiver.domain.jobs import Source, Verdict
-from receiver.store.delivery_log import DeliveryState
-from receiver.store.outbox import ENDPOINT_EVENTS, EVENT_TYPES, JOB_EVENTS, PROVIDER_EVENTS
 from receiver.web.schemas import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial
 from submitter.provider import Provider
 from submitter.vocabulary import State, Trust

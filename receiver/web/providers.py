@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.domain.jobs import iso
+from receiver.domain.entity import iso
 from receiver.runtime.wakes import Wakes
 from receiver.store.jobs import JobStore
 from receiver.upstream.pauses import Pauses

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from receiver.store.outbox import EVENT_TYPES
+from receiver.domain.events import EVENT_TYPES
 from receiver.web.problems import Problem
 from submitter.provider_settings import parse_rate
 from submitter.providers import PROVIDERS

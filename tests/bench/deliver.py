@@ -26,6 +26,8 @@ from typing import Any
 import httpx
 import uvloop
 
+from receiver.domain.deliveries import DeliveryView
+from receiver.domain.endpoints import Endpoint, SigningSecret
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Source
 from receiver.domain.lifecycle import Update
@@ -39,8 +41,7 @@ from receiver.runtime.wakes import Wakes
 from receiver.settings import Settings
 from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
-from receiver.store.delivery_log import DeliveryView
-from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
 from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate

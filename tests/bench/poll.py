@@ -19,9 +19,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from receiver.store.codecs import us
 from receiver.store.database import open_database
 from receiver.store.leases import DUE, JobLeases
-from receiver.store.rows import us
 from receiver.upstream.leases import LEASE
 from submitter.providers import PROVIDERS
 

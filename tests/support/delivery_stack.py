@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 
+from receiver.domain.deliveries import DeliveryFilter, DeliveryView
+from receiver.domain.endpoints import Endpoint, SigningSecret
 from receiver.domain.ids import new_id
 from receiver.downstream.notifier import DeliveryPolicy, Notifier
 from receiver.net.client import Outbound
@@ -22,8 +24,8 @@ from receiver.runtime.wakes import Wakes
 from receiver.settings import Settings
 from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
-from receiver.store.delivery_log import DeliveryFilter, DeliveryLog, DeliveryView
-from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.store.delivery_log import DeliveryLog
+from receiver.store.endpoints import Endpoints
 from receiver.web.auth import Bearer
 from receiver.web.deliveries import DeliveriesApi
 from receiver.web.endpoints import EndpointsApi

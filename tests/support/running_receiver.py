@@ -23,12 +23,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from receiver.app import Receiver
+from receiver.domain.evidence import Evidence
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage
 from receiver.runtime.server import listen, running, server
 from receiver.settings import load
-from receiver.store.evidence import Evidence
-from receiver.store.rows import us
+from receiver.store.codecs import us
 from submitter.vocabulary import State
 from tests.support.rows import execute, fetch
 from tests.support.waiting import eventually

@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx
 
+from receiver.domain.events import NewEvent
 from receiver.store.database import Database
-from receiver.store.outbox import NewEvent, write_events
+from receiver.store.outbox import write_events
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from receiver.domain.endpoints import Endpoint, SigningSecret
 from receiver.domain.ids import new_id
 from receiver.store.database import open_database
-from receiver.store.endpoints import Endpoint, Endpoints, SigningSecret
+from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
 from submitter.signatures import new_secret
 from tests.support.processes import LiveReceiver

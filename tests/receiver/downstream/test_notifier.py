@@ -13,9 +13,9 @@ import standardwebhooks
 import svix.webhooks
 from starlette.responses import Response
 
+from receiver.domain.deliveries import DeliveryView
+from receiver.domain.endpoints import DISABLE_AFTER, Endpoint
 from receiver.net.guard import Guard
-from receiver.store.delivery_log import DeliveryView
-from receiver.store.endpoints import DISABLE_AFTER, Endpoint
 from receiver.store.events import Events
 from submitter.signatures import verify
 from tests.support.clock import Clock

@@ -11,9 +11,10 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from receiver.domain.events import ALL
 from receiver.downstream.stream import Stream
 from receiver.store.database import Database, open_database
-from receiver.store.events import ALL, Events
+from receiver.store.events import Events
 from receiver.web.auth import Bearer
 from receiver.web.events import EventsApi
 from receiver.web.problems import Problem, answer_problem

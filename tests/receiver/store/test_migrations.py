@@ -14,10 +14,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from receiver.domain.evidence import Evidence
 from receiver.domain.jobs import Source
 from receiver.store.database import migrate, open_database, schema_is_newest
 from receiver.store.errors import DatabaseRefused
-from receiver.store.evidence import Evidence, EvidenceLog
+from receiver.store.evidence import EvidenceLog
 from receiver.store.tables import metadata
 from tests.support.postgresql import PostgresqlServer
 from tests.support.processes import ROOT

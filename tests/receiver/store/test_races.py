@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from receiver.domain.endpoints import Endpoint
+from receiver.domain.events import NewEvent
+from receiver.domain.evidence import Evidence
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict
 from receiver.domain.lifecycle import Update
@@ -19,11 +22,10 @@ from receiver.domain.polling import Timing
 from receiver.downstream.sequencer import Sequencer
 from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryLog
-from receiver.store.endpoints import Endpoint, Endpoints
+from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
-from receiver.store.evidence import Evidence
 from receiver.store.jobs import JobStore, KeyReused
-from receiver.store.outbox import NewEvent, write_events
+from receiver.store.outbox import write_events
 from receiver.store.providers import ProviderTable
 from receiver.store.settling import JobUpdate, Settled
 from submitter.vocabulary import Image, Report, State, Trust

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from receiver.domain.evidence import Evidence
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, Source, Verdict
 from receiver.store.blobs import Blobs
-from receiver.store.evidence import Evidence
 from receiver.store.retention import Pruned, Pruning
 from submitter.vocabulary import State
 from tests.support.rows import execute_many, fetch

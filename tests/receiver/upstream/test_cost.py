@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from receiver.domain.ids import lowest_id
+from receiver.store.codecs import us
 from receiver.store.database import Database, open_database
-from receiver.store.rows import us
 from receiver.upstream.statistics import ProviderStatistics
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from receiver.domain.evidence import Evidence, headers_to_json
 from receiver.domain.jobs import Source
-from receiver.store.evidence import Evidence, headers_to_json
 from submitter.parsing import EMPTY_POLLS
 from submitter.vocabulary import State, Trust
 from tests.support.upstream_loops import Loops, loops

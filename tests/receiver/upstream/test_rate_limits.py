@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from receiver.domain.ids import new_id
+from receiver.store.codecs import us
 from receiver.store.database import Database
-from receiver.store.rows import us
 from receiver.upstream.rate_limits import Bucket, Pace
 from submitter.provider_settings import Rate
 from submitter.providers import PROVIDERS

@@ -12,12 +12,12 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from receiver.domain.evidence import Evidence, headers_to_json
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.tokens import Tokens
 from receiver.store.blobs import Blobs
 from receiver.store.database import open_database
 from receiver.store.errors import DatabaseUnavailable
-from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.jobs import JobStore
 from receiver.upstream.reader import Reading
 from submitter.providers import build

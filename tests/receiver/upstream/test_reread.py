@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from receiver.domain.evidence import EvidenceFilter
 from receiver.domain.jobs import Job, Source, Verdict
 from receiver.store.blobs import Blobs
-from receiver.store.evidence import EvidenceFilter
 from receiver.upstream.reread import UNUSED, Reread, Rereading
 from submitter.vocabulary import Callback, Report, State
 from tests.support.cli import Done, bare_environment, receiver_command

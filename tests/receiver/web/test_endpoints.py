@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from receiver.domain.events import EVENT_TYPES
 from receiver.net.guard import Guard
-from receiver.store.outbox import EVENT_TYPES
 from receiver.web.endpoints import EndpointsApi
 from receiver.web.problems import Problem
 from submitter.signatures import new_secret, verify

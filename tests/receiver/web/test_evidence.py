@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from receiver.domain.evidence import Evidence, headers_to_json
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Update
-from receiver.store.evidence import Evidence, headers_to_json
 from receiver.store.settling import JobUpdate
 from receiver.web.callbacks import _KEPT_REFUSALS, _KEPT_REFUSALS_IN_ALL, _KEPT_REFUSED_BYTES, _KeptRefusals
 from submitter.vocabulary import Callback, Report, State

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from receiver.domain.evidence import Evidence
 from receiver.domain.jobs import Job, Source, Verdict
 from receiver.store.blobs import Blobs
-from receiver.store.evidence import Evidence
 from submitter.vocabulary import Trust
 from tests.support.running_receiver import RunningReceiver, running_receiver
 

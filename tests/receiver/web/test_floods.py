@@ -8,9 +8,10 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+from receiver.domain.evidence import Evidence
 from receiver.domain.jobs import Job, Source
 from receiver.store.database import open_database
-from receiver.store.evidence import Evidence, EvidenceLog
+from receiver.store.evidence import EvidenceLog
 from receiver.store.statements import Run
 from receiver.web.callback_budget import CallbackBudget
 from submitter.vocabulary import State, Trust

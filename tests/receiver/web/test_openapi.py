@@ -13,8 +13,8 @@ from openapi_spec_validator import validate
 from starlette.routing import Route
 
 from receiver.app import Receiver
+from receiver.domain.events import EVENT_TYPES
 from receiver.settings import load
-from receiver.store.outbox import EVENT_TYPES
 from receiver.web.openapi import describe
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture as picture_bytes

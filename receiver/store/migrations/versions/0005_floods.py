@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from receiver.store.rows import delivery_digest
+from receiver.domain.evidence import delivery_digest
 
 revision = "0005"
 down_revision = "0004"

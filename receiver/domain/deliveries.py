@@ -1,0 +1,149 @@
+"""
+Deliveries: one event for one endpoint or notify URL, its attempts, and what the lists and replays of them show.
+
+A delivery is `pending` until it is `delivered` or `given_up` (or `dropped`, when its endpoint was removed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from receiver.domain.entity import entity, json_of, shown
+from receiver.domain.events import EVENT_TYPES
+from receiver.domain.redaction import redact
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event for one endpoint (or notify URL), taken for an attempt. `example`: a test, tried once."""
+
+    id: str
+    event_id: str
+    event_type: str
+    job_id: str | None
+    endpoint_id: str | None
+    url: str | None
+    lane: str
+    retry: bool
+    tries: int
+    due_at: datetime
+    example: bool
+    body: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt came to. `next_at` None: it is over, as `state` says. `gone`: never again, said the endpoint."""
+
+    delivery: Delivery
+    state: str
+    started_at: datetime
+    seconds: float
+    status: int | None = None
+    answer: bytes | None = field(default=None, repr=False)
+    error: str | None = None
+    next_at: datetime | None = None
+    fault: str | None = None
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Agenda:
+    """When each lane has its next first try and its next later try that nobody holds. Either may be None."""
+
+    first: Mapping[str, datetime]
+    later: Mapping[str, datetime]
+
+    def next_after(self, now: datetime) -> datetime | None:
+        return min((at for at in (*self.first.values(), *self.later.values()) if at > now), default=None)
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery is."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given_up"
+    DROPPED = "dropped"
+    """Its endpoint was removed before it could be delivered."""
+
+
+@entity
+class Attempt:
+    """One try of a delivery."""
+
+    started_at: datetime = shown()
+    seconds: float = shown()
+    status: int | None = shown()
+    answer: bytes | None = shown("The first bytes of the answer.", repr=False)
+    error: str | None = shown()
+
+    def to_json(self) -> dict[str, Any]:
+        answer = None if self.answer is None else redact(self.answer.decode("utf-8", "replace"))
+        return _attempt_to_json(self) | {"seconds": round(self.seconds, 4), "answer": answer}
+
+
+@entity
+class DeliveryView:
+    """A delivery as people and programs see it. `fault`: `ours` or `theirs`, once it went wrong."""
+
+    id: str = shown(identifier=True)
+    event_id: str = shown(identifier=True)
+    event_type: str = shown(length=48, schema={"enum": list(EVENT_TYPES)})
+    job_id: str | None = shown(identifier=True)
+    endpoint_id: str | None = shown("Null: the job's own notify_url.", identifier=True)
+    url: str | None = shown("Null: the endpoint was removed.")
+    state: DeliveryState = shown()
+    tries: int = shown("Since it was queued, or replayed.")
+    example: bool = shown("It came of an endpoint's test.")
+    next_at: datetime | None = shown()
+    created_at: datetime = shown()
+    finished_at: datetime | None = shown()
+    last_status: int | None = shown()
+    last_error: str | None = shown()
+    fault: str | None = shown("Whose fault the last failure was.", length=8, schema={"enum": ["ours", "theirs"]})
+
+    def to_json(self) -> dict[str, Any]:
+        return _delivery_to_json(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """Which deliveries to list. Empty or None: whatever. `undelivered`: ended or tried, and not delivered."""
+
+    states: tuple[str, ...] = ()
+    endpoint_id: str | None = None
+    job_id: str | None = None
+    event_id: str | None = None
+    event_types: tuple[str, ...] = ()
+    fault: str | None = None
+    undelivered: bool = False
+
+
+@entity
+class Replayed:
+    """What a replay put back, or would: deliveries that had ended, and events that had none yet."""
+
+    again: int = shown("Deliveries that had ended.")
+    missing: int = shown("Events that had no delivery there yet.", name="never_queued")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"replayed": self.again + self.missing, **_replayed_to_json(self)}
+
+
+class ReplayRefused(Exception):
+    """It can't be delivered as things are. `code` is stable, `remedy` says what to change."""
+
+    def __init__(self, code: str, message: str, *, remedy: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.remedy = remedy
+
+
+_attempt_to_json = json_of(Attempt)
+_delivery_to_json = json_of(DeliveryView)
+_replayed_to_json = json_of(Replayed)

@@ -1,0 +1,95 @@
+"""
+Evidence: every callback, poll answer and submit answer, as it came.
+
+Bytes and headers are never altered; what a piece means is written beside it later, as `verdict` and `read_at`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from json.encoder import encode_basestring_ascii as quoted
+
+from receiver.domain.entity import entity, json_of, shown, stored
+from receiver.domain.jobs import Source, Verdict
+from submitter.vocabulary import Trust
+
+
+@entity
+class Evidence:
+    """What came, as it came. `id` is 0 until it is written."""
+
+    source: Source = shown()
+    provider: str = stored(length=32)
+    job_id: str | None = stored(identifier=True)
+    received_at: datetime = shown()
+    headers_json: str = stored(column="headers")
+    """As they are stored, since they are rarely needed; see `headers_to_json`."""
+    body: bytes = stored(repr=False)
+    verdict: Verdict = shown(default=Verdict.RECEIVED)
+    trust: Trust | None = shown("How far it is believed.", default=None, length=32)
+    read_at: datetime | None = shown("When it was settled.", default=None)
+    asked_at: datetime | None = stored(default=None)
+    status: int | None = shown("The HTTP status of an answer.", default=None)
+    body_name: str | None = stored(default=None)
+    peer: str | None = shown("The address that a callback came from.", default=None)
+    delivery_id: str | None = stored(default=None)
+    note: str | None = shown(default=None)
+    id: int = shown(default=0)
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Names and values, in order, every duplicate included."""
+        return tuple((name, value) for name, value in json.loads(self.headers_json))
+
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The bytes that came."""
+        return tuple((_octets(name), _octets(value)) for name, value in json.loads(self.headers_json))
+
+
+def headers_to_json(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """
+    A list of [name, value] pairs, each byte as the character of its number (latin-1).
+
+    What `json.dumps` would make of them, for a third of the time: all are escaped in one go. No header can hold a line
+    break, so line breaks stand between them; where no backslash was, one in the result is of an escape.
+    """
+    text = b"\n".join([b"\r".join(pair) for pair in headers]).decode("latin-1")
+    if "\\" in text or text.count("\r") != len(headers) or text.count("\n") != len(headers) - 1:
+        return json.dumps([[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers])
+    return f"[[{quoted(text)}]]".replace("\\r", '", "').replace("\\n", '"], ["')
+
+
+def _octets(text: str) -> bytes:
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:  # an answer that was kept before headers were kept byte for byte
+        return text.encode()
+
+
+def delivery_digest(job_id: str, delivery_id: str, body: bytes) -> str:
+    """
+    What two deliveries have in common if one is a replay of the other.
+
+    It begins with the job's id: new entries of an index then stand beside each other, and not all over it.
+    """
+    digest = hashlib.sha256(b"%s\n%s" % (delivery_id.encode(), body)).digest()
+    return f"{job_id}.{base64.urlsafe_b64encode(digest[:18]).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceFilter:
+    """Which evidence is to be read again. None and empty: all."""
+
+    since: datetime | None = None
+    provider: str | None = None
+    job_id: str | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+
+shown_fields = json_of(Evidence)
+"""The fields of a piece that need no redaction."""

@@ -1,0 +1,245 @@
+"""
+Rows of entities: columns and codecs, derived from the dataclass that describes the entity.
+
+Each codec is source code made from the fields and compiled once, when it is imported. Settling reads and writes rows by
+the thousand: a loop over the fields of a row would cost five times as much.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Generic, TypeVar, cast
+
+import sqlalchemy as sa
+
+from receiver.domain.entity import EntityField, fields_of
+
+E = TypeVar("E")
+Row = Sequence[Any]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_us(moment: datetime | None) -> int | None:
+    """A moment as it is stored: microseconds since 1970."""
+    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
+
+
+def us(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_us(value: int | None) -> datetime | None:
+    return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+def moment(value: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=value)
+
+
+_dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+class Codec(Generic[E]):
+    """
+    Rows of *entity*, without the columns that belong to the store alone (leases and the like).
+
+    `columns` are their names, `from_row` takes their values in that order. `to_row` gives the values of `written`: all
+    of them but *numbered*, a column that the database counts up. `changes` gives the columns in which the second of two
+    entities differs from the first, with their new values, always in the same order.
+    """
+
+    def __init__(self, entity: type[E], *, numbered: str | None = None) -> None:
+        self.columns = tuple(leaf.column for field in fields_of(cast(Any, entity)) for leaf in _leaves(field))
+        self.written = tuple(column for column in self.columns if column != numbered)
+        self.sql = ", ".join(self.columns)
+        self.from_row: Callable[[Row], E] = _reader(entity)
+        self.to_row: Callable[[E], tuple[Any, ...]] = _writer(entity, numbered)
+        self.changes: Callable[[E, E], dict[str, Any]] = _differ(entity)
+
+    def place(self, column: str) -> int:
+        """The place of *column* in a row."""
+        return self.columns.index(column)
+
+
+def columns_of(
+    entity: type, *, key: Collection[str] = ("id",), numbered: bool = False, unset: Collection[str] = ()
+) -> list[sa.Column[Any]]:
+    """
+    The columns of *entity*. *key* are those of the primary key; *numbered*: the database counts it up.
+
+    *unset* are columns that a row may not have yet, although an entity that is read always has them.
+    """
+    return [
+        sa.Column(
+            leaf.column,
+            _column_type(leaf) if not (numbered and leaf.column in key) else _NUMBER,
+            primary_key=leaf.column in key,
+            autoincrement=True if numbered and leaf.column in key else "auto",
+            nullable=leaf.column not in key and (leaf.optional or outer.optional or leaf.column in unset),
+        )
+        for outer in fields_of(entity)
+        for leaf in _leaves(outer)
+    ]
+
+
+IDENTIFIER = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
+"""Ids sort by the time that they were made, byte by byte, whatever language a database server speaks."""
+_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_WORD_LENGTH = 16
+_COLUMN_TYPES: Mapping[type, type[Any]] = {
+    str: sa.Text,
+    Decimal: sa.Text,
+    int: sa.Integer,
+    bool: sa.Integer,
+    float: sa.Float,
+    datetime: sa.BigInteger,
+    bytes: sa.LargeBinary,
+}
+
+
+def _column_type(leaf: EntityField) -> Any:
+    if issubclass(leaf.kind, StrEnum):
+        return sa.String(leaf.about.length or _WORD_LENGTH)
+    if leaf.about.identifier:
+        return IDENTIFIER
+    if leaf.about.length:
+        return sa.String(leaf.about.length)
+    return sa.BigInteger() if leaf.about.big else _COLUMN_TYPES.get(leaf.kind, sa.Text)()
+
+
+def _leaves(field: EntityField) -> tuple[EntityField, ...]:
+    """The fields that have a column."""
+    return field.parts or (field,)
+
+
+# --- Source code ----------------------------------------------------------------------------------------------------
+
+
+class _Names:
+    """Values that the source code names."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Any] = {
+            "epoch": _EPOCH,
+            "delta": timedelta,
+            "microsecond": _MICROSECOND,
+            "loads": json.loads,
+            "dumps": _dumps,
+            "Decimal": Decimal,
+        }
+
+    def of(self, value: Any, name: str) -> str:
+        self.known[name] = value
+        return name
+
+
+def _reader(entity: type) -> Callable[[Row], Any]:
+    names = _Names()
+    variables: list[str] = []
+    arguments: list[str] = []
+    for field in fields_of(entity):
+        values = [f"v{len(variables) + n}" for n in range(len(_leaves(field)))]
+        variables += values
+        if field.parts:
+            inner = ", ".join(_read(part, value, names) for part, value in zip(field.parts, values, strict=True))
+            made = f"{names.of(field.kind, f'make_{field.name}')}({inner})"
+            arguments.append(f"None if {values[0]} is None else {made}" if field.optional else made)
+        else:
+            arguments.append(_read(field, values[0], names))
+    make = names.of(entity, "make")
+    body = f"def from_row(row):\n ({', '.join(variables)},) = row\n return {make}({', '.join(arguments)})"
+    return cast(Callable[[Row], Any], _function("from_row", body, names))
+
+
+def _writer(entity: type, without: str | None) -> Callable[[Any], tuple[Any, ...]]:
+    names = _Names()
+    fields = [field for field in fields_of(entity) if field.column != without]
+    values = [value for field in fields for value in _written(field, f"e.{field.name}", names)]
+    source = f"def to_row(e):\n return ({', '.join(values)},)"
+    return cast(Callable[[Any], tuple[Any, ...]], _function("to_row", source, names))
+
+
+def _differ(entity: type) -> Callable[[Any, Any], dict[str, Any]]:
+    names = _Names()
+    lines = ["def changes(a, b):", " d = {}"]
+    for field in fields_of(entity):
+        lines.append(f" x = b.{field.name}")
+        lines.append(f" if x is not a.{field.name} and x != a.{field.name}:")
+        for leaf, value in zip(_leaves(field), _written(field, "x", names), strict=True):
+            lines.append(f"  d[{leaf.column!r}] = {value}")
+    return cast(Callable[[Any, Any], dict[str, Any]], _function("changes", "\n".join([*lines, " return d"]), names))
+
+
+def _function(name: str, source: str, names: _Names) -> Any:
+    space = dict(names.known)
+    exec(compile(source, f"<codec {name}>", "exec"), space)
+    return space[name]
+
+
+def _written(field: EntityField, value: str, names: _Names) -> list[str]:
+    """The expressions for the columns of *field*, whose value is the expression *value*."""
+    if not field.parts:
+        return [_write(field, value, names)]
+    written = [_write(part, f"{value}.{part.name}", names) for part in field.parts]
+    return [f"None if {value} is None else {part}" for part in written] if field.optional else written
+
+
+def _read(field: EntityField, value: str, names: _Names) -> str:
+    if field.kind in (str, int, float):
+        return value
+    if issubclass(field.kind, StrEnum):
+        members = names.of({member.value: member for member in field.kind}, f"members_{field.column}")
+        read = f"{members}[{value}]"
+    elif field.kind is bool:
+        read = f"{value} == 1"
+    elif field.kind is datetime:
+        read = f"epoch + delta(0, 0, {value})"
+    elif field.kind is bytes:
+        read = f"bytes({value})"
+    elif field.kind is Decimal:
+        read = f"Decimal({value})"
+    elif issubclass(field.kind, tuple):
+        read = _read_tuple(field, value, names)
+    else:
+        read = f"loads({value}) if {value} != '{{}}' else {{}}"
+    return f"None if {value} is None else {read}" if field.optional else read
+
+
+def _write(field: EntityField, value: str, names: _Names) -> str:
+    if field.kind in (str, int, float, bytes):
+        return value
+    if issubclass(field.kind, StrEnum):
+        written = f"{value}.value"
+    elif field.kind is bool:
+        written = f"1 if {value} else 0"
+    elif field.kind is datetime:
+        written = f"({value} - epoch) // microsecond"
+    elif field.kind is Decimal:
+        written = f"format({value}, 'f')"
+    elif issubclass(field.kind, tuple):
+        written = _write_tuple(field, value, names)
+    else:
+        written = f"dumps({value}) if {value} else '{{}}'"
+    return f"None if {value} is None else {written}" if field.optional else written
+
+
+def _read_tuple(field: EntityField, value: str, names: _Names) -> str:
+    if field.item is str:
+        return f"tuple(loads({value}))"
+    assert field.item is not None
+    make = names.of(field.item, f"make_{field.column}")
+    parts = ", ".join(_read(part, f"o[{part.column!r}]", names) for part in fields_of(field.item))
+    return f"tuple([{make}({parts}) for o in loads({value})])"
+
+
+def _write_tuple(field: EntityField, value: str, names: _Names) -> str:
+    if field.item is str:
+        return f"dumps({value})"
+    assert field.item is not None
+    parts = ", ".join(f"{part.column!r}: {_write(part, f'o.{part.name}', names)}" for part in fields_of(field.item))
+    return f"dumps([{{{parts}}} for o in {value}])"
