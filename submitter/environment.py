@@ -39,3 +39,8 @@ def config_home() -> Path:
     """The directory of this user's configuration: `XDG_CONFIG_HOME` if it is absolute, else `~/.config`."""
     given = os.environ.get("XDG_CONFIG_HOME", "")
     return Path(given) if Path(given).is_absolute() else Path.home() / ".config"
+
+
+def variables_without_settings(*prefixes: str) -> dict[str, str]:
+    """This process's variables for a child of its own settings: none whose name begins with one of *prefixes*."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(prefixes)}

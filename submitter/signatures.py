@@ -47,7 +47,7 @@ def verify(
     *headers* may be any mapping or list of pairs, in any case. *body* is the raw request body, before any parsing.
     Raises `ValueError` for a malformed *secret*, which is ours to repair.
     """
-    keys = [parse_secret(text) for text in ([secret] if isinstance(secret, str) else secret)]
+    keys = parse_secrets(secret)
     if not isinstance(body, bytes | bytearray | memoryview):
         raise CallbackRefused("the body must be the raw bytes that were received", reason="bad_body")
     found = _standard_headers(headers)
@@ -184,6 +184,11 @@ def parse_secret(text: str) -> bytes:
     if not 24 <= len(key) <= 64:
         raise ValueError(f"a webhook secret holds 24 to 64 bytes, this one holds {len(key)}")
     return key
+
+
+def parse_secrets(secret: str | Sequence[str]) -> list[bytes]:
+    """The keys of one `whsec_` secret or several; `ValueError` as `parse_secret`."""
+    return [parse_secret(text) for text in ([secret] if isinstance(secret, str) else secret)]
 
 
 def parse_key(text: str, encoding: Encoding) -> bytes:
