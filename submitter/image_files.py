@@ -26,6 +26,18 @@ _WINDOW_BYTES = 4096
 _TAIL_BYTES = 256 * 1024
 
 
+SUFFIXES = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/webp": ".webp",
+    "image/gif": ".gif",
+    "image/tiff": ".tiff",
+    "image/bmp": ".bmp",
+    "image/avif": ".avif",
+}
+"""How the name of a file of each type ends."""
+
+
 class NotAnImage(ValueError):
     """The bytes are not an image of a supported type, or break that type's rules."""
 

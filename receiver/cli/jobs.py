@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver.cli.open_database import open_database
-from receiver.domain.jobs import Job, KeptImage
+from receiver.domain.entity import iso
+from receiver.domain.jobs import Job, KeptImage, lost_reason
 from receiver.store.jobs import JobStore
 from receiver.store.timeline import Line, Timeline, explain
 from submitter.printing import console, failed, harmless, headed, print_fields, print_json, print_table
@@ -42,6 +43,9 @@ _STYLES = {
 def list_jobs(
     state: Annotated[list[State] | None, typer.Option(help="Only these states; may be repeated.")] = None,
     provider: Annotated[str | None, typer.Option(help="Only this provider's.")] = None,
+    lost: Annotated[bool, typer.Option("--lost", help="Only those that were paid for and whose results are lost.")] = (
+        False
+    ),
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -52,14 +56,35 @@ def list_jobs(
     async def run() -> None:
         async with open_database() as database:
             found = await JobStore(database).jobs(
-                states=[one.value for one in state or ()], providers=[provider] if provider else [], limit=limit
+                states=[one.value for one in state or ()],
+                providers=[provider] if provider else [],
+                lost=lost,
+                limit=limit,
             )
         if as_json:
-            print_json({"items": [job.to_json(images) for job, images in found]})
+            reasons = [{"reason": lost_reason(job, images)} if lost else {} for job, images in found]
+            shown = [job.to_json(images) | reason for (job, images), reason in zip(found, reasons, strict=True)]
+            print_json({"items": shown})
+        elif lost:
+            print_table(_ledger(found))
         else:
             print_table(_table(found, datetime.now(UTC)))
 
     asyncio.run(run())
+
+
+def _ledger(found: Sequence[tuple[Job, list[KeptImage]]]) -> Table:
+    table = headed("id", "provider", "finished", "cost", "reason")
+    for job, images in found:
+        cost = f"{job.cost.amount:f} {job.cost.unit}" if job.cost else "not said"
+        table.add_row(
+            job.id,
+            job.provider,
+            iso(job.finished_at) or "",
+            cost,
+            harmless(lost_reason(job, images) or ""),
+        )
+    return table
 
 
 @jobs.command()

@@ -151,6 +151,14 @@ def waiting_for(job: Job, pause: Pause | None = None) -> WaitingFor | None:
     return WaitingFor(Reason.POLL, job.next_poll_at) if task_known and job.next_poll_at is not None else None
 
 
+def lost_reason(job: Job, images: Sequence[KeptImage]) -> str | None:
+    """Why not all results of a task that was paid for are kept; None if none of them is given up."""
+    reasons = [image.last_error or "its link is dead" for image in images if image.state == "lost"]
+    if reasons:
+        return "; ".join(dict.fromkeys(reasons))
+    return job.error.message if not images and job.error is not None else None
+
+
 @entity
 class KeptImage:
     """One row of `images`: a result, where it can be fetched, and our copy of it once `kept`."""

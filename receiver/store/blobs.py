@@ -45,6 +45,13 @@ class Blobs:
     def image_path(self, job_id: str, n: int) -> Path:
         return self.root / "images" / job_id / str(n)
 
+    def thumbnail_path(self, job_id: str, n: int | None) -> Path:
+        """Beside what it was made of: a result, or the input where *n* is None."""
+        return self.root / "thumbnails" / job_id / ("input" if n is None else str(n))
+
+    async def keep_thumbnail(self, part: Path, job_id: str, n: int | None) -> None:
+        await asyncio.to_thread(_settle_file, part, self.thumbnail_path(job_id, n))
+
     async def keep_input(self, part: Path, job_id: str) -> str:
         """Move a complete file into the inputs; returns its name."""
         await asyncio.to_thread(_settle_file, part, self.input_path(job_id))
@@ -61,6 +68,7 @@ class Blobs:
             return magic_type(stream.read(64)) or "application/octet-stream"
 
     async def drop_input(self, name: str) -> None:
+        await asyncio.to_thread(self.thumbnail_path(name, None).unlink, missing_ok=True)
         await asyncio.to_thread(self.input_path(name).unlink, missing_ok=True)
 
     def inputs_older_than(self, moment: float) -> list[str]:

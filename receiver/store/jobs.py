@@ -39,11 +39,16 @@ from receiver.store.settling import (
     update_jobs,
 )
 from receiver.store.statements import Fetch, InsertMany, LockRows, Run, Work, alone, first
+from submitter.parsing import NO_RESULT
 from submitter.vocabulary import Report, State
 
 log = structlog.get_logger("receiver.store")
 
 _OPTIMISM = 3
+_LOST = (
+    "(id IN (SELECT job_id FROM images WHERE images.state = 'lost')"
+    " OR state = 'failed' AND coalesce(error_code, '') = ?)"
+)
 
 
 class JobStore:
@@ -157,10 +162,15 @@ class JobStore:
         *,
         states: Sequence[str] = (),
         providers: Sequence[str] = (),
+        lost: bool = False,
         before: str | None = None,
         limit: int = 50,
     ) -> list[tuple[Job, list[KeptImage]]]:
-        """Newest first. *before* is a job id: the cursor."""
+        """
+        Newest first. *before* is a job id: the cursor.
+
+        With *lost*, only jobs that were done, and paid for, and of whose results not all reached us.
+        """
         clauses, values = ["1 = 1"], list[Any]()
         for clause, value in (
             ("state IN (??)", list(states)),
@@ -170,6 +180,9 @@ class JobStore:
             if value:
                 clauses.append(clause)
                 values.append(value)
+        if lost:
+            clauses.append(_LOST)
+            values.append(NO_RESULT)
         query = f"SELECT {JOBS.sql} FROM jobs WHERE {' AND '.join(clauses)} ORDER BY id DESC LIMIT ?"
 
         def work() -> Work[list[tuple[Job, list[KeptImage]]]]:

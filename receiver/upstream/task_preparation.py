@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -12,9 +12,10 @@ from receiver.domain.jobs import Job
 from receiver.domain.tokens import Tokens
 from receiver.store.blobs import Blobs
 from submitter.errors import TaskRefused
+from submitter.image_files import SUFFIXES
 from submitter.images import inspect
 from submitter.provider import Provider
-from submitter.vocabulary import Task
+from submitter.vocabulary import Picture, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class TaskPreparation:
             options = provider.Options.model_validate(job.options)
         except ValidationError as exc:
             raise TaskRefused("its options are not valid any more", field="options", code="invalid_options") from exc
-        picture = await asyncio.to_thread(inspect, self._blobs.input_path(job.input_name), url=self._input_url(job))
+        picture = await asyncio.to_thread(inspect, self._blobs.input_path(job.input_name))
+        picture = replace(picture, url=self._input_url(job, picture))
         task = Task(picture, options.to_send(), options.passthrough)
         return PreparedTask(task, self._callback_url(provider, job))
 
@@ -49,8 +51,9 @@ class TaskPreparation:
             return None
         return f"{public_url}/callbacks/{provider.name}/{self._tokens.callback(job.id, provider.name)}"
 
-    def _input_url(self, job: Job) -> str | None:
+    def _input_url(self, job: Job, picture: Picture) -> str | None:
+        """It ends as a file of its type does: some providers look at that."""
         public_url = self._public_url()
         if public_url is None:
             return job.input_url
-        return f"{public_url}/inputs/{self._tokens.input(job.id)}"
+        return f"{public_url}/inputs/{self._tokens.input(job.id)}{SUFFIXES.get(picture.content_type, '')}"

@@ -1,36 +1,105 @@
-"""Pictures over HTTP: our copies of results, behind a bearer token, and the inputs that providers fetch."""
+"""
+Pictures over HTTP: our copies of results and inputs and their thumbnails, behind a bearer token, and the inputs that
+providers fetch.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from weakref import WeakValueDictionary
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from receiver.domain.jobs import Job, KeptImage
 from receiver.domain.tokens import TokenInvalid, Tokens
+from receiver.runtime.thumbnails import NoThumbnail, Thumbnails
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore
 from receiver.web.auth import Bearer
 from receiver.web.problems import Problem, no_such_job
+from submitter.image_files import SUFFIXES
+
+log = structlog.get_logger("receiver.images")
+
+_FOR_EVER = "private, max-age=31536000, immutable"
+_UNKNOWN_TYPE = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
 class ImagesApi:
-    """`/v1/jobs/{id}/images/{n}` and `/inputs/{token}`."""
+    """`/v1/jobs/{id}/images/{n}`, `/v1/jobs/{id}/input`, their thumbnails, and `/inputs/{token}`."""
 
     store: JobStore
     blobs: Blobs
     tokens: Tokens
+    thumbnails: Thumbnails = field(default_factory=Thumbnails)
+    _making: WeakValueDictionary[Path, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def routes(self, bearer: Bearer) -> list[Route]:
         return [
             Route("/v1/jobs/{id}/images/{n}", bearer.guard(self.image), methods=["GET"]),
+            Route("/v1/jobs/{id}/images/{n}/thumbnail", bearer.guard(self.image_thumbnail), methods=["GET"]),
+            Route("/v1/jobs/{id}/input", bearer.guard(self.job_input), methods=["GET"]),
+            Route("/v1/jobs/{id}/input/thumbnail", bearer.guard(self.input_thumbnail), methods=["GET"]),
             Route("/inputs/{token}", self.input, methods=["GET"]),
+            Route("/inputs/{token}/{name}", self.input, methods=["GET"], include_in_schema=False),
         ]
 
     async def image(self, request: Request) -> Response:
+        """`GET /v1/jobs/{id}/images/{n}`, with ranges; its ETag is its digest."""
+        job, image = await self._image(request)
+        content_type = image.content_type or _UNKNOWN_TYPE
+        name = f"{job.id}-{image.n}{SUFFIXES.get(content_type, '')}"
+        return _file(request, self.blobs.image_path(job.id, image.n), content_type, name=name, tag=image.sha256)
+
+    async def image_thumbnail(self, request: Request) -> Response:
+        """`GET /v1/jobs/{id}/images/{n}/thumbnail`: a WEBP, made when it is first asked for."""
+        job, image = await self._image(request)
+        path = await self._thumbnail(job.id, image.n, self.blobs.image_path(job.id, image.n))
+        tag = image.sha256 and f"{image.sha256}-thumbnail"
+        return _file(request, path, "image/webp", name=f"{job.id}-{image.n}-thumbnail.webp", tag=tag)
+
+    async def job_input(self, request: Request) -> Response:
+        """`GET /v1/jobs/{id}/input`, as long as it is kept."""
+        job, path = await self._input(request)
+        content_type = await asyncio.to_thread(self.blobs.content_type, path)
+        name = f"{job.id}-input{SUFFIXES.get(content_type, '')}"
+        return _file(request, path, content_type, name=name, tag=f"{job.id}-input")
+
+    async def input_thumbnail(self, request: Request) -> Response:
+        job, original = await self._input(request)
+        path = await self._thumbnail(job.id, None, original)
+        return _file(request, path, "image/webp", name=f"{job.id}-input-thumbnail.webp", tag=f"{job.id}-thumbnail")
+
+    async def input(self, request: Request) -> Response:
+        """`GET|HEAD /inputs/{token}`, with any suffix or name behind it: for providers that take a URL only."""
+        token = request.path_params["token"]
+        for suffix in SUFFIXES.values():
+            token = token.removesuffix(suffix)
+        try:
+            claim = self.tokens.read_input(token)
+        except TokenInvalid:
+            claim = None
+        found = await self.store.job(claim.job_id) if claim else None
+        if found is None or found[0].state.terminal:
+            raise Problem(
+                404, "no_such_input", "there is no such input", remedy="inputs are served as long as their job is open"
+            )
+        job = found[0]
+        path = self.blobs.input_path(job.input_name)
+        content_type = await asyncio.to_thread(self.blobs.content_type, path)
+        headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+        return FileResponse(path, media_type=content_type, headers=headers)
+
+    # --- Parts ------------------------------------------------------------------------------------------------------
+
+    async def _image(self, request: Request) -> tuple[Job, KeptImage]:
+        """The job and the image that a URL names, if our copy is there; `Problem` 404 says why it is not."""
         found = await self.store.job(request.path_params["id"])
         if found is None:
             raise no_such_job()
@@ -46,30 +115,83 @@ class ImagesApi:
                 field="n",
                 remedy="count from 0; a job without images has none yet, or failed",
             )
+        if image.state == "lost":
+            raise Problem(
+                404,
+                "image_lost",
+                f"this image is lost: {image.last_error or 'its link is dead'}",
+                remedy=f"POST /v1/jobs/{job.id}/poll asks the provider for a fresh link",
+            )
         if not image.kept:
             raise Problem(
                 404,
                 "image_not_kept",
-                "our copy of this image is not there" + (" yet" if image.state == "wanted" else " and will not come"),
+                "our copy of this image is not there yet",
                 remedy="come again, or use source_url while it lives",
             )
-        headers = {"x-content-type-options": "nosniff", "cache-control": "private, max-age=31536000, immutable"}
-        path = self.blobs.image_path(job.id, n)
-        return FileResponse(path, media_type=image.content_type or "application/octet-stream", headers=headers)
+        return job, image
 
-    async def input(self, request: Request) -> Response:
-        """`GET|HEAD /inputs/{token}`: for providers that take a URL only."""
-        try:
-            claim = self.tokens.read_input(request.path_params["token"])
-        except TokenInvalid:
-            claim = None
-        found = await self.store.job(claim.job_id) if claim else None
-        if found is None or found[0].state.terminal:
+    async def _input(self, request: Request) -> tuple[Job, Path]:
+        found = await self.store.job(request.path_params["id"])
+        if found is None:
+            raise no_such_job()
+        path = self.blobs.input_path(found[0].input_name)
+        if not await asyncio.to_thread(path.is_file):
             raise Problem(
-                404, "no_such_input", "there is no such input", remedy="inputs are served as long as their job is open"
+                404,
+                "input_not_kept",
+                "the input is not kept any more",
+                remedy="inputs are kept for a day after the job has ended",
             )
-        job = found[0]
-        path = self.blobs.input_path(job.input_name)
-        content_type = await asyncio.to_thread(self.blobs.content_type, path)
-        headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
-        return FileResponse(path, media_type=content_type, headers=headers)
+        return found[0], path
+
+    async def _thumbnail(self, job_id: str, n: int | None, original: Path) -> Path:
+        """Where the thumbnail is; made now if it was not before, once however many ask."""
+        target = self.blobs.thumbnail_path(job_id, n)
+        lock = self._making.setdefault(target, asyncio.Lock())
+        async with lock:
+            made = await asyncio.to_thread(_size, target)
+            if made:
+                return target
+            if made == 0:  # tried before, in vain
+                raise _no_thumbnail()
+            part = self.blobs.new_part()
+            try:
+                await self.thumbnails.make(original, part)
+                await self.blobs.keep_thumbnail(part, job_id, n)
+            except NoThumbnail as exc:
+                log.warning("no_thumbnail", job=job_id, n=n, reason=str(exc))
+                await asyncio.to_thread(part.touch)
+                await self.blobs.keep_thumbnail(part, job_id, n)
+                raise _no_thumbnail() from exc
+            finally:
+                await asyncio.to_thread(part.unlink, missing_ok=True)
+        return target
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _no_thumbnail() -> Problem:
+    return Problem(
+        404,
+        "no_thumbnail",
+        "there is no thumbnail: the picture is too large to be decoded here, or can't be decoded",
+        remedy="use the picture itself",
+    )
+
+
+def _file(request: Request, path: Path, content_type: str, *, name: str, tag: str | None) -> Response:
+    """A file that never changes, or 304. Ranges are Starlette's."""
+    etag = f'"{tag}"' if tag else None
+    headers = {"x-content-type-options": "nosniff", "cache-control": _FOR_EVER} | ({"etag": etag} if etag else {})
+    known = [given.strip().removeprefix("W/") for given in request.headers.get("if-none-match", "").split(",")]
+    if etag is not None and (etag in known or "*" in known):
+        return Response(status_code=304, headers=headers)
+    return FileResponse(
+        path, media_type=content_type, headers=headers, filename=name, content_disposition_type="inline"
+    )

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from receiver.domain.jobs import Job, KeptImage
+from receiver.domain.jobs import Job, KeptImage, lost_reason
 from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore
@@ -45,6 +45,7 @@ class JobsApi:
         return [
             Route("/v1/jobs", guard(self.create), methods=["POST"]),
             Route("/v1/jobs", guard(self.list), methods=["GET"]),
+            Route("/v1/lost", guard(self.list_lost), methods=["GET"]),
             Route("/v1/jobs/{id}", guard(self.show), methods=["GET"]),
             Route("/v1/jobs/{id}/evidence", guard(self.evidence), methods=["GET"]),
             Route("/v1/jobs/{id}/cancel", guard(self.cancel), methods=["POST"]),
@@ -72,6 +73,14 @@ class JobsApi:
         page = found[:limit]
         following = page[-1][0].id if len(found) > limit else None
         return JSONResponse({"items": [self._job(job, images) for job, images in page], "next": following})
+
+    async def list_lost(self, request: Request) -> Response:
+        """`GET /v1/lost?cursor=&limit=`: what was paid for and never reached us, and why."""
+        known_only(request, "cursor", "limit")
+        limit = limit_of(request)
+        found = await self.store.jobs(lost=True, before=place_of(request, "job"), limit=limit + 1)
+        items = [{**self._job(job, images), "reason": lost_reason(job, images)} for job, images in found[:limit]]
+        return JSONResponse({"items": items, "next": items[-1]["id"] if len(found) > limit else None})
 
     async def show(self, request: Request) -> Response:
         return JSONResponse(self._job(*await self._found(request)))

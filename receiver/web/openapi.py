@@ -116,6 +116,14 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
                 body=new_job,
             ),
         },
+        "/v1/lost": {
+            "get": _operation(
+                "jobs",
+                "What was paid for and never reached us, newest first.",
+                {200: page_of("LostJob"), 422: None},
+                _paging("job"),
+            )
+        },
         "/v1/jobs/{id}": {"get": _operation("jobs", "One job.", {200: job, 404: None}, [one])},
         "/v1/jobs/{id}/evidence": {
             "get": _operation(
@@ -127,6 +135,15 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         },
         "/v1/jobs/{id}/images/{n}": {
             "get": _operation("jobs", "Our copy of a result.", {200: "image/*", 404: None}, [one, nth])
+        },
+        "/v1/jobs/{id}/images/{n}/thumbnail": {
+            "get": _operation("jobs", "A small WEBP of a result.", {200: "image/webp", 404: None}, [one, nth])
+        },
+        "/v1/jobs/{id}/input": {
+            "get": _operation("jobs", "Its input, as long as it is kept.", {200: "image/*", 404: None}, [one])
+        },
+        "/v1/jobs/{id}/input/thumbnail": {
+            "get": _operation("jobs", "A small WEBP of its input.", {200: "image/webp", 404: None}, [one])
         },
         "/v1/jobs/{id}/cancel": {
             "post": _operation(

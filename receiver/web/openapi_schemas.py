@@ -62,6 +62,10 @@ _IMAGE = record(
         "height": nullable(_WHOLE),
         "bytes": nullable(_WHOLE),
         "sha256": nullable(_text()),
+        "state": _text(
+            "`lost`: our copy will never be there, unless a poll brings a fresh link.", enum=["wanted", "kept", "lost"]
+        ),
+        "lost_reason": nullable(_text("Why it is lost.")),
         "kept": _FLAG,
     }
 )
@@ -193,6 +197,7 @@ def schemas(providers: Mapping[str, type[Provider]]) -> dict[str, Schema]:
         "Problem": _PROBLEM,
         "Image": _IMAGE,
         "Job": _JOB,
+        "LostJob": {"allOf": [ref("Job"), record({"reason": nullable(_text("Why not all of its results are kept."))})]},
         "Evidence": _EVIDENCE,
         "Provider": _PROVIDER,
         "Event": _EVENT,
