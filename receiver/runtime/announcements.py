@@ -1,7 +1,7 @@
 """
 Signals between processes: an event that is set in one is set in all, soon.
 
-Whoever sets one does not wait: what is announced within a moment is sent once. An announcement may be lost; every loop
+Setting one does not wait: what is announced within a moment is sent once. An announcement may be lost; every loop
 also wakes by itself, and finds its work in the database.
 """
 

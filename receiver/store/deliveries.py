@@ -60,7 +60,7 @@ class Deliveries:
         await self._database.write(alone(Run(_HAND_BACK, (list(ids), owner))))
 
     async def book(self, outcomes: Sequence[Outcome], now: datetime) -> int:
-        """Write attempts and what they made of deliveries and endpoints, in one commit. Returns how much was told."""
+        """Write attempts and what follows from them, in one commit. Returns the number of new events."""
         return await self._database.write(lambda: _book(outcomes, now))
 
 

@@ -98,9 +98,8 @@ _ID = _CODEC.place("id")
 _WRITTEN = (*_CODEC.written, "delivery_digest")
 _MOST_OF_JOB = 20
 _BATCH_BYTES = 4 * 1024 * 1024
-_UNREAD = (
-    "SELECT job_id, id, length(body) FROM evidence WHERE read_at IS NULL AND job_id > ? ORDER BY job_id, id LIMIT ?"
-)
+_UNREAD_SIZES = ("job_id", "id", "length(body) AS size")
+_UNREAD = "FROM evidence WHERE read_at IS NULL AND job_id > ? ORDER BY job_id, id LIMIT ?"
 _UNREAD_ROWS = "FROM evidence WHERE id IN (??) AND read_at IS NULL"
 _REPEATS = (
     "SELECT id FROM evidence WHERE id IN (??) AND EXISTS (SELECT 1 FROM evidence AS other"
@@ -133,7 +132,8 @@ def _unread(limit: int, after: str) -> Work[Unread]:
     for start, last in laps:
         cursor, ended = start, False
         while not ended:
-            rows = yield Fetch(_UNREAD, (cursor, limit))
+            rows = yield FetchWide(_UNREAD_SIZES, _UNREAD, (cursor, limit))
+            rows = sorted(rows, key=lambda row: (row[0], row[1]))
             ended = len(rows) < limit
             of_job: dict[str, int] = {}
             for job_id, number, length in rows:

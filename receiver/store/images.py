@@ -53,7 +53,7 @@ class Images:
         return await self._done(image, now, state="kept", last_error=None)
 
     async def lost(self, image: KeptImage, now: datetime, *, last_error: str) -> int:
-        """Given up. The job's state is not touched; `job.images_lost` tells."""
+        """Given up. The job's state stays; `job.images_lost` is emitted."""
         return await self._done(image, now, state="lost", last_error=last_error)
 
     async def ask_for_link(
@@ -85,7 +85,7 @@ class Images:
         values = (state, image.content_type, image.width, image.height, image.bytes, image.sha256, last_error, us(now))
 
         def work() -> Work[int]:
-            # The last image of a job is told of once: two that end together take turns.
+            # Two images of a job that end together take turns, so that one of them is the last.
             yield LockRows("jobs", [image.job_id])
             if (yield Run(_DONE, (*values, image.job_id, image.n))) != 1:
                 return 0

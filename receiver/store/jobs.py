@@ -1,5 +1,5 @@
 """
-Jobs: every statement about them, as sentences of the domain, one transaction each.
+Jobs: every statement about them, as verbs of the domain, one transaction each.
 
 `settle` is where updates become state: it reads the jobs of a batch, lets `lifecycle.advance` say what each becomes,
 and writes jobs, events, deliveries, images and verdicts in one transaction. Evidence is written before it is read, so a
@@ -53,7 +53,7 @@ _LOST = (
 
 class JobStore:
     """
-    The sentences about jobs; `evidence`, `leases` and `images` hold those about the rest of their way.
+    The statements about jobs; `evidence`, `leases` and `images` hold those about the rest of their way.
 
     *public_url*, which may change, goes into the image addresses of events; *first_delay_seconds* delays deliveries.
     """

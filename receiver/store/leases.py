@@ -1,5 +1,5 @@
 """
-Who may work on which job: leases under leases, for sending and for polling.
+Leases on jobs: which process may send or poll one.
 
 A claim is a lease with an owner token; a holder that dies lets it lapse. `begin_sending` is a compare-and-set on that
 token, so that a job whose holder was given up for dead is not sent by two.

@@ -55,7 +55,7 @@ class ProviderTable:
         }
 
     async def pause(self, provider: str, pause: Pause, now: datetime) -> datetime | None:
-        """Write *pause*. If one was in force, its start stays, and is returned; else `provider.paused` is told."""
+        """Write *pause*. If one was in force, its start stays, and is returned; else `provider.paused` is emitted."""
 
         def work() -> Work[datetime | None]:
             yield Run(_KNOW, (provider,))
@@ -70,7 +70,7 @@ class ProviderTable:
         return await self._database.write(work)
 
     async def resume(self, provider: str, now: datetime) -> bool:
-        """End a pause, and tell `provider.resumed`; False if there was none."""
+        """End a pause and emit `provider.resumed`; False if there was none."""
 
         def work() -> Work[bool]:
             ended = bool((yield Run(_RESUME, (provider,))) == 1)
@@ -87,12 +87,12 @@ class ProviderTable:
         return {row[0] for row in await self._database.read(alone(Fetch(_DEGRADED)))}
 
     async def set_degraded(self, provider: str, data: dict[str, Any] | None, now: datetime) -> bool:
-        """Note that callbacks get lost, with *data* to tell, or that they come again (None). False: it was known."""
+        """Note that callbacks get lost, with *data* for the event, or come again (None). False if that was known."""
         worse = data is not None
 
         def work() -> Work[bool]:
             changed = yield Run(_SET_DEGRADED, (provider, us(now) if worse else None, worse))
-            # Another process may have seen the same, and told.
+            # Another process may have seen the same, and written the event.
             if changed == 1 and data is not None:
                 yield from write_events([NewEvent("provider.callbacks_degraded", data, provider=provider)], now)
             return bool(changed == 1)

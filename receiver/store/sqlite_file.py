@@ -1,7 +1,7 @@
 """
 The file of a SQLite database: made for its owner only, migrated, checked, copied, and looked into from outside.
 
-What keeps it from being used is told by `DataUnusable`: the file, what is wrong with it, and what to do.
+`DataUnusable` says what keeps it from being used: the file, what is wrong with it, and what to do.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def state_of(path: Path) -> FileState:
 
 
 def has_jobs(path: Path) -> bool:
-    """Whether there is a job in the file. Raises `DataUnusable` where nobody can tell."""
+    """Whether there is a job in the file. Raises `DataUnusable` where that cannot be read."""
     with usable_database(path), contextlib.closing(_open_to_read(path)) as connection:
         try:
             return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None

@@ -44,7 +44,7 @@ class FetchWide:
     """
     Rows of `SELECT columns rest`, as a list of sequences in no particular order: many or wide rows at once.
 
-    *blobs* are those of *columns* that hold bytes.
+    An expression among *columns* needs a name (`… AS name`); *blobs* are those that hold bytes.
     """
 
     columns: tuple[str, ...]

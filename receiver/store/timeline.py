@@ -1,5 +1,5 @@
 """
-One job's whole way as a timeline: what came, what was made of it, who was told, and what happens next and when.
+A job's timeline: what came in, what it led to, which events were delivered, and what happens next and when.
 
 Everything is read from the tables; nothing is guessed. Lines hold no URL with a token, no payload and no prompt.
 """

@@ -322,7 +322,8 @@ def _fetch_wide(db: sqlite3.Connection, statement: FetchWide) -> list[Any]:
         (total,) = db.execute(f"SELECT total({size}) FROM ({sql})", values).fetchone()
         if total > _PACKED_BYTES:
             return db.execute(sql, values).fetchall()
-    packed = ", ".join(f"hex({name})" if name in statement.blobs else name for name in statement.columns)
+    names = [column.rpartition(" AS ")[2] for column in statement.columns]
+    packed = ", ".join(f"hex({name})" if name in statement.blobs else name for name in names)
     (text,) = db.execute(f"SELECT json_group_array(json_array({packed})) FROM ({sql})", values).fetchone()
     rows: list[Any] = json.loads(text)
     for place in [place for place, name in enumerate(statement.columns) if name in statement.blobs]:
