@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import httpx
+import structlog
 
 from receiver.domain.polling import Timing
 from receiver.domain.tokens import Tokens
@@ -29,6 +30,7 @@ from receiver.runtime.secrets import generated
 from receiver.runtime.wakes import Wakes
 from receiver.settings import Settings, check_shared_secrets
 from receiver.store.blobs import Blobs
+from receiver.store.clock import ClockRecord
 from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryLog
@@ -53,7 +55,10 @@ from submitter.provider import Provider
 from submitter.provider_settings import ProviderSettings, Rate
 from submitter.providers import PROVIDERS
 
+_CLOCK_SECONDS = 10.0
 _CHECKPOINT_SECONDS = 0.5
+log = structlog.get_logger("receiver")
+
 _GRACE_SECONDS = 3.0
 
 
@@ -182,6 +187,17 @@ async def build(
     stream = Stream(events, stopping, woken=numbered)
     sequencer = Sequencer(database, written=wakes.stream, numbered=numbered)
 
+    clock = ClockRecord(database)
+
+    async def watch_clock() -> float:
+        step = await clock.beat(datetime.now(UTC))
+        if step is not None:
+            await pauses.load()
+            log.warning("clock_set_back", seconds=step.total_seconds(), effect="what was due is due by the new time")
+        return _CLOCK_SECONDS
+
+    await watch_clock()
+
     async def checkpoint() -> float:
         await database.checkpoint()
         return _CHECKPOINT_SECONDS
@@ -206,6 +222,7 @@ async def build(
         events=events,
         stream=stream,
         loops=(
+            Loop("clock", watch_clock, idle_seconds=_CLOCK_SECONDS),
             leases.loop,
             intake.loop,
             submissions.loop,

@@ -182,3 +182,11 @@ providers = sa.Table(
     sa.Column("probes", sa.Integer, nullable=False),
     sa.Column("degraded_at", _Moment),
 )
+
+clock = sa.Table(
+    "clock",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("seen_at", _Moment, nullable=False),
+)
+"""One row."""
