@@ -19,10 +19,10 @@ import typer
 
 from receiver.cli.restored_jobs import hold_queued
 from receiver.cli.sandbox_mark import SandboxMark
-from receiver.cli.serving_lock import alone
 from receiver.domain.jobs import Job
 from receiver.runtime.data_dir import prepare, usable
 from receiver.runtime.secrets import secrets_path
+from receiver.runtime.serving_lock import alone
 from receiver.settings import Settings, load
 from receiver.store.sqlite_file import check_ours, copy_to, state_of
 from submitter.printing import failed, headed, print_json, print_table

@@ -14,11 +14,11 @@ import typer
 from receiver.app import Receiver
 from receiver.cli.sandbox_mark import SandboxMark
 from receiver.cli.sandboxed import in_sandbox
-from receiver.cli.serving_lock import occupied
 from receiver.cli.settings_listing import misspelt
 from receiver.runtime import logs
 from receiver.runtime.data_dir import prepare
 from receiver.runtime.server import listen, origin_of, run, running, server
+from receiver.runtime.serving_lock import occupied
 from receiver.settings import Settings, given, load
 from submitter.provider_settings import ProviderSettings
 from submitter.sandbox import Sandbox

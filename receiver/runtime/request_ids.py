@@ -13,6 +13,8 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from receiver.runtime.route_path import route_path
+
 _NAME = b"x-request-id"
 _SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _request: ContextVar[Scope | None] = ContextVar("request", default=None)
@@ -29,7 +31,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         _request.set(scope)
-        if scope["path"].startswith("/callbacks/"):
+        if route_path(scope).startswith("/callbacks/"):
             await self._app(scope, receive, send)
             return
 

@@ -28,6 +28,7 @@ from receiver.domain.tokens import Claim, TokenInvalid, Tokens
 from receiver.runtime.group_commit import Overloaded
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.request_ids import id_of
+from receiver.runtime.route_path import route_path
 from receiver.store.evidence import ROW_BYTES
 from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
@@ -83,8 +84,9 @@ class CallbackRoute:
         self._callbacks = callbacks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/callbacks/") and scope["method"] in _METHODS:
-            provider, _, token = scope["path"].removeprefix("/callbacks/").partition("/")
+        path = route_path(scope) if scope["type"] == "http" else ""
+        if path.startswith("/callbacks/") and scope["method"] in _METHODS:
+            provider, _, token = path.removeprefix("/callbacks/").partition("/")
             if token.endswith("/"):
                 token = token[:-1]
             if provider and token and "/" not in token:

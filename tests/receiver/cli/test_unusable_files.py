@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from receiver.cli.sandbox_mark import SandboxMark
-from receiver.cli.serving_lock import occupied
 from receiver.runtime.data_dir import DataUnusable, prepare
 from receiver.runtime.secrets import generated
+from receiver.runtime.serving_lock import occupied
 from receiver.store.database import open_database
 from tests.support.cli import Done, bare_environment, receiver_command
 from tests.support.processes import LiveReceiver
