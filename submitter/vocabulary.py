@@ -92,7 +92,8 @@ class Report:
     What is said of a task at one moment.
 
     `remote_id` is None where the provider has none (a synchronous answer). `remote_status` is the provider's own
-    word, for people. A remote status that a provider's table does not list is `RUNNING`.
+    word, for people. A remote status that a provider's table does not list is `RUNNING`. `callback_url` is the one that
+    the task was submitted with, from a provider that echoes it: it tells whose task this is, and is a secret.
     """
 
     remote_id: str | None
@@ -101,6 +102,7 @@ class Report:
     error: Failure | None = None
     cost: Cost | None = None
     remote_status: str | None = None
+    callback_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

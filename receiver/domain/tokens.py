@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,19 @@ class Claim:
 
 class TokenInvalid(Exception):
     """Not one of ours, or altered."""
+
+
+def job_of_callback_url(url: str) -> str | None:
+    """
+    The job that a callback URL of ours is for; None for any other URL.
+
+    Not proven by a signature: for a URL from a provider's answer to our own call, which gives back what it was given.
+    """
+    found = _CALLBACK_URL.search(url)
+    return found[1] if found else None
+
+
+_CALLBACK_URL = re.compile(r"/callbacks/[a-z0-9_-]+/(job_[0-9a-z]{26})\.")
 
 
 class Tokens:

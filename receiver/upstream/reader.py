@@ -19,6 +19,7 @@ from receiver.domain.evidence import Evidence
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Update
 from receiver.domain.redaction import redact
+from receiver.domain.tokens import job_of_callback_url
 from receiver.store.blobs import Blobs
 from receiver.store.errors import StoreError
 from receiver.store.jobs import JobStore
@@ -178,8 +179,25 @@ class Reading:
                 asked_at=evidence.asked_at,
             )
             return Read(update, unreadable)
+        if await self._is_anothers(report, evidence):
+            log.warning("task_of_another_job", provider=provider.name, job=evidence.job_id)
+            error = "poll: the task that an unsigned callback named belongs to another job"
+            forget = Update(None, Source.POLL, last_error=error, forget_claim=True, asked_at=evidence.asked_at)
+            return Read(None if again else forget, Verdict.IGNORED, "it is about a task that was sent for another job")
         empty = 0 if again or not lists_nothing(report) else await self._empty_polls(provider, evidence)
         return Read(Update(report, Source.POLL, asked_at=evidence.asked_at, again=again, empty_polls=empty))
+
+    async def _is_anothers(self, report: Report, evidence: Evidence) -> bool:
+        """
+        Whether the task was submitted for something else than the job, as far as the provider's answer tells.
+
+        A job without a task id is polled by the id that an unsigned callback claims: anybody who knows the job's
+        callback URL may name any task of the account.
+        """
+        if report.callback_url is None or job_of_callback_url(report.callback_url) == evidence.job_id:
+            return False
+        found = await self._store.job(evidence.job_id or "")
+        return found is not None and found[0].remote_id is None
 
     async def _empty_polls(self, provider: Provider, evidence: Evidence) -> int:
         """How many polls in a row, this one included, found the job's task done and no image listed."""

@@ -204,6 +204,9 @@ class Novita(Provider):
 
     def _report(self, body: Any, answered_at: datetime | None) -> Report:
         result = parsing.mapping(body, "the task result")
+        return replace(self._said(result, answered_at), callback_url=_echoed_url(result))
+
+    def _said(self, result: Mapping[str, Any], answered_at: datetime | None) -> Report:
         task = parsing.mapping(result.get("task"), "task")
         remote_id = parsing.identifier(task.get("task_id"), "task_id")
         status = parsing.word(task.get("status"), "status")
@@ -237,6 +240,14 @@ def _body(task: Task, callback_url: str | None) -> dict[str, Any]:
     if not body["extra"]:
         del body["extra"]
     return body
+
+
+def _echoed_url(result: Mapping[str, Any]) -> str | None:
+    """The callback URL of the task. Read leniently: an answer that was paid for is not given up for this."""
+    found: Any = result
+    for name in ("extra", "webhook", "url"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) and found else None
 
 
 def _image(item: Any, answered_at: datetime | None) -> Image | None:

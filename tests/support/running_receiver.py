@@ -45,6 +45,7 @@ class Upstream:
         self.polls: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.callback_urls: dict[str, str] = {}
         self.novita_gate = asyncio.Event()
         self.novita_gate.set()
         self.entered = asyncio.Event()
@@ -68,7 +69,10 @@ class Upstream:
         await self.novita_gate.wait()
         if said is None:
             return JSONResponse({"code": 404, "reason": "TASK_NOT_FOUND", "message": "task not found"}, 404)
-        return JSONResponse(novita_task(task, said))
+        answer = novita_task(task, said)
+        if task in self.callback_urls:
+            answer["extra"] = {"webhook": {"url": self.callback_urls[task]}}
+        return JSONResponse(answer)
 
     async def _asked(self, task: str) -> str | None:
         self.polls.append(task)

@@ -23,8 +23,8 @@ async def test_polls_and_deliveries_that_were_due_in_a_second_do_not_wait_an_hou
         waiting = await here.job("novita", State.QUEUED, retry_at=now + HOUR + timedelta(seconds=1))
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
         database = here.receiver.parts.database
-        await execute(database, "UPDATE deliveries SET next_at = ?", (int((now + HOUR).timestamp() * 1_000_000),))
-        await execute(database, "UPDATE clock SET seen_at = ?", (int((now + HOUR).timestamp() * 1_000_000),))
+        await execute(database, "UPDATE deliveries SET next_at = ?", int((now + HOUR).timestamp() * 1_000_000))
+        await execute(database, "UPDATE clock SET seen_at = ?", int((now + HOUR).timestamp() * 1_000_000))
         assert (await here.now(job)).state is State.RUNNING
         clock = ClockRecord(database)
         steps = await asyncio.gather(*(clock.beat(now) for _ in range(4)))

@@ -235,3 +235,37 @@ async def test_forged_hints_of_an_ended_job_cost_one_poll_each_interval(tmp_path
         await here.read()
         assert len(here.upstream.polls) == 1
         assert await here.events(job) == []
+
+
+async def test_a_forged_hint_that_names_another_finished_task_of_the_account_settles_nothing(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path) as here:
+        job = await here.job("novita", State.UNCONFIRMED, remote_id=None)
+        other = await here.job("novita", State.SUCCEEDED, remote_id=None)
+        elsewhere = "https://hooks.example.com/novita/of-another-system"
+        for n, url in enumerate((f"https://hooks.example.com{here.path(other)}", elsewhere)):
+            task = f"task-of-another-{n}"
+            here.upstream.says[task], here.upstream.callback_urls[task] = "COMPLETED", url
+            await here.write_events(job, "COMPLETED", task=task)
+
+            async def is_read(number: int = n + 1) -> bool:
+                return (await here.verdicts(job, "poll")).count("ignored") == number
+
+            await eventually(is_read)
+            after = await here.now(job)
+            assert (after.state, after.remote_id, after.claimed_id) == (State.UNCONFIRMED, None, None)
+        assert await here.verdicts(job, "poll") == ["ignored", "ignored"]
+        own = "task-of-its-own"
+        here.upstream.says[own] = "COMPLETED"
+        here.upstream.callback_urls[own] = f"https://an-earlier-name.example{here.path(job)}"
+        await here.write_events(job, "COMPLETED", task=own)
+        done = await here.becomes(job, State.SUCCEEDED)
+        assert done.remote_id == own
+
+
+async def test_a_job_with_a_task_id_of_its_own_is_settled_whatever_url_is_echoed(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path) as here:
+        job = await here.job("novita")
+        task = job.remote_id or ""
+        here.upstream.says[task], here.upstream.callback_urls[task] = "COMPLETED", "https://a-gateway.example/rewritten"
+        await here.write_events(job, "COMPLETED")
+        await here.becomes(job, State.SUCCEEDED)
