@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from receiver.parts import Credentials, Parts, build
+from receiver.parts import EVERYTHING, Credentials, Parts, Role, build
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
 from receiver.store.errors import StoreError
@@ -53,8 +53,11 @@ class Receiver:
     `public_url` may change while it runs (a tunnel).
     """
 
-    def __init__(self, settings: Settings, each: Mapping[str, ProviderSettings]) -> None:
+    def __init__(
+        self, settings: Settings, each: Mapping[str, ProviderSettings], *, roles: frozenset[Role] = EVERYTHING
+    ) -> None:
         self.settings = settings
+        self.roles = roles
         self.public_url = settings.public_url
         self.public_ports: set[int] = set()
         """Local ports whose requests come from outside, whatever host they name."""
@@ -63,7 +66,7 @@ class Receiver:
         self.credentials = Credentials.of(settings)
         self._each = each
         self.app = Starlette(
-            middleware=[Middleware(CallbackRoute, callbacks=lambda: self.callbacks)],
+            middleware=[Middleware(CallbackRoute, callbacks=lambda: self.callbacks)] if Role.WEB in roles else [],
             lifespan=self._lifespan,
             exception_handlers={
                 Problem: answer_problem,
@@ -88,6 +91,7 @@ class Receiver:
                     self.settings,
                     self._each,
                     stack,
+                    roles=self.roles,
                     credentials=self.credentials,
                     metrics=self.metrics,
                     stopping=self.stopping,
@@ -103,6 +107,17 @@ class Receiver:
                 await self.parts.stop(tasks)
 
     def _mount(self, parts: Parts) -> None:
+        health = Health(
+            parts.database,
+            parts.loops,
+            self.metrics,
+            parts.statistics,
+            tuple(parts.slots),
+            from_outside=self._from_outside,
+        )
+        self.app.router.routes[:] = [*health.routes(), *(self._public(parts) if Role.WEB in self.roles else ())]
+
+    def _public(self, parts: Parts) -> list[Route]:
         settings = self.settings
         self.callbacks = Callbacks(
             parts.intake,
@@ -122,18 +137,9 @@ class Receiver:
             public_url=lambda: self.public_url,
             wakes=parts.wakes,
         )
-        health = Health(
-            parts.database,
-            parts.loops,
-            self.metrics,
-            parts.statistics,
-            tuple(parts.slots),
-            from_outside=self._from_outside,
-        )
-        self.app.router.routes[:] = [
+        return [
             Route("/callbacks/{provider}/{token}", self.callbacks, methods=["GET", "HEAD", "POST"]),
             *self._api(parts),
-            *health.routes(),
             *openapi.routes(PROVIDERS),
         ]
 

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 
 import httpx
 import structlog
@@ -38,6 +39,7 @@ from receiver.store.endpoints import Endpoints
 from receiver.store.errors import StoreError
 from receiver.store.events import Events
 from receiver.store.jobs import JobStore
+from receiver.store.providers import ProviderTable
 from receiver.store.retention import Pruning
 from receiver.upstream.archive import Archive
 from receiver.upstream.callback_watch import CallbackWatch
@@ -45,6 +47,7 @@ from receiver.upstream.intake import Intake
 from receiver.upstream.leases import Leases
 from receiver.upstream.pauses import Pauses
 from receiver.upstream.poller import MOST_POLLS, Poller
+from receiver.upstream.presence import ProviderPresence
 from receiver.upstream.rate_limits import Pace
 from receiver.upstream.slots import ProviderSlot
 from receiver.upstream.statistics import ProviderStatistics
@@ -60,6 +63,23 @@ _CHECKPOINT_SECONDS = 0.5
 log = structlog.get_logger("receiver")
 
 _GRACE_SECONDS = 3.0
+
+
+class Role(StrEnum):
+    """What a process does. One process may do everything; any number may share a database."""
+
+    WEB = "web"
+    """Answers requests: callbacks, inputs, the API, the dashboard, the event stream. Needs no provider key."""
+    READER = "reader"
+    """Reads evidence, settles jobs, and does the upkeep."""
+    SUBMISSIONS = "submissions"
+    POLLER = "poller"
+    ARCHIVE = "archive"
+    NOTIFIER = "notifier"
+
+
+EVERYTHING = frozenset(Role)
+WORKERS = EVERYTHING - {Role.WEB}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +106,9 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a process is made of. `loops` are not running yet."""
+    """What a process is made of, whatever its *roles*; `loops` are those of its roles, and not running yet."""
+
+    roles: frozenset[Role]
 
     database: Database
     blobs: Blobs
@@ -124,10 +146,11 @@ class Parts:
             self.archive.pool.shutdown(grace_seconds=_GRACE_SECONDS / 2),
             self.notifier.shutdown(grace_seconds=_GRACE_SECONDS / 2),
         )
-        with contextlib.suppress(TimeoutError, StoreError):  # what stays unread is read at the next start
-            async with asyncio.timeout(2):
-                while await self.intake.read_some() == 0.0:
-                    pass
+        if Role.READER in self.roles:
+            with contextlib.suppress(TimeoutError, StoreError):  # what stays unread is read at the next start
+                async with asyncio.timeout(2):
+                    while await self.intake.read_some() == 0.0:
+                        pass
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -138,6 +161,7 @@ async def build(
     each: Mapping[str, ProviderSettings],
     stack: contextlib.AsyncExitStack,
     *,
+    roles: frozenset[Role],
     credentials: Credentials,
     metrics: Metrics,
     stopping: asyncio.Event,
@@ -153,8 +177,8 @@ async def build(
     outbound = await stack.enter_async_context(Outbound(guard))
     sender = await stack.enter_async_context(HttpSender())
     tls = httpx.create_ssl_context(trust_env=False)
-    shared = Announcements(database.notify, database.listen) if settings.on_postgresql else None
-    wakes = Wakes() if shared is None else shared.wakes()
+    shared = Announcements(database.notify, database.listen)
+    wakes = shared.wakes()
 
     store = JobStore(database, public_url=lambda: public_url() or "", first_delay_seconds=settings.retry_schedule[0])
     pauses = Pauses(database)
@@ -183,7 +207,7 @@ async def build(
         wakes=wakes,
     )
     events = Events(database)
-    numbered = wakes.stream if shared is None else shared.event("positions")
+    numbered = shared.event("positions") if settings.on_postgresql else wakes.stream
     stream = Stream(events, stopping, woken=numbered)
     sequencer = Sequencer(database, written=wakes.stream, numbered=numbered)
 
@@ -202,7 +226,22 @@ async def build(
         await database.checkpoint()
         return _CHECKPOINT_SECONDS
 
+    presence = ProviderPresence(slots, ProviderTable(database), works=Role.SUBMISSIONS in roles)
+    await presence.step()
+    by_role = {
+        Role.WEB: (stream.loop,),
+        Role.READER: (
+            intake.loop,
+            watch.loop,
+            Pruning(database, blobs, keep=timedelta(days=settings.keep_days)).loop,
+        ),
+        Role.SUBMISSIONS: (submissions.loop,),
+        Role.POLLER: (poller.loop,),
+        Role.ARCHIVE: (archive.loop,),
+        Role.NOTIFIER: (notifier.loop, notifier.renewals),
+    }
     return Parts(
+        roles=roles,
         database=database,
         blobs=blobs,
         outbound=outbound,
@@ -224,17 +263,14 @@ async def build(
         loops=(
             Loop("clock", watch_clock, idle_seconds=_CLOCK_SECONDS),
             leases.loop,
-            intake.loop,
-            submissions.loop,
-            poller.loop,
-            archive.loop,
-            notifier.loop,
-            notifier.renewals,
-            stream.loop,
-            watch.loop,
-            Pruning(database, blobs, keep=timedelta(days=settings.keep_days)).loop,
-            Loop("checkpoints", checkpoint, idle_seconds=_CHECKPOINT_SECONDS),
-            *(() if shared is None else (shared.loop, sequencer.loop)),
+            *(loop for role in Role if role in roles for loop in by_role[role]),
+            presence.loop,
+            shared.loop,
+            *(
+                (sequencer.loop,)
+                if settings.on_postgresql
+                else (Loop("checkpoints", checkpoint, idle_seconds=_CHECKPOINT_SECONDS),)
+            ),
         ),
     )
 

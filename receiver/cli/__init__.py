@@ -21,6 +21,7 @@ from receiver.cli import (
     serve,
     trigger,
     tunnel,
+    work,
 )
 from receiver.runtime.data_dir import DataUnusable
 from receiver.settings import SettingsInvalid
@@ -35,6 +36,7 @@ cli = typer.Typer(
 )
 cli.command()(demo.demo)
 cli.command()(serve.serve)
+cli.command()(work.work)
 cli.command()(migrate.migrate)
 cli.command()(backup.backup)
 cli.command()(backup.restore)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,14 +13,18 @@ import structlog
 import typer
 
 from receiver.app import Receiver
+from receiver.cli.processes import Processes, roles_of
 from receiver.cli.sandbox_mark import SandboxMark
 from receiver.cli.sandboxed import in_sandbox
 from receiver.cli.settings_listing import misspelt
+from receiver.parts import EVERYTHING, Credentials, Role
 from receiver.runtime import logs
 from receiver.runtime.data_dir import prepare
 from receiver.runtime.server import listen, origin_of, run, running, server
 from receiver.runtime.serving_lock import occupied
 from receiver.settings import Settings, given, load
+from receiver.store.database import migrate
+from submitter.printing import failed
 from submitter.provider_settings import ProviderSettings
 from submitter.sandbox import Sandbox
 
@@ -34,18 +39,69 @@ WithSandbox = Annotated[
 ]
 
 
-def serve(host: Host = "127.0.0.1", port: Port = 8000, sandbox: WithSandbox = False) -> None:
-    """Run the service: one process, everything in it."""
+NoWorkers = Annotated[
+    bool,
+    typer.Option(
+        "--no-workers", help="Only answer requests; `receiver work` processes do the rest. Needs no provider key."
+    ),
+]
+Count = Annotated[
+    int, typer.Option(min=1, max=64, help="Processes on this machine: the last does the work, the others answer.")
+]
+
+
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    sandbox: WithSandbox = False,
+    no_workers: NoWorkers = False,
+    processes: Count = 1,
+) -> None:
+    """Run the service: everything in one process, unless told otherwise."""
+    if sandbox and (no_workers or processes > 1):
+        raise failed("--sandbox runs in one process, with everything in it: leave out the other option", status=2)
+    if no_workers and processes > 1:
+        raise failed("--no-workers and --processes exclude each other: start as many processes as are wanted", status=2)
     settings, each = load()
+    if processes > 1:
+        raise typer.Exit(_serve_in_processes(settings, each, host, port, processes))
     logs.set_up(settings.log_format)
-    raise typer.Exit(run(_serve(settings, each, host, port, with_sandbox=sandbox)))
+    roles = frozenset({Role.WEB}) if no_workers else EVERYTHING
+    raise typer.Exit(run(_serve(settings, each, host, port, with_sandbox=sandbox, roles=roles)))
+
+
+def _serve_in_processes(
+    settings: Settings, each: Mapping[str, ProviderSettings], host: str, port: int, count: int
+) -> int:
+    prepare(settings.data_dir)
+    Credentials.of(settings)  # made once, before several need them
+    if not settings.on_postgresql:
+        asyncio.run(migrate(settings.database_address))
+    with contextlib.closing(listen(host, port)) as listener:
+
+        def main(number: int) -> int:
+            logs.set_up(settings.log_format)
+            roles = roles_of(number, count)
+            return run(_serve(settings, each, host, port, roles=roles, listener=listener))
+
+        return Processes(count, main).run()
 
 
 async def _serve(
-    settings: Settings, each: Mapping[str, ProviderSettings], host: str, port: int, *, with_sandbox: bool
+    settings: Settings,
+    each: Mapping[str, ProviderSettings],
+    host: str,
+    port: int,
+    *,
+    with_sandbox: bool = False,
+    roles: frozenset[Role],
+    listener: socket.socket | None = None,
 ) -> int:
     sandbox = new_sandbox() if with_sandbox else None
-    async with served(settings, each, host=host, port=port, sandbox=sandbox) as live:
+    if Role.WEB not in roles and listener is not None:
+        listener.close()  # what comes in there is for the others
+        listener, host, port = None, "127.0.0.1", 0
+    async with served(settings, each, host=host, port=port, sandbox=sandbox, roles=roles, listener=listener) as live:
         live.announce()
         await asyncio.wait({live.ended})
     return 0
@@ -91,6 +147,8 @@ async def served(
     port: int,
     sandbox: Sandbox | None = None,
     tunnelled: bool = False,
+    roles: frozenset[Role] = EVERYTHING,
+    listener: socket.socket | None = None,
 ) -> AsyncIterator[Served]:
     """
     A receiver on *host* and *port*, with *sandbox* as its providers, until the block is left or a signal comes.
@@ -101,7 +159,7 @@ async def served(
     for warning in misspelt(given()):
         log.warning("unknown_setting", detail=warning)
     async with contextlib.AsyncExitStack() as stack:
-        listener = listen(host, port)
+        listener = listener or listen(host, port)
         stack.callback(listener.close)
         origin = origin_of(host, listener)
         prepare(settings.data_dir)
@@ -109,7 +167,7 @@ async def served(
         stand_ins: str | None = None
         if sandbox is not None and not settings.on_postgresql:
             mark.check(settings.database_path)
-        if stack.enter_context(occupied(settings.data_dir)):
+        if stack.enter_context(occupied(settings.data_dir)) and roles == EVERYTHING:
             log.warning(
                 "data_directory_shared",
                 data_dir=str(settings.data_dir),
@@ -124,7 +182,7 @@ async def served(
         elif mark.there:
             mark.serves_no_sandbox()
             log.warning("sandbox_data", effect="this data directory holds jobs of a sandbox, which no provider knows")
-        receiver = Receiver(settings, each)
+        receiver = Receiver(settings, each, roles=roles)
         made = server(
             receiver.app,
             on_stop=receiver.stopping.set,

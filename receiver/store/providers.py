@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +13,7 @@ from receiver.domain.pauses import Pause
 from receiver.store.codecs import moment, us
 from receiver.store.database import Database
 from receiver.store.outbox import write_events
-from receiver.store.statements import FOR_UPDATE, Fetch, Run, Work, alone
+from receiver.store.statements import FOR_UPDATE, Fetch, Run, RunMany, Work, alone
 
 _RECENT = 500
 """The sample is sought among so many last finished jobs: a million that awaited no callback are not walked over."""
@@ -80,6 +81,21 @@ class ProviderTable:
 
         return await self._database.write(work)
 
+    # --- Keys -------------------------------------------------------------------------------------------------------
+
+    async def note_keys(self, providers: Sequence[str], now: datetime) -> None:
+        """Note that a process that submits has a key for each of *providers*."""
+
+        def work() -> Work[None]:
+            yield RunMany(_NOTE_KEY, [(provider, us(now)) for provider in providers])
+
+        if providers:
+            await self._database.write(work)
+
+    async def with_keys(self, since: datetime) -> set[str]:
+        """The providers for which some process had a key after *since*."""
+        return {row[0] for row in await self._database.read(alone(Fetch(_WITH_KEYS, (us(since),))))}
+
     # --- Statistics -------------------------------------------------------------------------------------------------
 
     async def degraded(self) -> set[str]:
@@ -126,6 +142,11 @@ _RESUME = (
     "UPDATE providers SET paused_reason = NULL, paused_at = NULL, probe_at = NULL, probes = 0"
     " WHERE name = ? AND paused_at IS NOT NULL"
 )
+_NOTE_KEY = (
+    "INSERT INTO providers (name, key_at, probes) VALUES (?, ?, 0)"
+    " ON CONFLICT (name) DO UPDATE SET key_at = excluded.key_at"
+)
+_WITH_KEYS = "SELECT name FROM providers WHERE key_at > ?"
 _DEGRADED = "SELECT name FROM providers WHERE degraded_at IS NOT NULL"
 _SET_DEGRADED = (
     "INSERT INTO providers (name, degraded_at, probes) VALUES (?, ?, 0)"

@@ -181,6 +181,7 @@ providers = sa.Table(
     sa.Column("probe_at", _Moment),
     sa.Column("probes", sa.Integer, nullable=False),
     sa.Column("degraded_at", _Moment),
+    sa.Column("key_at", _Moment),
 )
 
 clock = sa.Table(

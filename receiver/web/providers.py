@@ -47,6 +47,7 @@ class ProvidersApi:
         ]
 
     async def list(self, request: Request) -> Response:
+        await self.pauses.refresh(self.clock())
         queued = await self.store.queue_lengths()
         spend = await self.statistics.spend(now=self.clock())
         items = []

@@ -41,6 +41,7 @@ class LiveReceiver:
     environment: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     notify_secret: str = field(default_factory=new_secret)
+    command: tuple[str, ...] = ("serve",)
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -82,7 +83,7 @@ class LiveReceiver:
         with self.output() as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.program,
-                "serve",
+                *self.command,
                 "--port",
                 str(self.port),
                 env=self.full_environment(),

@@ -27,6 +27,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from receiver.store.engines.local_signals import LocalSignals
 from receiver.store.errors import Conflict, DatabaseUnavailable
 from receiver.store.schema import newest_schema
 from receiver.store.sqlite_file import Presence, make_private, migrate, usable_database
@@ -70,6 +71,7 @@ class SqliteDatabase:
         self._lock = asyncio.Lock()
         self._wakes: dict[str, list[Callable[[], None]]] = {}
         self._closed = False
+        self._signals = LocalSignals(path.with_name(f"{path.name}-signals"), self._wake)
 
     @classmethod
     async def open(
@@ -91,7 +93,9 @@ class SqliteDatabase:
             for thread in threads:
                 await thread.close()
             raise
-        return cls(path, threads[0], threads[1], readers=readers)
+        database = cls(path, threads[0], threads[1], readers=readers)
+        database._signals.open()
+        return database
 
     async def write(self, work: Callable[[], Work[T]], *, attempts: int = 1) -> T:
         """Run *work* in one transaction. *attempts* are for engines on which transactions meet."""
@@ -118,13 +122,17 @@ class SqliteDatabase:
                 self._idle.append(reader)
 
     async def notify(self, channel: str) -> None:
-        """Wake who listens to *channel*, in this process: another one on the same file finds out by itself."""
-        for wake in self._wakes.get(channel, ()):
-            wake()
+        """Wake who listens to *channel*, in every process on this file and this machine."""
+        self._wake(channel)
+        self._signals.send(channel)
 
     def listen(self, channel: str, wake: Callable[[], None]) -> None:
         """Call *wake* whenever *channel* is notified."""
         self._wakes.setdefault(channel, []).append(wake)
+
+    def _wake(self, channel: str) -> None:
+        for wake in self._wakes.get(channel, ()):
+            wake()
 
     async def checkpoint(self) -> None:
         """Move what was committed from the log into the file, beside the writer."""
@@ -145,6 +153,7 @@ class SqliteDatabase:
             if self._closed:
                 return
             self._closed = True
+            self._signals.close()
             for reader in self._readers:
                 await reader.close(at_once=True)
             for thread in (self._keeper, self._writer):

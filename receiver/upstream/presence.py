@@ -1,0 +1,48 @@
+"""
+Which providers have a key, known to every process.
+
+The public side holds no provider key, and yet must say which providers take jobs. Processes that submit write down for
+which providers they have a key; the others read it. A key that nobody has had for a day counts no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from receiver.runtime.loops import Loop
+from receiver.store.providers import ProviderTable
+from receiver.upstream.slots import ProviderSlot
+
+_WRITTEN_SECONDS = 60.0
+_READ_SECONDS = 2.0
+_COUNTS_FOR = timedelta(days=1)
+
+
+class ProviderPresence:
+    """Writes (where the process *works*) or reads which providers have a key, into `configured` of each slot."""
+
+    def __init__(
+        self,
+        slots: Mapping[str, ProviderSlot],
+        table: ProviderTable,
+        *,
+        works: bool,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._slots = slots
+        self._table = table
+        self._works = works
+        self._own = frozenset(name for name, slot in slots.items() if slot.configured)
+        self._clock = clock
+        self.loop = Loop("presence", self.step, idle_seconds=_WRITTEN_SECONDS if works else _READ_SECONDS)
+
+    async def step(self) -> float:
+        now = self._clock()
+        if self._works:
+            await self._table.note_keys(sorted(self._own), now)
+            return _WRITTEN_SECONDS
+        elsewhere = await self._table.with_keys(now - _COUNTS_FOR)
+        for name, slot in self._slots.items():
+            slot.configured = name in self._own or name in elsewhere
+        return _READ_SECONDS
