@@ -126,13 +126,3 @@ async def test_a_new_database_is_for_its_owner_only(tmp_path: Path) -> None:
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
     await database.close()
     assert set(modes.values()) == {"0o600"}, modes
-
-
-def test_the_migrations_are_one_line_whose_numbers_count_up() -> None:
-    versions = ROOT / "receiver" / "store" / "migrations" / "versions"
-    numbers = sorted(path.name.partition("_")[0] for path in versions.glob("[0-9]*.py"))
-    assert numbers == [f"{n:04}" for n in range(1, len(numbers) + 1)], "number yours after the last one on main"
-    for number, before in zip(numbers, [None, *numbers], strict=False):
-        text = next(versions.glob(f"{number}_*.py")).read_text()
-        assert f'revision = "{number}"' in text
-        assert (f'down_revision = "{before}"' if before else "down_revision = None") in text
