@@ -11,11 +11,11 @@ import structlog
 import typer
 
 from receiver.app import Receiver
-from receiver.cli.serving_lock import occupied
 from receiver.parts import WORKERS, Role
 from receiver.runtime import logs
 from receiver.runtime.data_dir import prepare
 from receiver.runtime.server import listen, origin_of, run, running, server
+from receiver.runtime.serving_lock import occupied
 from receiver.settings import Settings, load
 from submitter.printing import failed
 from submitter.provider_settings import ProviderSettings
