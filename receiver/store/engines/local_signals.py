@@ -66,6 +66,8 @@ class LocalSignals:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             (self._directory / self._name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others still use it
+                self._directory.rmdir()
             self._socket = None
         if self._descriptor is not None:
             os.close(self._descriptor)
