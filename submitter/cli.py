@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
+from submitter import shell
 from submitter.commands.batch import batch
-from submitter.commands.connection import CommandFailed, Connection
+from submitter.commands.connection import Connection
+from submitter.commands.jobs import cancel, download, list_jobs, poll, resubmit, show
+from submitter.commands.login import login, whoami
 from submitter.commands.providers import providers
 from submitter.commands.send import send
 from submitter.commands.wait import wait
-from submitter.environment import LOCAL_URL, Environment
-from submitter.printing import say
+from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version, choose_color
 
-cli = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Send images to AI upscaling APIs through a running receiver.",
-)
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT_STATUSES)
 
 
 @cli.callback()
 def connect(
     context: typer.Context,
     receiver: Annotated[
-        str | None, typer.Option(help="Where the receiver is. Default: SUBMITTER_RECEIVER_URL, or this machine.")
+        str | None, typer.Option(help="The receiver's URL. Default: SUBMITTER_RECEIVER_URL, or this machine.")
     ] = None,
+    profile: Annotated[str | None, typer.Option(help="A receiver stored by `submitter login`.")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    color: Color = "auto",
+    version: Version = False,
 ) -> None:
-    """Send images to AI upscaling APIs through a running receiver; SUBMITTER_TOKEN is its bearer token."""
-    environment = Environment()
-    token = environment.token.get_secret_value() if environment.token else None
-    context.obj = Connection(receiver or environment.receiver_url or LOCAL_URL, token)
+    """
+    Send images to AI upscaling APIs through a running receiver.
+
+    The bearer token is SUBMITTER_TOKEN, that of a profile, or that of the receiver whose data directory is here.
+    """
+    choose_color(color)
+    context.obj = Connection(receiver, profile, Verbosity(quiet, verbose))
 
 
 cli.command()(send)
 cli.command()(batch)
 cli.command()(wait)
+cli.command(name="list")(list_jobs)
+cli.command()(show)
+cli.command()(download)
+cli.command()(cancel)
+cli.command()(poll)
+cli.command()(resubmit)
 cli.command()(providers)
+cli.command()(login)
+cli.command()(whoami)
 
 
 def main() -> None:
-    """Entry point: what can't be done is said in a line or two, and is status 1."""
-    try:
-        cli()
-    except CommandFailed as exc:
-        say(f"submitter: {exc}", err=True)
-        sys.exit(exc.status)
-    except OSError as exc:
-        say(f"submitter: {exc}", err=True)
-        sys.exit(1)
+    """Entry point."""
+    shell.run(cli, "submitter", lambda exc: None)

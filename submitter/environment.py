@@ -10,14 +10,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from submitter.errors import SubmitterError
+
 LOCAL_URL = "http://127.0.0.1:8000"
 
 
-class Environment(BaseSettings):
+class EnvironmentUnreadable(SubmitterError):
+    """`.env` can't be read. The message names what to change."""
+
+
+class _Settings(BaseSettings):
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except UnicodeDecodeError as exc:
+            raise EnvironmentUnreadable(".env in this directory must be UTF-8") from exc
+        except OSError as exc:
+            raise EnvironmentUnreadable(f".env in this directory can't be read: {exc.strerror or exc}") from exc
+
+
+class Environment(_Settings):
     """`SUBMITTER_RECEIVER_URL` and `SUBMITTER_TOKEN`."""
 
     model_config = SettingsConfigDict(env_prefix="SUBMITTER_", env_file=".env", env_ignore_empty=True, extra="ignore")
@@ -26,7 +43,7 @@ class Environment(BaseSettings):
     token: SecretStr | None = None
 
 
-class LocalReceiver(BaseSettings):
+class LocalReceiver(_Settings):
     """The settings of a receiver on this machine that lead to its token."""
 
     model_config = SettingsConfigDict(env_prefix="RECEIVER_", env_file=".env", env_ignore_empty=True, extra="ignore")

@@ -8,9 +8,11 @@ printed here shows them as escapes.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import typer
@@ -32,10 +34,31 @@ def harmless(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def say(text: str, *, err: bool = False, fg: str | None = None, dim: bool | None = None) -> None:
+def plain() -> bool:
+    """Whether output must be without colours and other control sequences: `NO_COLOR`, or a dumb terminal."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def say(
+    text: str,
+    *,
+    err: bool = False,
+    fg: str | None = None,
+    dim: bool | None = None,
+    bold: bool | None = None,
+    nl: bool = True,
+) -> None:
     """Print a line."""
     line = harmless(text)
-    typer.echo(typer.style(line, fg=fg, dim=dim) if fg or dim else line, err=err)
+    styled = (fg or dim or bold) and not plain()
+    typer.echo(typer.style(line, fg=fg, dim=dim, bold=bold) if styled else line, err=err, nl=nl)
+
+
+def rich_console(*, err: bool = False, **options: Any) -> Console:
+    """A console for live displays and tables. `plain()` output has neither colours nor bold."""
+    if plain():
+        options["color_system"] = None
+    return Console(stderr=err, markup=False, highlight=False, **options)
 
 
 class _Table(Table):
@@ -52,8 +75,8 @@ def _harmless_cell(cell: str | Text) -> str | Text:
 def console() -> Console:
     """Standard output: as wide as the terminal, and never cut short where there is none. Brackets are no markup."""
     if sys.stdout.isatty():
-        return Console(markup=False, highlight=False)
-    return Console(markup=False, highlight=False, width=_NO_END, no_color=True)
+        return rich_console()
+    return rich_console(width=_NO_END, no_color=not os.environ.get("FORCE_COLOR"))
 
 
 def headed(*columns: str) -> Table:
@@ -61,6 +84,11 @@ def headed(*columns: str) -> Table:
     table = _Table(*columns, box=None, pad_edge=False, header_style="bold")
     table.columns[0].no_wrap = True
     return table
+
+
+def fields_table() -> Table:
+    """An empty table of names and values, without a heading."""
+    return _Table(box=None, pad_edge=False, show_header=False)
 
 
 def print_table(table: Table) -> None:
@@ -73,6 +101,35 @@ def print_table(table: Table) -> None:
         out.print(table)
     for line in captured.get().splitlines():
         typer.echo(line.rstrip())
+
+
+_STATE_STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "expired": "red",
+    "canceled": "dim",
+    "unconfirmed": "yellow",
+    "running": "cyan",
+    "sending": "cyan",
+}
+
+
+def state_text(state: str) -> Text:
+    """A job's state in its colour."""
+    return Text(state, style=_STATE_STYLES.get(state, ""))
+
+
+def age(since: datetime, until: datetime) -> str:
+    """How long a job took, or has taken until now: `12.3 s`, `14 min`, `6 h`."""
+    seconds = (until - since).total_seconds()
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
+
+
+def job_note(*reasons: str | None) -> str:
+    """The first of *reasons* that there is, on one line."""
+    return " ".join(next((reason for reason in reasons if reason), "").split())
 
 
 def print_fields(shown: Mapping[str, Any]) -> None:
@@ -95,7 +152,35 @@ def json_text(value: Any, *, indent: int | None = 2, default: Callable[[Any], st
     return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def failed(message: str, *, status: int = 1) -> typer.Exit:
-    """Says what is wrong, for `raise`."""
-    say(message, err=True)
-    return typer.Exit(status)
+class CommandFailed(Exception):
+    """
+    Ends the command with this message, lines of *details* and exit status *status*.
+
+    With `--json` it is an object: `code`, `message`, `field`, `remedy`, and `details` if there are any.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 1,
+        code: str | None = None,
+        field: str | None = None,
+        remedy: str | None = None,
+        details: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
+        self.status = status
+        self.code = code or ("usage" if status == 2 else "failed")
+        self.field = field
+        self.remedy = remedy
+
+    def to_json(self) -> dict[str, Any]:
+        shown = {"code": self.code, "message": str(self), "field": self.field, "remedy": self.remedy}
+        return {**shown, "details": list(self.details)} if self.details else shown
+
+
+def failed(message: str, *, status: int = 1, code: str | None = None) -> CommandFailed:
+    """What is wrong, for `raise`."""
+    return CommandFailed(message, status=status, code=code)

@@ -46,6 +46,7 @@ from submitter.errors import (
     TaskNotFound,
     TaskRefused,
 )
+from submitter.option_errors import explain_option
 from submitter.parsing import Unreadable
 from submitter.provider_settings import ProviderSettings, Rate, SettingsWarning
 from submitter.retry_after import retry_after_seconds
@@ -83,7 +84,7 @@ class ProviderOptions(BaseModel):
 def whole_number(value: Any) -> Any:
     """For a `BeforeValidator`: a Literal of numbers compares with ==, and so would take true for 1 and 2.0 for 2."""
     if value is not None and type(value) is not int:
-        raise ValueError("Input should be a whole number")
+        raise ValueError("must be a whole number")
     return value
 
 
@@ -144,14 +145,20 @@ class Provider(ABC):
         """Return what works less well than it could, as it is set up. Default: nothing."""
         return ()
 
-    def task(self, picture: Picture, given: Mapping[str, Any]) -> Task:
-        """A task of *picture* and the options that the caller has *given*; `TaskRefused` names the first wrong one."""
+    @classmethod
+    def checked(cls, given: Mapping[str, Any]) -> ProviderOptions:
+        """The options that the caller has *given*; `TaskRefused` names the first wrong one and what it may be."""
         try:
-            options = self.Options.model_validate(given)
+            return cls.Options.model_validate(given)
         except ValidationError as exc:
             first = exc.errors(include_url=False, include_input=False)[0]
             field = ".".join(("options", *(str(part) for part in first["loc"])))
-            raise TaskRefused(f"{field}: {first['msg']}", field=field, code="invalid_options") from None
+            wrong = explain_option(first, tuple(cls.Options.model_fields))
+            raise TaskRefused(f"{field}: {wrong}", field=field, code="invalid_options") from None
+
+    def task(self, picture: Picture, given: Mapping[str, Any]) -> Task:
+        """A task of *picture* and the options that the caller has *given*; `TaskRefused` names the first wrong one."""
+        options = self.checked(given)
         self.check(picture, options)
         return Task(picture, options.to_send(), options.passthrough)
 

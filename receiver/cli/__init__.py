@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import typer
 
 from receiver.cli import (
@@ -26,14 +23,26 @@ from receiver.cli import (
 from receiver.runtime.data_dir import DataUnusable
 from receiver.settings import SettingsInvalid
 from receiver.store.errors import StoreError
-from submitter.printing import say
+from submitter import shell
+from submitter.printing import CommandFailed
+from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version, choose_color
 
-cli = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Receive, verify, keep and pass on what AI upscaling APIs answer.",
-)
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT_STATUSES)
+
+
+@cli.callback()
+def options(
+    context: typer.Context,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    color: Color = "auto",
+    version: Version = False,
+) -> None:
+    """Receive, verify, keep and pass on the results of AI upscaling APIs."""
+    choose_color(color)
+    context.obj = Verbosity(quiet, verbose)
+
+
 cli.command()(demo.demo)
 cli.command()(serve.serve)
 cli.command()(work.work)
@@ -53,23 +62,13 @@ cli.command()(reread.reread)
 
 
 def main() -> None:
-    """Entry point: settings that can't be used are told all at once, files that can't be used with their remedy."""
-    _open_standard_files()
-    try:
-        cli()
-    except SettingsInvalid as exc:
-        print("These settings can't be used:", *exc.problems, sep="\n  ", file=sys.stderr)
-        sys.exit(2)
-    except (DataUnusable, StoreError, OSError) as exc:
-        say(f"receiver: {exc}", err=True)
-        sys.exit(1)
+    """Entry point."""
+    shell.run(cli, "receiver", _explained)
 
 
-def _open_standard_files() -> None:
-    """Where one was closed (`2>&-`), a socket would take its number, and the event loop die of closing that."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+def _explained(exc: BaseException) -> CommandFailed | None:
+    if isinstance(exc, SettingsInvalid):
+        return CommandFailed("these settings can't be used", status=2, code="invalid_settings", details=exc.problems)
+    if isinstance(exc, DataUnusable | StoreError):
+        return CommandFailed(str(exc), code="data_unusable")
+    return None

@@ -19,7 +19,7 @@ from receiver.domain.entity import iso
 from receiver.domain.jobs import Job, KeptImage, lost_reason
 from receiver.store.jobs import JobStore
 from receiver.store.timeline import Line, Timeline, explain
-from submitter.printing import console, failed, harmless, headed, print_fields, print_json, print_table
+from submitter.printing import CommandFailed, console, failed, harmless, headed, print_fields, print_json, print_table
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 
@@ -218,5 +218,5 @@ def _line(line: Line, began: datetime, mark: str, style: str = "") -> Text:
     )
 
 
-def _no_such_job(job_id: str) -> typer.Exit:
+def _no_such_job(job_id: str) -> CommandFailed:
     return failed(f"there is no job {job_id}")

@@ -5,65 +5,75 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from submitter.commands.completion import ProviderName
 from submitter.commands.connection import CommandFailed, Connection, as_text, run
 from submitter.commands.journal import Journal
-from submitter.commands.options import parse_options
+from submitter.commands.options import check_provider, parse_options
 from submitter.commands.results import make_ready, save
 from submitter.commands.sources import Item, items_of
 from submitter.commands.summary import Ended, Summary
-from submitter.errors import SubmitterError
-from submitter.remote import Job, NoReceiver, Receiver, RequestRefused
+from submitter.commands.waits import Waits
+from submitter.errors import Overloaded, RequestRefused, SubmitterError, Unauthorized
+from submitter.printing import rich_console, say
+from submitter.sdk.async_client import AsyncClient
+from submitter.sdk.values import Job
 from submitter.vocabulary import State
 
 _JOURNAL = ".submitter-batch.jsonl"
 _UPLOADS = 4
 _POLLS = 8
-_PATIENCE_SECONDS = 60.0
-_AGAIN = "the same command again goes on with it and sends nothing anew"
+_AGAIN = "the same command goes on where this one ended, and sends nothing twice"
 
 
 def batch(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="A directory, a quoted glob, or a CSV with a column `image`.")],
-    provider: Annotated[str, typer.Option(help="Which API: see `submitter providers`.")],
+    provider: ProviderName,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="A provider option as name=value; may be repeated.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where results and the journal of the batch are kept.")] = Path("upscaled"),
     again: Annotated[
-        bool, typer.Option("--again", help="Send those anew that failed before. It may cost again.")
+        bool, typer.Option("--again", help="Retry the images that failed before. It may cost again.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """
-    Send many images and save their results. Interrupted, the same command goes on where it was, and sends none twice.
+    Send many images and save their results. After an interruption, the same command goes on where it was.
 
-    Other columns of a CSV are options of their rows, `name` is what a result is called. Exit status 1: some failed.
+    No image is sent twice. Further columns of a CSV are options of their rows; `name` is what the result is called.
+    Files that are no image are listed and not sent. Exit status 1: some failed, or were not sent.
     """
     connection: Connection = context.obj
-    items = items_of(source, parse_options(option or ()))
+    check_provider(provider)
+    items, passed_over = items_of(source, provider, parse_options(provider, option or ()))
     make_ready(out)
     with Journal(out / _JOURNAL) as journal:
-        summary = run(_batch(connection, items, provider, out, journal, again=again))
+        results = {out / name for entry in journal.entries.values() for name in entry.saved}
+        items = [item for item in items if item.image not in results]  # OUT may be the very directory
+        for passed in passed_over:
+            connection.note(f"not sent: {passed.path}: {passed.reason}")
+        ended, seconds = run(_batch(connection, items, provider, out, journal, again=again))
+    summary = Summary(provider, ended, seconds, passed_over)
     if as_json:
         typer.echo(as_text(summary.to_json()))
     else:
-        summary.show(Console())
-    if summary.failed:
+        summary.show()
+    if summary.failed or summary.passed_over:
         raise typer.Exit(1)
 
 
 async def _batch(
     connection: Connection, items: list[Item], provider: str, out: Path, journal: Journal, *, again: bool
-) -> Summary:
+) -> tuple[list[Ended], float]:
+    """How each item ended, in their order, and how long it took in seconds."""
+    began = time.monotonic()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -71,11 +81,18 @@ async def _batch(
         TextColumn("{task.fields[states]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=rich_console(err=True, quiet=connection.verbosity.quiet),
+        disable=connection.verbosity.quiet,
     )
-    async with connection.open() as receiver:
+    async with connection.open() as client:
         with bar:
-            return await Batch(receiver, items, provider, out, journal, bar, again=again).run()
+            work = Batch(client, items, provider, out, journal, bar, again=again)
+            try:
+                ended = await work.run(Waits(client, provider, connection.note))
+            except asyncio.CancelledError:
+                say(work.interrupted(), err=True)
+                raise
+    return ended, time.monotonic() - began
 
 
 class Batch:
@@ -83,7 +100,7 @@ class Batch:
 
     def __init__(
         self,
-        receiver: Receiver,
+        client: AsyncClient,
         items: list[Item],
         provider: str,
         out: Path,
@@ -92,7 +109,7 @@ class Batch:
         *,
         again: bool,
     ) -> None:
-        self._receiver = receiver
+        self._client = client
         self._items = items
         self._provider = provider
         self._out = out
@@ -107,16 +124,21 @@ class Batch:
         self._saving: set[asyncio.Task[None]] = set()
         self._uploads = asyncio.Semaphore(_UPLOADS)
 
-    async def run(self) -> Summary:
-        began = time.monotonic()
+    async def run(self, waits: Waits) -> list[Ended]:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_all())
-                group.create_task(self._watch())
+                group.create_task(self._watch(waits))
         except* (CommandFailed, SubmitterError, OSError) as failed:
             raise _first(failed) from None
-        order = [self._ended[item.name] for item in self._items]
-        return Summary(self._provider, order, time.monotonic() - began)
+        return [self._ended[item.name] for item in self._items]
+
+    def interrupted(self) -> str:
+        """What an interrupt leaves behind, and how to go on."""
+        return (
+            f"{len(self._ended)} of {len(self._items)} are done, {len(self._open)} jobs go on at the receiver, "
+            f"{self._unsent} images are not sent yet; {_AGAIN}"
+        )
 
     async def _send_all(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -129,7 +151,7 @@ class Batch:
         try:
             job = await self._sent(item)
         except (CommandFailed, RequestRefused) as exc:
-            if isinstance(exc, RequestRefused) and (exc.status == 401 or exc.status >= 500):
+            if isinstance(exc, Unauthorized | Overloaded):
                 raise
             self._end(item, Ended(item, state="refused", reason=str(exc)))
         else:
@@ -147,19 +169,17 @@ class Batch:
         if entry.key == key and entry.job is not None:
             return entry.job
         await asyncio.to_thread(journal.intends, name, key)
-        job = await _patiently(
-            lambda: self._receiver.submit(self._provider, item.image, options=item.options, idempotency_key=key)
-        )
+        job = await self._client.submit(self._provider, item.image, options=item.options, idempotency_key=key)
         journal.sent(name, job.id)
         return job.id
 
-    async def _watch(self) -> None:
-        """Look at all open jobs in turn until none is left; what stays unconfirmed alone is left as it is."""
+    async def _watch(self, waits: Waits) -> None:
+        """Ask for all open jobs in turn until none is left; what stays unconfirmed alone is left as it is."""
         polls = asyncio.Semaphore(_POLLS)
 
         async def poll(job_id: str) -> Job:
             async with polls:
-                return await _patiently(lambda: self._receiver.job(job_id))
+                return await self._client.job(job_id)
 
         pause = 0.2
         while self._unsent or self._open or self._saving:
@@ -173,6 +193,7 @@ class Batch:
                     self._end(item, Ended.of(item, job))
                 continue
             self._show()
+            await waits.explain(*jobs)
             pause = min(max(pause * 1.2, len(self._open) / 40), 5.0)
             await asyncio.sleep(pause)
         self._show()
@@ -201,7 +222,7 @@ class Batch:
         saved = self._journal.entry(item.name).saved
         if saved and all([await asyncio.to_thread((self._out / name).is_file) for name in saved]):
             return saved
-        return tuple(path.name for path in await save(self._receiver, job, self._out, item.name))
+        return tuple(path.name for path in await save(self._client, job, self._out, item.name))
 
     def _end(self, item: Item, ended: Ended) -> None:
         self._ended[item.name] = ended
@@ -212,21 +233,6 @@ class Batch:
         under_way = Counter(self._states[job_id] for job_id in self._open if job_id in self._states)
         words = [f"{count} {state}" for state, count in (done + under_way).items()]
         self._bar.update(self._task, completed=len(self._ended), states=", ".join(words))
-
-
-async def _patiently(call: Callable[[], Awaitable[Job]]) -> Job:
-    """Make *call* again while the receiver is away or busy, for a minute: it may be starting again."""
-    until = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            return await call()
-        except NoReceiver:
-            if time.monotonic() > until:
-                raise
-        except RequestRefused as exc:
-            if exc.status < 500 or time.monotonic() > until:
-                raise
-        await asyncio.sleep(0.5)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

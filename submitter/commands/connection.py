@@ -1,4 +1,4 @@
-"""What all commands need: a connection to the receiver, and errors that end a command with a sentence."""
+"""What all commands need: a connection to the receiver, and values as text."""
 
 from __future__ import annotations
 
@@ -9,46 +9,48 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from submitter.errors import SubmitterError
-from submitter.printing import json_text
-from submitter.remote import Job, Receiver, RequestRefused
+from rich.status import Status
+
+from submitter.printing import CommandFailed, json_text, rich_console, say
+from submitter.sdk.async_client import AsyncClient
+from submitter.sdk.link import DEFAULT_TIMEOUT_SECONDS
+from submitter.sdk.values import Job
+from submitter.shell import Verbosity
+
+__all__ = ["CommandFailed", "Connection", "as_text", "job_to_json", "reason", "run"]
 
 T = TypeVar("T")
 
 
-class CommandFailed(Exception):
-    """Ends the command with this sentence and exit status *status*."""
-
-    def __init__(self, message: str, *, status: int = 1) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where the receiver is, and the bearer token it wants."""
+    """Which receiver a command speaks to (None: the environment, a profile or this machine's own), and how loudly."""
 
-    url: str
-    token: str | None = field(repr=False)
+    url: str | None = None
+    profile: str | None = None
+    verbosity: Verbosity = field(default_factory=Verbosity)
 
-    def open(self) -> Receiver:
-        """A client; `CommandFailed` without a token."""
-        if not self.token:
-            raise CommandFailed(
-                "there is no token; set SUBMITTER_TOKEN to one of the receiver's RECEIVER_API_TOKENS", status=2
-            )
-        return Receiver(self.url, self.token)
+    def open(self, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> AsyncClient:
+        """A client; the refusal names what to set where there is no token."""
+        return AsyncClient(self.url, profile=self.profile, timeout=timeout, on_retry=self._retrying)
+
+    def note(self, text: str) -> None:
+        """Say something beside the results."""
+        if not self.verbosity.quiet:
+            say(text, err=True, fg="yellow")
+
+    def status(self, text: str) -> Status:
+        """A line on a terminal that says what is going on, while a block runs."""
+        return rich_console(err=True, quiet=self.verbosity.quiet).status(text)
+
+    def _retrying(self, why: str) -> None:
+        if self.verbosity.verbose:
+            say(why, err=True, dim=True)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work to its end. What the receiver refuses ends the command; Ctrl-C does with status 130."""
-    try:
-        return asyncio.run(work)
-    except SubmitterError as exc:
-        unauthorized = isinstance(exc, RequestRefused) and exc.status == 401
-        raise CommandFailed(str(exc), status=2 if unauthorized else 1) from exc
-    except KeyboardInterrupt as exc:
-        raise CommandFailed("interrupted", status=130) from exc
+    """Run a command's work to its end."""
+    return asyncio.run(work)
 
 
 def as_text(shown: Any) -> str:

@@ -1,31 +1,59 @@
-"""`--option k=v`: provider options as they are written in a shell."""
+"""`--option name=value`, checked against the provider's own options before anything is sent."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from submitter.commands.connection import CommandFailed
+from pydantic import ValidationError
+
+from submitter.errors import TaskRefused
+from submitter.printing import CommandFailed
+from submitter.providers import PROVIDERS
 
 
-def parse_options(given: Iterable[str]) -> dict[str, Any]:
-    """`scale=4` is a number, `enhanceFace=true` a truth value, `prompt=a cat` a text: JSON where it is JSON."""
+def check_provider(provider: str) -> None:
+    """`CommandFailed` for a name that no provider has."""
+    if provider not in PROVIDERS:
+        raise CommandFailed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
+
+
+def parse_options(provider: str, given: Sequence[str]) -> dict[str, Any]:
+    """The options of *given* `name=value` texts, checked; `CommandFailed` says what to change."""
     options: dict[str, Any] = {}
-    for one in given:
-        name, sign, text = one.partition("=")
+    for text in given:
+        name, sign, value = text.partition("=")
         if not sign or not name.strip():
-            raise CommandFailed(f"--option {one!r}: write it as name=value", status=2)
-        options[name.strip()] = parse_value(text)
+            raise CommandFailed(f"--option {text!r}: write it as name=value", status=2)
+        options[name.strip()] = parse_value(provider, name.strip(), value)
+    check_options(provider, options)
     return options
 
 
-def parse_value(text: str) -> Any:
-    """JSON where it is JSON, else the text itself."""
+def check_options(provider: str, options: Mapping[str, Any], *, where: str = "") -> None:
+    """`CommandFailed` (status 1, as the receiver's refusal) for wrong *options*; *where* begins the message."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        PROVIDERS[provider].checked(options)
+    except TaskRefused as exc:
+        raise CommandFailed(f"{where}{exc}", code=exc.code, field=exc.field) from exc
+
+
+def parse_value(provider: str, name: str, text: str) -> Any:
+    """JSON where it is JSON (`4`, `true`), else the text itself; the text too where the option is one (`prompt=42`)."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return text
+    return text if _refused(provider, name, value) and not _refused(provider, name, text) else value
+
+
+def _refused(provider: str, name: str, value: Any) -> bool:
+    try:
+        PROVIDERS[provider].Options.model_validate({name: value})
+    except ValidationError as exc:
+        return any(error["loc"][:1] == (name,) for error in exc.errors(include_url=False, include_input=False))
+    return False
 
 
 def _no_constant(name: str) -> Any:

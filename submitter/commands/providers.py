@@ -23,16 +23,16 @@ def providers(
         typer.echo(as_text(found))
         return
     table = headed("provider", "key", "options", "queue", "paused")
-    for one in found:
-        options = ", ".join(name for name in one["options"].get("properties", {}) if name != "passthrough")
-        paused = one["paused"]["reason"] if one["paused"] else "no"
-        table.add_row(one["name"], "yes" if one["configured"] else "no", options, _queue(one["queue"]), paused)
+    for info in found:
+        options = ", ".join(name for name in info["options"].get("properties", {}) if name != "passthrough")
+        paused = info["paused"]["reason"] if info["paused"] else "no"
+        table.add_row(info["name"], "yes" if info["configured"] else "no", options, _queue(info["queue"]), paused)
     print_table(table)
 
 
 async def _found(connection: Connection) -> list[dict[str, Any]]:
-    async with connection.open() as receiver:
-        return [provider.to_json() for provider in await receiver.providers()]
+    async with connection.open() as client:
+        return [provider.to_json() for provider in await client.providers()]
 
 
 def _queue(queue: dict[str, Any]) -> str:

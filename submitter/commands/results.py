@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import itertools
 import os
 import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from submitter.commands.connection import CommandFailed
-from submitter.errors import SubmitterError
-from submitter.printing import say
-from submitter.remote import Job, JobImage, Receiver
-
-_EXTENSIONS = {
-    "image/jpeg": "jpg",
-    "image/png": "png",
-    "image/webp": "webp",
-    "image/tiff": "tiff",
-    "image/avif": "avif",
-}
+from submitter import file_names
+from submitter.errors import JobFailed, SubmitterError
+from submitter.printing import CommandFailed, say
+from submitter.sdk.async_client import AsyncClient
+from submitter.sdk.jobs import SUFFIXES, require_images
+from submitter.sdk.values import Job, JobImage
 
 
 def stem_of(image: Path | str) -> str:
-    """The name that results of *image* (a path or an address) begin with."""
-    name = image.stem if isinstance(image, Path) else Path(unquote(urlsplit(image).path)).stem
-    return "".join(char if char.isalnum() or char in "-_. " else "_" for char in name).strip(". ") or "image"
+    """The name that results of *image* (a path or a URL) begin with, short enough for every file system."""
+    return file_names.stem_of(image) or "image"
 
 
 def result_name(stem: str, image: JobImage, n: int, count: int) -> str:
     """`cat.png`; `cat-1.png`, `cat-2.png` where a task has several results."""
-    extension = _EXTENSIONS.get(image.content_type or "", "bin")
-    return f"{stem}.{extension}" if count == 1 else f"{stem}-{n + 1}.{extension}"
+    extension = SUFFIXES.get(image.content_type or "", ".bin")
+    return f"{stem}{extension}" if count == 1 else f"{stem}-{n + 1}{extension}"
 
 
 def make_ready(out: Path) -> None:
@@ -67,6 +61,11 @@ def naming(job: Job | str, out: Path | None) -> Iterator[None]:
         raise CommandFailed(
             f"{job_id} succeeded, but the receiver has not kept its images in time; fetch them with {again}"
         ) from exc
+    except JobFailed as exc:
+        lost = exc.code == "image_lost"
+        remedy = f"; `submitter poll {job_id}` asks the provider for fresh links" if lost else ""
+        message = str(exc).removesuffix(f"; {exc.remedy}")
+        raise CommandFailed(f"{message}{remedy}", code=exc.code) from exc
     except (SubmitterError, OSError) as exc:
         raise CommandFailed(f"{job_id} was sent, but: {exc}; go on with {again}") from exc
     except asyncio.CancelledError:
@@ -74,25 +73,46 @@ def naming(job: Job | str, out: Path | None) -> Iterator[None]:
         raise
 
 
-async def save(receiver: Receiver, job: Job, out: Path, stem: str, *, patience_seconds: float = 300.0) -> list[Path]:
+async def save(client: AsyncClient, job: Job, out: Path, stem: str, *, patience_seconds: float = 300.0) -> list[Path]:
     """
     Write the images of a succeeded *job* into *out*, each whole or not at all, once the receiver has kept them.
 
-    Raises `TimeoutError` if it does not keep them in time.
+    Never overwrites another result: where `cat.png` is there with other content, this one is `cat_2.png`. Raises
+    `JobFailed` as soon as an image is known to be lost, `TimeoutError` if they are not kept in time.
     """
     pause = 0.1
     async with asyncio.timeout(patience_seconds):
-        while not all(image.kept for image in job.images):
+        while True:
+            require_images(job)
+            if all(image.kept for image in job.images):
+                break
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 3.0)
-            job = await receiver.job(job)
+            job = await client.job(job)
     await asyncio.to_thread(out.mkdir, parents=True, exist_ok=True)
-    paths: list[Path] = []
-    for n, image in enumerate(job.images):
-        path = out / result_name(stem, image, n, len(job.images))
-        await asyncio.to_thread(_write, path, await receiver.image(job, n))
-        paths.append(path)
+    paths = await asyncio.to_thread(_free_paths, out, stem, job)
+    for n, path in enumerate(paths):
+        if not await asyncio.to_thread(path.exists):  # what is there is this very image
+            await asyncio.to_thread(_write, path, await client.image(job, n))
     return paths
+
+
+def _free_paths(out: Path, stem: str, job: Job) -> list[Path]:
+    """Where the job's images go: the first of `stem`, `stem_2`, … that holds nothing else."""
+    for number in itertools.count(1):
+        name = stem if number == 1 else f"{stem}_{number}"
+        paths = [out / result_name(name, image, n, len(job.images)) for n, image in enumerate(job.images)]
+        if all(_is_free(path, image) for path, image in zip(paths, job.images, strict=True)):
+            return paths
+    raise AssertionError("unreachable")
+
+
+def _is_free(path: Path, image: JobImage) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == image.sha256
+    except FileNotFoundError:
+        return True
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from submitter.commands.completion import ProviderName
 from submitter.commands.connection import CommandFailed, Connection, as_text, job_to_json, reason, run
-from submitter.commands.options import parse_options
+from submitter.commands.options import check_provider, parse_options
 from submitter.commands.results import make_ready, naming, save, stem_of
+from submitter.commands.waits import Waits
+from submitter.file_names import is_url
 from submitter.printing import say
-from submitter.remote import Job
+from submitter.sdk.values import Job
 
 
 def send(
     context: typer.Context,
-    image: Annotated[str, typer.Argument(help="A file, or the http(s) address of one.")],
-    provider: Annotated[str, typer.Option(help="Which API: see `submitter providers`.")],
+    image: Annotated[str, typer.Argument(help="A file, or the http(s) URL of one.")],
+    provider: ProviderName,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="A provider option as name=value; may be repeated.")
     ] = None,
@@ -28,7 +30,8 @@ def send(
 ) -> None:
     """Send one image. Exit status 1: refused, failed, or not kept."""
     connection: Connection = context.obj
-    options = parse_options(option or ())
+    check_provider(provider)
+    options = parse_options(provider, option or ())
     source = _source(image)
     if out is not None:
         make_ready(out)
@@ -41,11 +44,11 @@ def send(
         for path in saved:
             say(str(path))
     if (wait or out is not None) and not job.succeeded:
-        raise CommandFailed(reason(job))
+        raise CommandFailed(reason(job), code=job.error.code if job.error else job.state.value)
 
 
 def _source(image: str) -> Path | str:
-    if image.startswith(("http://", "https://")):
+    if is_url(image):
         return image
     path = Path(image)
     if not path.is_file():
@@ -57,15 +60,16 @@ async def _send(
     connection: Connection, image: Path | str, provider: str, options: dict[str, Any], wait: bool, out: Path | None
 ) -> tuple[Job, list[Path]]:
     saved: list[Path] = []
-    async with connection.open() as receiver:
-        with Console(stderr=True).status(f"sending to the receiver, for {provider}") as status:
-            job = await receiver.submit(provider, image, options=options)
+    async with connection.open() as client:
+        with connection.status(f"sending to the receiver, for {provider}") as status:
+            job = await client.submit(provider, image, options=options)
             with naming(job, out):
                 if wait:
                     status.update(f"{job.id} is with {provider}")
-                    job = await receiver.wait(job)
+                    async with Waits(client, provider, connection.note).explained(job):
+                        job = await client.wait(job)
                 if out is not None and job.succeeded:
                     status.update(f"{job.id} is done, saving")
-                    saved = await save(receiver, job, out, stem_of(image))
-                    job = await receiver.job(job)
+                    saved = await save(client, job, out, stem_of(image))
+                    job = await client.job(job)
     return job, saved

@@ -6,15 +6,16 @@ import csv
 import glob
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from submitter.commands.connection import CommandFailed
-from submitter.commands.options import parse_value
+from submitter.commands.options import check_options, parse_value
 from submitter.commands.results import stem_of
+from submitter.file_names import is_url
 from submitter.image_files import magic_type
+from submitter.printing import CommandFailed
 
 _COLUMNS = ("image", "name")
 
@@ -42,23 +43,49 @@ class Item:
         return f"batch-{batch}-{hashlib.sha256(what.encode()).hexdigest()[:40]}"
 
 
-def items_of(source: str, options: Mapping[str, Any]) -> list[Item]:
-    """The items of DIR, GLOB or CSV, in a stable order; `CommandFailed` if there are none."""
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A file that is not sent, and why."""
+
+    path: str
+    reason: str
+
+
+def items_of(source: str, provider: str, options: Mapping[str, Any]) -> tuple[list[Item], list[PassedOver]]:
+    """The items of DIR, GLOB or CSV in a stable order, and the files that are none; `CommandFailed` if all are none."""
     path = Path(source)
+    passed_over: list[PassedOver] = []
     if path.is_dir():
-        found = [Item(one, stem_of(one), options) for one in sorted(path.iterdir()) if _is_image(one)]
+        found = list(_images(sorted(path.iterdir()), options, passed_over))
     elif path.suffix.lower() == ".csv":
-        found = list(_rows(path, options))
+        found = list(_rows(path, provider, options, passed_over))
     else:
-        paths = (Path(one) for one in sorted(glob.glob(source, recursive=True)))
-        found = [Item(one, stem_of(one), options) for one in paths if _is_image(one)]
+        matches = (Path(match) for match in sorted(glob.glob(source, recursive=True)))
+        found = list(_images(matches, options, passed_over))
     if not found:
-        raise CommandFailed(f"no images in {source}; give a directory, a glob in quotes, or a CSV", status=2)
-    return list(_named_apart(found))
+        if not passed_over:
+            raise CommandFailed(f"no images in {source}; give a directory, a glob in quotes, or a CSV", status=2)
+        details = [f"{passed.path}: {passed.reason}" for passed in passed_over]
+        raise CommandFailed(f"no images in {source}", status=2, details=details)
+    for item in found:
+        if item.options is not options:
+            check_options(provider, item.options, where=f"{item.image}: ")
+    return list(_named_apart(found)), passed_over
 
 
-def _rows(path: Path, options: Mapping[str, Any]) -> Iterator[Item]:
-    """`image` (a path beside the CSV, or an address), `name` if wanted; every other column is an option."""
+def _images(paths: Iterable[Path], options: Mapping[str, Any], passed_over: list[PassedOver]) -> Iterator[Item]:
+    for path in paths:
+        if path.name.startswith(".") or path.is_dir():
+            continue
+        reason = _no_image(path)
+        if reason is None:
+            yield Item(path, stem_of(path), options)
+        else:
+            passed_over.append(PassedOver(str(path), reason))
+
+
+def _rows(path: Path, provider: str, options: Mapping[str, Any], passed_over: list[PassedOver]) -> Iterator[Item]:
+    """`image` (a path beside the CSV, or a URL), `name` if wanted; every other column is an option."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -69,11 +96,18 @@ def _rows(path: Path, options: Mapping[str, Any]) -> Iterator[Item]:
                 if not given:
                     continue
                 image: Path | str = given
-                if not given.startswith(("http://", "https://")):
+                if not is_url(given):
                     image = path.parent / given
                     if not image.is_file():
                         raise CommandFailed(f"{path}, line {rows.line_num}: {given} is not a file", status=2)
-                own = {name: parse_value(text) for name, text in row.items() if name not in _COLUMNS and name and text}
+                    if (reason := _no_image(image)) is not None:
+                        passed_over.append(PassedOver(str(image), reason))
+                        continue
+                own = {
+                    name: parse_value(provider, name, text)
+                    for name, text in row.items()
+                    if name not in _COLUMNS and name and text
+                }
                 name = (row.get("name") or "").strip()
                 yield Item(image, stem_of(Path(name + ".x")) if name else stem_of(image), {**options, **own})
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
@@ -92,8 +126,16 @@ def _named_apart(found: list[Item]) -> Iterator[Item]:
         yield replace(item, name=name)
 
 
-def _is_image(path: Path) -> bool:
-    if path.name.startswith(".") or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return magic_type(file.read(64)) is not None
+def _no_image(path: Path) -> str | None:
+    """Why *path* is not sent; None for what claims to be an image, which the receiver then looks at more closely."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as exc:
+        return f"it can't be read: {exc.strerror or exc}"
+    if not head:
+        return "the file is empty"
+    if magic_type(head) is not None:
+        return None
+    heic = path.suffix.lower() in (".heic", ".heif")
+    return "the file is not an image of a known type" + (" (HEIC: export it as JPEG)" if heic else "")

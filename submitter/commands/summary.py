@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from submitter.commands.sources import Item
-from submitter.printing import harmless
-from submitter.remote import Job
+from submitter.commands.sources import Item, PassedOver
+from submitter.printing import fields_table, print_table
+from submitter.sdk.values import Job
 from submitter.vocabulary import Cost
 
 
@@ -52,17 +48,18 @@ class Summary:
     provider: str
     items: Sequence[Ended]
     seconds: float
+    passed_over: Sequence[PassedOver] = ()
 
     @property
     def failed(self) -> list[Ended]:
-        return [one for one in self.items if one.state != "succeeded"]
+        return [ended for ended in self.items if ended.state != "succeeded"]
 
     def cost(self) -> dict[str, Decimal]:
         """By unit, of the jobs whose providers said what they take."""
         sums: dict[str, Decimal] = defaultdict(Decimal)
-        for one in self.items:
-            if one.job and one.job.cost:
-                sums[one.job.cost.unit] += one.job.cost.amount
+        for ended in self.items:
+            if ended.job and ended.job.cost:
+                sums[ended.job.cost.unit] += ended.job.cost.amount
         return dict(sums)
 
     def to_json(self) -> dict[str, Any]:
@@ -70,25 +67,30 @@ class Summary:
             "provider": self.provider,
             "succeeded": len(self.items) - len(self.failed),
             "failed": len(self.failed),
+            "passed_over": [{"image": passed.path, "reason": passed.reason} for passed in self.passed_over],
             "cost": [_cost(Cost(amount, unit)) for unit, amount in self.cost().items()],
             "seconds": round(self.seconds, 3),
-            "items": [one.to_json() for one in self.items],
+            "items": [ended.to_json() for ended in self.items],
         }
 
-    def show(self, console: Console) -> None:
-        table = Table(box=None, pad_edge=False, show_header=False)
+    def show(self) -> None:
+        table = fields_table()
         table.add_row("succeeded", str(len(self.items) - len(self.failed)))
         table.add_row("failed", str(len(self.failed)))
         reasons: dict[str, list[str]] = defaultdict(list)
-        for one in self.failed:
-            reasons[f"{one.state}: {one.reason or 'no reason was given'}"].append(one.item.name)
+        for ended in self.failed:
+            reasons[f"{ended.state}: {ended.reason or 'no reason was given'}"].append(ended.item.name)
         for reason, names in reasons.items():
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            table.add_row("", escape(harmless(f"{len(names)} {reason}: {', '.join(names[:3])}{more}")), style="red")
+            table.add_row("", f"{len(names)} {reason}: {', '.join(names[:3])}{more}", style="red")
+        if self.passed_over:
+            table.add_row("not sent", str(len(self.passed_over)))
+            for passed in self.passed_over:
+                table.add_row("", f"{passed.path}: {passed.reason}", style="yellow")
         cost = ", ".join(f"{amount:f} {unit}" for unit, amount in self.cost().items())
-        table.add_row("cost", escape(harmless(cost or "not said")))
+        table.add_row("cost", cost or "unknown")
         table.add_row("time", f"{self.seconds:.1f} s")
-        console.print(table)
+        print_table(table)
 
 
 def _cost(cost: Cost) -> dict[str, str]:

@@ -15,11 +15,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
+from submitter import file_names
 from submitter.errors import Conflict, Invalid, JobFailed, NoReceiver, ReceiverError
+from submitter.file_names import is_url
 from submitter.sdk.events import open_events, whole
 from submitter.sdk.link import LATER, Link, joined, moment
 from submitter.sdk.steps import Close, Sleep, Steps, Stream, next_piece, open_stream, work
@@ -250,14 +252,7 @@ def require_images(found: Job) -> None:
 
 def stem_of(image: Source) -> str | None:
     """What results of *image* are called; None for bytes, which have no name."""
-    if isinstance(image, bytes):
-        return None
-    name = unquote(urlsplit(image).path) if isinstance(image, str) and is_url(image) else os.fspath(image)
-    return "".join(char if char.isalnum() or char in "-_. " else "_" for char in Path(name).stem).strip(". ") or None
-
-
-def is_url(text: str) -> bool:
-    return text.lower().startswith(("http://", "https://"))
+    return None if isinstance(image, bytes) else file_names.stem_of(image)
 
 
 # --- Parts ----------------------------------------------------------------------------------------------------------

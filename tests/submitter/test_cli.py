@@ -1,12 +1,14 @@
 """`submitter send`, `wait` and `providers`, as processes against a live receiver."""
 
+import hashlib
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
 from submitter.commands.connection import CommandFailed
-from submitter.commands.options import parse_options
+from submitter.commands.options import parse_options, parse_value
 from submitter.commands.results import stem_of
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
@@ -48,7 +50,7 @@ async def test_what_is_refused_or_fails_is_told_with_its_reason_and_status_1(tmp
         assert failed.status == 1
         assert "failed" in failed.err
         assert (await submitter(receiver, "send", "no.jpg", "--provider", "novita")).status == 2
-        without = await submitter(receiver, "providers", SUBMITTER_TOKEN="")
+        without = await submitter(receiver, "providers", SUBMITTER_TOKEN="", RECEIVER_DATA_DIR="nowhere")
         assert (without.status, "SUBMITTER_TOKEN" in without.err) == (2, True)
         wrong = await submitter(receiver, "providers", SUBMITTER_TOKEN="another-token")
         assert (wrong.status, "RECEIVER_API_TOKENS" in wrong.err) == (2, True)
@@ -68,19 +70,42 @@ async def test_providers_are_listed_with_their_options_and_queues(tmp_path: Path
         assert "pixelcut" in shown and "saveImageAs" in shown
 
 
-def test_option_values_are_json_where_they_are_json() -> None:
-    given = ("scale=4", "on=true", "prompt=a cat, sitting", "empty=", 'deep={"a": [1]}', "eq=a=b", "nan=NaN")
-    assert parse_options(given) == {
-        "scale": 4,
-        "on": True,
-        "prompt": "a cat, sitting",
-        "empty": "",
-        "deep": {"a": [1]},
-        "eq": "a=b",
-        "nan": "NaN",
+def test_option_values_are_json_where_they_are_json_and_no_text_is_wanted() -> None:
+    given = ("scale_factor=4x", "prompt=42", "creativity=3", "engine=automatic")
+    assert parse_options("freepik", given) == {
+        "scale_factor": "4x",
+        "prompt": "42",
+        "creativity": 3,
+        "engine": "automatic",
     }
-    with pytest.raises(CommandFailed, match="name=value"):
-        parse_options(["scale"])
+    for text, value in (
+        ("a cat, sitting", "a cat, sitting"),
+        ("", ""),
+        ("a=b", "a=b"),
+        ("NaN", "NaN"),
+        ("true", "true"),
+    ):
+        assert parse_value("freepik", "prompt", text) == value
+    assert parse_value("upscayl", "enhanceFace", "true") is True
+    assert parse_value("freepik", "passthrough", '{"a": [1]}') == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("provider", "option", "says"),
+    [
+        ("freepik", "scale", "name=value"),
+        ("freepik", "scale_factor=3x", "must be '2x', '4x', '8x' or '16x'"),
+        ("freepik", "scale_facto=2x", "is scale_factor meant?"),
+        ("freepik", "colour=red", "there are "),
+        ("novita", "scale_factor=9", "must be at most 4"),
+        ("upscayl", "enhanceFace=maybe", "must be true or false"),
+        ("pixelcut", "scale=2.5", "must be a whole number"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_plain_words(provider: str, option: str, says: str) -> None:
+    with pytest.raises(CommandFailed, match=re.escape(says)) as caught:
+        parse_options(provider, [option])
+    assert "Input should" not in str(caught.value) and "Extra inputs" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +115,8 @@ def test_option_values_are_json_where_they_are_json() -> None:
         ("https://example.com/x/b%20c.png?sig=1", "b c"),
         ("https://example.com/", "image"),
         (Path("..hidden..jpg"), "hidden"),
+        (Path("x" * 251 + ".png"), "x" * 191 + "-" + hashlib.sha256(b"x" * 251).hexdigest()[:8]),
+        ("HTTP://example.com/b.png", "b"),
         ("https://example.com/a%2Fb.png", "b"),
     ],
 )

@@ -5,6 +5,9 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from submitter.commands.connection import CommandFailed
 from submitter.commands.journal import Journal
 from submitter.commands.sources import items_of
 from submitter.sandbox import Faults, Sandbox
@@ -45,7 +48,7 @@ async def test_failures_are_told_with_their_reasons_and_sent_anew_only_when_aske
     async with live(tmp_path, sandbox=sandbox) as (receiver, _):
         first = await submitter(receiver, *command, "--json")
         assert first.status == 1
-        states = Counter(one["state"] for one in first.json["items"])
+        states = Counter(item["state"] for item in first.json["items"])
         assert states == {"succeeded": 3, "failed": 2, "refused": 1}
         assert first.json["cost"] == [{"amount": "0.05", "unit": "USD"}]
         shown = await submitter(receiver, *command)
@@ -67,7 +70,7 @@ async def test_results_that_can_not_be_saved_are_told_and_fetched_by_the_next_ru
         assert first.status == 1
         lost, saved = first.json["items"]
         assert (lost["state"], saved["state"]) == ("unsaved", "succeeded")
-        assert lost["job"] in lost["reason"] and "sends nothing anew" in lost["reason"]
+        assert lost["job"] in lost["reason"] and "sends nothing twice" in lost["reason"]
         for suffix in ("jpg", "png"):
             (tmp_path / "out" / f"photo-000.{suffix}").rmdir()
         assert (await submitter(receiver, *command)).json["succeeded"] == 2
@@ -77,28 +80,57 @@ async def test_results_that_can_not_be_saved_are_told_and_fetched_by_the_next_ru
 def test_a_csv_names_images_results_and_options_of_each_row(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture_bytes(32, 32))
     (tmp_path / "list.csv").write_text(
-        "image,name,scale,prompt\na.jpg,first,4,\nhttps://example.com/b%20c.png?x=1,,2,a cat\na.jpg,,,\n"
+        "image,name,scale_factor,prompt\na.jpg,first,4x,\nhttps://example.com/b%20c.png?x=1,,2x,42\na.jpg,,,\n"
     )
-    found = items_of(str(tmp_path / "list.csv"), {"scale": 8, "model": "m"})
-    assert [(one.name, dict(one.options)) for one in found] == [
-        ("first", {"scale": 4, "model": "m"}),
-        ("b c", {"scale": 2, "prompt": "a cat", "model": "m"}),
-        ("a", {"scale": 8, "model": "m"}),
+    found, passed_over = items_of(str(tmp_path / "list.csv"), "freepik", {"scale_factor": "8x", "creativity": 1})
+    assert [(item.name, dict(item.options)) for item in found] == [
+        ("first", {"scale_factor": "4x", "creativity": 1}),
+        ("b c", {"scale_factor": "2x", "prompt": "42", "creativity": 1}),
+        ("a", {"scale_factor": "8x", "creativity": 1}),
     ]
+    assert passed_over == []
+
+
+def test_a_wrong_option_in_a_csv_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image,scale_factor\nhttps://a.example/1.png,2x\nhttps://a.example/2.png,3x\n")
+    with pytest.raises(CommandFailed, match=r"2\.png: options\.scale_factor: must be"):
+        items_of(str(tmp_path / "list.csv"), "freepik", {})
 
 
 def test_images_of_the_same_stem_get_results_of_different_names(tmp_path: Path) -> None:
     for name in ("cat.jpg", "cat.png", "dog.jpg", "notes.txt", ".hidden.jpg"):
         (tmp_path / name).write_bytes(b"text" if name == "notes.txt" else picture_bytes(16, 16))
-    assert [one.name for one in items_of(str(tmp_path), {})] == ["cat", "cat_2", "dog"]
-    assert [one.name for one in items_of(str(tmp_path / "*.jpg"), {})] == ["cat", "dog"]
+    found, passed_over = items_of(str(tmp_path), "freepik", {})
+    assert [item.name for item in found] == ["cat", "cat_2", "dog"]
+    assert [Path(passed.path).name for passed in passed_over] == ["notes.txt"]
+    assert [item.name for item in items_of(str(tmp_path / "*.jpg"), "freepik", {})[0]] == ["cat", "dog"]
+
+
+def test_every_file_that_is_no_image_is_named_with_its_reason(tmp_path: Path) -> None:
+    for name, data in {
+        "a.jpg": picture_bytes(16, 16),
+        "empty.jpg": b"",
+        "page.jpg": b"<html>404</html>",
+        "phone.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    found, passed_over = items_of(str(tmp_path), "freepik", {})
+    assert [item.name for item in found] == ["a"]
+    assert {Path(passed.path).name: passed.reason for passed in passed_over} == {
+        "empty.jpg": "the file is empty",
+        "page.jpg": "the file is not an image of a known type",
+        "phone.heic": "the file is not an image of a known type (HEIC: export it as JPEG)",
+    }
+    with pytest.raises(CommandFailed, match="no images") as caught:
+        items_of(str(tmp_path / "p*"), "freepik", {})
+    assert len(caught.value.details) == 2
 
 
 def test_the_key_of_an_image_changes_with_its_bytes_and_options_and_with_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture_bytes(16, 16))
-    (item,) = items_of(str(tmp_path), {"scale": 2})
-    (same,) = items_of(str(tmp_path), {"scale": 2})
-    (other,) = items_of(str(tmp_path), {"scale": 4})
+    ((item,), _) = items_of(str(tmp_path), "pixelcut", {"scale": 2})
+    ((same,), _) = items_of(str(tmp_path), "pixelcut", {"scale": 2})
+    ((other,), _) = items_of(str(tmp_path), "pixelcut", {"scale": 4})
     assert item.key("b", "freepik", 0) == same.key("b", "freepik", 0)
     keys = {item.key("b", "freepik", 0), other.key("b", "freepik", 0), item.key("b", "freepik", 1)}
     (tmp_path / "a.jpg").write_bytes(picture_bytes(16, 17))

@@ -26,7 +26,7 @@ def test_every_way_of_printing_is_harmless(capsys: pytest.CaptureFixture[str]) -
     print_fields({"name": EVIL, "deep": {"text": EVIL}})
     say(EVIL)
     say(EVIL, fg="red")
-    failed(EVIL)
+    say(str(failed(EVIL)), err=True)
     print_json({"text": EVIL})
     out, err = capsys.readouterr()
     assert all(char.isprintable() for char in (out + err).replace("\n", ""))

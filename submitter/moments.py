@@ -1,0 +1,22 @@
+"""Moments as people type them: an RFC 3339 moment, a date, or how long ago (`30m`, `1h`, `2d`)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_AGO = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|m|min|h|d|w)")
+HOW = "write it as 1h, 30m, 2d, 2026-01-31 or 2026-01-31T12:00:00Z"
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """Aware, in UTC; one without a zone is taken as UTC. Raises `ValueError` that says how to write it."""
+    ago = _AGO.fullmatch(text.strip().lower())
+    try:
+        if ago is not None:
+            return now - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        moment = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        raise ValueError(HOW) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
