@@ -14,7 +14,8 @@ from submitter.commands.login import login, whoami
 from submitter.commands.providers import providers
 from submitter.commands.send import send
 from submitter.commands.wait import wait
-from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version, choose_color
+from submitter.environment import choose_color
+from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT_STATUSES)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -61,3 +61,23 @@ def config_home() -> Path:
 def variables_without_settings(*prefixes: str) -> dict[str, str]:
     """This process's variables for a child of its own settings: none whose name begins with one of *prefixes*."""
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(prefixes)}
+
+
+def plain_output() -> bool:
+    """Whether output must be without colours and other control sequences: `NO_COLOR`, or a dumb terminal."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def forced_color() -> bool:
+    """Whether colours are wanted where no terminal is."""
+    return bool(os.environ.get("FORCE_COLOR"))
+
+
+def choose_color(color: Literal["auto", "always", "never"]) -> None:
+    """Have everything that prints follow a `--color` option: the libraries that do read these variables."""
+    if color == "never":
+        os.environ["NO_COLOR"] = "1"
+        os.environ.pop("FORCE_COLOR", None)
+    elif color == "always":
+        os.environ["FORCE_COLOR"] = "1"
+        os.environ.pop("NO_COLOR", None)

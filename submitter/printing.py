@@ -8,7 +8,6 @@ printed here shows them as escapes.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from submitter.environment import forced_color, plain_output
 
 _NO_END = 10_000
 """Columns of an output that is no terminal: whoever reads it cuts by itself."""
@@ -34,11 +35,6 @@ def harmless(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def plain() -> bool:
-    """Whether output must be without colours and other control sequences: `NO_COLOR`, or a dumb terminal."""
-    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
-
-
 def say(
     text: str,
     *,
@@ -50,13 +46,13 @@ def say(
 ) -> None:
     """Print a line."""
     line = harmless(text)
-    styled = (fg or dim or bold) and not plain()
+    styled = (fg or dim or bold) and not plain_output()
     typer.echo(typer.style(line, fg=fg, dim=dim, bold=bold) if styled else line, err=err, nl=nl)
 
 
 def rich_console(*, err: bool = False, **options: Any) -> Console:
-    """A console for live displays and tables. `plain()` output has neither colours nor bold."""
-    if plain():
+    """A console for live displays and tables. `plain_output()` has neither colours nor bold."""
+    if plain_output():
         options["color_system"] = None
     return Console(stderr=err, markup=False, highlight=False, **options)
 
@@ -76,7 +72,7 @@ def console() -> Console:
     """Standard output: as wide as the terminal, and never cut short where there is none. Brackets are no markup."""
     if sys.stdout.isatty():
         return rich_console()
-    return rich_console(width=_NO_END, no_color=not os.environ.get("FORCE_COLOR"))
+    return rich_console(width=_NO_END, no_color=not forced_color())
 
 
 def headed(*columns: str) -> Table:

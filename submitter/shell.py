@@ -62,16 +62,6 @@ Version = Annotated[
 ]
 
 
-def choose_color(color: str) -> None:
-    """Have every library that prints follow `--color`: they read these variables."""
-    if color == "never":
-        os.environ["NO_COLOR"] = "1"
-        os.environ.pop("FORCE_COLOR", None)
-    elif color == "always":
-        os.environ["FORCE_COLOR"] = "1"
-        os.environ.pop("NO_COLOR", None)
-
-
 def run(cli: typer.Typer, program: str, explain: Callable[[BaseException], CommandFailed | None]) -> NoReturn:
     """
     Run *cli* and exit. *explain* turns the errors of its own package into what is printed.

@@ -24,8 +24,9 @@ from receiver.runtime.data_dir import DataUnusable
 from receiver.settings import SettingsInvalid
 from receiver.store.errors import StoreError
 from submitter import shell
+from submitter.environment import choose_color
 from submitter.printing import CommandFailed
-from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version, choose_color
+from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT_STATUSES)
 
