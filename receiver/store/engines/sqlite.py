@@ -22,10 +22,11 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+import aiosqlite
 
 from receiver.store.engines.local_signals import LocalSignals
 from receiver.store.errors import Conflict, DatabaseUnavailable
@@ -183,10 +184,14 @@ class SqliteDatabase:
 
 
 class _Thread:
-    """A connection and the one thread that uses it."""
+    """
+    A connection and the one thread that uses it.
 
-    def __init__(self, executor: ThreadPoolExecutor, connection: sqlite3.Connection) -> None:
-        self._executor = executor
+    aiosqlite runs single statements; whole transactions go to its thread by `_execute` with `_conn`, and a closed
+    connection is waited for by `_thread`: private names, tried with aiosqlite 0.22.1.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
 
     @classmethod
@@ -196,46 +201,36 @@ class _Thread:
         prepare: Callable[[sqlite3.Connection], None],
         factory: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> _Thread:
-        executor = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        # Statements of the hot paths come in as many lengths as there are batches. The thread that interrupts a
+        # connection is another than the one that uses it.
+        connection = aiosqlite.connect(
+            path, isolation_level=None, cached_statements=512, check_same_thread=False, factory=factory
+        )
+        thread = cls(await connection)
         try:
-            connection = await asyncio.get_running_loop().run_in_executor(executor, _connect, path, prepare, factory)
+            await thread.run(prepare)
         except BaseException:
-            executor.shutdown(wait=False)
+            await thread.close()
             raise
-        return cls(executor, connection)
+        return thread
 
     async def run(self, work: Callable[..., T], *more: Any) -> T:
-        """`work(connection, *more)` on the thread; what was not begun when the caller was cancelled is not run."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work, self._connection, *more)
+        """`work(connection, *more)` on the thread."""
+        return cast(T, await self._connection._execute(work, self._connection._conn, *more))  # type: ignore[no-untyped-call]
 
     def interrupt(self) -> None:
         """End what runs on the thread, if anything does."""
-        with contextlib.suppress(sqlite3.ProgrammingError):  # closed already
-            self._connection.interrupt()
+        with contextlib.suppress(sqlite3.ProgrammingError, ValueError):  # closed already
+            self._connection._conn.interrupt()
 
     async def close(self, *, at_once: bool = False) -> None:
         """Close the connection and end the thread, after what runs on it; *at_once* interrupts that."""
-        closing = self._executor.submit(self._connection.close)
+        closing = asyncio.ensure_future(self._connection.close())
         while at_once and not closing.done():
             self.interrupt()  # again, should a query have begun only now
-            await asyncio.wait([asyncio.wrap_future(closing)], timeout=0.1)
-        await asyncio.to_thread(self._executor.shutdown)
-
-
-def _connect(
-    path: Path, prepare: Callable[[sqlite3.Connection], None], factory: type[sqlite3.Connection]
-) -> sqlite3.Connection:
-    # Statements of the hot paths come in as many lengths as there are batches. The thread that closes or interrupts a
-    # connection may be another than the one that uses it.
-    connection = sqlite3.connect(
-        path, isolation_level=None, cached_statements=512, check_same_thread=False, factory=factory
-    )
-    try:
-        prepare(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+            await asyncio.wait([closing], timeout=0.1)
+        await closing
+        await asyncio.to_thread(self._connection._thread.join)
 
 
 def _prepare_writer(connection: sqlite3.Connection) -> None:
