@@ -232,5 +232,11 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     # What was made so far stays; walking over it again and again would be a good part of a request.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    with asyncio.Runner(loop_factory=factory) as runner:
+    runner = asyncio.Runner(loop_factory=factory)
+    try:
         return runner.run(main)
+    finally:
+        try:
+            runner.close()
+        except RuntimeError as exc:  # it takes a thread to wait for threads, and the system may have none left
+            log.warning("threads_not_awaited", detail=str(exc))

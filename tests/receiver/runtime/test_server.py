@@ -10,6 +10,7 @@ import pty
 import signal
 import sqlite3
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -225,3 +226,36 @@ async def _answers(client: httpx.AsyncClient) -> bool:
         return (await client.get("/readyz")).status_code == 200
     except httpx.TransportError:
         return False
+
+
+class OutOfThreads(LiveReceiver):
+    """From the moment that the file `full` is there, the system gives it no more threads."""
+
+    @property
+    def program(self) -> Sequence[str]:
+        full = str(self.data_dir.parent / "full")
+        code = (
+            "import os, threading\n"
+            "start = threading.Thread.start\n"
+            "def limited(self):\n"
+            f"    if os.path.exists({full!r}):\n"
+            '        raise RuntimeError("can\'t start new thread")\n'
+            "    start(self)\n"
+            "threading.Thread.start = limited\n"
+            "from receiver.cli import main\n"
+            "main()\n"
+        )
+        return (sys.executable, "-c", code)
+
+
+async def test_sigterm_ends_it_at_the_systems_limit_of_threads(tmp_path: Path) -> None:
+    receiver = OutOfThreads(tmp_path / "data")
+    await receiver.start()
+    (tmp_path / "full").touch()
+    async with receiver.client() as client:
+        notify_url = "https://subscriber.invalid/hook"
+        for _ in range(5):
+            answer = await client.post("/v1/endpoints", json={"url": notify_url})
+            assert answer.status_code in (201, 503)
+        assert (await client.get("/healthz")).status_code == 200
+    assert await receiver.stop() == 0
