@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -25,7 +25,9 @@ from starlette.routing import Match, Route
 from receiver.parts import EVERYTHING, Credentials, Parts, Role, build
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
+from receiver.store.changes import ChangeLog
 from receiver.store.errors import StoreError
+from receiver.store.rollups import RollupTable
 from receiver.store.sqlite_file import usable_database
 from receiver.web import openapi
 from receiver.web.admission import Admissions
@@ -38,8 +40,12 @@ from receiver.web.health import Health
 from receiver.web.images import ImagesApi
 from receiver.web.job_upload import Uploads
 from receiver.web.jobs import JobsApi
+from receiver.web.page.api import Api
+from receiver.web.page.dashboard import Dashboard
+from receiver.web.page.live import Live
 from receiver.web.problems import NOT_FOUND, Problem, answer_problem, busy
 from receiver.web.providers import ProvidersApi
+from receiver.web.stats import StatsApi
 from submitter.provider_settings import ProviderSettings
 from submitter.providers import PROVIDERS
 
@@ -137,14 +143,29 @@ class Receiver:
             public_url=lambda: self.public_url,
             wakes=parts.wakes,
         )
+        bearer = Bearer(self.credentials.api_tokens, read_only=self.credentials.read_tokens)
+        api = self._api(parts)
         return [
             Route("/callbacks/{provider}/{token}", self.callbacks, methods=["GET", "HEAD", "POST"]),
-            *self._api(parts),
+            *api(bearer),
+            *(self._dashboard(parts, bearer, api).routes() if settings.dashboard == "on" else ()),
             *openapi.routes(PROVIDERS),
         ]
 
-    def _api(self, parts: Parts) -> list[Route]:
-        bearer = Bearer(self.credentials.api_tokens, read_only=self.credentials.read_tokens)
+    def _dashboard(self, parts: Parts, bearer: Bearer, api: Callable[[Bearer], list[Route]]) -> Dashboard:
+        return Dashboard(
+            Api(api),
+            parts.database,
+            self.credentials.tokens,
+            bearer,
+            parts.slots,
+            parts.pauses,
+            Live(ChangeLog(parts.database), self.stopping),
+            public_url=lambda: self.public_url,
+        )
+
+    def _api(self, parts: Parts) -> Callable[[Bearer], list[Route]]:
+        """The routes of `/v1`, for callers that a bearer identifies."""
         jobs = JobsApi(
             store=parts.store,
             admissions=self.admissions,
@@ -172,9 +193,9 @@ class Receiver:
         deliveries = DeliveriesApi(parts.endpoints, parts.delivery_log, changed=parts.wakes.notifier.set)
         images = ImagesApi(parts.store, parts.blobs, self.credentials.tokens)
         events = EventsApi(parts.events, parts.stream, tuple(parts.slots))
-        return [
-            route for api in (jobs, images, providers, events, endpoints, deliveries) for route in api.routes(bearer)
-        ]
+        stats = StatsApi(RollupTable(parts.database))
+        apis = (jobs, images, providers, events, endpoints, deliveries, stats)
+        return lambda bearer: [route for api in apis for route in api.routes(bearer)]
 
     def _from_outside(self, request: Request) -> bool:
         """Whether a request came by the public name, or by a port that a tunnel leads to."""

@@ -49,6 +49,7 @@ from receiver.upstream.pauses import Pauses
 from receiver.upstream.poller import MOST_POLLS, Poller
 from receiver.upstream.presence import ProviderPresence
 from receiver.upstream.rate_limits import Pace
+from receiver.upstream.rollups import Rollups
 from receiver.upstream.slots import ProviderSlot
 from receiver.upstream.statistics import ProviderStatistics
 from receiver.upstream.submissions import Submissions
@@ -233,6 +234,7 @@ async def build(
         Role.READER: (
             intake.loop,
             watch.loop,
+            Rollups(database, tuple(slots)).loop,
             Pruning(database, blobs, keep=timedelta(days=settings.keep_days)).loop,
         ),
         Role.SUBMISSIONS: (submissions.loop,),

@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     public_metrics: bool = Field(
         False, description="Answer `/metrics` and `/readyz` to requests that name the host of `PUBLIC_URL` too."
     )
+    dashboard: Literal["on", "off"] = Field("on", description="`off` serves no page.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`json`, `text`, or `auto`: text on a terminal, JSON elsewhere."
     )

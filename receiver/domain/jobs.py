@@ -139,7 +139,7 @@ def waiting_for(job: Job, pause: Pause | None = None) -> WaitingFor | None:
     """Why *job* does not move; None while a call for it is under way, and once nothing more will come by itself."""
     if job.state is State.QUEUED:
         if pause is not None:
-            return WaitingFor(Reason.PROVIDER_PAUSED, pause.probe_at)
+            return WaitingFor(Reason.PROVIDER_PAUSED, None if pause.by_operator else pause.probe_at)
         if job.tries or job.last_error is not None:
             return WaitingFor(Reason.RETRY, job.retry_at)
         return WaitingFor(Reason.RATE_LIMIT)

@@ -1,14 +1,16 @@
-"""A pause of a provider: its reason, and when one job may find out whether it has ended."""
+"""A pause of a provider: its reason, and when a job may find out whether it has ended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from receiver.domain.entity import iso
 
 FIRST_PROBE = timedelta(seconds=30)
 _LAST_PROBE = timedelta(hours=1)
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""When a pause by an operator is probed: the operator resumes the provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,10 @@ class Pause:
     since: datetime
     probe_at: datetime
     probes: int
+
+    @property
+    def by_operator(self) -> bool:
+        return self.probe_at >= NEVER
 
     @property
     def delay(self) -> timedelta:

@@ -54,8 +54,13 @@ class Tokens:
         if not keys:
             raise ValueError("at least one secret key is needed")
         in_order = list(reversed(keys))
+        self._keys = in_order
         self._callback = _signer(in_order, "callback")
         self._input = _signer(in_order, "input")
+
+    def signer(self, purpose: str) -> TimestampSigner:
+        """A signer with the same keys for another *purpose*, whose signatures are worth nothing for any other."""
+        return _signer(self._keys, purpose)
 
     def callback(self, job_id: str, provider: str) -> str:
         return self._callback.sign(f"{job_id}.{provider}").decode("ascii")

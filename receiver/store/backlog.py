@@ -66,8 +66,8 @@ class Backlog:
 
 QUEUES = {
     "unread": "SELECT count(*), min(received_at) FROM evidence WHERE read_at IS NULL",
-    "queued": "SELECT count(*), (SELECT created_at FROM jobs WHERE state = 'queued' ORDER BY id LIMIT 1)"
-    " FROM jobs WHERE state = 'queued'",
+    "queued": "SELECT count(*), (SELECT created_at FROM jobs WHERE id = (SELECT min(id) FROM jobs"
+    " WHERE state = 'queued')) FROM jobs WHERE state = 'queued'",
     "deliveries": "SELECT count(*), (SELECT created_at FROM deliveries WHERE state = 'pending' ORDER BY id LIMIT 1)"
     " FROM deliveries WHERE state = 'pending'",
     "images": "SELECT count(*), min(next_at) FROM images WHERE state = 'wanted'",
@@ -77,5 +77,5 @@ UNREAD = "SELECT count(*) FROM (SELECT 1 FROM evidence WHERE read_at IS NULL LIM
 # Bounded: the provider of a job stands in its row alone.
 OPEN = (
     "SELECT provider, count(*), count(overdue_at) FROM (SELECT provider, overdue_at FROM jobs WHERE state = ?"
-    f" ORDER BY id LIMIT {_MOST_COUNTED}) AS open_jobs GROUP BY provider"
+    f" LIMIT {_MOST_COUNTED}) AS open_jobs GROUP BY provider"
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -24,6 +23,7 @@ from receiver.store.database import Database
 from receiver.store.errors import Conflict
 from receiver.store.evidence import EvidenceLog
 from receiver.store.images import Images, images_of
+from receiver.store.job_list import BEHIND_ALL, JobFilter, JobPage, job_page, with_images
 from receiver.store.leases import JobLeases
 from receiver.store.outbox import write_events
 from receiver.store.rows import JOBS, jobs_by_id
@@ -171,27 +171,20 @@ class JobStore:
 
         With *lost*, only jobs that were done, and paid for, and of whose results not all reached us.
         """
-        clauses, values = ["1 = 1"], list[Any]()
-        for clause, value in (
-            ("state IN (??)", list(states)),
-            ("provider IN (??)", list(providers)),
-            ("id < ?", before),
-        ):
-            if value:
-                clauses.append(clause)
-                values.append(value)
-        if lost:
-            clauses.append(_LOST)
-            values.append(NO_RESULT)
-        query = f"SELECT {JOBS.sql} FROM jobs WHERE {' AND '.join(clauses)} ORDER BY id DESC LIMIT ?"
+        if not lost:
+            wanted = JobFilter(states=tuple(states), providers=tuple(providers))
+            return (await self.page(wanted, before=before, limit=limit)).jobs
+        query = f"SELECT {JOBS.sql} FROM jobs WHERE {_LOST} AND id < ? ORDER BY id DESC LIMIT ?"
 
         def work() -> Work[list[tuple[Job, list[KeptImage]]]]:
-            rows = yield Fetch(query, (*values, limit))
-            found = [JOBS.from_row(row) for row in rows]
-            pictures = yield from images_of([job.id for job in found])
-            return [(job, [image for image in pictures if image.job_id == job.id]) for job in found]
+            rows = yield Fetch(query, (NO_RESULT, before or BEHIND_ALL, limit))
+            return (yield from with_images([JOBS.from_row(row) for row in rows]))
 
         return await self.database.read(work)
+
+    async def page(self, wanted: JobFilter, *, before: str | None = None, limit: int = 50) -> JobPage:
+        """A page of the jobs that pass a filter, newest first. *before* is a job id: the cursor."""
+        return await self.database.read(lambda: job_page(wanted, before=before, limit=limit))
 
     async def is_open(self, job_id: str) -> bool:
         """Whether the job exists and has not ended."""

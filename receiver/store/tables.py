@@ -55,7 +55,7 @@ jobs = sa.Table(
         postgresql_where=sa.text("state = 'sending'"),
     ),
     sa.Index("jobs_finished", "provider", "finished_at"),
-    sa.Index("jobs_state", "state", "id"),
+    sa.Index("jobs_listed", "state", "provider", "id"),
 )
 
 evidence = sa.Table(
@@ -191,3 +191,18 @@ clock = sa.Table(
     sa.Column("seen_at", _Moment, nullable=False),
 )
 """One row."""
+
+rollups = sa.Table(
+    "rollups",
+    metadata,
+    sa.Column("hour", _Moment, primary_key=True),
+    sa.Column("provider", sa.String(32), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+)
+
+spent_tokens = sa.Table(
+    "spent_tokens",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("until", _Moment, nullable=False),
+)

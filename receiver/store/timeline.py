@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from receiver.domain.entity import iso
 from receiver.domain.evidence import Evidence
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict
+from receiver.domain.pauses import NEVER
 from receiver.domain.redaction import redact
-from receiver.store.codecs import from_us, moment
+from receiver.store.codecs import from_us, moment, us
 from receiver.store.database import Database
 from receiver.store.evidence import EvidenceLog
 from receiver.store.jobs import JobStore
@@ -206,6 +207,8 @@ def _delivery(row: Sequence[Any]) -> Line:
 def _next(job: Job, paused: Any, now: datetime) -> list[Line]:
     """What the job itself waits for."""
     match job.state:
+        case State.QUEUED if paused is not None and paused[1] >= us(NEVER):
+            return [Line(None, "resume", f"{job.provider} is paused ({paused[0]}); it is sent once that is resumed")]
         case State.QUEUED if paused is not None:
             return [Line(from_us(paused[1]), "probe", f"{job.provider} is paused ({paused[0]}); one job probes it")]
         case State.QUEUED:

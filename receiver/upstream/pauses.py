@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from receiver.domain.entity import iso
-from receiver.domain.pauses import FIRST_PROBE, Pause
+from receiver.domain.pauses import FIRST_PROBE, NEVER, Pause
 from receiver.store.database import Database
 from receiver.store.providers import ProviderTable
 
@@ -38,11 +38,12 @@ class Pauses:
         """Read the table. A probe that waits for its turn here keeps it."""
         async with self._lock:
             found = await self._table.pauses()
-            known = self._paused
-            self._paused = {
-                name: known[name] if name in known and known[name].since == pause.since else pause
-                for name, pause in found.items()
-            }
+            self._paused = {name: self._newer(name, pause) for name, pause in found.items()}
+
+    def _newer(self, name: str, stored: Pause) -> Pause:
+        known = self._paused.get(name)
+        same = known is not None and known.since == stored.since and not stored.by_operator
+        return known if known is not None and same else stored
 
     async def refresh(self, now: datetime) -> None:
         """Learn what other processes wrote, once a second."""
@@ -61,8 +62,8 @@ class Pauses:
     def probe_leaves(self, provider: str, job_id: str, now: datetime) -> None:
         """*job_id* is the probe until `probe_ended`; whatever comes of it, the next one waits its delay."""
         pause = self._paused.get(provider)
-        if pause is None:
-            return  # it was resumed while the job was being claimed
+        if pause is None or pause.by_operator:
+            return  # it was resumed, or paused for good, while the job was being claimed
         self._paused[provider] = replace(pause, probe_at=now + pause.delay)
         self._probing[provider] = job_id
 
@@ -73,13 +74,23 @@ class Pauses:
     async def answered(self, provider: str, now: datetime, *, sent_at: datetime) -> bool:
         """The provider took our key for a call sent at *sent_at*. True if that ended a pause."""
         pause = self._paused.get(provider)
-        return pause is not None and sent_at > pause.since and await self.resume(provider, now)
+        if pause is None or pause.by_operator or sent_at <= pause.since:
+            return False
+        return await self.resume(provider, now)
+
+    async def pause(self, provider: str, now: datetime, *, reason: str) -> None:
+        """Pause a provider for an operator: no job probes it, and only an operator resumes it."""
+        async with self._lock:
+            pause = Pause(reason[:300], now, NEVER, 0)
+            since = await self._table.pause(provider, pause, now)
+            self._paused[provider] = pause if since is None else replace(pause, since=since)
+        log.info("provider_paused", provider=provider, by="operator")
 
     async def refused(self, provider: str, now: datetime, *, sent_at: datetime, reason: str) -> bool:
         """The provider refused our key for a call sent at *sent_at*. True if that began a pause."""
         async with self._lock:
             before = self._paused.get(provider)
-            if before is not None and sent_at <= before.since:
+            if before is not None and (before.by_operator or sent_at <= before.since):
                 return False
             if before is None:
                 pause = Pause(reason[:300], now, now + FIRST_PROBE, 0)

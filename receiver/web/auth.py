@@ -1,10 +1,11 @@
-"""Bearer tokens of `/v1`."""
+"""Bearer tokens of `/v1`: who calls, and whether the caller may change anything."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 
 from starlette.requests import Request
@@ -15,6 +16,14 @@ from receiver.web.problems import Problem
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, by a digest of the token; a caller that may not write has the scope `read`."""
+
+    token_id: str
+    may_write: bool
+
+
 class Bearer:
     """
     Who may call `/v1`; *read_only* tokens may read and change nothing.
@@ -23,15 +32,26 @@ class Bearer:
     """
 
     def __init__(self, tokens: Sequence[str], *, read_only: Sequence[str] = ()) -> None:
-        self._writing = {token.encode() for token in tokens}
-        self._tokens = [*self._writing, *({token.encode() for token in read_only} - self._writing)]
+        writing = {token.encode() for token in tokens}
+        self._callers = {
+            token: Caller(hashlib.sha256(token).hexdigest()[:16], token in writing)
+            for token in [*writing, *({token.encode() for token in read_only} - writing)]
+        }
 
-    def check(self, request: Request) -> str:
-        """The id of the caller's token, or `Problem` 401."""
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        candidate = given.strip().encode("utf-8", "replace")
-        matches = [token for token in self._tokens if hmac.compare_digest(token, candidate)]
-        if scheme.lower() != "bearer" or not matches:
+    def caller_of(self, token: str) -> Caller | None:
+        """The caller who holds *token*."""
+        candidate = token.strip().encode("utf-8", "replace")
+        matches = [caller for known, caller in self._callers.items() if hmac.compare_digest(known, candidate)]
+        return matches[0] if matches else None
+
+    def caller_with(self, token_id: str) -> Caller | None:
+        """The caller whose token has this digest, as long as there is such a token."""
+        return next((caller for caller in self._callers.values() if caller.token_id == token_id), None)
+
+    def check(self, request: Request) -> Caller:
+        """The caller, or `Problem`: 401 without a token, 403 for a change with a read token."""
+        caller = self.identify(request)
+        if caller is None:
             raise Problem(
                 401,
                 "unauthorized",
@@ -39,19 +59,23 @@ class Bearer:
                 remedy="send `Authorization: Bearer TOKEN` with one of RECEIVER_API_TOKENS",
                 headers={"www-authenticate": "Bearer"},
             )
-        if matches[0] not in self._writing and request.method not in ("GET", "HEAD"):
+        if not caller.may_write and request.method not in ("GET", "HEAD"):
             raise Problem(
                 403,
                 "read_only_token",
                 "this token has the scope `read`: it may read and change nothing",
                 remedy="send one of RECEIVER_API_TOKENS",
             )
-        return hashlib.sha256(matches[0]).hexdigest()[:16]
+        return caller
+
+    def identify(self, request: Request) -> Caller | None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        return self.caller_of(given) if scheme.lower() == "bearer" else None
 
     def guard(self, handler: Handler) -> Handler:
         @wraps(handler)
         async def guarded(request: Request) -> Response:
-            request.state.token_id = self.check(request)
+            request.state.token_id = self.check(request).token_id
             return await handler(request)
 
         return guarded

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from receiver.domain.jobs import Job, KeptImage, lost_reason
 from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
+from receiver.store.job_list import JobFilter
 from receiver.store.jobs import JobStore
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.admission import Admissions
@@ -23,7 +24,7 @@ from receiver.web.evidence_page import evidence_page, page_as_json
 from receiver.web.job_request import JobRequest
 from receiver.web.job_upload import Uploads
 from receiver.web.problems import Problem, no_such_job
-from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, place_of
+from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, moment_param, place_of, words_of
 from submitter.vocabulary import State
 
 
@@ -61,18 +62,13 @@ class JobsApi:
         return JSONResponse(self._job(job, images), 202 if new else 200, headers=self._location(job))
 
     async def list(self, request: Request) -> Response:
-        """`GET /v1/jobs?state=&provider=&cursor=&limit=`."""
-        known_only(request, "state", "provider", "cursor", "limit")
-        limit = limit_of(request)
-        found = await self.store.jobs(
-            states=chosen_of(request, "state", tuple(State)),
-            providers=chosen_of(request, "provider", tuple(self.slots)),
-            before=place_of(request, "job"),
-            limit=limit + 1,
+        """`GET /v1/jobs?state=&provider=&since=&until=&q=&cursor=&limit=`, newest first."""
+        known_only(request, "state", "provider", "since", "until", "q", "cursor", "limit")
+        page = await self.store.page(
+            job_filter(request, tuple(self.slots)), before=place_of(request, "job"), limit=limit_of(request)
         )
-        page = found[:limit]
-        following = page[-1][0].id if len(found) > limit else None
-        return JSONResponse({"items": [self._job(job, images) for job, images in page], "next": following})
+        items = [self._job(job, images) for job, images in page.jobs]
+        return JSONResponse({"items": items, "next": page.next})
 
     async def list_lost(self, request: Request) -> Response:
         """`GET /v1/lost?cursor=&limit=`: what was paid for and never reached us, and why."""
@@ -171,6 +167,17 @@ class JobsApi:
             field="content-type",
             remedy="set Content-Type to one of them",
         )
+
+
+def job_filter(request: Request, providers: Sequence[str]) -> JobFilter:
+    """What the query of a list of jobs asks for; *providers* are those that there are."""
+    return JobFilter(
+        states=chosen_of(request, "state", tuple(State)),
+        providers=chosen_of(request, "provider", providers),
+        since=moment_param(request, "since"),
+        until=moment_param(request, "until"),
+        text=words_of(request, "q"),
+    )
 
 
 def _not_cancelable(job: Job) -> Problem:

@@ -23,6 +23,7 @@ from submitter.provider import Provider
 from submitter.vocabulary import State
 
 _TEXT = {"type": "string"}
+_MOMENT = {"type": "string", "format": "date-time"}
 _JSON, _PROBLEM, _STREAM = "application/json", "application/problem+json", "text/event-stream"
 _MEANINGS = {
     200: "As asked.",
@@ -104,7 +105,14 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
     }
     one, nth = _path("id"), _path("n", {"type": "integer", "minimum": 0})
     abandon, twice = _optional_flag("abandon"), _optional_flag("may_pay_twice")
-    listed = [_many("state", State), _many("provider", names), *_paging("job")]
+    listed = [
+        _many("state", State),
+        _many("provider", names),
+        _one("since", _MOMENT, "Made at this moment or later."),
+        _one("until", _MOMENT, "Made before this moment."),
+        _one("q", {**_TEXT, "maxLength": 200}, "Text in ids, the file's name or metadata; a page may then be short."),
+        *_paging("job"),
+    ]
     return {
         "/v1/jobs": {
             "get": _operation("jobs", "List jobs, newest first.", {200: page_of("Job"), 422: None}, listed),
@@ -165,6 +173,23 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         },
         "/v1/jobs/{id}/poll": {
             "post": _operation("jobs", "Poll its provider now.", {202: job, 404: None, 409: None}, [one])
+        },
+        "/v1/stats": {
+            "get": _operation(
+                "jobs",
+                "Sums of each hour, newest first.",
+                {200: page_of("HourOfStatistics"), 422: None},
+                _paging(),
+            )
+        },
+        "/v1/providers/{name}/pause": {
+            "post": _operation(
+                "providers",
+                "Send nothing to a provider until it is resumed; no job probes it.",
+                {200: {"type": "object"}, 400: None, 404: None, 413: None, 422: None},
+                [_path("name", {**_TEXT, "enum": names})],
+                body=_body("NewPause", required=False),
+            )
         },
         "/v1/providers": {
             "get": _operation("providers", "The providers, their options and queues.", {200: page_of("Provider")})

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from receiver.domain.deliveries import DeliveryState
 from receiver.domain.events import ENDPOINT_EVENTS, EVENT_TYPES, JOB_EVENTS, PROVIDER_EVENTS
 from receiver.domain.jobs import Source, Verdict
-from receiver.web.schemas import BulkReplay, EndpointChange, NewEndpoint, Rotation, Trial
+from receiver.web.schemas import BulkReplay, EndpointChange, NewEndpoint, NewPause, Rotation, Trial
 from submitter.provider import Provider
 from submitter.vocabulary import State, Trust
 
@@ -52,6 +52,15 @@ _NUMBER, _WHOLE, _FLAG = {"type": "number"}, {"type": "integer"}, {"type": "bool
 _TEXTS = {"type": "array", "items": {"type": "string"}}
 _ANYTHING = {"type": "object", "additionalProperties": True}
 
+_SUMS = record(
+    {
+        "created": _WHOLE,
+        "finished": {"type": "object", "additionalProperties": _WHOLE, "description": "By state."},
+        "turnaround_seconds": record({"p50": nullable(_NUMBER), "p95": nullable(_NUMBER)}),
+        "callbacks": record(dict.fromkeys(("received", "refused", "late", "awaited", "lost"), _WHOLE)),
+        "cost": {"type": "object", "additionalProperties": _text(), "description": "By unit."},
+    }
+)
 _IMAGE = record(
     {
         "url": _text("Our copy: GET it with the bearer token once `kept`."),
@@ -217,10 +226,17 @@ def schemas(providers: Mapping[str, type[Provider]]) -> dict[str, Schema]:
                 "dry_run": _FLAG,
             }
         ),
+        "HourOfStatistics": record(
+            {
+                "hour": _MOMENT,
+                "providers": {"type": "object", "additionalProperties": _SUMS},
+                "delivery_attempts": record({"delivered": _WHOLE, "failed": _WHOLE}),
+            }
+        ),
         "PausedProvider": record({"name": _text(), "paused": nullable(record({"reason": _text(), "since": _MOMENT}))}),
         "DegradedProvider": record({"name": _text(), "lost_callbacks": _NUMBER, "jobs": _WHOLE}),
     }
-    for model in (NewEndpoint, EndpointChange, Rotation, Trial, BulkReplay):
+    for model in (NewEndpoint, EndpointChange, Rotation, Trial, BulkReplay, NewPause):
         _add_model(found, model.__name__, model)
     for one in found["EndpointChange"]["properties"].values():
         one.pop("default", None)  # what a change does not name stays as it is

@@ -18,7 +18,9 @@ from receiver.upstream.pauses import Pauses
 from receiver.upstream.slots import ProviderSlot
 from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.auth import Bearer
+from receiver.web.body import small_json
 from receiver.web.problems import Problem
+from receiver.web.schemas import NewPause, validated
 
 
 class QueueSeconds(Protocol):
@@ -43,6 +45,7 @@ class ProvidersApi:
         guard = bearer.guard
         return [
             Route("/v1/providers", guard(self.list), methods=["GET"]),
+            Route("/v1/providers/{name}/pause", guard(self.pause), methods=["POST"]),
             Route("/v1/providers/{name}/resume", guard(self.resume), methods=["POST"]),
         ]
 
@@ -84,8 +87,23 @@ class ProvidersApi:
             )
         return JSONResponse({"items": items, "next": None})
 
+    async def pause(self, request: Request) -> Response:
+        """`POST /v1/providers/{name}/pause`: its jobs wait in the queue until it is resumed."""
+        name = self._name(request)
+        asked = validated(NewPause, await small_json(request))
+        await self.pauses.pause(name, self.clock(), reason=asked.reason)
+        self.wakes.events_written()
+        pause = self.pauses.of(name)
+        return JSONResponse({"name": name, "paused": None if pause is None else pause.to_json()})
+
     async def resume(self, request: Request) -> Response:
-        name = request.path_params["name"]
+        name = self._name(request)
+        resumed = await self.pauses.resume(name, self.clock())
+        self.wakes.jobs_queued()
+        return JSONResponse({"name": name, "resumed": resumed, "paused": None})
+
+    def _name(self, request: Request) -> str:
+        name: str = request.path_params["name"]
         if name not in self.slots:
             raise Problem(
                 404,
@@ -94,6 +112,4 @@ class ProvidersApi:
                 field="name",
                 remedy="GET /v1/providers lists them",
             )
-        resumed = await self.pauses.resume(name, self.clock())
-        self.wakes.jobs_queued()
-        return JSONResponse({"name": name, "resumed": resumed, "paused": None})
+        return name

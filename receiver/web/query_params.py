@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
 from starlette.requests import Request
 
 from receiver.domain.ids import is_id
 from receiver.web.problems import Problem
+from receiver.web.schemas import moment_of
 
 
 def known_only(request: Request, *known: str, aliases: Sequence[str] = ()) -> None:
@@ -69,6 +71,39 @@ def chosen_of(request: Request, name: str, known: Sequence[str]) -> list[str]:
                 remedy=f"use {', '.join(known)}",
             )
     return chosen
+
+
+def moment_param(request: Request, name: str) -> datetime | None:
+    """A moment of a filter: RFC 3339, or a date, which is UTC."""
+    given = request.query_params.get(name, "").strip()
+    if not given:
+        return None
+    try:
+        moment, space, zone = given.rpartition(" ")
+        # In a query that was not encoded, the plus of a zone is a space.
+        return moment_of(f"{moment}+{zone}" if space and "T" in moment else given)
+    except ValueError as exc:
+        raise Problem(
+            422,
+            "invalid_filter",
+            f"{name} is not a moment",
+            field=name,
+            remedy="write it as RFC 3339, for example 2026-01-31T12:00:00Z",
+        ) from exc
+
+
+def words_of(request: Request, name: str, *, longest: int = 200) -> str:
+    """Free text of a filter, without the white space around it."""
+    given = request.query_params.get(name, "").strip()
+    if len(given) > longest or "\0" in given:
+        raise Problem(
+            422,
+            "invalid_filter",
+            f"{name} has more than {longest} characters, or one that no text has",
+            field=name,
+            remedy="send a shorter text, or leave the filter out",
+        )
+    return given
 
 
 def place_of(request: Request, prefix: str) -> str | None:

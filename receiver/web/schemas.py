@@ -105,6 +105,14 @@ class Trial(_Asked):
     event_type: EventType = "job.succeeded"
 
 
+class NewPause(_Asked):
+    """A pause of a provider."""
+
+    reason: str = Field(
+        "paused by an operator", min_length=1, max_length=300, description="Shown wherever the pause is."
+    )
+
+
 class BulkReplay(_Asked):
     """Which deliveries to send again. Nothing named: all failures."""
 

@@ -1,0 +1,131 @@
+"""
+Pages of jobs, newest first, by filters.
+
+Every filter is a range of an index, however many jobs there are. Text has no index: a page looks for it in at most
+`TEXT_BUDGET` jobs that pass the other filters, and its cursor goes on behind them; so a page may be short, or empty,
+and still have a next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from receiver.domain.ids import is_id, lowest_id
+from receiver.domain.jobs import Job, KeptImage
+from receiver.store.codecs import moment
+from receiver.store.images import images_of
+from receiver.store.rows import JOBS
+from receiver.store.statements import Fetch, Work, first
+from submitter.providers import PROVIDERS
+from submitter.vocabulary import State
+
+TEXT_BUDGET = 10_000
+BEHIND_ALL = "job_" + 26 * "z"
+"""Above every id."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """
+    Which jobs to list; what is empty or None filters nothing.
+
+    Jobs made from `since` on and before `until`. `text` is sought in ids, the file's name and metadata, without regard
+    to case.
+    """
+
+    states: Sequence[str] = ()
+    providers: Sequence[str] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Jobs with their images, and the cursor of the next page. `reached` is how far back text was sought."""
+
+    jobs: list[tuple[Job, list[KeptImage]]]
+    next: str | None
+    reached: datetime | None = None
+
+
+def job_page(wanted: JobFilter, *, before: str | None, limit: int) -> Work[JobPage]:
+    """Up to *limit* jobs that were made before the job with the id *before*."""
+    ids, following, last = yield from _ids(wanted, before, limit)
+    rows = (yield Fetch(_ROWS, (ids,))) if ids else []
+    jobs = yield from with_images([JOBS.from_row(row) for row in rows])
+    reached = None
+    if last is not None:
+        row = yield from first("SELECT created_at FROM jobs WHERE id = ?", last)
+        reached = None if row is None else moment(row[0])
+    return JobPage(jobs, following, reached)
+
+
+def with_images(jobs: Sequence[Job]) -> Work[list[tuple[Job, list[KeptImage]]]]:
+    """Each of *jobs* and its images."""
+    pictures: dict[str, list[KeptImage]] = {job.id: [] for job in jobs}
+    for image in (yield from images_of(list(pictures))):
+        pictures[image.job_id].append(image)
+    return [(job, pictures[job.id]) for job in jobs]
+
+
+def _ids(wanted: JobFilter, before: str | None, limit: int) -> Work[tuple[list[str], str | None, str | None]]:
+    """The ids of a page, the next cursor, and the last id that was searched where the search ended early."""
+    if is_id("job", wanted.text):
+        wanted_ids, values = _candidates(wanted, before, 1, only=wanted.text)
+        rows = yield Fetch(wanted_ids, values)
+        return [row[0] for row in rows], None, None
+    if not wanted.text:
+        query, values = _candidates(wanted, before, limit + 1)
+        found = [row[0] for row in (yield Fetch(query, values))]
+        return found[:limit], found[limit - 1] if len(found) > limit else None, None
+    query, values = _candidates(wanted, before, TEXT_BUDGET)
+    matching = _MATCHING.format(query)
+    found = [row[0] for row in (yield Fetch(matching, (*values, *_patterns(wanted.text), limit + 1)))]
+    if len(found) > limit:
+        return found[:limit], found[limit - 1], None
+    count, last = yield from first(f"SELECT count(*), min(id) FROM ({query}) AS candidates", *values)
+    ended = count < TEXT_BUDGET
+    return found, None if ended else last, None if ended else last
+
+
+def _candidates(
+    wanted: JobFilter, before: str | None, limit: int, *, only: str | None = None
+) -> tuple[str, tuple[Any, ...]]:
+    """
+    A query for the newest *limit* ids, and its values.
+
+    Without states and providers the ids themselves are the index; else each combination is a range of `jobs_listed`.
+    """
+    lowest = "" if wanted.since is None else lowest_id("job", wanted.since)
+    ends = [before or BEHIND_ALL, BEHIND_ALL if wanted.until is None else lowest_id("job", wanted.until)]
+    within, values = "id >= ? AND id < ?", list[Any]((lowest, min(ends)))
+    if only is not None:
+        within, values = f"{within} AND id = ?", [*values, only]
+    if not wanted.states and not wanted.providers:
+        return f"SELECT id FROM jobs WHERE {within} ORDER BY id DESC LIMIT ?", (*values, limit)
+    part = f"SELECT id FROM jobs WHERE state = ? AND provider = ? AND {within} ORDER BY id DESC LIMIT ?"
+    parts, all_values = [], list[Any]()
+    for state in wanted.states or tuple(State):
+        for provider in wanted.providers or tuple(PROVIDERS):
+            parts.append(f"SELECT id FROM ({part}) AS part")
+            all_values += [str(state), provider, *values, limit]
+    union = " UNION ALL ".join(parts)
+    return f"SELECT id FROM ({union}) AS parts ORDER BY id DESC LIMIT ?", (*all_values, limit)
+
+
+def _patterns(text: str) -> tuple[str, str]:
+    """As it was typed, and in lower case: SQLite lowers ASCII only."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped.lower()}%", f"%{escaped}%"
+
+
+_TEXT = "id || ' ' || coalesce(remote_id, '') || ' ' || coalesce(input_file_name, '') || ' ' || metadata"
+_MATCHING = (
+    "SELECT id FROM jobs WHERE id IN ({}) AND"
+    f" (lower({_TEXT}) LIKE ? ESCAPE '\\' OR {_TEXT} LIKE ? ESCAPE '\\') ORDER BY id DESC LIMIT ?"
+)
+_ROWS = f"SELECT {JOBS.sql} FROM jobs WHERE id IN (??) ORDER BY id DESC"

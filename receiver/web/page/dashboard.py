@@ -1,0 +1,77 @@
+"""The dashboard, composed: its parts, and the routes that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from receiver.domain.tokens import Tokens
+from receiver.store.database import Database
+from receiver.store.spent_tokens import SpentTokens
+from receiver.upstream.pauses import Pauses
+from receiver.upstream.slots import ProviderSlot
+from receiver.web.auth import Bearer
+from receiver.web.page.api import Api
+from receiver.web.page.attempts import Attempts
+from receiver.web.page.bulk import Bulk
+from receiver.web.page.gate import Gate
+from receiver.web.page.job import JobPage
+from receiver.web.page.jobs import JobsPage
+from receiver.web.page.live import MOST_PAGES, Live
+from receiver.web.page.overview import Overview
+from receiver.web.page.rendering import Pages
+from receiver.web.page.sessions import Session, Sessions
+from receiver.web.page.sign_in import SignIn
+from receiver.web.page.static_files import StaticFiles
+from receiver.web.problems import busy
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """What the pages are made from. *live* is the stream of changes; *public_url* may change while they are served."""
+
+    api: Api
+    database: Database
+    tokens: Tokens
+    bearer: Bearer
+    slots: Mapping[str, ProviderSlot]
+    pauses: Pauses
+    live: Live
+    public_url: Callable[[], str | None]
+
+    def routes(self) -> list[Route]:
+        """All routes; none of them is part of the API's description."""
+        pages = Pages()
+        sessions = Sessions(self.tokens, self.bearer, SpentTokens(self.database))
+        gate = Gate(sessions, pages, public_url=self.public_url)
+        made = (
+            StaticFiles(),
+            SignIn(gate, pages, sessions, Attempts()),
+            Overview(gate, pages, self.api, self.database, self.slots, self.pauses),
+            JobsPage(gate, pages, self.api, self.slots, Bulk(self.api)),
+            JobPage(gate, pages, self.api, self.database, self.slots, self.public_url),
+        )
+        routes = [route for part in made for route in part.routes()]
+        routes.append(Route("/live", gate.page(_stream_of(self.live, gate)), methods=["GET"]))
+        for route in routes:
+            route.include_in_schema = False
+        return routes
+
+
+def _stream_of(live: Live, gate: Gate) -> Callable[[Request, Session], Awaitable[Response]]:
+    async def stream(request: Request, session: Session) -> Response:
+        """`GET /live`: what changes, until the session ends."""
+        if live.pages >= MOST_PAGES:
+            raise busy(f"{MOST_PAGES} pages are open already")
+
+        async def lasts() -> bool:
+            return await gate.session(request) is not None
+
+        headers = {"x-accel-buffering": "no", "cache-control": "no-store"}
+        return StreamingResponse(live.frames(lasts), headers=headers, media_type="text/event-stream")
+
+    return stream

@@ -1,0 +1,220 @@
+"""
+The gate of the pages: who may see them, which posts are theirs, and the headers of every answer.
+
+A page needs a session; without one it leads to the sign-in form. A post needs more: it must come from a page of this
+origin, by what the browser says of it, and carry the form token of its session.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import structlog
+from starlette.datastructures import FormData, MutableHeaders
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
+
+from receiver.web.page.rendering import Pages, base_of
+from receiver.web.page.sessions import Session, Sessions
+from receiver.web.problems import Problem
+
+log = structlog.get_logger("receiver.page")
+
+COOKIE = "receiver_session"
+FORM_TOKEN = "form_token"
+_MOST_FORM_BYTES = 256 * 1024
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types receiver",
+    )
+)
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+
+View = Callable[[Request, Session], Awaitable[Response]]
+Action = Callable[[Request, Session, FormData], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Gate:
+    """Wraps views and actions. *public_url* may change while the receiver runs."""
+
+    def __init__(self, sessions: Sessions, pages: Pages, *, public_url: Callable[[], str | None]) -> None:
+        self._sessions = sessions
+        self._pages = pages
+        self._public_url = public_url
+
+    def open(self, handler: Handler) -> Handler:
+        """Everybody may see it."""
+
+        @wraps(handler)
+        async def opened(request: Request) -> Response:
+            return with_headers(await self._answered(request, None, handler(request)))
+
+        return opened
+
+    def page(self, view: View) -> Handler:
+        """Only for sessions; others are led to the sign-in form."""
+
+        @wraps(view)
+        async def guarded(request: Request) -> Response:
+            session = await self.session(request)
+            if session is None:
+                return with_headers(_to_sign_in(request))
+            return with_headers(await self._answered(request, session, view(request, session)))
+
+        return guarded
+
+    def action(self, action: Action) -> Handler:
+        """Only for posts of our own forms, by sessions that may change things."""
+
+        async def act(request: Request, session: Session) -> Response:
+            self.check_origin(request)
+            form = await small_form(request)
+            self.check_form(session, form.get(FORM_TOKEN))
+            return await action(request, session, form)
+
+        return self.page(act)
+
+    def upload(self, view: View) -> Handler:
+        """A post that reads its own body, and checks the form token in it by `check_form`."""
+
+        async def act(request: Request, session: Session) -> Response:
+            self.check_origin(request)
+            return await view(request, session)
+
+        return self.page(act)
+
+    async def session(self, request: Request) -> Session | None:
+        cookie = request.cookies.get(COOKIE, "")
+        return await self._sessions.session(cookie) if 0 < len(cookie) < 1024 and cookie.isascii() else None
+
+    def check_form_token(self, session: Session, token: Any) -> None:
+        """Refuse a form that was not made for *session*."""
+        if not isinstance(token, str) or not self._sessions.check_form_token(session, token):
+            log.warning("form_refused", reason="form token")
+            raise _forged()
+
+    def check_form(self, session: Session, token: Any) -> None:
+        """Refuse a form that was not made for *session*, and whatever a read token would change."""
+        self.check_form_token(session, token)
+        if not session.may_write:
+            raise Problem(
+                403,
+                "read_only_token",
+                "you signed in with a read token: it shows everything and changes nothing",
+                remedy="sign in with one of RECEIVER_API_TOKENS",
+            )
+
+    def check_origin(self, request: Request) -> None:
+        """Refuse a post that another site has the browser make."""
+        fetched_by = request.headers.get("sec-fetch-site", "same-origin")
+        origin = request.headers.get("origin")
+        public = self._public_url()
+        own = {request.headers.get("host", "").lower(), urlsplit(public or "").netloc.lower()} - {""}
+        if fetched_by not in ("same-origin", "none") or (
+            origin is not None and urlsplit(origin).netloc.lower() not in own
+        ):
+            log.warning("form_refused", reason="another origin")
+            raise _forged()
+
+    def set_cookie(self, request: Request, response: Response, value: str) -> None:
+        """Keep the session in the browser, until it is closed; for the paths that the pages are under."""
+        response.set_cookie(
+            COOKIE, value, path=self._path(request), httponly=True, samesite="strict", secure=self._secure(request)
+        )
+
+    def delete_cookie(self, request: Request, response: Response) -> None:
+        response.delete_cookie(
+            COOKIE, path=self._path(request), httponly=True, samesite="strict", secure=self._secure(request)
+        )
+
+    def _public(self, request: Request) -> str:
+        """The public URL, for a request that came by it."""
+        public = self._public_url() or ""
+        return public if urlsplit(public).netloc.lower() == request.headers.get("host", "").lower() else ""
+
+    def _path(self, request: Request) -> str:
+        root: str = request.scope.get("root_path", "")
+        return (root or urlsplit(self._public(request)).path).rstrip("/") or "/"
+
+    def _secure(self, request: Request) -> bool:
+        return "https" in (request.url.scheme, urlsplit(self._public(request)).scheme)
+
+    async def _answered(self, request: Request, session: Session | None, answer: Awaitable[Response]) -> Response:
+        """The answer, or the page of a problem."""
+        try:
+            return await answer
+        except Problem as exc:
+            context = {"problem": exc, "session": session}
+            page = self._pages.answer(request, session, "problem.html", context, status=exc.status)
+            page.headers.update(exc.headers)
+            return page
+
+
+async def small_form(request: Request) -> FormData:
+    """The fields of a form without files, or `Problem`."""
+    try:
+        size = int(request.headers.get("content-length", "0"))
+        if size > _MOST_FORM_BYTES:
+            raise ValueError
+        return await request.form(max_files=0, max_fields=200, max_part_size=_MOST_FORM_BYTES)
+    except (MultiPartException, ValueError, ClientDisconnect) as exc:
+        raise Problem(400, "invalid_form", "the form can't be read", remedy="go back and send it again") from exc
+
+
+def to_page(request: Request, path: str = "", *, status: int = 303) -> Response:
+    """A redirection to one of our pages, relative to this one, so that it holds under any prefix."""
+    return RedirectResponse(f"{base_of(request)}{path}", status)
+
+
+def with_headers(response: Response) -> Response:
+    """*response* with the headers that every answer of a page has."""
+    headers = MutableHeaders(raw=response.raw_headers)
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
+    headers.setdefault("cache-control", "no-store")
+    return response
+
+
+def new_key() -> str:
+    """An idempotency key for a form: sent twice, it makes one job."""
+    return secrets.token_urlsafe(18)
+
+
+def _to_sign_in(request: Request) -> Response:
+    """Where a reader came from is kept: relative, and only for pages that can be shown again."""
+    wanted = request.url.path.removeprefix(request.scope.get("root_path", "")).lstrip("/")
+    if request.url.query:
+        wanted = f"{wanted}?{request.url.query}"
+    back = f"?next={quote(wanted)}" if wanted and request.method in ("GET", "HEAD") else ""
+    return to_page(request, f"login{back}")
+
+
+def _forged() -> Problem:
+    return Problem(
+        403,
+        "forged_form",
+        "this form was not sent from a page of this session",
+        remedy="open the page again, and send the form from there",
+    )

@@ -1,0 +1,86 @@
+"""
+Templates to answers.
+
+A page is one template. What changes while it is watched stands in blocks of it, and each block can be asked for by
+itself (`?fragment=name`): the page in the browser and its renewal are made of the same lines. All links are relative to
+the page, so that pages work under any prefix, whoever strips it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from receiver.web.page import formatting
+from receiver.web.page.sessions import Session
+from receiver.web.problems import NOT_FOUND
+
+_FRAGMENT = "fragment"
+
+
+class Pages:
+    """Renders templates for sessions."""
+
+    def __init__(self) -> None:
+        self._environment = Environment(
+            loader=PackageLoader("receiver.web.page"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters.update(formatting.FILTERS)
+        self._environment.globals.update(formatting.GLOBALS)
+        self._environment.globals["version"] = static_version()
+
+    def answer(
+        self,
+        request: Request,
+        session: Session | None,
+        template: str,
+        context: Mapping[str, Any],
+        *,
+        status: int = 200,
+    ) -> Response:
+        """The page, or the one block of it that the request asks for."""
+        page = self._environment.get_template(template)
+        values = {
+            "base": base_of(request),
+            "here": here_of(request),
+            "session": session,
+            "may_write": session is not None and session.may_write,
+            "form_token": "" if session is None else session.form_token,
+            **context,
+        }
+        name = request.query_params.get(_FRAGMENT)
+        if name is None or status != 200:
+            return HTMLResponse(page.render(values), status)
+        if not name.startswith("live_") or name not in page.blocks:
+            raise NOT_FOUND
+        block = page.blocks[name](page.new_context(values))
+        return HTMLResponse("".join(block))
+
+
+def base_of(request: Request) -> str:
+    """The way from this page to the root of all pages, ending in a slash."""
+    return "../" * (here_of(request).count("/")) or "./"
+
+
+def here_of(request: Request) -> str:
+    """The page's own path below the prefix, without a slash before it."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", "")).removeprefix("/")
+
+
+def static_version() -> str:
+    """Changes whenever a static file does, so that browsers may keep them for ever."""
+    digest = hashlib.sha256()
+    for path in sorted(files("receiver.web.page").joinpath("static").iterdir(), key=lambda path: path.name):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
