@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from receiver.store.clock import ClockRecord
-from receiver.store.database import open_database
+from receiver.store.database import Database
 from submitter.vocabulary import State
 from tests.support.rows import execute, fetch
 from tests.support.running_receiver import running_receiver
@@ -38,12 +38,10 @@ async def test_polls_and_deliveries_that_were_due_in_a_second_do_not_wait_an_hou
             assert next_at < (now + timedelta(minutes=10)).timestamp() * 1_000_000
 
 
-async def test_small_differences_and_steps_forward_move_nothing(tmp_path: Path) -> None:
-    database = await open_database(tmp_path / "receiver.db")
+async def test_small_differences_and_steps_forward_move_nothing(database: Database) -> None:
     clock, now = ClockRecord(database), datetime.now(UTC)
     assert await clock.beat(now) is None
     for seconds in (-1, -60, -119, 1, 7200, 7190):
         assert await clock.beat(now + timedelta(seconds=seconds)) is None
     assert await clock.beat(now) == timedelta(seconds=7200)
     assert await clock.beat(now) is None
-    await database.close()

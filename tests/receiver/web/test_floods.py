@@ -5,23 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
-from receiver.domain.evidence import Evidence
-from receiver.domain.jobs import Job, Source
-from receiver.store.database import open_database
-from receiver.store.evidence import EvidenceLog
-from receiver.store.statements import Run
+from receiver.domain.jobs import Job
 from receiver.web.callback_budget import CallbackBudget
-from submitter.vocabulary import State, Trust
+from submitter.vocabulary import State
 from tests.support.running_receiver import RunningReceiver, novita_body, running_receiver
 from tests.support.waiting import eventually
-
-
-def piece(job_id: str, body: bytes = b"{}", **fields: object) -> Evidence:
-    values = {"headers_json": "[]", "trust": Trust.CAPABILITY_TOKEN, **fields}
-    return Evidence(Source.CALLBACK, "novita", job_id, datetime.now(UTC), body=body, **values)  # type: ignore[arg-type]
 
 
 async def fill(here: RunningReceiver, job: Job) -> int:
@@ -88,57 +78,3 @@ async def test_a_budget_is_summed_up_in_steps_and_asked_for_again_when_spent() -
     assert sums <= 10
     now, stored = 60.0, 0
     assert await budget.admits("job", 10), "old evidence was pruned"
-
-
-async def test_no_job_waits_behind_anothers_flood(tmp_path: Path) -> None:
-    database = await open_database(tmp_path / "receiver.db")
-    log = EvidenceLog(database)
-    names = [f"job_{n:026d}" for n in range(200)]
-    for start in range(0, 3000, 500):
-        await log.record([piece(names[100], b"%d" % n) for n in range(start, start + 500)])
-    await log.record([piece(name) for name in names if name != names[100]])
-    seen: Counter[str] = Counter()
-    place, batches = "", 0
-    while True:
-        batch = await log.unread(limit=100, after=place)
-        if not batch.evidence:
-            break
-        place, batches = batch.place, batches + 1
-        assert len(batch.evidence) <= 100
-        assert Counter(one.job_id for one in batch.evidence)[names[100]] <= 20
-        assert [one.id for one in batch.evidence] == sorted(one.id or 0 for one in batch.evidence)
-        seen.update(one.job_id or "" for one in batch.evidence)
-        if batches == 3:
-            assert all(seen[name] == 1 for name in names if name != names[100]), "all others in the first lap"
-        ids = [one.id for one in batch.evidence]
-        await database.write(lambda ids=ids: _read(ids))  # type: ignore[misc]
-    assert seen == {**dict.fromkeys(names, 1), names[100]: 3000}
-    await database.close()
-
-
-def _read(ids: list[int | None]):  # type: ignore[no-untyped-def]
-    return (yield Run("UPDATE evidence SET read_at = 1 WHERE id IN (??)", (list(ids),)))
-
-
-async def test_batches_are_bounded_in_bytes(tmp_path: Path) -> None:
-    database = await open_database(tmp_path / "receiver.db")
-    log = EvidenceLog(database)
-    await log.record([piece(f"job_{n:026d}", b"x" * 1_000_000) for n in range(30)])
-    batch = await log.unread(limit=100)
-    assert 1 < len(batch.evidence) <= 6
-    assert batch.more
-    await database.close()
-
-
-async def test_replays_are_told_from_news_whatever_is_there(tmp_path: Path) -> None:
-    database = await open_database(tmp_path / "receiver.db")
-    log = EvidenceLog(database)
-    job, other = (f"job_{n:026d}" for n in range(2))
-    await log.record([piece(job, b"%d" % n, delivery_id="msg_1") for n in range(300)])
-    await log.record([piece(job, b"7", delivery_id="msg_1"), piece(job, b"7", delivery_id="msg_2")])
-    await log.record([piece(other, b"7", delivery_id="msg_1"), piece(job, b"7", delivery_id=None)])
-    every = await log.of(job, limit=1000)
-    elsewhere = await log.of(other)
-    assert await log.repeats([*every, *elsewhere]) == {every[300].id}
-    assert await log.repeats(every, also_later=True) == {every[7].id, every[300].id}
-    await database.close()
