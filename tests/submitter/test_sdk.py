@@ -25,6 +25,9 @@ from tests.support.processes import ROOT, TOKEN, live
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import PATIENCE_SECONDS, eventually, patience
 
+LOST_SOON = {"RECEIVER_CALLBACK_TIMEOUT": "1"}
+"""A callback that comes while the receiver is away is lost; it polls after a second then."""
+
 
 class Relay:
     """
@@ -154,7 +157,8 @@ async def test_a_submit_whose_answer_is_lost_is_tried_again_and_is_one_job(tmp_p
 
 
 async def test_waiting_survives_cuts_and_a_restart_of_the_receiver(tmp_path: Path) -> None:
-    async with live(tmp_path, sandbox=Sandbox(turnaround_seconds=(2.0, 2.0))) as (running, _):
+    slow = Sandbox(turnaround_seconds=(2.0, 2.0))
+    async with live(tmp_path, sandbox=slow, environment=LOST_SOON) as (running, _):
         relay = Relay(running.port)
         async with relay.running() as url, Receiver(url, TOKEN) as receiver:
             job = await receiver.submit("freepik", picture_bytes(64, 64))
@@ -367,7 +371,10 @@ async def test_wait_and_events_survive_twenty_restarts_and_see_every_event_once(
     away_seconds = float(os.environ.get("SDK_RESTART_SECONDS", "0.5"))
     turnaround = 20 * (away_seconds + 2 * LONGEST_PAUSE_SECONDS)
     sandbox = Sandbox(turnaround_seconds=(turnaround, turnaround))
-    async with live(tmp_path, sandbox=sandbox) as (running, _), AsyncClient(running.url, TOKEN) as client:
+    async with (
+        live(tmp_path, sandbox=sandbox, environment=LOST_SOON) as (running, _),
+        AsyncClient(running.url, TOKEN) as client,
+    ):
         seen: list[int] = []
 
         async def follow() -> None:
