@@ -78,7 +78,9 @@ class ProviderEvent(_Event):
 class UnknownEvent(_Event):
     """An event of a family that this version does not know; `data` is its JSON."""
 
-    type: str
+    type: SkipValidation[Literal["unknown"]]
+    """The name that the receiver gave it. A literal for type checkers, as a `str` would keep them from telling the
+    other families apart by theirs."""
     data: Any
 
 

@@ -28,8 +28,8 @@ from starlette.routing import Route
 import submitter.contrib.django
 import submitter.contrib.fastapi
 import submitter.contrib.flask
-from receiver.store.endpoints import Endpoint
-from receiver.store.outbox import EVENT_TYPES
+from receiver.domain.endpoints import Endpoint
+from receiver.domain.events import EVENT_TYPES
 from receiver.web.examples import example_data
 from submitter import CallbackRefused, EndpointEvent, Event, Job, JobEvent, ProviderEvent, UnknownEvent
 from submitter import testing as samples
