@@ -100,7 +100,7 @@ class Larch(Provider):
 
     def polled(self, response: httpx.Response) -> Report:
         if response.status_code == 404:
-            raise TaskNotFound("Larch does not know the task")
+            raise TaskNotFound("Larch does not know the task", code="not_found")
         return self._report_of(response)
 
     def verify(self, callback: Callback, now: datetime) -> None:
@@ -227,7 +227,7 @@ async def test_a_provider_of_this_module_goes_from_submit_to_delivery(
             return found
 
         async def is_in(state: str) -> bool:
-            return (await job())["state"] == state
+            return bool((await job())["state"] == state)
 
         await eventually(lambda: is_in("running"))
         assert api.keys == ["Larch larch-key"]
