@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from receiver.domain.events import Event, EventFilter
 from receiver.runtime.loops import Loop
@@ -65,7 +65,7 @@ class Stream:
         """Where a client begins that names no position: at what happens from now on."""
         return await self._events.newest()
 
-    async def frames(self, position: int, choice: EventFilter) -> AsyncIterator[bytes]:
+    async def frames(self, position: int, choice: EventFilter) -> AsyncGenerator[bytes, None]:
         """The stream of one client, from above *position* on. Ends when the receiver stops."""
         self._clients += 1
         self.loop.wake()

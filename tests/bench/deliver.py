@@ -265,7 +265,7 @@ async def _jobs_of_events(receiver: LiveReceiver) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def _notifying(database: Database) -> AsyncIterator[Notifier]:
-    guard, tls = Guard(Settings(allow_networks="127.0.0.0/8").allow_networks), httpx.create_ssl_context()  # type: ignore[arg-type]
+    guard, tls = Guard(Settings(allow_networks="127.0.0.0/8").allow_networks), httpx.create_ssl_context()
     notifier = Notifier(
         Deliveries(database),
         Endpoints(database),

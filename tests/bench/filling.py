@@ -107,7 +107,7 @@ def _finished(position: int) -> tuple[tuple[Any, ...], list[tuple[Any, ...]], li
     at = time.time_ns() // 1000 - 86_400_000_000
     seconds = 1_000_000
     options = '{"scale_factor":"2x","optimized_for":"soft_portraits"}'
-    row = (
+    row: tuple[Any, ...] = (
         job,
         "freepik",
         "succeeded",

@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from receiver.domain.tokens import TokenInvalid, Tokens
-from receiver.runtime.server import listen, run, server
+from receiver.runtime.server import listen, server
 from submitter.errors import CallbackRefused
 from submitter.providers.freepik import Freepik
 from submitter.sandbox import test_picture
@@ -94,4 +94,4 @@ def naive(directory: Path) -> Starlette:
 if __name__ == "__main__":
     KIND, PORT, DIRECTORY = sys.argv[1:]
     application = nothing() if KIND == "nothing" else naive(Path(DIRECTORY))
-    run(server(application, on_stop=lambda: None).serve(sockets=[listen("127.0.0.1", int(PORT))]))
+    asyncio.run(server(application, on_stop=lambda: None).serve(sockets=[listen("127.0.0.1", int(PORT))]))

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import httpx
 
 from tests.support.ports import free_port
-from tests.support.processes import ROOT, eventually
+from tests.support.processes import ROOT
+from tests.support.waiting import eventually
 
 
 class Hook(asyncio.Protocol):

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,11 @@ def tool(name: str) -> str:
     return found
 
 
-def run(*command: str, directory: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=directory, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
-    )
+def run(
+    *command: str, directory: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    full = {**os.environ, **(environment or {})}
+    return subprocess.run(command, cwd=directory, env=full, capture_output=True, text=True)
 
 
 def test_compose_describes_a_receiver_that_only_caddy_can_reach(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_caddy_takes_the_caddyfile(tmp_path: Path) -> None:
     settings = {"DOMAIN": "hooks.example.com", "UPSTREAM": "receiver:8000"}
     homes = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     arguments = ["validate", "--adapter", "caddyfile", "--config", str(DEPLOY / "Caddyfile")]
-    done = run(tool("caddy"), *arguments, **settings, **homes)
+    done = run(tool("caddy"), *arguments, environment=settings | homes)
     assert done.returncode == 0, done.stderr
 
 
@@ -164,8 +166,8 @@ def test_the_steps_of_the_dockerfile_work_in_a_clean_directory(tmp_path: Path) -
         done = run("sh", "-euc", re.sub(r"(?<![\w/])python -m", f"{sys.executable} -m", command), directory=source)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     program = tmp_path / "opt" / "receiver" / "bin" / "receiver"
-    done = run(str(program), "config", "--json", directory=tmp_path, PYTHONPATH="")
+    done = run(str(program), "config", "--json", directory=tmp_path, environment={"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["items"]
-    assert run(str(program), "migrate", directory=tmp_path, PYTHONPATH="").returncode == 0
+    assert run(str(program), "migrate", directory=tmp_path, environment={"PYTHONPATH": ""}).returncode == 0
     assert not (tmp_path / "opt" / "receiver" / "bin" / "pip").exists()

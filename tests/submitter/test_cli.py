@@ -128,9 +128,9 @@ def test_results_are_named_after_their_image(image: Path | str, stem: str) -> No
 async def test_where_results_can_not_be_saved_nothing_is_sent(tmp_path: Path, out: str) -> None:
     (tmp_path / "cat.jpg").write_bytes(picture_bytes(160, 120))
     async with live(tmp_path) as (receiver, sandbox), receiver.client() as client:
-        for command in (("send", "cat.jpg"), ("batch", "*.jpg"), ("wait", "job_1")):
-            provider = () if command[0] == "wait" else ("--provider", "pixelcut")
-            done = await submitter(receiver, *command, *provider, "--out", out)
+        paid = ("--provider", "pixelcut")
+        for command in (("send", "cat.jpg", *paid), ("batch", "*.jpg", *paid), ("wait", "job_1")):
+            done = await submitter(receiver, *command, "--out", out)
             assert (done.status, done.out) == (2, "")
             assert done.err.startswith(f"submitter: --out {out} ") and done.err.count("\n") == 1, done.err
         assert (await client.get("/v1/jobs")).json()["items"] == []

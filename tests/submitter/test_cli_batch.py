@@ -24,7 +24,7 @@ async def test_200_images_interrupted_twice_end_as_200_results_and_200_tasks(tmp
     async with live(tmp_path, sandbox=sandbox) as (receiver, _):
         for number, at in ((signal.SIGINT, 40), (signal.SIGKILL, 110)):
             running = await started(receiver, *command)
-            await eventually(lambda at=at: len(sandbox.accepted()) >= at)
+            await eventually(lambda at=at: len(sandbox.accepted()) >= at)  # type: ignore[misc]
             running.send_signal(number)
             await running.communicate()
             assert running.returncode != 0

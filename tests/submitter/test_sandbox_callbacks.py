@@ -13,6 +13,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from submitter.sandbox import FREEPIK_WEBHOOK_SECRET, Faults, Sandbox
+from submitter.sandbox.stand_in import CallingStandIn
 from tests.support.listener import Arrival, Listener, listening
 from tests.support.sandbox_requests import PICTURE, Caller
 
@@ -340,8 +341,10 @@ async def test_no_log_line_holds_a_callback_url(listener: Listener, caplog: pyte
 def test_the_signature_is_the_documented_one() -> None:
     """Computed by hand: id.timestamp.body, HMAC-SHA256 over the UTF-8 secret, base64."""
     sandbox = Sandbox(freepik_webhook_secret="0123456789abcdef0123456789abcdef")
+    freepik = sandbox.stand_ins["freepik"]
+    assert isinstance(freepik, CallingStandIn)
     body = b'{"task_id":"046b6c7f","status":"IN_PROGRESS","generated":[]}'
-    headers = sandbox.stand_ins["freepik"].callback_headers(body)
+    headers = freepik.callback_headers(body)
     content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     key = b"0123456789abcdef0123456789abcdef".ljust(64, b"\0")
     inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key) + content).digest()

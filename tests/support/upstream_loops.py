@@ -93,7 +93,7 @@ class Providers(httpx.AsyncBaseTransport):
     def _status(self, path: str, task: str, *, done: bool) -> httpx.Response:
         link = f"https://example.com/{task}.png"
         if "statusTask" in path:
-            result = {"resultJson": json.dumps({"resultUrls": [link]})} if done else {}
+            result: dict[str, Any] = {"resultJson": json.dumps({"resultUrls": [link]})} if done else {}
             data = {"taskId": task, "state": "success" if done else "processing", **result}
             return httpx.Response(200, json={"code": 200, "message": "success", "data": data})
         if "task-result" in path:
@@ -108,7 +108,9 @@ class Providers(httpx.AsyncBaseTransport):
                 "deductedCredits": 12 if done else 0,
             }
             return httpx.Response(200, json={"status": "ok", "data": data})
-        state = {"status": "COMPLETED", "generated": [link]} if done else {"status": "IN_PROGRESS", "generated": []}
+        state: dict[str, Any] = (
+            {"status": "COMPLETED", "generated": [link]} if done else {"status": "IN_PROGRESS", "generated": []}
+        )
         return httpx.Response(200, json={"data": {"task_id": task, **state}})
 
 

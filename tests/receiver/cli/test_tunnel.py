@@ -104,7 +104,7 @@ async def tunnelled(tmp_path: Path, sandbox: Sandbox, *arguments: str, **environ
 def is_alive(pid: int) -> bool:
     """A dead process that nobody has collected is dead."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

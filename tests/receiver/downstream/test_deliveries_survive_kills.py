@@ -38,7 +38,7 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
             told = await _events_written(receiver.data_dir / "receiver.db", f"{origin}/hook")
             await receiver.start(ready=False)
             wanted = luck.randrange(EVENTS // 20, EVENTS * 3 // 4)
-            await eventually(lambda wanted=wanted: len(subscriber.seen) >= wanted)
+            await eventually(lambda wanted=wanted: len(subscriber.seen) >= wanted)  # type: ignore[misc]
             await receiver.kill()
             assert len({seen.id for seen in subscriber.seen}) < EVENTS
             await receiver.start(ready=False)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -56,7 +57,7 @@ class Served:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 
-    async def record_events(self, *names: str, **more: str) -> None:
+    async def record_events(self, *names: str, **more: Any) -> None:
         await record_events(self.database, names, **more)
         self.stream.loop.wake()
 
@@ -70,7 +71,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 def listen(
     client: httpx.AsyncClient, after: int | None = None, **params: str
-) -> contextlib.AbstractAsyncContextManager:
+) -> contextlib.AbstractAsyncContextManager[httpx.Response]:
     headers = {"accept": "text/event-stream"} | ({} if after is None else {"last-event-id": str(after)})
     return client.stream("GET", "/v1/events", headers=headers, params=params, timeout=PATIENCE_SECONDS)
 

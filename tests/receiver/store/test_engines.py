@@ -91,8 +91,10 @@ async def test_wide_rows_come_back_as_they_were_written(database: Any, size: int
 
 
 async def test_rows_are_updated_only_in_the_version_that_was_read(database: Any) -> None:
-    columns = ("id", "provider", "state", "version", "options", "metadata", "awaits_callback", "input_name", "tries")
-    columns += ("polls", "created_at")
+    columns = (
+        *("id", "provider", "state", "version", "options", "metadata", "awaits_callback", "input_name", "tries"),
+        *("polls", "created_at"),
+    )
     jobs = [(f"job_{n:03}", "p", "queued", 1, "{}", "{}", 0, "", 0, 0, 1) for n in range(100)]
     await database.append("jobs", columns, jobs)
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from receiver.upstream.leases import LEASE
-from submitter.sandbox import Faults, Sandbox
+from submitter.sandbox import Faults, RemoteTask, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state
 from tests.support.waiting import eventually
@@ -69,8 +69,9 @@ async def test_a_storm_of_faults_and_deaths_pays_no_job_twice_and_forgets_none(t
 
         posting = [asyncio.create_task(post(n)) for n in range(JOBS)]
         for death in range(1, KILLS + 1):
+            wanted = death * JOBS * 0.7 / (KILLS + 1)
             await eventually(
-                lambda death=death: len(sandbox.accepted()) >= death * JOBS * 0.7 / (KILLS + 1),
+                lambda wanted=wanted: len(sandbox.accepted()) >= wanted,  # type: ignore[misc]
                 what=lambda: f"only {len(sandbox.accepted())} tasks",
             )
             await asyncio.sleep(dice.uniform(0, 0.3))
@@ -88,9 +89,14 @@ async def test_a_storm_of_faults_and_deaths_pays_no_job_twice_and_forgets_none(t
         jobs = {job_id: await _settled(client, job_id) for job_id in ids}
 
     by_digest = {hashlib.sha256(picture).hexdigest(): job_id for picture, job_id in zip(pictures, ids, strict=True)}
-    accepted = Counter(by_digest[hashlib.sha256(task.order.source).hexdigest()] for task in sandbox.accepted())
+
+    def job_of(task: RemoteTask) -> str:
+        assert isinstance(task.order.source, bytes)
+        return by_digest[hashlib.sha256(task.order.source).hexdigest()]
+
+    accepted = Counter(job_of(task) for task in sandbox.accepted())
     called_back = {
-        by_digest[hashlib.sha256(task.order.source).hexdigest()]
+        job_of(task)
         for task in sandbox.accepted("freepik")
         for callback in task.callbacks
         if callback.state == "COMPLETED" and any(attempt.status == 200 for attempt in callback.attempts)

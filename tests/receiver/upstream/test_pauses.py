@@ -46,7 +46,7 @@ async def test_a_queue_of_100_costs_two_requests_and_is_done_after_the_cause_is_
             assert (await client.post(f"/v1/providers/{provider}/resume")).json()["resumed"] is True
 
         async def all_done() -> bool:
-            states = {"state": "queued,sending,running,unconfirmed,failed,expired", "limit": 1}
+            states: dict[str, str | int] = {"state": "queued,sending,running,unconfirmed,failed,expired", "limit": 1}
             return not (await client.get("/v1/jobs", params=states)).json()["items"]
 
         await eventually(all_done)

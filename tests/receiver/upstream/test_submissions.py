@@ -6,6 +6,7 @@ import dataclasses
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from tests.support.rows import busy_writer, execute
 from tests.support.upstream_loops import Loops, loops
 from tests.support.waiting import eventually
 
-WHO = {"owner": "worker", "lease": LEASE}
+WHO: dict[str, Any] = {"owner": "worker", "lease": LEASE}
 
 
 async def begin(running: Loops, job_id: str, *, owner: str = "worker") -> bool:

@@ -19,6 +19,7 @@ from receiver.web.job_upload import Uploads
 from receiver.web.problems import Problem, answer_problem
 
 SMALL, LARGE = b"\xff\xd8\xffpicture", os.urandom(1_500_001)
+Part = tuple[str, tuple[str | None, bytes]]
 
 
 @pytest.fixture
@@ -112,13 +113,10 @@ async def posting(blobs: Blobs) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_both_parts_are_read_in_either_order(posting: httpx.AsyncClient) -> None:
-    job = ("job", (None, '{"provider": "novita"}'))
-    image = ("image", ("x.jpg", LARGE))
-    for files in (
-        [job, image],
-        [image, job],
-        [("job", ("job.json", '{"provider": "novita"}')), image],
-    ):
+    document = b'{"provider": "novita"}'
+    job: Part = ("job", (None, document))
+    image: Part = ("image", ("x.jpg", LARGE))
+    for files in ([job, image], [image, job], [("job", ("job.json", document)), image]):
         answer = await posting.post("/", files=files)
         assert answer.status_code == 200, answer.text
         assert (answer.json()["document"], answer.json()["bytes"]) == ({"provider": "novita"}, len(LARGE))
@@ -170,7 +168,7 @@ async def test_multipart_that_is_none_is_refused_in_words(
 async def test_a_picture_beyond_the_limit_is_refused_when_all_of_it_was_read(
     posting: httpx.AsyncClient, blobs: Blobs
 ) -> None:
-    files = [("job", (None, "{}")), ("image", ("x", b"x" * (100 * 1024 * 1024 + 1)))]
+    files: list[Part] = [("job", (None, b"{}")), ("image", ("x", b"x" * (100 * 1024 * 1024 + 1)))]
     answer = await posting.post("/", files=files)
     assert (answer.status_code, answer.json()["code"]) == (413, "image_too_large")
     assert parts(blobs) == []

@@ -16,7 +16,6 @@ from starlette.applications import Starlette
 
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
-from receiver.settings import load
 from receiver.store import backlog
 from receiver.store.database import Database, open_database
 from receiver.upstream.statistics import ProviderStatistics
@@ -35,8 +34,7 @@ ROWS = 1000
 async def probed(path: Path, *loops: Loop) -> AsyncIterator[tuple[Database, httpx.AsyncClient]]:
     """A client of the probes over a real database."""
     database = await open_database(path / "receiver.db")
-    providers = {name: PROVIDERS[name].from_settings(its) for name, its in load()[1].items()}
-    health = Health(database, loops, Metrics(), ProviderStatistics(database), providers)
+    health = Health(database, loops, Metrics(), ProviderStatistics(database), list(PROVIDERS))
     transport = httpx.ASGITransport(Starlette(routes=health.routes()))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:

@@ -122,7 +122,7 @@ async def test_real_answers_are_as_described(tmp_path: Path) -> None:
 
         made = (await client.post("/v1/endpoints", json={"url": f"{origin}/bad", "rate": "50/1"})).json()
         check("EndpointWithSecret", made)
-        document = {"provider": "freepik", "options": {"scale_factor": "2x"}, "metadata": {"a": 1}}
+        document: dict[str, Any] = {"provider": "freepik", "options": {"scale_factor": "2x"}, "metadata": {"a": 1}}
         check("NewFreepikJob", {**document, "image": {"url": "https://example.com/in.png"}})
         check("NewJob", {**document, "image": {"base64": "AAAA"}})
         job = await submit(client, picture=picture_bytes(64, 64), **document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.routing import Route
@@ -14,7 +15,7 @@ READER = {"authorization": "Bearer a-reader-of-the-tests"}
 
 @pytest.mark.parametrize("also_writes", [False, True])
 async def test_a_read_token_reads_everything_and_changes_nothing(also_writes: bool, tmp_path: Path) -> None:
-    tokens = {"api_tokens": "a-token-of-the-tests" + (",a-reader-of-the-tests" if also_writes else "")}
+    tokens: dict[str, Any] = {"api_tokens": "a-token-of-the-tests" + (",a-reader-of-the-tests" if also_writes else "")}
     async with running_receiver(tmp_path, read_tokens="another-reader,a-reader-of-the-tests", **tokens) as here:
         job = await here.job("novita")
         tried = 0
