@@ -65,10 +65,10 @@ def test_only_the_store_knows_sql_and_drivers() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.search(node.value):
                 found.append((place, node.lineno, node.value))
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                modules.append(node.module)
-            found += [(place, node.lineno, module) for module in modules if module.partition(".")[0] in _DRIVERS]
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                from_module = node.module if isinstance(node, ast.ImportFrom) else None
+                modules = [from_module] if from_module else [alias.name for alias in node.names]
+                found += [(place, node.lineno, module) for module in modules if module.partition(".")[0] in _DRIVERS]
     assert found == []
 
 

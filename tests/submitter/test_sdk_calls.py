@@ -35,7 +35,7 @@ def submit(by_hand: ByHand, **more: Any) -> Any:
 
 
 def test_a_submit_outlasts_a_receiver_that_is_away_for_15_seconds_with_one_key() -> None:
-    by_hand = ByHand([AWAY] * 3 + [CUT, answer(502), answer(503, {"code": "unavailable"})] + [answer(202, JOB)])
+    by_hand = ByHand([AWAY, AWAY, AWAY, CUT, answer(502), answer(503, {"code": "unavailable"}), answer(202, JOB)])
     assert by_hand.drive(submit(by_hand)).id == "job_1"
     assert len({request.headers["idempotency-key"] for request in by_hand.requests}) == 1
     away = ByHand([AWAY])

@@ -41,5 +41,5 @@ async def open_mortal(path: Path, *, listen_url: str | None = None) -> SqliteDat
 if __name__ == "__main__":
     MortalConnection.die_at, MortalConnection.before = int(sys.argv[1]), sys.argv[2] == "BEFORE"
     del sys.argv[1:3]
-    receiver.parts.open_database = open_mortal  # type: ignore[attr-defined]
+    receiver.parts.open_database = open_mortal  # type: ignore[assignment,attr-defined]
     main()

@@ -108,4 +108,4 @@ class ByHand:
 
 
 def _is_stream(request: httpx.Request) -> bool:
-    return request.headers.get("accept") == "text/event-stream"
+    return bool(request.headers.get("accept") == "text/event-stream")
