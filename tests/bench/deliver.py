@@ -83,12 +83,12 @@ async def measure(
                     took, bodies = await delivered(Path(directory), origin, events, concurrency)
                     ours.append(events / took)
                     bare.append(events / await posted(origin, bodies, concurrency))
-        ratios = [one / other for one, other in zip(ours, bare, strict=True)]
+        ratios = [figure / other for figure, other in zip(ours, bare, strict=True)]
         result["events"] = {
             "delivered_per_second": round(statistics.median(ours)),
             "bare_httpx_per_second": round(statistics.median(bare)),
             "ratio": round(statistics.median(ratios), 3),
-            "ratios": [round(one, 3) for one in ratios],
+            "ratios": [round(figure, 3) for figure in ratios],
             "concurrency": concurrency,
             "events": events,
         }

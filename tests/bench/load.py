@@ -2,7 +2,7 @@
 A lean load generator, run as a process of its own: `python -m tests.bench.load PORT FILE CONNECTIONS [RATE]`.
 
 FILE holds whole HTTP requests, each behind its length (4 bytes). Without RATE every connection sends its next request
-when the last one is answered (closed loop); with RATE requests leave at their times whether or not earlier ones are
+when the last request is answered (closed loop); with RATE requests leave at their times whether or not earlier ones are
 answered, and a late answer counts from the time at which its request was due. Prints one JSON object.
 """
 
@@ -29,7 +29,7 @@ def read_requests(path: Path) -> list[bytes]:
 
 
 def write_requests(path: Path, requests: list[bytes]) -> None:
-    path.write_bytes(b"".join(len(one).to_bytes(4, "big") + one for one in requests))
+    path.write_bytes(b"".join(len(request).to_bytes(4, "big") + request for request in requests))
 
 
 class Connection(asyncio.Protocol):

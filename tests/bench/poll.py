@@ -105,10 +105,11 @@ def main(argv: list[str]) -> None:
     found = []
     with tempfile.TemporaryDirectory(prefix="poll-") as directory:
         for size in asked.open.split(","):
-            one = measure(open_jobs=int(size), due=asked.due, count=asked.ticks, directory=Path(directory))
-            found.append(one)
+            figures = measure(open_jobs=int(size), due=asked.due, count=asked.ticks, directory=Path(directory))
+            found.append(figures)
             if not asked.json:
-                print(f"{one['open']:>9} open, {one['due']} due: median tick {one['median_ms']} ms; {one['plan'][0]}")
+                told = "{open:>9} open, {due} due: median tick {median_ms} ms".format_map(figures)
+                print(f"{told}; {figures['plan'][0]}")
     ratio = found[-1]["median_ms"] / found[0]["median_ms"]
     if asked.json:
         print(json.dumps({"sizes": found, "ratio": round(ratio, 2)}))

@@ -70,7 +70,7 @@ async def subscriber() -> AsyncIterator[str]:
 
 async def seen(client: httpx.AsyncClient, origin: str) -> list[tuple[str, float]]:
     """(event id, monotonic second) of all posts since the last call."""
-    return [(one, at) for one, at in (await client.get(f"{origin}/seen")).json()]
+    return [(name, at) for name, at in (await client.get(f"{origin}/seen")).json()]
 
 
 async def _main(port: int) -> None:

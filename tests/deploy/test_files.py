@@ -56,7 +56,7 @@ def test_no_image_is_taken_without_a_version() -> None:
     images = re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     images += re.findall(r"^\s+image: (\S+)", (DEPLOY / "compose.yaml").read_text(), re.MULTILINE)
     assert len(images) == 4
-    assert [one for one in images if not re.fullmatch(r"[a-z/-]+:\d+\.\d+\.\d+[a-z0-9.-]*", one)] == []
+    assert [image for image in images if not re.fullmatch(r"[a-z/-]+:\d+\.\d+\.\d+[a-z0-9.-]*", image)] == []
 
 
 def test_caddy_takes_the_caddyfile(tmp_path: Path) -> None:

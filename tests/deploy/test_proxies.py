@@ -121,9 +121,9 @@ async def test_callbacks_pass_unchanged_and_nothing_else_is_public(proxy, tmp_pa
         altered = await outside.post(path, content=BODY + b" ", headers=signed(BODY))
         assert altered.status_code == 401
         evidence = (await inside.get(f"/v1/jobs/{job['id']}/evidence")).json()["items"]
-        kept = next(one for one in evidence if one["body"] == BODY.decode())
+        kept = next(item for item in evidence if item["body"] == BODY.decode())
         assert (kept["source"], kept["trust"], kept["peer"]) == ("callback", "signed_body", PEER)
-        refused = next(one for one in evidence if one["verdict"] == "refused")
+        refused = next(item for item in evidence if item["verdict"] == "refused")
         assert refused["peer"] == PEER
 
         spoofed = await outside.post(path, content=BODY, headers={**signed(BODY), "x-forwarded-for": "8.8.8.8"})
@@ -137,7 +137,7 @@ async def test_callbacks_pass_unchanged_and_nothing_else_is_public(proxy, tmp_pa
         assert (await outside.get("/healthz")).status_code == 200
         assert (await outside.get("/v1/jobs")).status_code == 401
         shown = await outside.get("/v1/jobs", headers=dict(inside.headers))
-        assert [one["id"] for one in shown.json()["items"]] == [job["id"]]
+        assert [item["id"] for item in shown.json()["items"]] == [job["id"]]
         assert (await outside.post("/inputs/x", content=b"")).status_code in (403, 404, 405)
         await events_come_at_once(inside, outside)
 

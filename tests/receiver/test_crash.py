@@ -46,7 +46,7 @@ class Callbacks:
         tokens = Tokens([KEY])
         self.requests: list[bytes] = []
         self.deliveries: list[tuple[str, str]] = []
-        for job, task in dice.sample([one for one in jobs for _ in range(3)], k=3 * len(jobs)):
+        for job, task in dice.sample([pair for pair in jobs for _ in range(3)], k=3 * len(jobs)):
             said = ["CREATED", "IN_PROGRESS", self.ends[job]][sum(known == job for known, _ in self.deliveries)]
             body = freepik_body(task, said, url="http://127.0.0.1:9/result.png")
             headers = signed(body)

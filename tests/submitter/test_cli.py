@@ -58,7 +58,7 @@ async def test_what_is_refused_or_fails_is_told_with_its_reason_and_status_1(tmp
 
 async def test_providers_are_listed_with_their_options_and_queues(tmp_path: Path) -> None:
     async with live(tmp_path, environment={"PIXELCUT_API_KEY": ""}) as (receiver, _):
-        found = {one["name"]: one for one in (await submitter(receiver, "providers", "--json")).json}
+        found = {item["name"]: item for item in (await submitter(receiver, "providers", "--json")).json}
         assert list(found) == ["freepik", "apixo", "novita", "upscayl", "pixelcut"]
         assert "saveImageAs" in found["upscayl"]["options"]["properties"]
         assert found["novita"]["queue"] == {

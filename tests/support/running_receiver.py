@@ -173,7 +173,7 @@ class RunningReceiver:
         return await self.receiver.parts.store.evidence.of(job.id, limit=1000)
 
     async def verdicts(self, job: Job, source: str = "callback") -> list[str]:
-        return [one.verdict.value for one in await self.evidence(job) if one.source.value == source]
+        return [piece.verdict.value for piece in await self.evidence(job) if piece.source.value == source]
 
     async def events(self, job: Job) -> list[str]:
         """What was told of *job* behind `job.queued`, in order."""

@@ -32,7 +32,7 @@ def test_the_readme_lists_every_setting_with_its_default_and_meaning() -> None:
 
 
 def test_every_setting_has_a_meaning() -> None:
-    assert [one.name for one in known() if not one.meaning] == []
+    assert [item.name for item in known() if not item.meaning] == []
 
 
 async def test_it_says_where_each_value_came_from_and_masks_secrets(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ async def test_it_says_where_each_value_came_from_and_masks_secrets(tmp_path: Pa
     environment = bare_environment(RECEIVER_CONFIRM="never", RECEIVER_API_TOKENS=f"{SECRET},{SECRET}2")
     done = await receiver_command("config", "--json", environment=environment, directory=tmp_path)
     assert done.status == 0
-    found = {one["name"]: (one["value"], one["origin"]) for one in done.json["items"]}
+    found = {item["name"]: (item["value"], item["origin"]) for item in done.json["items"]}
     assert found["RECEIVER_KEEP_DAYS"] == ("7", ".env")
     assert found["RECEIVER_CONFIRM"] == ("never", "environment")
     assert found["RECEIVER_JOB_TIMEOUT"] == ("3600", "default")
@@ -99,7 +99,7 @@ async def test_a_line_that_cannot_be_read_is_a_wrong_setting(tmp_path: Path, con
         assert SECRET not in done.out + done.err
         if "doctor" in arguments:
             assert (done.status, done.err) == (1, "")
-            found = [one["found"] for one in done.json["items"] if one["grade"] == "fail"]
+            found = [item["found"] for item in done.json["items"] if item["grade"] == "fail"]
         else:
             assert (done.status, done.out) == (2, "")
             found = [line.strip() for line in done.err.splitlines()[1:]]

@@ -62,7 +62,9 @@ async def doctor(receiver: LiveReceiver, *arguments: str, **settings: str) -> Do
 def complaints(done: Done) -> dict[str, tuple[str, str, str]]:
     """check: (grade, what was found, the remedy), of everything that is not ok."""
     items = done.json["items"]
-    return {one["check"]: (one["grade"], one["found"], one["remedy"]) for one in items if one["grade"] != "ok"}
+    return {
+        check["check"]: (check["grade"], check["found"], check["remedy"]) for check in items if check["grade"] != "ok"
+    }
 
 
 async def examined(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch, **settings: str) -> list[Finding]:
@@ -82,12 +84,12 @@ async def test_a_healthy_installation_and_eighteen_seeded_faults(
         assert done.status == 0, done.out + done.err
         # The two that are always so in a sandbox on one machine: no TLS, and no balance call in the stand-in.
         assert set(complaints(done)) <= {"TLS", "pixelcut key"}
-        checks = {one["check"] for one in done.json["items"]}
+        checks = {check["check"] for check in done.json["items"]}
         assert {"settings", "secrets", "disk", "database", "public URL", "clock", "freepik key"} <= checks
 
         async def found(check: str, grade: str, what: str, remedy: str, **settings: str) -> None:
             findings = await examined(receiver, monkeypatch, **settings)
-            told = {(one.check, one.grade.value): one for one in findings}
+            told = {(check.check, check.grade.value): check for check in findings}
             assert (check, grade) in told, findings
             assert what in told[check, grade].found
             assert remedy in told[check, grade].remedy
@@ -179,7 +181,7 @@ async def test_money_is_spent_only_when_asked(tmp_path: Path) -> None:
         assert sandbox.accepted() == []
         done = await doctor(receiver, "--json", "--spend")
         assert {task.provider for task in sandbox.accepted()} >= {"freepik", "upscayl", "pixelcut"}
-        spent = {one["check"]: one["grade"] for one in done.json["items"] if one["check"].endswith(" task")}
+        spent = {check["check"]: check["grade"] for check in done.json["items"] if check["check"].endswith(" task")}
         assert spent["freepik task"] == "ok"
         assert spent["apixo task"] == "warn"
 

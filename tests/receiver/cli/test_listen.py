@@ -121,7 +121,7 @@ async def told_by(client: httpx.AsyncClient) -> list[tuple[str, str]]:
     cursor = "0"
     while cursor:
         page = (await client.get(f"/v1/events?limit=500&cursor={cursor}")).json()
-        found += [(one["id"], one["type"]) for one in page["items"]]
+        found += [(item["id"], item["type"]) for item in page["items"]]
         cursor = page["next"]
     return found
 

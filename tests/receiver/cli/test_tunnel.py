@@ -165,7 +165,7 @@ async def test_the_end_of_a_child_is_noticed_though_a_child_of_its_own_lives_on(
         assert (await live.told("tunnel_ended"))["said"]
         second = await live.told("tunnel_unreachable", 2)
         assert second["public_url"] == "https://some-quick-words-2.trycloudflare.com"
-        assert not any(is_alive(one.pid) for one in left_behind)
+        assert not any(is_alive(child.pid) for child in left_behind)
 
 
 async def test_the_child_gets_none_of_our_secrets(tmp_path: Path, stand_in: dict[str, str]) -> None:

@@ -94,7 +94,7 @@ async def test_broken_secrets_stop_the_start_and_doctor_says_so(tmp_path: Path, 
     path.chmod(0o600)
     assert_told(await run(tmp_path, *SERVE), "data/secrets.json", wrong, "backup")
     doctor = await run(tmp_path, "doctor", "--json")
-    found = {one["check"]: one for one in doctor.json["items"]}["secrets"]
+    found = {check["check"]: check for check in doctor.json["items"]}["secrets"]
     assert (found["grade"], wrong in found["found"], "backup" in found["remedy"]) == ("fail", True, True)
 
 
@@ -113,7 +113,7 @@ async def test_a_data_directory_that_cannot_be_written(tmp_path: Path, place: st
         assert_told(await run(tmp_path, *arguments, data_dir=place), place, "RECEIVER_DATA_DIR")
     assert (tmp_path / "a_file").read_text() == "mine"
     doctor = await run(tmp_path, "doctor", "--json", data_dir=place)
-    found = {one["check"]: one for one in doctor.json["items"]}
+    found = {check["check"]: check for check in doctor.json["items"]}
     for check in ("disk", "database"):
         assert (found[check]["grade"], "RECEIVER_DATA_DIR" in found[check]["remedy"]) == ("fail", True)
 

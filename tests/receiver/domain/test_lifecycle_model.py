@@ -94,7 +94,7 @@ class Life(RuleBasedStateMachine):
 
     def settle(self, *update: Update) -> None:
         self.before = self.job
-        self.run(self.store.settle([JobUpdate(self.id, one) for one in update], self.clock, lambda _: TIMING))
+        self.run(self.store.settle([JobUpdate(self.id, each) for each in update], self.clock, lambda _: TIMING))
         self.note()
 
     def note(self) -> None:

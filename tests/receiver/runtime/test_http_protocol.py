@@ -61,7 +61,7 @@ class Echo:
         await send({"type": "http.response.body", "body": answer})
 
     def connections(self) -> list[HttpProtocol]:
-        return [one for one in self.server.server_state.connections if isinstance(one, HttpProtocol)]
+        return [each for each in self.server.server_state.connections if isinstance(each, HttpProtocol)]
 
     def pass_time(self, seconds: float) -> None:
         for connection in self.connections():
@@ -118,7 +118,7 @@ async def test_an_offered_upgrade_is_ignored_and_the_body_read(offer: str, apart
         at = whole.index(b"\r\n\r\n") + 4
         answered = await exchanged(made.port, *((whole[:at], whole[at:]) if apart else (whole,)), end=False)
     assert statuses(answered) == [200, 200]
-    assert [(one["path"], one["body"]) for one in made.seen] == [("/outer", INNER.decode()), ("/next", "2")]
+    assert [(request["path"], request["body"]) for request in made.seen] == [("/outer", INNER.decode()), ("/next", "2")]
     sent = [line.split(": ") for line in OFFERS[offer].splitlines()]
     assert [[name.lower(), value] for name, value in sent] == made.seen[0]["headers"][1:-1]
 
@@ -194,7 +194,7 @@ async def test_a_head_without_end_is_refused_at_64_kib(what: str) -> None:
             assert statuses(await reader.read()) in ([431], [400], [])
         writer.close()
         assert sent < 8 << 20, "it was read without end"
-    assert all("gone" in one for one in made.seen)
+    assert all("gone" in request for request in made.seen)
 
 
 async def test_a_head_of_just_under_64_kib_is_read_in_whatever_pieces() -> None:
@@ -259,7 +259,7 @@ async def test_what_cannot_be_read_is_answered_behind_what_came_before() -> None
         made.gate.set()
         answered = await asking
     assert statuses(answered) == [200]
-    assert [one["path"] for one in made.seen] == ["/first"]
+    assert [request["path"] for request in made.seen] == ["/first"]
 
 
 async def test_a_broken_chunk_ends_its_request_unheard() -> None:

@@ -157,7 +157,7 @@ async def test_a_log_that_cannot_be_written_keeps_nobody_from_an_answer_or_a_pro
 
                 async def paused() -> bool:
                     shown = (await client.get("/v1/providers")).json()["items"]
-                    return any(one["paused"] for one in shown if one["name"] == "novita")
+                    return any(item["paused"] for item in shown if item["name"] == "novita")
 
                 await eventually(paused)
                 await asyncio.sleep(0.5)

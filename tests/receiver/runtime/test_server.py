@@ -185,7 +185,7 @@ async def test_commands_beside_a_sandbox_judge_addresses_and_providers_as_it_doe
         assert disabled.status == 0, disabled.err
         doctor = await command("doctor", "--json")
         assert doctor.status == 0, doctor.out
-        checks = {one["check"]: one["grade"] for one in doctor.json["items"]}
+        checks = {check["check"]: check["grade"] for check in doctor.json["items"]}
         assert {checks[f"{name} key"] for name in ("freepik", "apixo", "novita", "upscayl")} == {"ok"}
     assert (await command("endpoints", "add", url)).status == 0
     elsewhere = await receiver_command(

@@ -129,7 +129,7 @@ async def test_deliveries_are_claimed_once(database: Any) -> None:
             taken += [delivery.id for delivery in found]
         return taken
 
-    taken = [one for owned in await asyncio.gather(*(claim(f"o{n}") for n in range(4))) for one in owned]
+    taken = [job for owned in await asyncio.gather(*(claim(f"o{n}") for n in range(4))) for job in owned]
     assert len(taken) == len(set(taken)) == 50
 
 

@@ -68,8 +68,8 @@ async def test_old_evidence_of_ended_jobs_goes(tmp_path: Path) -> None:
             + [piece(ended, OLD), piece(ended, NOW)]
         )
         assert await pruning(here).prune() == Pruned(evidence=3)
-        assert [one.received_at for one in await log.of(ended.id)] == [YOUNG, NOW]
-        assert [one.received_at for one in await log.of(running.id)] == [OLD, YOUNG]
+        assert [piece.received_at for piece in await log.of(ended.id)] == [YOUNG, NOW]
+        assert [piece.received_at for piece in await log.of(running.id)] == [OLD, YOUNG]
         assert len(await log.of(unconfirmed.id)) == 2
         assert await pruning(here).prune() == Pruned()
 

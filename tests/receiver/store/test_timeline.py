@@ -94,7 +94,7 @@ async def test_a_paused_provider_and_its_next_probe_are_told(tmp_path: Path) -> 
 
         async def paused() -> bool:
             items = (await client.get("/v1/providers")).json()["items"]
-            return any(one["name"] == "freepik" and one["paused"] for one in items)
+            return any(item["name"] == "freepik" and item["paused"] for item in items)
 
         await eventually(paused)
         found = (await jobs(receiver, "explain", job["id"], "--json")).json
@@ -111,9 +111,9 @@ async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> No
         assert "2 succeeded" in watched.out
         await wait_for_state(client, first["id"], kept=True)
         found = (await jobs(receiver, "list", "--json")).json["items"]
-        assert [one["id"] for one in found] == [second["id"], first["id"]]
+        assert [item["id"] for item in found] == [second["id"], first["id"]]
         assert [
-            one["id"] for one in (await jobs(receiver, "list", "--provider", "freepik", "--json")).json["items"]
+            item["id"] for item in (await jobs(receiver, "list", "--provider", "freepik", "--json")).json["items"]
         ] == [first["id"]]
         unknown = await jobs(receiver, "list", "--provider", "nope")
         assert (unknown.status, unknown.out) == (2, "")

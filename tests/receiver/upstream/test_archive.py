@@ -125,10 +125,10 @@ async def test_the_image_whose_link_dies_first_is_taken_first_and_held_until_its
         now = running.clock()
         ((first, _),) = await images.claim(now, lease=LEASE, limit=1)
         assert first.job_id == soon
-        assert [one.job_id for one, _ in await images.claim(now, lease=LEASE, limit=9)] == [late]
+        assert [image.job_id for image, _ in await images.claim(now, lease=LEASE, limit=9)] == [late]
         assert await images.next_at() == now + LEASE
         await images.renew(first, now + LEASE / 2, lease=LEASE)
-        assert [one.job_id for one, _ in await images.claim(now + LEASE, lease=LEASE, limit=9)] == [late]
+        assert [image.job_id for image, _ in await images.claim(now + LEASE, lease=LEASE, limit=9)] == [late]
 
 
 async def test_one_of_two_images_lost_is_told_once_both_are_decided(tmp_path: Path) -> None:

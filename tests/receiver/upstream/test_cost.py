@@ -146,7 +146,7 @@ async def test_each_provider_tells_or_is_told_what_a_job_costs(tmp_path: Path) -
         for provider, cost in expected.items():
             job = await submit(client, provider, picture_bytes(64, 64))
             assert (await wait_for_state(client, job["id"]))["cost"] == cost
-        shown = {one["name"]: one["spend"] for one in (await client.get("/v1/providers")).json()["items"]}
+        shown = {item["name"]: item["spend"] for item in (await client.get("/v1/providers")).json()["items"]}
         assert {
             name: {"amount": days[0]["amount"], "unit": days[0]["unit"]} for name, days in shown.items()
         } == expected

@@ -192,7 +192,7 @@ async def test_two_jobs_that_claim_one_task_do_not_both_get_it(tmp_path: Path) -
 
         async def settled() -> bool:
             now = [await here.now(job) for job in jobs]
-            return all(one.state is State.SUCCEEDED or one.claimed_id is None for one in now) and bool(
+            return all(job.state is State.SUCCEEDED or job.claimed_id is None for job in now) and bool(
                 here.upstream.polls
             )
 

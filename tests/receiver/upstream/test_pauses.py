@@ -36,7 +36,7 @@ async def test_a_queue_of_100_costs_two_requests_and_is_done_after_the_cause_is_
                 return str((await submit(client, provider, picture))["id"])
 
         await asyncio.gather(*(post(provider) for _ in range(JOBS) for provider in PROVIDERS))
-        shown = {one["name"]: one for one in (await client.get("/v1/providers")).json()["items"]}
+        shown = {item["name"]: item for item in (await client.get("/v1/providers")).json()["items"]}
         for provider in PROVIDERS:
             assert 1 <= sandbox.calls(provider) <= 2
             assert shown[provider]["paused"]["reason"]
@@ -105,14 +105,14 @@ async def test_calls_that_were_under_way_neither_lengthen_nor_end_a_pause(databa
 
 
 async def test_a_pause_holds_for_every_process_on_the_database_and_is_told_once(database: Database) -> None:
-    one, other = Pauses(database), Pauses(database)
-    await one.refused("apixo", NOW, sent_at=NOW, reason="401: no")
+    first, other = Pauses(database), Pauses(database)
+    await first.refused("apixo", NOW, sent_at=NOW, reason="401: no")
     await other.refused("apixo", NOW + timedelta(seconds=1), sent_at=NOW, reason="401: no")
     assert await told(database) == ["provider.paused"]
     third = Pauses(database)
     await third.refresh(NOW)
     assert third.of("apixo") is not None
-    assert await one.resume("apixo", NOW)
+    assert await first.resume("apixo", NOW)
     assert not await other.resume("apixo", NOW)
     await third.refresh(NOW + timedelta(seconds=2))
     assert third.of("apixo") is None

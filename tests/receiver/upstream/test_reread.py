@@ -29,7 +29,7 @@ async def reread(here: RunningReceiver, selection: EvidenceFilter, **options: bo
         confirm=settings.confirm,
         timing_of=lambda name: parts.slots[name].usual,
     )
-    return [one async for one in rereading.run(selection, _now(here), **options)]
+    return [reading async for reading in rereading.run(selection, _now(here), **options)]
 
 
 def _now(here: RunningReceiver) -> Any:
@@ -56,8 +56,13 @@ async def test_what_was_unreadable_settles_its_job_once_the_reader_is_fixed(tmp_
     async with running_receiver(tmp_path) as here:
         job = await here.job()
         await unreadable_once(here, job, "COMPLETED")
-        (one,) = await reread(here, ASIDE)
-        assert (one.changed, one.verdict, one.state, one.events) == (True, "believed", "succeeded", ("job.succeeded",))
+        (reading,) = await reread(here, ASIDE)
+        assert (reading.changed, reading.verdict, reading.state, reading.events) == (
+            True,
+            "believed",
+            "succeeded",
+            ("job.succeeded",),
+        )
         done = await here.now(job)
         assert (done.state, done.settled_by) == (State.SUCCEEDED, Source.CALLBACK)
         assert await here.verdicts(job) == ["believed"]
@@ -91,7 +96,7 @@ async def test_reading_everything_again_changes_and_tells_nothing(tmp_path: Path
         for _ in range(2):
             again = await reread(here, EvidenceFilter())
             assert len(again) >= 11
-            assert not any(one.events for one in again)
+            assert not any(reading.events for reading in again)
         assert [(await here.now(job), await here.events(job), await here.verdicts(job)) for job in jobs] == before
 
 
@@ -119,7 +124,7 @@ async def test_an_old_answer_that_said_busy_queues_nothing_again(tmp_path: Path)
             )
         before = await here.now(job)
         again = await reread(here, ASIDE)
-        assert [one.changed for one in again] == [False] * 4
+        assert [reading.changed for reading in again] == [False] * 4
         assert await here.now(job) == before
 
 
@@ -130,11 +135,11 @@ async def test_a_refused_callback_is_believed_once_its_secret_is_set_right(tmp_p
         body = freepik_body(job.remote_id or "", "FAILED")
         assert (await here.post(job, body, signed(body, secret="forged"))).status_code == 401
         still = await reread(here, REFUSED, reverify=True)
-        assert [one.verdict for one in still] == ["refused"] * 2
+        assert [reading.verdict for reading in still] == ["refused"] * 2
     async with running_receiver(tmp_path, webhook_secrets=(SECRET,)) as here:
         assert await reread(here, REFUSED) == [], "only when it is asked for"
         done = await reread(here, REFUSED, reverify=True)
-        assert [one.verdict for one in done] == ["believed", "refused"]
+        assert [reading.verdict for reading in done] == ["believed", "refused"]
         assert (await here.now(job)).state is State.SUCCEEDED
         (first, second) = await here.evidence(job)
         assert (first.verdict, first.trust, second.verdict, second.trust) == (
@@ -155,8 +160,8 @@ async def test_a_refused_callback_that_came_again_and_was_believed_is_a_duplicat
     async with running_receiver(tmp_path) as here:
         assert (await here.post(job, body, headers)).status_code == 200
         await here.read()
-        (one,) = await reread(here, REFUSED, reverify=True)
-        assert (one.verdict, one.changed) == ("duplicate", False)
+        (reading,) = await reread(here, REFUSED, reverify=True)
+        assert (reading.verdict, reading.changed) == ("duplicate", False)
 
 
 async def test_a_stale_callback_stays_refused_however_late_it_is_verified(tmp_path: Path) -> None:
@@ -164,8 +169,8 @@ async def test_a_stale_callback_stays_refused_however_late_it_is_verified(tmp_pa
         job = await here.job()
         body = freepik_body(job.remote_id or "", "COMPLETED")
         assert (await here.post(job, body, signed(body, at=1_700_000_000))).status_code == 401
-        (one,) = await reread(here, REFUSED, reverify=True)
-        assert (one.verdict, (one.note or "").partition(":")[0]) == ("refused", "stale")
+        (reading,) = await reread(here, REFUSED, reverify=True)
+        assert (reading.verdict, (reading.note or "").partition(":")[0]) == ("refused", "stale")
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

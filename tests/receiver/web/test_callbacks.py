@@ -227,7 +227,7 @@ async def test_a_commit_that_fails_fails_for_its_batch_alone() -> None:
 
     group: GroupCommit[int] = GroupCommit(commit, batch=2)
     came = await asyncio.gather(*(group.add(n) for n in range(4)), return_exceptions=True)
-    assert [type(one) for one in came] == [OSError, OSError, type(None), type(None)]
+    assert [type(result) for result in came] == [OSError, OSError, type(None), type(None)]
 
 
 async def test_nobody_waits_for_ever_for_a_commit_that_hangs() -> None:
@@ -238,7 +238,7 @@ async def test_nobody_waits_for_ever_for_a_commit_that_hangs() -> None:
 
     group: GroupCommit[int] = GroupCommit(commit, batch=1, patience_seconds=0.05)
     came = await asyncio.gather(*(group.add(n) for n in range(3)), return_exceptions=True)
-    assert [type(one) for one in came] == [Overloaded] * 3
+    assert [type(result) for result in came] == [Overloaded] * 3
     gate.set()
     await group.drain()
 

@@ -137,7 +137,7 @@ async def test_pending_deliveries_of_an_endpoint_that_is_switched_off_are_listed
     ):
         endpoint = await made.endpoint(f"{origin}/hook", event_types=("job.failed",))
         await made.write_events("job.failed")
-        while not (waiting := [one for one in await made.deliveries() if one.tries]):
+        while not (waiting := [delivery for delivery in await made.deliveries() if delivery.tries]):
             pass
         refused = await client.patch(f"/v1/endpoints/{endpoint.id}", json={"enabled": False})
         assert refused.status_code == 200
@@ -150,7 +150,7 @@ async def test_pending_deliveries_of_an_endpoint_that_is_switched_off_are_listed
         subscriber.answers = {}
         await client.patch(f"/v1/endpoints/{endpoint.id}", json={"enabled": True})
         await client.post("/v1/deliveries/replay", json={})
-        assert [one.state for one in await made.settled()] == ["delivered"]
+        assert [delivery.state for delivery in await made.settled()] == ["delivered"]
 
 
 async def test_a_delivery_whose_endpoint_was_removed_can_not_be_replayed(tmp_path: Path) -> None:

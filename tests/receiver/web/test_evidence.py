@@ -63,8 +63,8 @@ async def test_a_hostile_body_is_kept_answered_and_resolved_by_a_poll(provider: 
             assert answer.status_code == 200, name
         await here.read()
         kept = await here.evidence(job)
-        assert [one.body for one in kept] == list(HOSTILE.values())
-        assert {one.verdict.value for one in kept} <= {"unreadable", "ignored", "hint"}
+        assert [piece.body for piece in kept] == list(HOSTILE.values())
+        assert {piece.verdict.value for piece in kept} <= {"unreadable", "ignored", "hint"}
         assert (await here.now(job)).state is State.RUNNING
         here.upstream.says[job.remote_id or ""] = "COMPLETED"
         assert (await here.client.post(f"/v1/jobs/{job.id}/poll")).status_code == 202
@@ -93,15 +93,15 @@ async def test_wrong_types_at_every_field_leave_no_job_stuck_and_no_evidence_unr
         bodies = [json.dumps(spoilt).encode() for spoilt in _spoilt(whole)]
         items = [
             Evidence(
-                source=one.source,
+                source=piece.source,
                 provider=provider,
                 job_id=job.id,
-                received_at=one.received_at,
-                headers_json=one.headers_json,
+                received_at=piece.received_at,
+                headers_json=piece.headers_json,
                 body=body,
-                trust=one.trust,
+                trust=piece.trust,
             )
-            for one in [await _recorded(here, provider)]
+            for piece in [await _recorded(here, provider)]
             for body in bodies
         ]
         await here.receiver.parts.store.evidence.record(items)
@@ -143,7 +143,7 @@ async def test_every_callback_is_an_item_and_a_replay_is_a_duplicate(tmp_path: P
         await here.read()
         assert (await here.verdicts(job))[1:] == ["duplicate"] * 3
         shown = (await here.client.get(f"/v1/jobs/{job.id}/evidence")).json()["items"]
-        assert [one["verdict"] for one in shown] == await here.verdicts(job)
+        assert [piece["verdict"] for piece in shown] == await here.verdicts(job)
 
 
 async def test_a_repeated_id_with_another_body_is_news(tmp_path: Path) -> None:

@@ -138,9 +138,9 @@ async def _post_all(here: RunningReceiver, provider: str, pieces: list[Any]) -> 
         if kind == "true" and sign and provider == "freepik" and what in ("COMPLETED", "FAILED"):
             first_end = first_end or {"COMPLETED": State.SUCCEEDED, "FAILED": State.FAILED}[what]
     await here.read()
-    kept = [one for one in await here.evidence(job) if one.source == "callback" and one.verdict != "refused"]
+    kept = [piece for piece in await here.evidence(job) if piece.source == "callback" and piece.verdict != "refused"]
     assert len(kept) == acknowledged, "every callback that was answered 2xx is an item"
-    assert all(one.verdict != "received" and one.read_at is not None for one in kept)
+    assert all(piece.verdict != "received" and piece.read_at is not None for piece in kept)
     assert (await here.now(job)).state is (first_end or State.RUNNING)
     ends = [name for name in await here.events(job) if name in ("job.succeeded", "job.failed")]
     assert len(ends) == (first_end is not None)

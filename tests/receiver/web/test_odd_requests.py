@@ -48,7 +48,7 @@ async def test_a_callback_that_offers_an_upgrade_is_kept_whole(provider: str, tm
         assert (await sent(port, whole[:at], whole[at:]))[0] == 200
         inner = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
         assert (await sent(port, request(here.path(job), inner, **{**headers, **signed(inner)})))[0] == 200
-        assert [one.body for one in await here.evidence(job)] == [body, body, inner]
+        assert [piece.body for piece in await here.evidence(job)] == [body, body, inner]
 
 
 async def test_a_callback_of_another_length_than_announced_is_never_a_200(tmp_path: Path) -> None:

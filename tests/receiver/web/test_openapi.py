@@ -80,7 +80,7 @@ async def test_lists_take_the_parameters_that_are_described_and_refuse_others(tm
         job = await here.job()
         for path in ("/v1/jobs", "/v1/events", "/v1/endpoints", "/v1/deliveries", "/v1/jobs/{id}/evidence"):
             parameters = DESCRIPTION["paths"][path]["get"]["parameters"]
-            described = [one["name"] for one in parameters if one["in"] == "query"]
+            described = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
             url = path.replace("{id}", job.id)
             for name in described:
                 answer = await here.client.get(url, params={name: ""} if name != "limit" else {name: "1"})
@@ -95,14 +95,14 @@ async def test_lists_take_the_parameters_that_are_described_and_refuse_others(tm
 def test_a_change_of_an_endpoint_has_no_defaults() -> None:
     """What is not named stays; only what is made, or set as a whole, takes defaults."""
     models = DESCRIPTION["components"]["schemas"]
-    assert [name for name, one in models["EndpointChange"]["properties"].items() if "default" in one] == []
+    assert [name for name, parameter in models["EndpointChange"]["properties"].items() if "default" in parameter] == []
     assert models["NewEndpoint"]["properties"]["enabled"]["default"] is True
 
 
 def test_every_parameter_in_a_path_is_described() -> None:
     for path, item in DESCRIPTION["paths"].items():
         for method, operation in item.items():
-            named = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
+            named = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "path"}
             assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}, (method, path)
 
 

@@ -23,7 +23,7 @@ async def test_an_unknown_provider_is_refused_with_those_there_are(path: str, tm
         for asked, wanted in (("freepik", [job]), ("freepik,novita", [other, job]), ("apixo", []), ("", [other, job])):
             if path == "jobs":
                 found = (await here.client.get(f"/v1/jobs?provider={asked}")).json()["items"]
-                assert [one["id"] for one in found] == [one.id for one in wanted]
+                assert [item["id"] for item in found] == [item.id for item in wanted]
 
 
 @pytest.mark.parametrize("path", ["jobs", "events", "endpoints", "deliveries", "jobs/{id}/evidence"])
@@ -42,7 +42,7 @@ async def test_the_cursor_of_a_page_leads_to_the_next(tmp_path: Path) -> None:
         wanted = [(await here.job()).id for _ in range(3)][::-1]
         first = (await here.client.get("/v1/jobs?limit=2")).json()
         second = (await here.client.get(f"/v1/jobs?limit=2&cursor={first['next']}")).json()
-        assert [one["id"] for page in (first, second) for one in page["items"]] == wanted
+        assert [item["id"] for page in (first, second) for item in page["items"]] == wanted
         assert second["next"] is None
 
 
