@@ -11,7 +11,8 @@ import hashlib
 import hmac
 import re
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -48,19 +49,23 @@ _CALLBACK_URL = re.compile(r"/callbacks/[a-z0-9_-]+/(job_[0-9a-z]{26})\.")
 
 
 class Tokens:
-    """Mints and reads tokens. *keys*: the first signs, all verify (itsdangerous wants the signing key last)."""
+    """
+    Mints and reads tokens. *keys*: the first signs, all verify (itsdangerous wants the signing key last).
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    *clock* gives the moment, in seconds since 1970, that a token is minted at.
+    """
+
+    def __init__(self, keys: Sequence[str], *, clock: Callable[[], float] = time.time) -> None:
         if not keys:
             raise ValueError("at least one secret key is needed")
         in_order = list(reversed(keys))
-        self._keys = in_order
-        self._callback = _signer(in_order, "callback")
-        self._input = _signer(in_order, "input")
+        self._keys, self._clock = in_order, clock
+        self._callback = _signer(in_order, "callback", clock)
+        self._input = _signer(in_order, "input", clock)
 
     def signer(self, purpose: str) -> TimestampSigner:
         """A signer with the same keys for another *purpose*, whose signatures are worth nothing for any other."""
-        return _signer(self._keys, purpose)
+        return _signer(self._keys, purpose, self._clock)
 
     def callback(self, job_id: str, provider: str) -> str:
         return self._callback.sign(f"{job_id}.{provider}").decode("ascii")
@@ -85,9 +90,13 @@ class _HmacSha256(SigningAlgorithm):
 class _Signer(TimestampSigner):
     """Derives each key once: that would be half of the work of reading a token."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, clock: Callable[[], float], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._clock = clock
         self._derived: dict[bytes, bytes] = {}
+
+    def get_timestamp(self) -> int:
+        return int(self._clock())
 
     def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
         secret = self.secret_keys[-1] if secret_key is None else want_bytes(secret_key)
@@ -96,7 +105,7 @@ class _Signer(TimestampSigner):
         return self._derived[secret]
 
 
-def _signer(keys: list[str], purpose: str) -> TimestampSigner:
+def _signer(keys: list[str], purpose: str, clock: Callable[[], float]) -> TimestampSigner:
     return _Signer(
         keys,
         salt=f"receiver.{purpose}",
@@ -104,6 +113,7 @@ def _signer(keys: list[str], purpose: str) -> TimestampSigner:
         key_derivation="hmac",
         digest_method=hashlib.sha256,
         algorithm=_HmacSha256(),
+        clock=clock,
     )
 
 

@@ -83,7 +83,7 @@ class Intake:
             patience_seconds=_PATIENCE_SECONDS,
             weigh=lambda evidence: len(evidence.body),
         )
-        self._one_reader = asyncio.Lock()
+        self.reading = asyncio.Lock()
         self._place = ""
         """The job that the last batch ended at; the next one goes on behind it."""
         self.loop = Loop("reader", self.read_some, woken=wakes.reader)
@@ -126,7 +126,7 @@ class Intake:
 
     async def read_some(self, *, limit: int = _BATCH) -> float:
         """Read and settle unread evidence, of all jobs in turn. Returns 0 when there is more."""
-        async with self._one_reader:
+        async with self.reading:
             began = time.monotonic()
             unread = await self._store.evidence.unread(limit=limit, after=self._place)
             self._place = unread.place

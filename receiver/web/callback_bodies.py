@@ -10,7 +10,6 @@ import asyncio
 
 from starlette.types import Receive
 
-_BODY_SECONDS = 10.0
 _DRAIN_BYTES = 64 * 1024 * 1024
 _UNFINISHED_BYTES = 32 * 1024 * 1024
 _UNFINISHED_BODIES_OF_JOB = 4
@@ -39,12 +38,13 @@ class TooManyBodies(Exception):
 
 class CallbackBodies:
     """
-    Reads bodies, none for longer than `_BODY_SECONDS`: one clock for all, as a timer for each costs too much.
+    Reads bodies, none for longer than *seconds*: one clock for all, as a timer for each costs too much.
 
     What has come of bodies that are not whole is bounded: so much for each job, so much in all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, seconds: float = 10.0) -> None:
+        self._seconds = seconds
         self._held = 0
         self._held_of: dict[str, int] = {}
         self._reading: dict[asyncio.Task[None], float] = {}
@@ -57,7 +57,7 @@ class CallbackBodies:
         assert task is not None
         self._reading[task] = loop.time()
         if self._clock is None:
-            self._clock = loop.call_later(_BODY_SECONDS / 10, self._tick, loop)
+            self._clock = loop.call_later(self._seconds / 10, self._tick, loop)
         try:
             return await self._read(receive, limit, job_id)
         except asyncio.CancelledError:
@@ -111,9 +111,9 @@ class CallbackBodies:
             del self._held_of[job_id]
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        since = loop.time() - _BODY_SECONDS
+        since = loop.time() - self._seconds
         for task, began in self._reading.items():
             if began < since and task not in self._too_slow:
                 self._too_slow.add(task)
                 task.cancel()
-        self._clock = loop.call_later(_BODY_SECONDS / 10, self._tick, loop) if self._reading else None
+        self._clock = loop.call_later(self._seconds / 10, self._tick, loop) if self._reading else None

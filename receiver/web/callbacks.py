@@ -32,23 +32,17 @@ from receiver.runtime.route_path import route_path
 from receiver.store.evidence import ROW_BYTES
 from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
-from receiver.upstream.rate_limits import Bucket
 from receiver.web.callback_bodies import BodyTooLarge, BodyTooSlow, CallbackBodies, SenderGone, TooManyBodies
 from receiver.web.callback_budget import CallbackBudget
+from receiver.web.kept_refusals import KeptRefusals
 from receiver.web.problems import Problem
 from submitter.errors import CallbackRefused
 from submitter.provider import Provider
-from submitter.provider_settings import Rate
 from submitter.vocabulary import Callback, Trust
 
 log = structlog.get_logger("receiver.callbacks")
 
 _GRACE = timedelta(hours=24)
-_KEPT_REFUSALS = Rate(20, 60)
-_KEPT_REFUSALS_IN_ALL = Rate(200, 60)
-_KEPT_REFUSED_BYTES = Rate(4 * 1024 * 1024, 86_400)
-_KEPT_REFUSED_BYTES_IN_ALL = Rate(64 * 1024 * 1024, 86_400)
-_SOURCES = 1024
 _METHODS = frozenset({"GET", "HEAD", "POST"})
 _MAX_PEER_CHARS = 64
 
@@ -120,9 +114,9 @@ class Callbacks:
         self._max_bytes = max_bytes
         self._token_lifetime = token_lifetime + _GRACE
         self._clock = clock
-        self._refusals = _KeptRefusals()
+        self._refusals = KeptRefusals()
         self._budget = CallbackBudget(budget_bytes, store.evidence.unsigned_bytes)
-        self._bodies = CallbackBodies()
+        self.bodies = CallbackBodies()
         self._counters: dict[tuple[str, str], Counter] = {}
         self._untold: list[tuple[str, Claim, float, Scope]] = []
         self._ack_seconds = {name: metrics.ack_seconds.labels(name) for name in providers}
@@ -144,7 +138,7 @@ class Callbacks:
             await _answer(send, 200, b"" if scope["method"] == "HEAD" else b"ok\n")
             return
         try:
-            body = await self._bodies.read(receive, self._max_bytes, claim.job_id)
+            body = await self.bodies.read(receive, self._max_bytes, claim.job_id)
         except SenderGone:
             return
         except TooManyBodies as exc:
@@ -255,27 +249,6 @@ class Callbacks:
         if found is None:
             found = self._counters[provider, verdict] = self._metrics.callbacks.labels(provider, verdict)
         return found
-
-
-class _KeptRefusals:
-    """How many refused callbacks are kept, and how much of them: so many for each source, so many in all."""
-
-    def __init__(self) -> None:
-        self._all = (Bucket([_KEPT_REFUSALS_IN_ALL]), Bucket([_KEPT_REFUSED_BYTES_IN_ALL]))
-        self._each: dict[str, tuple[Bucket, Bucket]] = {}
-
-    def may_keep(self, source: str, size: int) -> bool:
-        if source not in self._each:
-            if len(self._each) >= _SOURCES:
-                self._each.pop(next(iter(self._each)))
-            self._each[source] = (Bucket([_KEPT_REFUSALS]), Bucket([_KEPT_REFUSED_BYTES]))
-        buckets = (*self._all, *self._each[source])
-        wanted = (1, size, 1, size)
-        if any((bucket.available() or 0) < count for bucket, count in zip(buckets, wanted, strict=True)):
-            return False
-        for bucket, count in zip(buckets, wanted, strict=True):
-            bucket.take(count)
-        return True
 
 
 def size_of(evidence: Evidence) -> int:

@@ -28,7 +28,8 @@ import psutil
 
 from receiver.domain.tokens import Tokens
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.processes import TOKEN, LiveReceiver, free_port, submit
+from tests.support.ports import free_port
+from tests.support.processes import TOKEN, LiveReceiver, submit
 
 KEY = "a-key-of-the-floods"
 MOST_MB, MOST_STALL_MS = 150, 500

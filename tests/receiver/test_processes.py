@@ -15,7 +15,8 @@ from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.receiver.test_spine import SETTLED_BY
 from tests.support.cli import bare_environment, receiver_command
-from tests.support.processes import LiveReceiver, free_port, provider_environment, submit, wait_for_state
+from tests.support.ports import free_port
+from tests.support.processes import LiveReceiver, provider_environment, submit, wait_for_state
 from tests.support.waiting import eventually
 
 

@@ -209,7 +209,7 @@ def test_flask_handles_what_holds_and_refuses_the_rest() -> None:
 
 
 async def test_django_handles_what_holds_and_refuses_the_rest(shop: ModuleType) -> None:
-    handled: list[Event] = shop.handled  # type: ignore[attr-defined]
+    handled: list[Event] = shop.handled
     handled.clear()
     post = wsgi(WSGIHandler())
     assert post("/hooks", sample_event("job.failed", SECRET)).status_code == 204

@@ -49,18 +49,20 @@ class DeliveryStack:
         schedule: tuple[float, ...] = (0, 0.15, 0.3, 0.6),
         most_notify_calls: int = 256,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        guard: Guard | None = None,
+        connect: Callable[[], Outbound] | None = None,
     ) -> None:
         self.database = database
         self.clock = clock
         self.endpoints = Endpoints(database)
         self.log = DeliveryLog(database)
         self.metrics = Metrics()
-        self.guard = Guard(LOOPBACK)
+        self.guard = guard or Guard(LOOPBACK)
         self.notify_secret = new_secret()
         self.notifier = Notifier(
             Deliveries(database),
             self.endpoints,
-            lambda: Outbound(self.guard, ssl_context=_TLS, max_connections=1),
+            connect or (lambda: Outbound(self.guard, ssl_context=_TLS, max_connections=1)),
             self.metrics,
             DeliveryPolicy((self.notify_secret,), schedule, most_notify_calls),
             owner="test",

@@ -34,6 +34,7 @@ from tests.support.rows import execute, fetch
 from tests.support.waiting import eventually
 
 SECRET = "freepik-secret-of-the-tests"
+SECRET_KEY = "a-key-of-the-tests"
 RESULT = "https://cdn.example.com/result.png"
 
 
@@ -207,7 +208,7 @@ async def running_receiver(
     given: dict[str, Any] = {
         "data_dir": tmp_path / "data",
         "public_url": "https://hooks.example.com",
-        "secret_keys": "a-key-of-the-tests",
+        "secret_keys": SECRET_KEY,
         "api_tokens": "a-token-of-the-tests",
         "poll_interval": 0.2,
         "callback_timeout": 600,

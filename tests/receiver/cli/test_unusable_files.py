@@ -170,7 +170,8 @@ def test_a_spoilt_mark_names_no_sandbox_that_runs(tmp_path: Path, content: str) 
 
 def test_a_server_without_a_sandbox_is_not_taken_for_one_that_had_its_number(tmp_path: Path) -> None:
     mark = SandboxMark(tmp_path)
-    mark._write([{"pid": os.getpid(), "sandbox": "http://127.0.0.1:1", "receiver": "http://127.0.0.1:2"}])
+    running = [{"pid": os.getpid(), "sandbox": "http://127.0.0.1:1", "receiver": "http://127.0.0.1:2"}]
+    (tmp_path / "sandbox.json").write_text(json.dumps({"running": running}))
     assert mark.read() is not None
     mark.serves_no_sandbox()
     assert mark.there

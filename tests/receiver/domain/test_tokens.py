@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import string
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
@@ -11,17 +13,19 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from itsdangerous import Signer
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from receiver.domain.tokens import TokenInvalid, Tokens
 from receiver.runtime.metrics import Metrics
+from receiver.store.database import open_database
 from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
 from receiver.web.callbacks import Callbacks
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State
-from tests.support.running_receiver import running_receiver
+from tests.support.running_receiver import SECRET_KEY, running_receiver
 
 TOKENS = Tokens(["new", "old"])
 JOB = "job_01k0000000000000000000000"
@@ -75,7 +79,9 @@ def test_nothing_can_be_added_or_left_out(change: object) -> None:
     "text", ["", "x", f"{JOB}.apixo", f"{JOB}.apixo.A", f"{JOB}.apixo.____________", f"{JOB}..AAAA"]
 )
 def test_what_our_key_signed_without_being_a_token_is_refused(text: str) -> None:
-    signature = TOKENS._callback.get_signature(text).decode()
+    ours = Signer("new", salt="receiver.callback", sep=".", key_derivation="hmac", digest_method=hashlib.sha256)
+    signature = ours.get_signature(text).decode()
+    assert ours.validate(TOKENS.callback(JOB, "freepik")), "it signs as the tokens are signed"
     with pytest.raises(TokenInvalid):
         TOKENS.read_callback(f"{text}.{signature}")
 
@@ -101,21 +107,23 @@ async def test_a_token_holds_for_a_day_longer_than_its_job_may_run_and_while_it_
 ) -> None:
     async with running_receiver(tmp_path, job_timeout=3600) as here:
         job = await here.job(state=state)
-        callbacks = here.receiver.callbacks
-        callbacks._clock = lambda: datetime.now(UTC) + age
-        assert (await here.client.get(here.path(job))).status_code == answer
+        old = Tokens([SECRET_KEY], clock=lambda: time.time() - age.total_seconds()).callback(job.id, job.provider)
+        assert (await here.client.get(f"/callbacks/{job.provider}/{old}")).status_code == answer
 
 
-async def test_a_bad_token_is_answered_without_intake_or_database() -> None:
-    """There is neither here: whoever reached for one of them would fail."""
+async def test_a_bad_token_is_answered_without_intake_or_database(tmp_path: Path) -> None:
+    """There is no intake, and the database is closed: a use of either would fail."""
+    database = await open_database(tmp_path / "receiver.db")
+    await database.close()
     providers = {"freepik": Freepik(api_key="-", webhook_secrets=["-"])}
     callbacks = Callbacks(
         cast(Intake, None),
-        cast(JobStore, None),
+        JobStore(database),
         providers,
         TOKENS,
         Metrics(),
         max_bytes=10,
+        budget_bytes=10,
         token_lifetime=timedelta(1),
     )
     app = Starlette(routes=[Route("/callbacks/{provider}/{token}", callbacks)])

@@ -77,7 +77,7 @@ async def test_old_evidence_of_ended_jobs_goes(tmp_path: Path) -> None:
 async def test_what_nobody_has_read_stays(tmp_path: Path) -> None:
     async with unpruned(tmp_path) as here:
         job = await here.job(state=State.FAILED)
-        async with here.receiver.parts.intake._one_reader:
+        async with here.receiver.parts.intake.reading:
             await here.receiver.parts.store.evidence.record([piece(job, OLD, read=False)])
             assert await pruning(here).prune() == Pruned()
             assert len(await here.evidence(job)) == 1

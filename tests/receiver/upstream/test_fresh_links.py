@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
 from collections.abc import AsyncIterator
@@ -30,6 +29,7 @@ from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Image, Report, State
 from tests.support.serving import serving
 from tests.support.upstream_loops import Loops, loops
+from tests.support.waiting import eventually
 
 PICTURE = picture_bytes(80, 60)
 RENEWABLE = ("freepik", "apixo", "novita", "upscayl")
@@ -84,8 +84,8 @@ class Stage:
         ends = clock.now + timedelta(seconds=seconds)
         while clock.now < ends:
             pause = min(await self.archive.step(), await self.running.poller.step())
-            while self.archive.pool.busy or self.running.poller.pool.busy:
-                await asyncio.sleep(0.001)
+            pools = [self.archive.pool, *self.running.poller.pools.values()]
+            await eventually(lambda pools=pools: not any(pool.busy for pool in pools))  # type: ignore[misc]
             while await self.running.intake.read_some() < 1:
                 pause = 0.0
             clock.now += timedelta(seconds=max(min(pause, (ends - clock.now).total_seconds()), 0.0))

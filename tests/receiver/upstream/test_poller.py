@@ -131,9 +131,9 @@ async def test_polls_of_one_job_never_overlap_even_after_a_pause_longer_than_a_l
         await eventually(lambda: running.outside.calls == 2)
         running.clock.now += LEASE * 2
         await running.poller.step()
-        assert running.poller.pool.busy == 1
+        assert running.poller.pools["novita"].busy == 1
         running.outside.gate.set()
-        await eventually(lambda: running.poller.pool.busy == 0)
+        await eventually(lambda: running.poller.pools["novita"].busy == 0)
         assert running.outside.calls == 2
 
 

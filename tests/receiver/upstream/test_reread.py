@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,11 +29,7 @@ async def reread(here: RunningReceiver, selection: EvidenceFilter, **options: bo
         confirm=settings.confirm,
         timing_of=lambda name: parts.slots[name].usual,
     )
-    return [reading async for reading in rereading.run(selection, _now(here), **options)]
-
-
-def _now(here: RunningReceiver) -> Any:
-    return here.receiver.parts.intake._clock()
+    return [reading async for reading in rereading.run(selection, datetime.now(UTC), **options)]
 
 
 async def unreadable_once(here: RunningReceiver, job: Job, status: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from receiver.runtime.group_commit import GroupCommit, Overloaded
 from receiver.runtime.server import listen, running, server
+from receiver.web.callback_bodies import CallbackBodies
 from submitter.vocabulary import State
 from tests.support.rows import execute, fetch
 from tests.support.running_receiver import RunningReceiver, freepik_body, novita_body, running_receiver, signed
@@ -80,9 +81,9 @@ async def test_the_order_is_token_then_size_then_signature(tmp_path: Path) -> No
         assert (await here.client.post(here.path(job), content=b"x")).status_code == 401
 
 
-async def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.web.callback_bodies._BODY_SECONDS", 0.3)
+async def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
+        here.receiver.callbacks.bodies = CallbackBodies(seconds=0.3)
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = novita_body(job.remote_id or "", "COMPLETED")
@@ -292,7 +293,7 @@ async def test_a_callback_is_answered_while_the_reader_is_stuck(tmp_path: Path) 
     """The 200 waits for the commit and for nothing else."""
     async with running_receiver(tmp_path) as here:
         job = await here.job()
-        async with here.receiver.parts.intake._one_reader:
+        async with here.receiver.parts.intake.reading:
             assert (await here.write_events(job, "COMPLETED")).status_code == 200
             (kept,) = await here.evidence(job)
             assert (kept.verdict, kept.read_at) == ("received", None)
@@ -302,7 +303,7 @@ async def test_a_callback_is_answered_while_the_reader_is_stuck(tmp_path: Path) 
 async def test_evidence_that_was_never_read_is_read_at_the_next_start(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job()
-        async with here.receiver.parts.intake._one_reader:
+        async with here.receiver.parts.intake.reading:
             await here.write_events(job, "COMPLETED")
             assert await here.verdicts(job) == ["received"]
     async with running_receiver(tmp_path) as here:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import pytest
 
 from receiver.domain.events import EVENT_TYPES
 from receiver.net.guard import Guard
-from receiver.web.endpoints import EndpointsApi
-from receiver.web.problems import Problem
 from submitter.signatures import new_secret, verify
 from tests.receiver.net.test_client_hostile import HOSTILE, Connector, guarded, names
 from tests.support.delivery_stack import delivery_stack
@@ -126,22 +123,20 @@ async def test_no_hostile_url_becomes_an_endpoint_or_is_dialled_by_its_test(tmp_
     The API refuses each, but names that don't resolve just now; put past the API, the test button refuses it just the
     same, and nobody is dialled.
     """
-    async with delivery_stack(tmp_path, schedule=(0,)) as made:
-        made.guard = Guard(resolver=names)
-        connector = Connector()
-        outbound = guarded(connector)
-        api = EndpointsApi(made.endpoints, made.log, made.guard, base_url=str, changed=made.wake)
+    guard, connector = Guard(resolver=names), Connector()
+    async with (
+        guarded(connector) as outbound,
+        delivery_stack(tmp_path, schedule=(0,), guard=guard, connect=lambda: outbound) as made,
+        made.client() as client,
+    ):
         unresolved = "nowhere" in url or "unheard" in url
-        with contextlib.nullcontext() if unresolved else pytest.raises(Problem) as refused:
-            await api._check_url(url)
-        if refused is not None:
-            assert (refused.value.status, refused.value.field) == (422, "url")
+        answer = await client.post("/v1/endpoints", json={"url": url})
+        if not unresolved:
+            assert (answer.status_code, answer.json()["field"]) == (422, "url")
         endpoint = await made.endpoint(url)
         delivery_id = await made.log.send_example(endpoint.id, "job.succeeded", {}, endpoint.created_at)
-        async with outbound:
-            made.notifier._connect = lambda: outbound
-            made.wake()
-            (shown,) = await made.settled()
+        made.wake()
+        (shown,) = await made.settled()
         assert (shown.id, shown.state) == (delivery_id, "given_up")
         assert shown.fault == ("theirs" if unresolved else "ours")
         assert connector.asked == []

@@ -1,0 +1,39 @@
+"""Bounds on the refused callbacks that are kept. They limit what is written, never what is answered."""
+
+from __future__ import annotations
+
+from receiver.upstream.rate_limits import Bucket
+from submitter.provider_settings import Rate
+
+OF_A_SOURCE = Rate(20, 60)
+IN_ALL = Rate(200, 60)
+BYTES_OF_A_SOURCE = Rate(4 * 1024 * 1024, 86_400)
+BYTES_IN_ALL = Rate(64 * 1024 * 1024, 86_400)
+MOST_SOURCES = 1024
+
+
+class KeptRefusals:
+    """How many refused callbacks may be kept, and how much of them: so many of each source, so many in all."""
+
+    def __init__(self) -> None:
+        self._all = (Bucket([IN_ALL]), Bucket([BYTES_IN_ALL]))
+        self._sources: dict[str, tuple[Bucket, Bucket]] = {}
+
+    @property
+    def sources(self) -> int:
+        """How many sources are remembered: `MOST_SOURCES` at most, the oldest is forgotten first."""
+        return len(self._sources)
+
+    def may_keep(self, source: str, size: int) -> bool:
+        """Whether one more refusal of *size* bytes may be kept; it is then counted."""
+        if source not in self._sources:
+            if len(self._sources) >= MOST_SOURCES:
+                self._sources.pop(next(iter(self._sources)))
+            self._sources[source] = (Bucket([OF_A_SOURCE]), Bucket([BYTES_OF_A_SOURCE]))
+        buckets = (*self._all, *self._sources[source])
+        wanted = (1, size, 1, size)
+        if any((bucket.available() or 0) < count for bucket, count in zip(buckets, wanted, strict=True)):
+            return False
+        for bucket, count in zip(buckets, wanted, strict=True):
+            bucket.take(count)
+        return True
