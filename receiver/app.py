@@ -32,14 +32,14 @@ from receiver.store.sqlite_file import usable_database
 from receiver.web import openapi
 from receiver.web.admission import Admissions
 from receiver.web.auth import Bearer
-from receiver.web.callbacks import CallbackRoute, Callbacks
+from receiver.web.callbacks import CallbackLimits, CallbackRoute, Callbacks
 from receiver.web.deliveries import DeliveriesApi
 from receiver.web.endpoints import EndpointsApi
 from receiver.web.events import EventsApi
 from receiver.web.health import Health
 from receiver.web.images import ImagesApi
 from receiver.web.job_upload import Uploads
-from receiver.web.jobs import JobsApi
+from receiver.web.jobs import JobPresenter, JobsApi
 from receiver.web.page.api import Api
 from receiver.web.page.dashboard import Dashboard
 from receiver.web.page.live import Live
@@ -131,9 +131,11 @@ class Receiver:
             {name: slot.provider for name, slot in parts.slots.items()},
             self.credentials.tokens,
             self.metrics,
-            max_bytes=settings.max_callback_bytes,
-            budget_bytes=settings.callback_budget,
-            token_lifetime=timedelta(seconds=settings.job_timeout),
+            CallbackLimits(
+                max_bytes=settings.max_callback_bytes,
+                budget_bytes=settings.callback_budget,
+                token_lifetime=timedelta(seconds=settings.job_timeout),
+            ),
         )
         self.admissions = Admissions(
             parts.store,
@@ -172,7 +174,7 @@ class Receiver:
             uploads=Uploads(parts.blobs),
             blobs=parts.blobs,
             slots=parts.slots,
-            base_url=lambda: self.base_url,
+            presenter=JobPresenter(lambda: self.base_url, parts.pauses),
             wakes=parts.wakes,
         )
         providers = ProvidersApi(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -187,7 +187,6 @@ async def build(
     statistics = ProviderStatistics(database)
     await statistics.load()
     slots = {name: slot(settings, PROVIDERS[name].from_settings(its), its) for name, its in each.items()}
-    watch = CallbackWatch(statistics, slots, wakes)
 
     leases = Leases(store.leases)
     intake = Intake(store, slots, blobs, metrics, confirm=settings.confirm, wakes=wakes)
@@ -210,39 +209,7 @@ async def build(
     events = Events(database)
     numbered = shared.event("positions") if settings.on_postgresql else wakes.stream
     stream = Stream(events, stopping, woken=numbered)
-    sequencer = Sequencer(database, written=wakes.stream, numbered=numbered)
-
-    clock = ClockRecord(database)
-
-    async def watch_clock() -> float:
-        step = await clock.beat(datetime.now(UTC))
-        if step is not None:
-            await pauses.load()
-            log.warning("clock_set_back", seconds=step.total_seconds(), effect="what was due is due by the new time")
-        return _CLOCK_SECONDS
-
-    await watch_clock()
-
-    async def checkpoint() -> float:
-        await database.checkpoint()
-        return _CHECKPOINT_SECONDS
-
-    presence = ProviderPresence(slots, ProviderTable(database), works=Role.SUBMISSIONS in roles)
-    await presence.step()
-    by_role = {
-        Role.WEB: (stream.loop,),
-        Role.READER: (
-            intake.loop,
-            watch.loop,
-            Rollups(database, tuple(slots)).loop,
-            Pruning(database, blobs, keep=timedelta(days=settings.keep_days)).loop,
-        ),
-        Role.SUBMISSIONS: (submissions.loop,),
-        Role.POLLER: (poller.loop,),
-        Role.ARCHIVE: (archive.loop,),
-        Role.NOTIFIER: (notifier.loop, notifier.renewals),
-    }
-    return Parts(
+    parts = Parts(
         roles=roles,
         database=database,
         blobs=blobs,
@@ -262,18 +229,54 @@ async def build(
         notifier=notifier,
         events=events,
         stream=stream,
-        loops=(
-            Loop("clock", watch_clock, idle_seconds=_CLOCK_SECONDS),
-            leases.loop,
-            *(loop for role in Role if role in roles for loop in by_role[role]),
-            presence.loop,
-            shared.loop,
-            *(
-                (sequencer.loop,)
-                if settings.on_postgresql
-                else (Loop("checkpoints", checkpoint, idle_seconds=_CHECKPOINT_SECONDS),)
-            ),
+        loops=(),
+    )
+    return replace(parts, loops=await _loops(parts, settings, shared, numbered))
+
+
+async def _loops(parts: Parts, settings: Settings, shared: Announcements, numbered: asyncio.Event) -> tuple[Loop, ...]:
+    """The loops of the roles of *parts*, and those that every process has. *numbered* is set with new positions."""
+    database, slots, wakes = parts.database, parts.slots, parts.wakes
+    clock = ClockRecord(database)
+
+    async def watch_clock() -> float:
+        step = await clock.beat(datetime.now(UTC))
+        if step is not None:
+            await parts.pauses.load()
+            log.warning("clock_set_back", seconds=step.total_seconds(), effect="what was due is due by the new time")
+        return _CLOCK_SECONDS
+
+    async def checkpoint() -> float:
+        await database.checkpoint()
+        return _CHECKPOINT_SECONDS
+
+    await watch_clock()
+    presence = ProviderPresence(slots, ProviderTable(database), works=Role.SUBMISSIONS in parts.roles)
+    await presence.step()
+    by_role = {
+        Role.WEB: (parts.stream.loop,),
+        Role.READER: (
+            parts.intake.loop,
+            CallbackWatch(parts.statistics, slots, wakes).loop,
+            Rollups(database, tuple(slots)).loop,
+            Pruning(database, parts.blobs, keep=timedelta(days=settings.keep_days)).loop,
         ),
+        Role.SUBMISSIONS: (parts.submissions.loop,),
+        Role.POLLER: (parts.poller.loop,),
+        Role.ARCHIVE: (parts.archive.loop,),
+        Role.NOTIFIER: (parts.notifier.loop, parts.notifier.renewals),
+    }
+    if settings.on_postgresql:
+        of_engine = Sequencer(database, written=wakes.stream, numbered=numbered).loop
+    else:
+        of_engine = Loop("checkpoints", checkpoint, idle_seconds=_CHECKPOINT_SECONDS)
+    return (
+        Loop("clock", watch_clock, idle_seconds=_CLOCK_SECONDS),
+        parts.leases.loop,
+        *(loop for role in Role if role in parts.roles for loop in by_role[role]),
+        presence.loop,
+        shared.loop,
+        of_engine,
     )
 
 

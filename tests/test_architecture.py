@@ -1,8 +1,10 @@
 """The promises that hold between rooms."""
 
 import ast
+import graphlib
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,103 @@ def test_migrations_follow_each_other_in_one_line() -> None:
         for path in sorted((ROOT / "receiver/store/migrations/versions").glob("0*.py"))
     ]
     assert revisions == [[f"{n + 1:04}", f"{n:04}" if n else "None"] for n in range(len(revisions))]
+
+
+# --- Shape ----------------------------------------------------------------------------------------------------------
+
+MOST_FLAT_MODULES = 4
+MOST_PARAMETERS = 8
+MOST_LINES = 80
+EXCEPTIONS = {
+    "submitter.sandbox.app.Sandbox": "settings with defaults, given by name",
+    "receiver.store.migrations.versions.0001_first.upgrade": "the first schema",
+}
+
+
+def modules() -> dict[str, Path]:
+    """The modules of both packages by name; a package is its `__init__`."""
+    paths = [*(ROOT / "receiver").rglob("*.py"), *(ROOT / "submitter").rglob("*.py")]
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in sorted(paths)
+    }
+
+
+def definitions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield f"{name}.{node.name}", node
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Neither inside functions nor under TYPE_CHECKING: what needs each other belongs together, or apart."""
+    known = modules()
+    imports: dict[str, set[str]] = {}
+    for name, path in known.items():
+        found = imports[name] = set[str]()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                below = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {module if module in known else node.module for module in below}
+    graph = {name: (found & known.keys()) - {name} for name, found in imports.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as exc:
+        pytest.fail(" imports ".join(reversed(exc.args[1])))
+
+
+def test_the_receiver_has_few_flat_modules() -> None:
+    flat = [path.name for path in (ROOT / "receiver").glob("*.py") if not path.name.startswith("__")]
+    assert len(flat) <= MOST_FLAT_MODULES, flat
+
+
+def test_no_constructor_takes_more_than_it_can_name() -> None:
+    """Of handlers, loops and whatever else is built from parts. Values have as many fields as they have."""
+    long = []
+    for name, node in definitions():
+        if isinstance(node, ast.ClassDef):
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                    parameters = [*method.args.posonlyargs, *method.args.args[1:], *method.args.kwonlyargs]
+                    long += [(name, len(parameters))] if len(parameters) > MOST_PARAMETERS else []
+            if node.name.endswith("Api"):
+                fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+                long += [(name, len(fields))] if len(fields) > MOST_PARAMETERS else []
+    assert [(name, count) for name, count in long if name not in EXCEPTIONS] == []
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    lengths = {
+        name: (node.end_lineno or 0) - node.lineno + 1
+        for name, node in definitions()
+        if not isinstance(node, ast.ClassDef)
+    }
+    assert [name for name, length in lengths.items() if length > MOST_LINES and name not in EXCEPTIONS] == []
+
+
+# --- Words ----------------------------------------------------------------------------------------------------------
+
+OLD_WORDS = (
+    r"look_at",
+    r"looked_at",
+    r"next_look\w*",
+    r"looks_made",
+    r"/look\b",
+)
+"""Regular expressions for names that were replaced by the standard ones of the field; whole words, any case."""
+
+
+def test_the_old_words_are_gone() -> None:
+    """From code, help, messages, logs and the README. A migration names the columns that it renames."""
+    pattern = re.compile("|".join(rf"(?<!\w)(?:{word})(?!\w)" for word in OLD_WORDS), re.IGNORECASE)
+    paths = [*modules().values(), ROOT / "README.md"]
+    found = [
+        (path.relative_to(ROOT).as_posix(), number, match.group())
+        for path in paths
+        if "migrations" not in path.parts
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for match in pattern.finditer(line)
+    ]
+    assert found == []

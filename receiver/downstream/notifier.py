@@ -30,11 +30,11 @@ from receiver.net.transport import KEEPALIVE_SECONDS
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
+from receiver.runtime.token_bucket import Bucket
 from receiver.runtime.wakes import Wakes
 from receiver.store.deliveries import Deliveries
 from receiver.store.endpoints import Endpoints
-from receiver.upstream.leases import LEASE
-from receiver.upstream.rate_limits import Bucket
+from receiver.store.leases import LEASE
 from submitter.provider_settings import parse_rate
 from submitter.retry_after import retry_after_seconds
 from submitter.signatures import signed_headers

@@ -21,6 +21,9 @@ from receiver.store.rows import JOBS
 from receiver.store.statements import SKIP_LOCKED, Fetch, Run, Work, alone
 from submitter.parsing import NO_RESULT
 
+LEASE = timedelta(seconds=8)
+"""How long a claim lasts unless it is renewed: with the second that a loop may sleep, and one to spare, ten."""
+
 _JOBS = JOBS.sql
 _ID = JOBS.place("id")
 _FREE = "(lease_until IS NULL OR lease_until <= ?)"

@@ -28,7 +28,7 @@ from receiver.runtime.metrics import Metrics
 from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore
-from receiver.upstream.leases import LEASE
+from receiver.store.leases import LEASE
 from submitter.errors import TaskRefused
 from submitter.images import inspect
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from receiver.domain.jobs import Job
 from receiver.runtime.loops import Loop
-from receiver.store.leases import JobLeases
-
-LEASE = timedelta(seconds=8)
-"""With the second that a loop may sleep before it looks, and one to spare, ten."""
+from receiver.store.leases import LEASE, JobLeases
 
 
 class Leases:

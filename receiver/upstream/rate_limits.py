@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+from receiver.runtime.token_bucket import Bucket
 from submitter.provider_settings import Rate
 
 _PATIENCE_SECONDS = 5.0
@@ -13,57 +14,6 @@ _IDLE_SECONDS = 10.0
 _FAILURES = 3
 _LONGEST_HOLD_SECONDS = 600.0
 _LONGEST_BACKOFF_SECONDS = 30.0
-
-
-class Bucket:
-    """All of *rates* hold: each is a bucket of `count` tokens that fills in `seconds`. No rates: no limit."""
-
-    def __init__(self, rates: Sequence[Rate], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rates = tuple(rates)
-        self._clock = clock
-        self._held = [float(rate.count) for rate in rates]
-        self._filled_at = clock()
-
-    @property
-    def limited(self) -> bool:
-        return bool(self._rates)
-
-    def available(self) -> int | None:
-        """Whole tokens that can be taken now; None: no limit."""
-        self._fill()
-        return min((int(held + 1e-9) for held in self._held), default=None)
-
-    def take(self, count: int = 1) -> None:
-        """Take *count* tokens, below zero if need be."""
-        self._fill()
-        self._held = [held - count for held in self._held]
-
-    def give_back(self, count: int = 1) -> None:
-        """Return tokens that were taken for calls that were not made."""
-        self._held = [min(held + count, rate.count) for held, rate in zip(self._held, self._rates, strict=True)]
-
-    def seconds_to_next(self) -> float:
-        """Until one token is there."""
-        return self.seconds_for(1)
-
-    def seconds_for(self, count: int) -> float:
-        """Until *count* calls are through, if nobody else takes any."""
-        self._fill()
-        return max(
-            (
-                max(count - held, 0) * rate.seconds / rate.count
-                for held, rate in zip(self._held, self._rates, strict=True)
-            ),
-            default=0.0,
-        )
-
-    def _fill(self) -> None:
-        now = self._clock()
-        passed, self._filled_at = now - self._filled_at, now
-        self._held = [
-            min(held + passed * rate.count / rate.seconds, float(rate.count))
-            for held, rate in zip(self._held, self._rates, strict=True)
-        ]
 
 
 class Pace:

@@ -16,6 +16,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -90,6 +91,15 @@ class CallbackRoute:
         await self._app(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
+class CallbackLimits:
+    """`budget_bytes` is what the unsigned callbacks of one job may take on disk."""
+
+    max_bytes: int
+    budget_bytes: int
+    token_lifetime: timedelta
+
+
 class Callbacks:
     """An ASGI application for one route; `scope["path_params"]` carries `provider` and `token`."""
 
@@ -100,10 +110,8 @@ class Callbacks:
         providers: Mapping[str, Provider],
         tokens: Tokens,
         metrics: Metrics,
+        limits: CallbackLimits,
         *,
-        max_bytes: int,
-        budget_bytes: int,
-        token_lifetime: timedelta,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._intake = intake
@@ -111,11 +119,11 @@ class Callbacks:
         self._providers = providers
         self._tokens = tokens
         self._metrics = metrics
-        self._max_bytes = max_bytes
-        self._token_lifetime = token_lifetime + _GRACE
+        self._max_bytes = limits.max_bytes
+        self._token_lifetime = limits.token_lifetime + _GRACE
         self._clock = clock
         self._refusals = KeptRefusals()
-        self._budget = CallbackBudget(budget_bytes, store.evidence.unsigned_bytes)
+        self._budget = CallbackBudget(limits.budget_bytes, store.evidence.unsigned_bytes)
         self.bodies = CallbackBodies()
         self._counters: dict[tuple[str, str], Counter] = {}
         self._untold: list[tuple[str, Claim, float, Scope]] = []

@@ -16,6 +16,7 @@ from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.job_list import JobFilter
 from receiver.store.jobs import JobStore
+from receiver.upstream.pauses import Pauses
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.admission import Admissions
 from receiver.web.auth import Bearer
@@ -29,6 +30,21 @@ from submitter.vocabulary import State
 
 
 @dataclass(frozen=True, slots=True)
+class JobPresenter:
+    """Jobs as answers show them: with addresses of this service, and whether their provider is paused."""
+
+    base_url: Callable[[], str]
+    pauses: Pauses
+
+    def to_json(self, job: Job, images: Sequence[KeptImage]) -> dict[str, Any]:
+        return job.to_json(images, base_url=self.base_url(), pause=self.pauses.of(job.provider))
+
+    def location(self, job: Job) -> dict[str, str]:
+        """The header that names the job's address."""
+        return {"location": f"{self.base_url()}/v1/jobs/{job.id}"}
+
+
+@dataclass(frozen=True, slots=True)
 class JobsApi:
     """Submits, shows and moves jobs."""
 
@@ -37,7 +53,7 @@ class JobsApi:
     uploads: Uploads
     blobs: Blobs
     slots: Mapping[str, ProviderSlot]
-    base_url: Callable[[], str]
+    presenter: JobPresenter
     wakes: Wakes
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
@@ -59,7 +75,7 @@ class JobsApi:
         key = _idempotency_key(request)
         job_request = await self._job_request(request)
         job, images, new = await self.admissions.admit(job_request, token_id=request.state.token_id, key=key)
-        return JSONResponse(self._job(job, images), 202 if new else 200, headers=self._location(job))
+        return self._answer(job, images, new=new)
 
     async def list(self, request: Request) -> Response:
         """`GET /v1/jobs?state=&provider=&since=&until=&q=&cursor=&limit=`, newest first."""
@@ -67,7 +83,7 @@ class JobsApi:
         page = await self.store.page(
             job_filter(request, tuple(self.slots)), before=place_of(request, "job"), limit=limit_of(request)
         )
-        items = [self._job(job, images) for job, images in page.jobs]
+        items = [self.presenter.to_json(job, images) for job, images in page.jobs]
         return JSONResponse({"items": items, "next": page.next})
 
     async def list_lost(self, request: Request) -> Response:
@@ -75,11 +91,13 @@ class JobsApi:
         known_only(request, "cursor", "limit")
         limit = limit_of(request)
         found = await self.store.jobs(lost=True, before=place_of(request, "job"), limit=limit + 1)
-        items = [{**self._job(job, images), "reason": lost_reason(job, images)} for job, images in found[:limit]]
+        items = [
+            {**self.presenter.to_json(job, images), "reason": lost_reason(job, images)} for job, images in found[:limit]
+        ]
         return JSONResponse({"items": items, "next": items[-1]["id"] if len(found) > limit else None})
 
     async def show(self, request: Request) -> Response:
-        return JSONResponse(self._job(*await self._found(request)))
+        return JSONResponse(self.presenter.to_json(*await self._found(request)))
 
     async def evidence(self, request: Request) -> Response:
         known_only(request, "cursor", "limit")
@@ -103,14 +121,14 @@ class JobsApi:
             job, _ = await self._found(request)
             raise _not_cancelable(job)
         self.wakes.events_written()
-        return JSONResponse(self._job(*await self._found(request)))
+        return JSONResponse(self.presenter.to_json(*await self._found(request)))
 
     async def resubmit(self, request: Request) -> Response:
         key, token_id = _idempotency_key(request), request.state.token_id
         job, _ = await self._found(request)
         asked = await small_json(request)
         if (known := await self.admissions.resubmitted(job, token_id=token_id, key=key)) is not None:
-            return JSONResponse(self._job(*known), 200, headers=self._location(known[0]))
+            return self._answer(*known, new=False)
         if job.state not in (State.FAILED, State.EXPIRED, State.CANCELED, State.UNCONFIRMED):
             raise Problem(409, "not_resubmittable", f"the job is {job.state}", remedy="wait for its end")
         if job.state is State.UNCONFIRMED and asked.get("may_pay_twice") is not True:
@@ -122,10 +140,7 @@ class JobsApi:
                 remedy='send {"may_pay_twice": true} if that is meant',
             )
         again, images, new = await self.admissions.resubmit(job, token_id=token_id, key=key)
-        return JSONResponse(self._job(again, images), 202 if new else 200, headers=self._location(again))
-
-    def _location(self, job: Job) -> dict[str, str]:
-        return {"location": f"{self.base_url()}/v1/jobs/{job.id}"}
+        return self._answer(again, images, new=new)
 
     async def poll_now(self, request: Request) -> Response:
         """`POST /v1/jobs/{id}/poll`: an operator's poll, now."""
@@ -141,12 +156,14 @@ class JobsApi:
                 remedy="GET the job: its state says what it waits for",
             )
         self.wakes.poller.set()
-        return JSONResponse(self._job(*await self._found(request)), 202)
+        return JSONResponse(self.presenter.to_json(*await self._found(request)), 202)
 
     # --- Parts ------------------------------------------------------------------------------------------------------
 
-    def _job(self, job: Job, images: Sequence[KeptImage]) -> dict[str, Any]:
-        return job.to_json(images, base_url=self.base_url())
+    def _answer(self, job: Job, images: Sequence[KeptImage], *, new: bool) -> Response:
+        """The answer to a request for a job, which may have made it before."""
+        headers = self.presenter.location(job)
+        return JSONResponse(self.presenter.to_json(job, images), 202 if new else 200, headers=headers)
 
     async def _found(self, request: Request) -> tuple[Job, Sequence[KeptImage]]:
         found = await self.store.job(request.path_params["id"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from receiver.upstream.rate_limits import Bucket
+from receiver.runtime.token_bucket import Bucket
 from submitter.provider_settings import Rate
 
 OF_A_SOURCE = Rate(20, 60)

@@ -17,8 +17,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.domain.deliveries import DeliveryState
+from receiver.domain.entity import Schema
 from receiver.domain.events import EVENT_TYPES
-from receiver.web.openapi_schemas import Schema, page_of, ref, schemas, told_name
+from receiver.web.openapi_schemas import event_schema_name, page_of, ref, schemas
 from submitter.provider import Provider
 from submitter.vocabulary import State
 
@@ -66,7 +67,14 @@ def describe(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         "tags": [{"name": name} for name in ("jobs", "providers", "events", "endpoints", "deliveries", "service")],
         "paths": {
             **_changes_refused(
-                {**_jobs(providers), **_events(tuple(providers)), **_endpoints(), **_deliveries()},
+                {
+                    **_jobs(providers),
+                    **_images(),
+                    **_providers(tuple(providers)),
+                    **_events(tuple(providers)),
+                    **_endpoints(),
+                    **_deliveries(),
+                },
             ),
             **_service(),
         },
@@ -78,6 +86,25 @@ def describe(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
     }
 
 
+_NEW_JOB = {
+    "required": True,
+    "content": {
+        _JSON: {"schema": ref("NewJob")},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "job": ref("NewJobPart"),
+                    "image": {"type": "string", "contentMediaType": "application/octet-stream"},
+                },
+                "required": ["job", "image"],
+            },
+            "encoding": {"job": {"contentType": _JSON}, "image": {"contentType": "image/*"}},
+        },
+    },
+}
+
+
 def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
     names, job = list(providers), ref("Job")
     key = {
@@ -86,24 +113,7 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         "description": "Posts with the same key and content are one job; kept 24 h.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     }
-    new_job = {
-        "required": True,
-        "content": {
-            _JSON: {"schema": ref("NewJob")},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "job": ref("NewJobPart"),
-                        "image": {"type": "string", "contentMediaType": "application/octet-stream"},
-                    },
-                    "required": ["job", "image"],
-                },
-                "encoding": {"job": {"contentType": _JSON}, "image": {"contentType": "image/*"}},
-            },
-        },
-    }
-    one, nth = _path("id"), _path("n", {"type": "integer", "minimum": 0})
+    one = _path("id")
     abandon, twice = _optional_flag("abandon"), _optional_flag("may_pay_twice")
     listed = [
         _many("state", State),
@@ -121,7 +131,7 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
                 "Submit a job.",
                 {202: job, 200: job, 400: None, 409: None, 413: None, 415: None, 422: None},
                 [key],
-                body=new_job,
+                body=_NEW_JOB,
             ),
         },
         "/v1/lost": {
@@ -140,18 +150,6 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
                 {200: page_of("Evidence"), 404: None, 422: None},
                 [one, *_paging()],
             )
-        },
-        "/v1/jobs/{id}/images/{n}": {
-            "get": _operation("jobs", "Our copy of a result.", {200: "image/*", 404: None}, [one, nth])
-        },
-        "/v1/jobs/{id}/images/{n}/thumbnail": {
-            "get": _operation("jobs", "A small WEBP of a result.", {200: "image/webp", 404: None}, [one, nth])
-        },
-        "/v1/jobs/{id}/input": {
-            "get": _operation("jobs", "Its input, as long as it is kept.", {200: "image/*", 404: None}, [one])
-        },
-        "/v1/jobs/{id}/input/thumbnail": {
-            "get": _operation("jobs", "A small WEBP of its input.", {200: "image/webp", 404: None}, [one])
         },
         "/v1/jobs/{id}/cancel": {
             "post": _operation(
@@ -182,6 +180,29 @@ def _jobs(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
                 _paging(),
             )
         },
+    }
+
+
+def _images() -> dict[str, Any]:
+    one, nth = _path("id"), _path("n", {"type": "integer", "minimum": 0})
+    return {
+        "/v1/jobs/{id}/images/{n}": {
+            "get": _operation("jobs", "Our copy of a result.", {200: "image/*", 404: None}, [one, nth])
+        },
+        "/v1/jobs/{id}/images/{n}/thumbnail": {
+            "get": _operation("jobs", "A small WEBP of a result.", {200: "image/webp", 404: None}, [one, nth])
+        },
+        "/v1/jobs/{id}/input": {
+            "get": _operation("jobs", "Its input, as long as it is kept.", {200: "image/*", 404: None}, [one])
+        },
+        "/v1/jobs/{id}/input/thumbnail": {
+            "get": _operation("jobs", "A small WEBP of its input.", {200: "image/webp", 404: None}, [one])
+        },
+    }
+
+
+def _providers(names: Sequence[str]) -> dict[str, Any]:
+    return {
         "/v1/providers/{name}/pause": {
             "post": _operation(
                 "providers",
@@ -366,7 +387,7 @@ def _webhook(name: str) -> dict[str, Any]:
         "summary": name,
         "security": [],
         "parameters": headers,
-        "requestBody": {"required": True, "content": {_JSON: {"schema": ref(told_name(name))}}},
+        "requestBody": {"required": True, "content": {_JSON: {"schema": ref(event_schema_name(name))}}},
         "responses": {
             "2XX": {"description": "Delivered."},
             "410": {"description": "Never again: the endpoint is disabled."},

@@ -1,4 +1,9 @@
-"""The shapes of the public surface, as JSON Schema: what is asked comes from its models, what is answered from here."""
+"""
+The shapes of the public surface, as JSON Schema.
+
+Those of requests come from their models, those of answers from the entities; what is written out here belongs to
+neither.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from receiver.domain.deliveries import DeliveryState
-from receiver.domain.events import ENDPOINT_EVENTS, EVENT_TYPES, JOB_EVENTS, PROVIDER_EVENTS
-from receiver.domain.jobs import Source, Verdict
+from receiver.domain.deliveries import Attempt, DeliveryView, Replayed
+from receiver.domain.endpoints import Endpoint
+from receiver.domain.entity import Schema, nullable, schema_of
+from receiver.domain.events import ENDPOINT_EVENTS, EVENT_TYPES, JOB_EVENTS, PROVIDER_EVENTS, Event
+from receiver.domain.evidence import Evidence
+from receiver.domain.jobs import Job, KeptImage, WaitingFor
 from receiver.web.schemas import BulkReplay, EndpointChange, NewEndpoint, NewPause, Rotation, Trial
 from submitter.provider import Provider
-from submitter.vocabulary import State, Trust
+from submitter.vocabulary import Trust
 
-Schema = dict[str, Any]
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -33,10 +40,9 @@ def record(properties: Mapping[str, Schema], *, optional: tuple[str, ...] = (), 
     return {"type": "object", "properties": dict(properties), "required": required, **more}
 
 
-def nullable(schema: Schema) -> Schema:
-    if isinstance(schema.get("type"), str) and "enum" not in schema:
-        return {**schema, "type": [schema["type"], "null"]}
-    return {"anyOf": [schema, {"type": "null"}]}
+def _with_optional(schema: Schema, **more: Schema) -> Schema:
+    """*schema* with properties that may be missing."""
+    return {**schema, "properties": schema["properties"] | more}
 
 
 def _text(description: str = "", **more: Any) -> Schema:
@@ -61,60 +67,24 @@ _SUMS = record(
         "cost": {"type": "object", "additionalProperties": _text(), "description": "By unit."},
     }
 )
-_IMAGE = record(
-    {
-        "url": _text("Our copy: GET it with the bearer token once `kept`."),
-        "source_url": nullable(_text("The provider's link, as long as it lives.")),
-        "expires_at": nullable(_MOMENT),
-        "content_type": nullable(_text()),
-        "width": nullable(_WHOLE),
-        "height": nullable(_WHOLE),
-        "bytes": nullable(_WHOLE),
-        "sha256": nullable(_text()),
-        "state": _text(
-            "`lost`: our copy will never be there, unless a poll brings a fresh link.", enum=["wanted", "kept", "lost"]
-        ),
-        "lost_reason": nullable(_text("Why it is lost.")),
-        "kept": _FLAG,
-    }
+_IMAGE = schema_of(
+    KeptImage,
+    url=_text("Our copy: GET it with the bearer token once `kept`."),
+    lost_reason=nullable(_text("Why it can't be had any more.")),
+    kept=_FLAG,
 )
-_JOB = record(
-    {
-        "id": _text(),
-        "provider": _text(),
-        "state": _one_of(State),
-        "remote_id": nullable(_text("The provider's id of the task.")),
-        "options": _ANYTHING,
-        "metadata": _ANYTHING,
-        "notify_url": nullable(_text()),
-        "images": {"type": "array", "items": ref("Image")},
-        "error": nullable(record({"code": _text(), "message": _text(minLength=1), "permanent": _FLAG})),
-        "cost": nullable(record({"amount": _text(examples=["10"]), "unit": _one_of(("credits", "USD"))})),
-        "settled_by": nullable(_one_of(Source, "The channel that brought the update.")),
-        "resubmit_of": nullable(_text()),
-        "created_at": _MOMENT,
-        "sent_at": nullable(_MOMENT),
-        "due_at": nullable(_MOMENT),
-        "deadline_at": nullable(_MOMENT),
-        "finished_at": nullable(_MOMENT),
-    }
+_JOB = schema_of(
+    Job,
+    images={"type": "array", "items": ref("Image")},
+    waiting_for={**nullable(schema_of(WaitingFor)), "description": "Why the job does not move."},
 )
-_EVIDENCE = record(
-    {
-        "id": _WHOLE,
-        "source": _one_of(Source),
-        "verdict": _one_of(Verdict),
-        "trust": nullable(_one_of(Trust)),
-        "received_at": _MOMENT,
-        "read_at": nullable(_MOMENT),
-        "status": nullable(_WHOLE),
-        "peer": nullable(_text()),
-        "note": nullable(_text()),
-        "headers": {"type": "array", "items": {**_TEXTS, "minItems": 2, "maxItems": 2}},
-        "body": nullable(_text("Null if it is not UTF-8.")),
-        "body_base64": _text("There if `body` is null.", contentEncoding="base64"),
-    },
-    optional=("body_base64",),
+_EVIDENCE = _with_optional(
+    schema_of(
+        Evidence,
+        headers={"type": "array", "items": {**_TEXTS, "minItems": 2, "maxItems": 2}},
+        body=nullable(_text("Null if it is not UTF-8.")),
+    ),
+    body_base64=_text("There if `body` is null.", contentEncoding="base64"),
 )
 _PROVIDER = record(
     {
@@ -133,59 +103,8 @@ _PROVIDER = record(
         "spend": {"type": "array", "items": _ANYTHING},
     }
 )
-_EVENT = record(
-    {
-        "position": _WHOLE,
-        "id": _text("The `webhook-id` of its deliveries."),
-        "type": _one_of(EVENT_TYPES),
-        "job_id": nullable(_text()),
-        "provider": nullable(_text()),
-        "created_at": _MOMENT,
-        "timestamp": _MOMENT,
-        "data": _ANYTHING,
-    }
-)
-_ENDPOINT = {
-    "id": _text(),
-    "url": _text(),
-    "event_types": {"type": "array", "items": _one_of(EVENT_TYPES), "description": "Empty: all."},
-    "providers": _TEXTS,
-    "description": _text(),
-    "enabled": _FLAG,
-    "timeout_seconds": _NUMBER,
-    "concurrency": _WHOLE,
-    "rate": nullable(_text("`count/seconds`")),
-    "failing_since": nullable(_MOMENT),
-    "disabled_reason": nullable(_text()),
-    "created_at": _MOMENT,
-}
 _SECRET = _text("Shown once, and never again.", pattern="^whsec_")
-_DELIVERY = {
-    "id": _text(),
-    "event_id": _text(),
-    "event_type": _one_of(EVENT_TYPES),
-    "job_id": nullable(_text()),
-    "endpoint_id": nullable(_text("Null: the job's own notify_url.")),
-    "url": nullable(_text("Null: the endpoint was removed.")),
-    "state": _one_of(DeliveryState),
-    "tries": {**_WHOLE, "description": "Since it was queued, or replayed."},
-    "example": {**_FLAG, "description": "It came of an endpoint's test."},
-    "next_at": nullable(_MOMENT),
-    "created_at": _MOMENT,
-    "finished_at": nullable(_MOMENT),
-    "last_status": nullable(_WHOLE),
-    "last_error": nullable(_text()),
-    "fault": nullable(_one_of(("ours", "theirs"), "Whose fault the last failure was.")),
-}
-_ATTEMPT = record(
-    {
-        "started_at": _MOMENT,
-        "seconds": _NUMBER,
-        "status": nullable(_WHOLE),
-        "answer": nullable(_text("The first bytes of what was answered.")),
-        "error": nullable(_text()),
-    }
-)
+_DRY_RUN = {**_FLAG, "description": "Only counted."}
 _PROBLEM = record(
     {
         "type": _text(format="uri"),
@@ -209,23 +128,13 @@ def schemas(providers: Mapping[str, type[Provider]]) -> dict[str, Schema]:
         "LostJob": {"allOf": [ref("Job"), record({"reason": nullable(_text("Why not all of its results are kept."))})]},
         "Evidence": _EVIDENCE,
         "Provider": _PROVIDER,
-        "Event": _EVENT,
-        "Endpoint": record(_ENDPOINT),
-        "EndpointWithSecret": record(
-            {**_ENDPOINT, "secret": _SECRET, "old_secrets_sign_until": nullable(_MOMENT)},
-            optional=("old_secrets_sign_until",),
-        ),
-        "Delivery": record(_DELIVERY),
-        "DeliveryWithAttempts": record({**_DELIVERY, "attempts": {"type": "array", "items": ref("Attempt")}}),
-        "Attempt": _ATTEMPT,
-        "Replayed": record(
-            {
-                "replayed": _WHOLE,
-                "again": {**_WHOLE, "description": "Deliveries that had ended."},
-                "never_queued": {**_WHOLE, "description": "Events that had no delivery there yet."},
-                "dry_run": _FLAG,
-            }
-        ),
+        "Event": schema_of(Event, timestamp=_MOMENT, data=_ANYTHING),
+        "Endpoint": schema_of(Endpoint),
+        "EndpointWithSecret": _with_optional(schema_of(Endpoint, secret=_SECRET), old_secrets_sign_until=_MOMENT),
+        "Delivery": schema_of(DeliveryView),
+        "DeliveryWithAttempts": schema_of(DeliveryView, attempts={"type": "array", "items": ref("Attempt")}),
+        "Attempt": schema_of(Attempt),
+        "Replayed": schema_of(Replayed, replayed=_WHOLE, dry_run=_DRY_RUN),
         "HourOfStatistics": record(
             {
                 "hour": _MOMENT,
@@ -238,8 +147,8 @@ def schemas(providers: Mapping[str, type[Provider]]) -> dict[str, Schema]:
     }
     for model in (NewEndpoint, EndpointChange, Rotation, Trial, BulkReplay, NewPause):
         _add_model(found, model.__name__, model)
-    for one in found["EndpointChange"]["properties"].values():
-        one.pop("default", None)  # what a change does not name stays as it is
+    for changed in found["EndpointChange"]["properties"].values():
+        changed.pop("default", None)  # what a change does not name stays as it is
     for name, provider in providers.items():
         _add_model(found, f"{name.capitalize()}Options", provider.Options)
         for suffix, image in (("Job", ref("ImageSource")), ("JobPart", None)):
@@ -253,18 +162,18 @@ def schemas(providers: Mapping[str, type[Provider]]) -> dict[str, Schema]:
     for suffix in ("Job", "JobPart"):
         names = {name: f"New{name.capitalize()}{suffix}" for name in providers}
         found[f"New{suffix}"] = {
-            "oneOf": [ref(one) for one in names.values()],
+            "oneOf": [ref(option) for option in names.values()],
             "discriminator": {
                 "propertyName": "provider",
-                "mapping": {name: f"#/components/schemas/{one}" for name, one in names.items()},
+                "mapping": {name: f"#/components/schemas/{option}" for name, option in names.items()},
             },
         }
     for name in EVENT_TYPES:
-        found[told_name(name)] = record({"type": {"const": name}, "timestamp": _MOMENT, "data": _subject(name)})
+        found[event_schema_name(name)] = record({"type": {"const": name}, "timestamp": _MOMENT, "data": _subject(name)})
     return found
 
 
-def told_name(event_type: str) -> str:
+def event_schema_name(event_type: str) -> str:
     """`job.images_kept` is `JobImagesKept`."""
     return "".join(part.capitalize() for part in event_type.replace(".", "_").split("_")) + "Event"
 
@@ -283,7 +192,7 @@ def _new_job(provider: str, image: Schema | None) -> Schema:
         "provider": {"const": provider},
         "options": nullable(ref(f"{provider.capitalize()}Options")),
         "metadata": nullable({**_ANYTHING, "description": "Yours; at most 16 KiB of JSON."}),
-        "notify_url": nullable(_text("Told of the job's end.", maxLength=2000)),
+        "notify_url": nullable(_text("Notified of the job's end.", maxLength=2000)),
     }
     if image is not None:
         properties["image"] = image

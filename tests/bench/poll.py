@@ -21,8 +21,7 @@ from typing import Any
 
 from receiver.store.codecs import us
 from receiver.store.database import open_database
-from receiver.store.leases import DUE, JobLeases
-from receiver.upstream.leases import LEASE
+from receiver.store.leases import DUE, LEASE, JobLeases
 from submitter.providers import PROVIDERS
 
 _CALLBACKS = ("freepik", "apixo", "novita", "upscayl")

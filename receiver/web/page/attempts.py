@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from receiver.upstream.rate_limits import Bucket
+from receiver.runtime.token_bucket import Bucket
 from submitter.provider_settings import Rate
 
 _WRONG = Rate(10, 300)

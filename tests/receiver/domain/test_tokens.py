@@ -22,7 +22,7 @@ from receiver.runtime.metrics import Metrics
 from receiver.store.database import open_database
 from receiver.store.jobs import JobStore
 from receiver.upstream.intake import Intake
-from receiver.web.callbacks import Callbacks
+from receiver.web.callbacks import CallbackLimits, Callbacks
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State
 from tests.support.running_receiver import SECRET_KEY, running_receiver
@@ -122,9 +122,7 @@ async def test_a_bad_token_is_answered_without_intake_or_database(tmp_path: Path
         providers,
         TOKENS,
         Metrics(),
-        max_bytes=10,
-        budget_bytes=10,
-        token_lifetime=timedelta(1),
+        CallbackLimits(max_bytes=10, budget_bytes=10, token_lifetime=timedelta(1)),
     )
     app = Starlette(routes=[Route("/callbacks/{provider}/{token}", callbacks)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:

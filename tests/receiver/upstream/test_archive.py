@@ -22,9 +22,9 @@ from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
+from receiver.store.leases import LEASE
 from receiver.store.settling import JobUpdate
 from receiver.upstream.archive import Archive
-from receiver.upstream.leases import LEASE
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Image, Report, State
 from tests.support.clock import Clock

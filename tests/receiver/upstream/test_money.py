@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.upstream.leases import LEASE
+from receiver.store.leases import LEASE
 from submitter.sandbox import Faults, RemoteTask, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import live, submit, wait_for_state

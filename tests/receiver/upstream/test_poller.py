@@ -9,7 +9,7 @@ from statistics import median
 import httpx
 import pytest
 
-from receiver.upstream.leases import LEASE
+from receiver.store.leases import LEASE
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State

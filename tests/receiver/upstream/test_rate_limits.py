@@ -6,9 +6,10 @@ import httpx
 import pytest
 
 from receiver.domain.ids import new_id
+from receiver.runtime.token_bucket import Bucket
 from receiver.store.codecs import us
 from receiver.store.database import Database
-from receiver.upstream.rate_limits import Bucket, Pace
+from receiver.upstream.rate_limits import Pace
 from submitter.provider_settings import Rate
 from submitter.providers import PROVIDERS
 from tests.support.clock import Clock

@@ -13,7 +13,7 @@ import pytest
 
 from receiver.domain.jobs import Source
 from receiver.store.jobs import JobStore
-from receiver.upstream.leases import LEASE
+from receiver.store.leases import LEASE
 from submitter.vocabulary import State
 from tests.support.clock import START
 from tests.support.rows import busy_writer, execute
