@@ -193,7 +193,7 @@ class Receiver:
             changed=parts.notifier.endpoints_changed,
         )
         deliveries = DeliveriesApi(parts.endpoints, parts.delivery_log, changed=parts.wakes.notifier.set)
-        images = ImagesApi(parts.store, parts.blobs, self.credentials.tokens)
+        images = ImagesApi(parts.store, parts.blobs, self.credentials.tokens, self.settings.blob_redirect)
         events = EventsApi(parts.events, parts.stream, tuple(parts.slots))
         stats = StatsApi(RollupTable(parts.database))
         apis = (jobs, images, providers, events, endpoints, deliveries, stats)

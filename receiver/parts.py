@@ -39,6 +39,7 @@ from receiver.store.endpoints import Endpoints
 from receiver.store.errors import StoreError
 from receiver.store.events import Events
 from receiver.store.jobs import JobStore
+from receiver.store.object_store import ObjectStore, warn_if_unreachable
 from receiver.store.providers import ProviderTable
 from receiver.store.retention import Pruning
 from receiver.upstream.archive import Archive
@@ -169,7 +170,10 @@ async def build(
     public_url: Callable[[], str | None],
 ) -> Parts:
     """Open the database and build all parts; *stack* closes what they hold open."""
-    blobs = Blobs(settings.data_dir)
+    objects = None if settings.blob_url is None else ObjectStore(settings.blob_url)
+    if objects is not None:
+        await warn_if_unreachable(objects)
+    blobs = Blobs(settings.data_dir, objects)
     await asyncio.to_thread(blobs.prepare)
     stack.callback(blobs.close)
     database = await open_database(settings.database_address, listen_url=settings.database_listen_url)

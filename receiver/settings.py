@@ -89,6 +89,15 @@ class Settings(BaseSettings):
         (0, 5, 300, 1800, 7200, 18000, 36000, 36000),
         description="Delivery delays: the first entry before the first try; as many tries as entries.",
     )
+    blob_url: str | None = Field(
+        None,
+        pattern=r"^(s3|gs|az|abfs|azure)://[^/\s?#@]+(/[^\s?#]*)?$",
+        description="Where kept images and inputs are stored, such as s3://bucket/prefix (needs the extra s3); "
+        "files in DATA_DIR if not set. Credentials: the standard variables of the store (AWS_…, GOOGLE_…, AZURE_…).",
+    )
+    blob_redirect: bool = Field(
+        False, description="Send those who download an image to the object store, by a link signed for 5 minutes."
+    )
     allow_networks: Networks = Field(
         (), description="Comma-separated CIDRs that may be reached although private; plain http is allowed there."
     )

@@ -1,4 +1,9 @@
-"""Files beside the database: inputs, kept images, large answers. Written to a temporary name, synced, then renamed."""
+"""
+Files beside the database: inputs, kept images, large answers. Written to a temporary name, synced, then renamed.
+
+With an object store, kept images are objects there and nowhere else; inputs are objects too, of which each process that
+needs one fetches a copy. Thumbnails and answers stay with the process that made them.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,12 @@ import asyncio
 import errno
 import os
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from receiver.store.object_store import ObjectStore
 from receiver.store.part_files import PartFiles
 from submitter.image_files import magic_type
 from submitter.images import inspect
@@ -17,9 +25,14 @@ from submitter.vocabulary import Image, Picture
 
 @dataclass(frozen=True, slots=True)
 class Blobs:
-    """*root* is the data directory. Names that go into rows are relative to it."""
+    """
+    *root* is the data directory. Names that go into rows are relative to it.
+
+    OSError is trouble of the disk or of the object store.
+    """
 
     root: Path
+    objects: ObjectStore | None = None
     parts: PartFiles = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -54,13 +67,27 @@ class Blobs:
 
     async def keep_input(self, part: Path, job_id: str) -> str:
         """Move a complete file into the inputs; returns its name."""
+        if self.objects is not None:
+            await self.objects.put(f"inputs/{job_id}", part, await asyncio.to_thread(self.content_type, part))
         await asyncio.to_thread(_settle_file, part, self.input_path(job_id))
         return job_id
 
     async def copy_input(self, name: str, job_id: str) -> str:
         """The input of one job for another one, without a second copy where the file system can link."""
-        await asyncio.to_thread(_link, self.input_path(name), self.input_path(job_id))
+        source = await self.input_file(name)
+        if self.objects is not None:
+            await self.objects.put(f"inputs/{job_id}", source, await asyncio.to_thread(self.content_type, source))
+        await asyncio.to_thread(_link, source, self.input_path(job_id))
         return job_id
+
+    async def input_file(self, name: str) -> Path:
+        """An input as a file here; FileNotFoundError if it is not kept any more."""
+        path = self.input_path(name)
+        if self.objects is not None and not await asyncio.to_thread(path.is_file):
+            await self._fetch(f"inputs/{name}", path)
+        elif not await asyncio.to_thread(path.is_file):
+            raise FileNotFoundError(errno.ENOENT, "the input is not kept any more")
+        return path
 
     def content_type(self, path: Path) -> str:
         """What the first bytes of a file say it is."""
@@ -69,6 +96,8 @@ class Blobs:
 
     async def drop_input(self, name: str) -> None:
         await asyncio.to_thread(self.thumbnail_path(name, None).unlink, missing_ok=True)
+        if self.objects is not None:
+            await self.objects.delete(f"inputs/{name}")
         await asyncio.to_thread(self.input_path(name).unlink, missing_ok=True)
 
     def inputs_older_than(self, moment: float) -> list[str]:
@@ -100,19 +129,61 @@ class Blobs:
         picture = await asyncio.to_thread(inspect, part)
         if picture.sha256 != sha256:
             raise OSError(errno.EIO, "the file changed while it was written")
-        await asyncio.to_thread(_settle_file, part, self.image_path(job_id, n))
+        await self._keep(part, job_id, n, picture.content_type)
         return picture
 
     async def keep_data(self, job_id: str, n: int, image: Image) -> Image:
-        """Keep an image that came as bytes. It has no link then, and the archive finds the file in place."""
+        """Keep an image that came as bytes. It has no link then, and the archive finds it in place."""
         assert image.data is not None
-        await asyncio.to_thread(self._write, image.data, self.image_path(job_id, n))
+        part = self.new_part()
+        try:
+            await asyncio.to_thread(part.write_bytes, image.data)
+            await self._keep(part, job_id, n, image.content_type or "application/octet-stream")
+        finally:
+            await asyncio.to_thread(part.unlink, missing_ok=True)
         return replace(image, data=None, url=None)
+
+    async def _keep(self, part: Path, job_id: str, n: int, content_type: str) -> None:
+        if self.objects is None:
+            await asyncio.to_thread(_settle_file, part, self.image_path(job_id, n))
+        else:
+            await self.objects.put(_image_key(job_id, n), part, content_type)
+
+    @asynccontextmanager
+    async def image_file(self, job_id: str, n: int) -> AsyncIterator[Path]:
+        """A kept image as a file, for as long as the block runs."""
+        if await self.holds_image(job_id, n):
+            yield self.image_path(job_id, n)
+            return
+        assert self.objects is not None
+        part = self.new_part()
+        try:
+            await self.objects.fetch(_image_key(job_id, n), part)
+            yield part
+        finally:
+            await asyncio.to_thread(part.unlink, missing_ok=True)
+
+    async def holds_image(self, job_id: str, n: int) -> bool:
+        """Whether a kept image is a file here; with an object store, only those are that were kept before there was."""
+        return self.objects is None or await asyncio.to_thread(self.image_path(job_id, n).is_file)
+
+    async def _fetch(self, key: str, to: Path) -> None:
+        assert self.objects is not None
+        part = self.new_part()
+        try:
+            await self.objects.fetch(key, part)
+            await asyncio.to_thread(_settle_file, part, to)
+        finally:
+            await asyncio.to_thread(part.unlink, missing_ok=True)
 
     def _write(self, data: bytes, target: Path) -> None:
         part = self.new_part()
         part.write_bytes(data)
         _settle_file(part, target)
+
+
+def _image_key(job_id: str, n: int) -> str:
+    return f"images/{job_id}/{n}"
 
 
 def _settle_file(part: Path, target: Path) -> None:

@@ -130,7 +130,8 @@ class Archive:
 
     async def _fetch(self, image: KeptImage) -> KeptImage:
         if image.source_url is None:
-            picture = await asyncio.to_thread(inspect, self._blobs.image_path(image.job_id, image.n))
+            async with self._blobs.image_file(image.job_id, image.n) as path:
+                picture = await asyncio.to_thread(inspect, path)
         else:
             part = self._blobs.new_part()
             patience = _DOWNLOAD_SECONDS[min(image.tries, len(_DOWNLOAD_SECONDS) - 1)]

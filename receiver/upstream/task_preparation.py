@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -40,10 +41,16 @@ class TaskPreparation:
             options = provider.Options.model_validate(job.options)
         except ValidationError as exc:
             raise TaskRefused("its options are not valid any more", field="options", code="invalid_options") from exc
-        picture = await asyncio.to_thread(inspect, self._blobs.input_path(job.input_name))
+        picture = await asyncio.to_thread(inspect, await self._input(job))
         picture = replace(picture, url=self._input_url(job, picture))
         task = Task(picture, options.to_send(), options.passthrough)
         return PreparedTask(task, self._callback_url(provider, job))
+
+    async def _input(self, job: Job) -> Path:
+        try:
+            return await self._blobs.input_file(job.input_name)
+        except FileNotFoundError as exc:
+            raise TaskRefused("the image file is gone", field="image", code="image_gone") from exc
 
     def _callback_url(self, provider: Provider, job: Job) -> str | None:
         public_url = self._public_url()

@@ -6,13 +6,15 @@ providers fetch.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import structlog
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from receiver.domain.jobs import Job, KeptImage
@@ -21,12 +23,13 @@ from receiver.runtime.thumbnails import NoThumbnail, Thumbnails
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore
 from receiver.web.auth import Bearer
+from receiver.web.files import file_response, object_response
 from receiver.web.problems import Problem, no_such_job
 from submitter.image_files import SUFFIXES
 
 log = structlog.get_logger("receiver.images")
 
-_FOR_EVER = "private, max-age=31536000, immutable"
+_SIGNED = timedelta(minutes=5)
 _UNKNOWN_TYPE = "application/octet-stream"
 
 
@@ -37,6 +40,8 @@ class ImagesApi:
     store: JobStore
     blobs: Blobs
     tokens: Tokens
+    redirect: bool = False
+    """Whether images in the object store are fetched there, by a signed link, and not through us."""
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     _making: WeakValueDictionary[Path, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
@@ -55,26 +60,36 @@ class ImagesApi:
         job, image = await self._image(request)
         content_type = image.content_type or _UNKNOWN_TYPE
         name = f"{job.id}-{image.n}{SUFFIXES.get(content_type, '')}"
-        return _file(request, self.blobs.image_path(job.id, image.n), content_type, name=name, tag=image.sha256)
+        if self.blobs.objects is not None and not await self.blobs.holds_image(job.id, image.n):
+            key = f"images/{job.id}/{image.n}"
+            if self.redirect:
+                url = await self.blobs.objects.signed_url(key, lifetime=_SIGNED)
+                return RedirectResponse(url, 307, headers={"cache-control": "no-store"})
+            return await object_response(
+                request, self.blobs.objects, key, content_type, size=image.bytes, name=name, tag=image.sha256
+            )
+        return file_response(request, self.blobs.image_path(job.id, image.n), content_type, name=name, tag=image.sha256)
 
     async def image_thumbnail(self, request: Request) -> Response:
         """`GET /v1/jobs/{id}/images/{n}/thumbnail`: a WEBP, made when it is first asked for."""
         job, image = await self._image(request)
-        path = await self._thumbnail(job.id, image.n, self.blobs.image_path(job.id, image.n))
+        path = await self._thumbnail(job.id, image.n, self.blobs.image_file(job.id, image.n))
         tag = image.sha256 and f"{image.sha256}-thumbnail"
-        return _file(request, path, "image/webp", name=f"{job.id}-{image.n}-thumbnail.webp", tag=tag)
+        return file_response(request, path, "image/webp", name=f"{job.id}-{image.n}-thumbnail.webp", tag=tag)
 
     async def job_input(self, request: Request) -> Response:
         """`GET /v1/jobs/{id}/input`, as long as it is kept."""
         job, path = await self._input(request)
         content_type = await asyncio.to_thread(self.blobs.content_type, path)
         name = f"{job.id}-input{SUFFIXES.get(content_type, '')}"
-        return _file(request, path, content_type, name=name, tag=f"{job.id}-input")
+        return file_response(request, path, content_type, name=name, tag=f"{job.id}-input")
 
     async def input_thumbnail(self, request: Request) -> Response:
         job, original = await self._input(request)
-        path = await self._thumbnail(job.id, None, original)
-        return _file(request, path, "image/webp", name=f"{job.id}-input-thumbnail.webp", tag=f"{job.id}-thumbnail")
+        path = await self._thumbnail(job.id, None, nullcontext(original))
+        return file_response(
+            request, path, "image/webp", name=f"{job.id}-input-thumbnail.webp", tag=f"{job.id}-thumbnail"
+        )
 
     async def input(self, request: Request) -> Response:
         """`GET|HEAD /inputs/{token}`, with any suffix or name behind it: for providers that take a URL only."""
@@ -91,7 +106,10 @@ class ImagesApi:
                 404, "no_such_input", "there is no such input", remedy="inputs are served as long as their job is open"
             )
         job = found[0]
-        path = self.blobs.input_path(job.input_name)
+        try:
+            path = await self.blobs.input_file(job.input_name)
+        except FileNotFoundError as exc:
+            raise _input_gone() from exc
         content_type = await asyncio.to_thread(self.blobs.content_type, path)
         headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
         return FileResponse(path, media_type=content_type, headers=headers)
@@ -135,17 +153,13 @@ class ImagesApi:
         found = await self.store.job(request.path_params["id"])
         if found is None:
             raise no_such_job()
-        path = self.blobs.input_path(found[0].input_name)
-        if not await asyncio.to_thread(path.is_file):
-            raise Problem(
-                404,
-                "input_not_kept",
-                "the input is not kept any more",
-                remedy="inputs are kept for a day after the job has ended",
-            )
+        try:
+            path = await self.blobs.input_file(found[0].input_name)
+        except FileNotFoundError as exc:
+            raise _input_gone() from exc
         return found[0], path
 
-    async def _thumbnail(self, job_id: str, n: int | None, original: Path) -> Path:
+    async def _thumbnail(self, job_id: str, n: int | None, original: AbstractAsyncContextManager[Path]) -> Path:
         """Where the thumbnail is; made now if it was not before, once however many ask."""
         target = self.blobs.thumbnail_path(job_id, n)
         lock = self._making.setdefault(target, asyncio.Lock())
@@ -157,7 +171,8 @@ class ImagesApi:
                 raise _no_thumbnail()
             part = self.blobs.new_part()
             try:
-                await self.thumbnails.make(original, part)
+                async with original as source:
+                    await self.thumbnails.make(source, part)
                 await self.blobs.keep_thumbnail(part, job_id, n)
             except NoThumbnail as exc:
                 log.warning("no_thumbnail", job=job_id, n=n, reason=str(exc))
@@ -185,13 +200,10 @@ def _no_thumbnail() -> Problem:
     )
 
 
-def _file(request: Request, path: Path, content_type: str, *, name: str, tag: str | None) -> Response:
-    """A file that never changes, or 304. Ranges are Starlette's."""
-    etag = f'"{tag}"' if tag else None
-    headers = {"x-content-type-options": "nosniff", "cache-control": _FOR_EVER} | ({"etag": etag} if etag else {})
-    known = [given.strip().removeprefix("W/") for given in request.headers.get("if-none-match", "").split(",")]
-    if etag is not None and (etag in known or "*" in known):
-        return Response(status_code=304, headers=headers)
-    return FileResponse(
-        path, media_type=content_type, headers=headers, filename=name, content_disposition_type="inline"
+def _input_gone() -> Problem:
+    return Problem(
+        404,
+        "input_not_kept",
+        "the input is not kept any more",
+        remedy="inputs are kept for a day after the job has ended",
     )

@@ -1,0 +1,76 @@
+"""Files that never change, as responses: from the disk or from the object store, with ranges, names and tags."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+from receiver.store.object_store import ObjectStore
+
+_FOR_EVER = "private, max-age=31536000, immutable"
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+
+
+def file_response(request: Request, path: Path, content_type: str, *, name: str, tag: str | None) -> Response:
+    """A file on our disk, or 304. *tag* names its content, *name* is what a browser saves it as."""
+    headers = _headers(tag)
+    if _known(request, headers):
+        return Response(status_code=304, headers=headers)
+    return FileResponse(
+        path, media_type=content_type, headers=headers, filename=name, content_disposition_type="inline"
+    )
+
+
+async def object_response(
+    request: Request,
+    objects: ObjectStore,
+    key: str,
+    content_type: str,
+    *,
+    size: int | None,
+    name: str,
+    tag: str | None,
+) -> Response:
+    """An object, streamed through us, or 304. *size* is asked for if it is not known; one range at a time is served."""
+    headers = _headers(tag)
+    if _known(request, headers):
+        return Response(status_code=304, headers=headers)
+    size = await objects.size(key) if size is None else size
+    headers |= {"accept-ranges": "bytes", "content-disposition": f'inline; filename="{name}"'}
+    start, end, status = 0, size, 200
+    asked = _range(request, headers, size)
+    if asked is not None:
+        start, end = asked
+        if start >= end:
+            return Response(status_code=416, headers={"content-range": f"bytes */{size}"})
+        status = 206
+        headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
+    headers["content-length"] = str(end - start)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=content_type)
+    return StreamingResponse(objects.read(key, start, end), status, headers=headers, media_type=content_type)
+
+
+def _headers(tag: str | None) -> dict[str, str]:
+    headers = {"x-content-type-options": "nosniff", "cache-control": _FOR_EVER}
+    return headers | ({"etag": f'"{tag}"'} if tag else {})
+
+
+def _known(request: Request, headers: dict[str, str]) -> bool:
+    given = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    return "etag" in headers and (headers["etag"] in given or "*" in given)
+
+
+def _range(request: Request, headers: dict[str, str], size: int) -> tuple[int, int] | None:
+    """Start and end of the one range that is asked for; None for the whole, as for what makes no sense."""
+    asked = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    unchanged = request.headers.get("if-range")
+    if asked is None or (unchanged is not None and unchanged != headers.get("etag")):
+        return None
+    first, last = asked.groups()
+    if not first:
+        return (max(size - int(last), 0), size) if last else None
+    return int(first), min(int(last) + 1, size) if last else size

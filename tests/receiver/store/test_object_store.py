@@ -1,0 +1,181 @@
+"""Kept images and inputs in an object store: a real S3 server on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from receiver.settings import SettingsInvalid, load
+from receiver.store.blobs import Blobs
+from receiver.store.object_store import PART_BYTES, ObjectStore
+from submitter.sandbox import Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from tests.support.object_stores import Bucket, bucket
+from tests.support.processes import LiveReceiver, live
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[ObjectStore, Bucket]]:
+    async with bucket() as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        yield ObjectStore(made.url), made
+
+
+async def all_kept(client: httpx.AsyncClient, job_ids: list[str]) -> list[dict[str, Any]]:
+    """The jobs, once every image of theirs is kept."""
+
+    async def kept_all() -> bool:
+        jobs[:] = [(await client.get(f"/v1/jobs/{job_id}")).json() for job_id in job_ids]
+        return all(job["images"] and all(image["kept"] for image in job["images"]) for job in jobs)
+
+    jobs: list[dict[str, Any]] = []
+    await eventually(kept_all)
+    return jobs
+
+
+async def submitted(client: httpx.AsyncClient, provider: str, count: int) -> list[str]:
+    made = []
+    for seed in range(count):
+        data = picture_bytes(80 + seed, 70, seed=seed)
+        answer = await client.post(
+            "/v1/jobs", data={"job": f'{{"provider": "{provider}"}}'}, files={"image": ("a.jpg", data)}
+        )
+        made.append(answer.json()["id"])
+    return made
+
+
+async def test_files_of_any_size_are_objects_and_come_back(store: tuple[ObjectStore, Bucket], tmp_path: Path) -> None:
+    objects, _ = store
+    for size in (0, 1000, PART_BYTES, 2 * PART_BYTES + 1):
+        source, copy = tmp_path / "source", tmp_path / "copy"
+        source.write_bytes(os.urandom(size))
+        await objects.put(f"images/{size}", source, "image/png")
+        assert await objects.size(f"images/{size}") == size
+        await objects.fetch(f"images/{size}", copy)
+        assert copy.read_bytes() == source.read_bytes()
+    part = b"".join([piece async for piece in objects.read(f"images/{size}", 10, 1010)])
+    assert part == source.read_bytes()[10:1010]
+    await objects.delete(f"images/{size}")
+    await objects.delete(f"images/{size}")
+    with pytest.raises(FileNotFoundError):
+        await objects.size(f"images/{size}")
+
+
+async def test_trouble_with_the_store_is_an_oserror_that_names_no_secret(
+    store: tuple[ObjectStore, Bucket], tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    with pytest.raises(OSError, match="object store") as caught:
+        await ObjectStore("s3://no-such-bucket").put("images/1", tmp_path / "x", "image/png")
+    assert "s3cret" not in str(caught.value) and "no-such-bucket" not in str(caught.value)
+
+
+async def test_an_input_is_fetched_by_a_process_that_has_no_copy(
+    store: tuple[ObjectStore, Bucket], tmp_path: Path
+) -> None:
+    objects, _ = store
+    here, there = Blobs(tmp_path / "here", objects), Blobs(tmp_path / "there", objects)
+    for blobs in (here, there):
+        blobs.prepare()
+    part = here.new_part()
+    part.write_bytes(picture_bytes(40, 30))
+    name = await here.keep_input(part, "job_1")
+    assert (await there.input_file(name)).read_bytes() == picture_bytes(40, 30)
+    await here.drop_input(name)
+    with pytest.raises(FileNotFoundError):
+        await here.input_file(name)
+    for blobs in (here, there):
+        blobs.close()
+
+
+async def test_results_are_kept_there_and_served_through_us(store: tuple[ObjectStore, Bucket], tmp_path: Path) -> None:
+    objects, made = store
+    environment = {**made.environment, "RECEIVER_BLOB_URL": made.url}
+    async with live(tmp_path, environment=environment) as (receiver, _), receiver.client() as client:
+        jobs = [job for name in ("freepik", "pixelcut") for job in await submitted(client, name, 2)]
+        shown = await all_kept(client, jobs)
+        contents = await made.contents(objects)
+        assert {key for key in contents if key.startswith("images/")} == {f"images/{job}/0" for job in jobs}
+        assert not list((receiver.data_dir / "images").iterdir())
+        for job in shown:
+            (image,) = job["images"]
+            url = f"/v1/jobs/{job['id']}/images/0"
+            answer = await client.get(url)
+            assert hashlib.sha256(answer.content).hexdigest() == image["sha256"]
+            assert answer.content == contents[f"images/{job['id']}/0"]
+            assert answer.headers["content-length"] == str(image["bytes"])
+            assert (await client.get(url, headers={"if-none-match": answer.headers["etag"]})).status_code == 304
+            part = await client.get(url, headers={"range": "bytes=-10"})
+            assert (part.status_code, part.content) == (206, answer.content[-10:])
+            assert (await client.get(url, headers={"range": "bytes=999999999-"})).status_code == 416
+            thumbnail = await client.get(f"{url}/thumbnail")
+            with Image.open(io.BytesIO(thumbnail.content)) as opened:
+                assert max(opened.size) <= 512
+        assert "s3cret-of-the-store" not in receiver.log
+
+
+async def test_downloads_may_be_sent_to_the_store_by_a_signed_link(
+    store: tuple[ObjectStore, Bucket], tmp_path: Path
+) -> None:
+    _, made = store
+    environment = {**made.environment, "RECEIVER_BLOB_URL": made.url, "RECEIVER_BLOB_REDIRECT": "true"}
+    async with live(tmp_path, environment=environment) as (receiver, _), receiver.client() as client:
+        (job,) = await all_kept(client, await submitted(client, "freepik", 1))
+        answer = await client.get(f"/v1/jobs/{job['id']}/images/0")
+        assert answer.status_code == 307
+        async with httpx.AsyncClient(trust_env=False) as plain:
+            data = (await plain.get(answer.headers["location"])).content
+        assert hashlib.sha256(data).hexdigest() == job["images"][0]["sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["files", "objects"])
+async def test_no_image_is_lost_or_half_kept_when_the_process_is_killed_over_and_over(
+    store: tuple[ObjectStore, Bucket], tmp_path: Path, where: str
+) -> None:
+    objects, made = store
+    environment = {**made.environment, "RECEIVER_BLOB_URL": made.url} if where == "objects" else {}
+    sandbox = Sandbox(seed=3, turnaround_seconds=(0.05, 0.3))
+    async with live(tmp_path, sandbox=sandbox, environment=environment) as (receiver, _):
+        jobs: list[str] = []
+        for _round in range(5):
+            async with receiver.client() as client:
+                jobs += await submitted(client, "freepik", 10)
+                await asyncio.sleep(0.2)
+            await receiver.kill()
+            await receiver.start()
+        async with receiver.client() as client:
+            shown = await all_kept(client, jobs)
+        digests = {job["id"]: job["images"][0]["sha256"] for job in shown}
+        found = await kept(receiver, where, made, objects)
+        assert {job_id: hashlib.sha256(data).hexdigest() for job_id, data in found.items()} == digests
+        await receiver.kill()
+        await receiver.start()
+        assert not [part for part in (receiver.data_dir / "parts").rglob("*") if part.is_file() and part.stat().st_size]
+
+
+async def kept(receiver: LiveReceiver, where: str, made: Bucket, objects: ObjectStore) -> dict[str, bytes]:
+    """All images that are kept, by job; nothing else lies beside them."""
+    if where == "files":
+        found = {path.parent.name: path.read_bytes() for path in (receiver.data_dir / "images").glob("*/0")}
+        assert len(found) == sum(path.is_file() for path in (receiver.data_dir / "images").rglob("*"))
+        return found
+    contents = await made.contents(objects)
+    return {key.split("/")[1]: data for key, data in contents.items() if key.startswith("images/")}
+
+
+@pytest.mark.parametrize("url", ["/var/lib/pictures", "http://bucket", "s3://", "s3://bucket?key=secret"])
+def test_a_url_that_names_no_bucket_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="RECEIVER_BLOB_URL"):
+        load(data_dir=tmp_path, blob_url=url)
