@@ -11,11 +11,15 @@ from receiver.cli import (
     demo,
     doctor,
     endpoints,
+    events,
+    evidence,
     jobs,
     listen,
     migrate,
+    providers,
     reread,
     serve,
+    signature,
     trigger,
     tunnel,
     work,
@@ -56,10 +60,14 @@ cli.command()(listen.listen)
 cli.command()(trigger.trigger)
 cli.command()(doctor.doctor)
 cli.add_typer(jobs.jobs, name="jobs")
+cli.add_typer(evidence.evidence, name="evidence")
+cli.add_typer(events.events, name="events")
+cli.add_typer(providers.providers, name="providers")
 cli.add_typer(endpoints.endpoints, name="endpoints")
 cli.add_typer(deliveries.deliveries, name="deliveries")
 cli.command()(deliveries.replay)
 cli.command()(reread.reread)
+cli.add_typer(signature.signature, name="signature")
 
 
 def main() -> None:

@@ -5,109 +5,194 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
+import httpx
 import typer
 
 from receiver.cli.forwarding import Forwarded, Forwarder
 from receiver.domain.events import EVENT_TYPES
-from receiver.runtime.secrets import generated, secrets_path
-from receiver.settings import Settings, load
-from submitter.environment import LOCAL_URL, Environment
+from submitter.environment import LocalReceiver, config_home
+from submitter.errors import RequestRefused
 from submitter.printing import failed, say
-from submitter.remote import NoReceiver, Receiver, RequestRefused
+from submitter.sdk.async_client import AsyncClient
 from submitter.signatures import new_secret, parse_secret
+
+if sys.platform != "win32":
+    import termios
+    import tty
+
+_SECRET_FILE = "listen.secret"
 
 
 def listen(
-    forward_to: Annotated[str, typer.Option(help="Where to post events, such as http://localhost:3000/hook.")],
+    address: Annotated[
+        str | None, typer.Argument(help="Where to post events, such as http://localhost:3000/hook.")
+    ] = None,
+    forward_to: Annotated[str | None, typer.Option(help="The same, as an option.")] = None,
     types: Annotated[list[str] | None, typer.Option(help="Only these events; comma-separated or repeated.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", help="A header to send along, as `Name: value`.")
+    ] = None,
     url: Annotated[
-        str | None, typer.Option(help="Where the receiver is. Default: SUBMITTER_RECEIVER_URL, or this machine.")
+        str | None, typer.Option(help="The receiver's URL. Default: SUBMITTER_RECEIVER_URL, or this machine.")
     ] = None,
     token: Annotated[
-        str | None, typer.Option(help="Its API token. Default: SUBMITTER_TOKEN, or that of the settings in force.")
+        str | None, typer.Option(help="Its API token. Default: SUBMITTER_TOKEN, a profile's, or this machine's.")
     ] = None,
-    secret: Annotated[str | None, typer.Option(help="Sign with this whsec_…; default: a new one, shown.")] = None,
-    after: Annotated[int | None, typer.Option(help="Begin after this position; 0: at the first event.")] = None,
+    profile: Annotated[str | None, typer.Option(help="A receiver stored by `submitter login`.")] = None,
+    secret: Annotated[
+        str | None, typer.Option(help="Sign with this whsec_…; default: one that stays the same here, and is shown.")
+    ] = None,
+    after: Annotated[int | None, typer.Option(min=0, help="Begin after this position; 0: at the first event.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
 ) -> None:
-    """Forward events as they happen, in order and signed as an endpoint's would be."""
-    wanted = [one for part in types or () for one in part.split(",") if one]
-    if unknown := [one for one in wanted if one not in EVENT_TYPES]:
-        raise typer.BadParameter(f"there is no event {unknown[0]!r}; there are {', '.join(EVENT_TYPES)}")
-    if not forward_to.startswith(("http://", "https://")):
-        raise typer.BadParameter("--forward-to needs an http:// or https:// URL")
-    if secret is None:
-        secret = new_secret()
-        typer.echo(f"signing with {secret}", err=True)
+    """
+    Forward events to an application, in order and signed as an endpoint's would be.
+
+    On a terminal, `r` delivers the last event once more.
+    """
+    if (address is None) == (forward_to is None):
+        raise failed("name one address to post events to, such as http://localhost:3000/hook", status=2)
+    target = _checked_address(address or forward_to or "")
+    wanted = [name for part in types or () for name in part.split(",") if name]
+    if unknown := [name for name in wanted if name not in EVENT_TYPES]:
+        raise failed(f"there is no event {unknown[0]!r}; there are {', '.join(EVENT_TYPES)}", status=2)
+    headers = dict(_header(text) for text in header or ())
+    secret = _checked_secret(secret) if secret is not None else _own_secret()
+
+    async def work() -> None:
+        said: set[str] = set()
+
+        def forwarded(outcome: Forwarded) -> None:
+            said.clear()
+            say(_as_json(outcome) if as_json else _as_line(outcome))
+
+        def waiting(why: str) -> None:
+            if why not in said:
+                said.add(why)
+                say(why, err=True, fg="yellow")
+
+        async with AsyncClient(url, token, profile=profile, on_retry=waiting) as receiver:
+            await receiver.providers()  # a receiver that does not answer at all is reported now; a later cut is mended
+            say(f"signing with {secret}", err=True)
+            say(f"events of {receiver.url} go to {target}", err=True)
+            forwarder = Forwarder(target, secret=secret, headers=headers, waiting=waiting)
+            forwarding = asyncio.create_task(forwarder.run(receiver, forwarded, after=after, types=wanted))
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, forwarding.cancel)
+            with _keys({"r": forwarder.redeliver_last}), contextlib.suppress(asyncio.CancelledError):
+                await forwarding
+
     try:
-        parse_secret(secret)
-    except ValueError as exc:
-        raise typer.BadParameter(f"--secret: {exc}") from exc
-    given = Environment()
-    url = url or given.receiver_url or LOCAL_URL
-    token = token or (given.token.get_secret_value() if given.token else None) or _own_token(load()[0])
-    try:
-        asyncio.run(_listen(forward_to, wanted, url, token, secret, after, as_json=as_json))
+        asyncio.run(work())
     except RequestRefused as exc:
-        raise failed(f"the receiver at {url} refuses: {exc}") from exc
-    except NoReceiver as exc:
-        raise failed(str(exc)) from exc
+        raise failed(f"the receiver refuses: {exc}", code=exc.code) from exc
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
 
-async def _listen(
-    forward_to: str, types: list[str], url: str, token: str, secret: str, after: int | None, *, as_json: bool
-) -> None:
-    said: set[str] = set()
-
-    def told(one: Forwarded) -> None:
-        said.clear()
-        say(_as_json(one) if as_json else _as_line(one))
-
-    def waiting(why: str) -> None:
-        if why not in said:
-            said.add(why)
-            say(why, err=True, fg="yellow")
-
-    async with Receiver(url, token, on_retry=waiting) as receiver:
-        await receiver.providers()  # whoever does not answer at all is told of now, a cut later on is mended
-        typer.echo(f"events of {url} go to {forward_to}", err=True)
-        forwarding = asyncio.create_task(
-            Forwarder(forward_to, secret=secret, waiting=waiting).run(receiver, told, after=after, types=types)
-        )
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, forwarding.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await forwarding
+def _checked_address(text: str) -> str:
+    """*text* if events can be posted there; the refusal says what is wrong with it."""
+    try:
+        address = httpx.URL(text)
+        port = address.port
+    except (httpx.InvalidURL, ValueError) as exc:
+        raise failed(f"{text!r} is no URL: {exc}; write it as http://localhost:3000/hook", status=2) from exc
+    if address.scheme not in ("http", "https") or not address.host:
+        raise failed(f"{text!r} is no http:// or https:// URL, such as http://localhost:3000/hook", status=2)
+    if port is not None and not 1 <= port <= 65535:
+        raise failed(f"{text!r}: there is no port {port}; ports end at 65535", status=2)
+    try:
+        socket.getaddrinfo(address.host, port or 80, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:
+        raise failed(f"{text!r}: the name {address.host} leads nowhere", status=2) from exc
+    return text
 
 
-def _own_token(settings: Settings) -> str:
-    if settings.api_tokens:
-        return settings.api_tokens[0].get_secret_value()
-    if not secrets_path(settings.data_dir).exists():
-        raise typer.BadParameter("give the receiver's --token, or run where its RECEIVER_DATA_DIR is")
-    return generated(settings.data_dir)["api_token"]
+def _header(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition(":")
+    if not sign or not name.strip() or not text.isascii() or not text.isprintable():
+        raise failed(f"--header {text!r}: write it as `Name: value`, in printable ASCII", status=2)
+    return name.strip(), value.strip()
 
 
-def _as_line(one: Forwarded) -> str:
-    event = one.event
+def _checked_secret(secret: str) -> str:
+    try:
+        parse_secret(secret)
+    except ValueError as exc:
+        raise failed(f"--secret: {exc}", status=2) from exc
+    return secret
+
+
+def _own_secret() -> str:
+    """The secret of this data directory, else of this user: an application is configured with it once."""
+    data_dir = LocalReceiver().data_dir
+    directory = data_dir if data_dir.is_dir() else config_home() / "upscale-receiver"
+    path = directory / _SECRET_FILE
+    try:
+        return _checked_secret(path.read_text().strip())
+    except FileNotFoundError:
+        return _made_secret(path)
+
+
+def _made_secret(path: Path) -> str:
+    secret = new_secret()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:  # another `listen` has made it this moment
+        return _checked_secret(path.read_text().strip())
+    except OSError:  # a read-only disk: one for this run
+        return secret
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret + "\n")
+    return secret
+
+
+@contextlib.contextmanager
+def _keys(actions: dict[str, Callable[[], None]]) -> Iterator[None]:
+    """Call the action of each key that is pressed on a terminal while the block runs."""
+    if sys.platform == "win32" or not sys.stdin.isatty() or os.getpgrp() != os.tcgetpgrp(sys.stdin.fileno()):
+        yield
+        return
+    number, loop = sys.stdin.fileno(), asyncio.get_running_loop()
+    before = termios.tcgetattr(number)
+
+    def pressed() -> None:
+        for key in os.read(number, 100).decode("latin-1"):
+            actions.get(key, lambda: None)()
+
+    tty.setcbreak(number)
+    loop.add_reader(number, pressed)
+    try:
+        yield
+    finally:
+        loop.remove_reader(number)
+        termios.tcsetattr(number, termios.TCSADRAIN, before)
+
+
+def _as_line(outcome: Forwarded) -> str:
+    event = outcome.event
     job = f" {event.job.id}" if event.job else ""
-    came = one.error or str(one.status)
-    return f"{event.timestamp:%H:%M:%S} {event.position:>6}  {event.type}{job}  → {came} in {one.seconds * 1000:.0f} ms"
+    answer, milliseconds = outcome.error or str(outcome.status), outcome.seconds * 1000
+    return f"{event.timestamp:%H:%M:%S} {event.position:>6}  {event.type}{job}  → {answer} in {milliseconds:.0f} ms"
 
 
-def _as_json(one: Forwarded) -> str:
-    event = one.event
+def _as_json(outcome: Forwarded) -> str:
+    event = outcome.event
     return json.dumps(
         {
             "position": event.position,
             "id": event.id,
             "type": event.type,
-            "status": one.status,
-            "error": one.error,
-            "seconds": round(one.seconds, 4),
+            "status": outcome.status,
+            "error": outcome.error,
+            "seconds": round(outcome.seconds, 4),
         }
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+import httpx
 from pydantic import ValidationError
 
 from receiver.domain.ids import new_id
@@ -267,10 +268,25 @@ async def check_target(guard: Guard, url: str, *, field: str, code: str) -> None
             target.host, target.port or (443 if target.scheme == "https" else 80), encrypted=target.scheme == "https"
         )
     except AddressForbidden as exc:
-        raise Problem(422, code, exc.found, field=field, remedy=exc.remedy) from exc
+        raise Problem(422, code, exc.found, field=field, remedy=_listen_instead(url) or exc.remedy) from exc
     except OutboundError as exc:
         if exc.permanent:
-            raise Problem(422, code, str(exc), field=field, remedy="use a public https URL") from exc
+            remedy = _listen_instead(url) or "use a public https URL"
+            raise Problem(422, code, str(exc), field=field, remedy=remedy) from exc
+
+
+def _listen_instead(url: str) -> str | None:
+    """The remedy for a URL on this machine: what developers mean by it is `receiver listen`."""
+    try:
+        host = httpx.URL(url).host
+    except httpx.InvalidURL:
+        return None
+    if host not in ("localhost", "127.0.0.1", "::1") and not host.endswith(".localhost"):
+        return None
+    return (
+        "for an application on your own machine, `receiver listen` forwards events to it: receiver listen "
+        "http://localhost:3000/hook; or open its network with RECEIVER_ALLOW_NETWORKS"
+    )
 
 
 def _metadata(value: Any) -> dict[str, Any]:

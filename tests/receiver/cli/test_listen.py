@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import pytest
 from standardwebhooks.webhooks import Webhook
 
 from submitter.sandbox import Sandbox
@@ -230,3 +231,74 @@ async def test_a_receiver_that_is_not_there_is_told_at_once_with_its_address_and
         async with listening(tmp_path, *arguments, **here):
             await submit(client, "freepik", picture_bytes(160, 120))
             await eventually(lambda: len(application.events) > 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("http://127.0.0.1:99999/h", "no port 99999"),
+        ("http://[::1/h", "no URL"),
+        ("http://no-such-host.invalid/h", "leads nowhere"),
+        ("ftp://127.0.0.1/h", "http:// or https://"),
+        ("localhost:3000", "http:// or https://"),
+        ("http://", "http:// or https://"),
+    ],
+)
+async def test_an_address_that_can_not_be_is_refused_at_once(tmp_path: Path, address: str, says: str) -> None:
+    done = await receiver_command("listen", address, environment=bare_environment(), directory=tmp_path)
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1), done.err
+    assert says in done.err
+
+
+_ODD_ANSWERS = {
+    "gzip that is none": b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\nconnection: close\r\n\r\nok",
+    "an answer without an end": b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\n...",
+}
+
+
+@pytest.mark.parametrize("answer", _ODD_ANSWERS.values(), ids=_ODD_ANSWERS)
+async def test_an_odd_answer_counts_by_its_status_and_holds_up_nothing(tmp_path: Path, answer: bytes) -> None:
+    seen = []
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        seen.append(head)
+        writer.write(answer)
+        await writer.drain()
+        await reader.read()  # until the other side closes
+        writer.close()
+
+    server = await asyncio.start_server(reply, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, live(tmp_path / "r") as (receiver, _), receiver.client() as client:
+        job = await submit(client, "apixo", picture_bytes(160, 120))
+        await wait_for_state(client, job["id"], kept=True)
+        events = (await client.get("/v1/events")).json()["items"]
+        target = f"http://127.0.0.1:{port}/hook"
+        arguments = ("-H", "X-Who: me", "--after", "0", "--url", receiver.url, "--token", TOKEN, "--json")
+        async with listening(tmp_path, target, *arguments):
+            out = tmp_path / "listen.out"
+            await eventually(lambda: len(out.read_text().splitlines()) >= len(events), what=out.read_text)
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        assert {line["status"] for line in lines} == {200}
+        assert len({line["position"] for line in lines}) == len(lines)
+        assert b"X-Who: me" in seen[0] or b"x-who: me" in seen[0].lower()
+
+
+async def test_the_secret_stays_the_same_from_start_to_start(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _):
+        secrets, err = set(), tmp_path / "listen.err"
+        for _ in range(2):
+            async with listening(
+                tmp_path,
+                "http://127.0.0.1:9/",
+                "--url",
+                receiver.url,
+                "--token",
+                TOKEN,
+                RECEIVER_DATA_DIR=str(receiver.data_dir),
+            ):
+                await eventually(lambda: "events of" in err.read_text(), what=err.read_text)
+                secrets.add(next(word for word in err.read_text().split() if word.startswith("whsec_")))
+        assert len(secrets) == 1
+        assert (receiver.data_dir / "listen.secret").stat().st_mode & 0o777 == 0o600
