@@ -92,6 +92,8 @@ def listen(
     try:
         asyncio.run(work())
     except RequestRefused as exc:
+        if exc.code == "no_token":
+            raise failed(f"{exc}; or give the receiver's --token", status=2, code=exc.code) from exc
         raise failed(f"the receiver refuses: {exc}", code=exc.code) from exc
     except KeyboardInterrupt:
         raise typer.Exit(0) from None

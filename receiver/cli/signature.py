@@ -18,7 +18,7 @@ from submitter.signatures import sign as sign_message
 signature = typer.Typer(no_args_is_help=True, help="Sign and verify webhooks.")
 
 Body = Annotated[Path, typer.Argument(help="A file with the raw body; `-` for standard input.")]
-Secret = Annotated[str, typer.Option(help="whsec_…, or with --encoding a provider's secret.", envvar="WEBHOOK_SECRET")]
+Secret = Annotated[str, typer.Option(help="whsec_…, or with --encoding a provider's secret.")]
 Encoding = Annotated[
     str | None, typer.Option(help="utf8, base64 or hex: how a provider's secret becomes a key. Default: whsec_….")
 ]
