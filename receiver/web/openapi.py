@@ -70,7 +70,7 @@ def describe(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
                 {
                     **_jobs(providers),
                     **_images(),
-                    **_providers(tuple(providers)),
+                    **_providers(list(providers)),
                     **_events(tuple(providers)),
                     **_endpoints(),
                     **_deliveries(),
