@@ -385,6 +385,11 @@ async def test_wait_and_events_survive_twenty_restarts_and_see_every_event_once(
 
         following = asyncio.create_task(follow())
         job = await client.submit("freepik", picture_bytes(64, 64))
+
+        async def running_there() -> bool:
+            return (await client.job(job)).state is State.RUNNING
+
+        await eventually(running_there)  # killed before its answer is there, it would be unconfirmed
         waiting = asyncio.create_task(client.wait(job, timeout=turnaround + 300))
         for _ in range(20):
             await running.kill()
