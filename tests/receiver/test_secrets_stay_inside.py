@@ -1,6 +1,5 @@
 """Nothing that opens a door is ever printed: tokens, keys, secrets, signed links, prompts, payloads."""
 
-import asyncio
 from pathlib import Path
 
 import httpx
@@ -12,6 +11,7 @@ from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.ports import free_port
 from tests.support.processes import TOKEN, live, submit, wait_for_state
+from tests.support.waiting import eventually
 
 PROMPT = "a very private prompt about a dog in space"
 
@@ -42,7 +42,11 @@ async def test_no_secret_is_printed_whatever_happens_to_the_jobs(tmp_path: Path)
                 await stranger.post(url, content=b'{"payload-marker": "\xff')
                 await stranger.post(f"{url}x", content=b"{}")
             await stranger.get(f"{receiver.url}/v1/jobs", headers={"authorization": "Bearer wrong-token-marker"})
-        await asyncio.sleep(0.5)
+
+        async def all_read() -> bool:
+            return 'receiver_waiting{queue="unread"} 0.0' in (await client.get("/metrics")).text
+
+        await eventually(all_read)
         shown = [(await client.get(f"/v1/jobs/{job['id']}/evidence")).text for job in jobs]
         links = [image["source_url"] for job in jobs for image in (await _job(client, job))["images"]]
     printed = receiver.log

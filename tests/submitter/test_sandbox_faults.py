@@ -15,7 +15,7 @@ from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox.app import STAND_INS
 from tests.support.listener import Listener, listening
 from tests.support.sandbox_requests import PICTURE, Caller
-from tests.support.waiting import patience
+from tests.support.waiting import eventually, patience
 
 PROVIDERS = [stand_in.name for stand_in in STAND_INS]
 
@@ -144,8 +144,7 @@ async def test_a_hanging_answer_does_not_hold_up_the_end(listener: Listener) -> 
         async with patience(), sandbox.serve() as origin:
             caller = Caller(http, origin)
             calls = [asyncio.create_task(caller.submit(name)) for name in ("novita", "pixelcut")]
-            while len(sandbox.tasks) < 2:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: len(sandbox.tasks) == 2)
         ends = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(end, httpx.TransportError) for end in ends)
 
@@ -155,8 +154,7 @@ async def test_a_late_answer_comes_after_the_task_has_ended(
 ) -> None:
     sandbox.faults = Faults(late_answer_seconds=0.8)
     call = asyncio.create_task(caller.apixo(listener.url))
-    while not sandbox.tasks:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: bool(sandbox.tasks))
     await sandbox.tasks[0].ended.wait()
     assert not call.done()
     assert (await call).json()["data"]["taskId"] == sandbox.tasks[0].id
@@ -269,8 +267,7 @@ def test_a_chance_is_a_count_or_a_probability() -> None:
 async def test_reset_ends_what_runs_and_what_waits(caller: Caller, sandbox: Sandbox, listener: Listener) -> None:
     sandbox.faults = Faults(hang=1, delay_seconds=60)
     waiting = asyncio.create_task(caller.novita(listener.url))
-    while not sandbox.tasks:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: bool(sandbox.tasks))
     await sandbox.tasks[0].ended.wait()
     await sandbox.reset()
     with pytest.raises(httpx.TransportError):

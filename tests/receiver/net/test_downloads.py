@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import hashlib
 import io
@@ -13,6 +12,7 @@ import pytest
 from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import Guard
 from tests.receiver.net.test_client import LOOPBACK, TLS, Request, Say, saying, serving
+from tests.support.waiting import patiently
 
 FILE = bytes(range(256)) * 4000
 GZIPPED = gzip.compress(FILE)
@@ -149,5 +149,5 @@ async def test_a_file_that_changed_meanwhile_is_not_joined(outbound: Outbound) -
 
     async with serving(Changed(1000)) as (url, _):
         with pytest.raises(DownloadFailed, match="cut off") as failure:
-            await asyncio.wait_for(got(outbound, url), 20)
+            await patiently(got(outbound, url))
     assert not failure.value.permanent

@@ -20,7 +20,7 @@ from submitter.vocabulary import State
 from tests.support.postgresql import PostgresqlServer, running_postgresql
 from tests.support.rows import execute, fetch
 from tests.support.running_receiver import freepik_body, running_receiver, signed
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patiently
 
 _END_OTHERS = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -80,14 +80,14 @@ async def test_signals_reach_other_processes_and_are_heard_again_after_a_lost_co
         here, there = await open_database(url), await open_database(url)
         sender, receiver = Announcements(here.notify, here.listen), Announcements(there.notify, there.listen)
         sent, heard = sender.wakes(), receiver.wakes()
-        await asyncio.wait_for(heard.reader.wait(), 30)  # whoever begins to listen is woken, for what it missed
+        await patiently(heard.reader.wait())  # whoever begins to listen is woken, for what it missed
         heard.reader.clear()
         sent.reader.set()
         await sender.step()
-        await asyncio.wait_for(heard.reader.wait(), 30)
+        await patiently(heard.reader.wait())
         heard.reader.clear()
         await fetch(here, _END_OTHERS)
-        await asyncio.wait_for(heard.reader.wait(), 30)
+        await patiently(heard.reader.wait())
         await here.close()
         await there.close()
 

@@ -30,6 +30,7 @@ from receiver.store.providers import ProviderTable
 from receiver.store.settling import JobUpdate, Settled
 from submitter.vocabulary import Image, Report, State, Trust
 from tests.support.rows import execute, fetch
+from tests.support.waiting import patience
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LEASE = timedelta(seconds=10)
@@ -226,7 +227,7 @@ async def test_readers_of_positions_miss_no_event_while_many_write(database: Any
             await asyncio.sleep(0)
         return seen
 
-    async with asyncio.timeout(60):
+    async with patience():
         readers = [asyncio.create_task(read()) for _ in range(2)]
         numbering = [asyncio.create_task(number(sequencer)) for sequencer in sequencers]
         await asyncio.gather(*(write(n) for n in range(writers)))

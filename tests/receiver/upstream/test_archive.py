@@ -30,6 +30,7 @@ from submitter.vocabulary import Image, Report, State
 from tests.support.clock import Clock
 from tests.support.serving import serving
 from tests.support.upstream_loops import Loops, loops
+from tests.support.waiting import eventually
 
 PICTURE = picture_bytes(80, 60)
 
@@ -74,8 +75,7 @@ async def run(archive: Archive, clock: Clock, *, seconds: float) -> None:
     ends = clock.now + timedelta(seconds=seconds)
     while clock.now < ends:
         pause = await archive.step()
-        while archive.pool.busy:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: not archive.pool.busy)
         clock.now += timedelta(seconds=max(min(pause, (ends - clock.now).total_seconds()), 0.0))
 
 
@@ -156,13 +156,20 @@ async def test_a_host_that_hangs_delays_only_its_own_images_and_makes_no_step_ru
         good = await succeeded(running, f"{links.origin}/good.jpg")
         pauses = [await made.step() for _ in range(6)]
         assert pauses[-1] > 0.5, "with only the full host's images left it waits to be woken"
-        while not (await images_of(running, good))[0].kept:
-            await asyncio.sleep(0.01)
-        assert 1 <= asked <= 6
+
+        async def kept() -> bool:
+            return bool((await images_of(running, good))[0].kept)
+
+        await eventually(kept)
+        await eventually(lambda: asked >= 1)
+        assert asked <= 6
         let_go.set()
-        while asked < 40:
+
+        async def all_asked() -> bool:
             await made.step()
-            await asyncio.sleep(0.01)
+            return asked == 40
+
+        await eventually(all_asked)
 
 
 async def images_of(running: Loops, job_id: str) -> list[KeptImage]:
