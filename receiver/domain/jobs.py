@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -108,7 +110,7 @@ class Job:
         """The public shape of the job, as the API and events carry it; *pause* is that of its provider."""
         waiting = waiting_for(self, pause)
         return _job_to_json(self) | {
-            "images": [image.to_json(base_url=base_url) for image in images],
+            "images": [image.to_json(base_url=base_url) | enlargement(self, image) for image in images],
             "waiting_for": None if waiting is None else _waiting_to_json(waiting),
         }
 
@@ -149,6 +151,34 @@ def waiting_for(job: Job, pause: Pause | None = None) -> WaitingFor | None:
     if job.awaits_callback and (not task_known or (job.polls == 0 and job.hinted_at is None)):
         return WaitingFor(Reason.CALLBACK, job.next_poll_at)
     return WaitingFor(Reason.POLL, job.next_poll_at) if task_known and job.next_poll_at is not None else None
+
+
+_SHORT_OF_SCALE = 0.9
+"""Encoders crop a few pixels and models round; a result this far below what was asked for was not upscaled to it."""
+
+
+def enlargement(job: Job, image: KeptImage) -> dict[str, Any]:
+    """
+    How many times larger *image* is than the job's input, and whether that is what was asked for.
+
+    `upscaled` is false for a result that is no larger than its input, or clearly smaller than the scale that the job's
+    options name; both are null where a size is not known.
+    """
+    given, asked = job.input, _asked_scale(job.options)
+    if not (given.width and given.height and image.width and image.height):
+        return {"scale": None, "upscaled": None}
+    # A result may be turned by its input's EXIF orientation: the areas are compared, not the sides.
+    scale = math.sqrt(image.width * image.height / (given.width * given.height))
+    upscaled = scale >= _SHORT_OF_SCALE * asked if asked is not None else scale > 1
+    return {"scale": round(scale, 2), "upscaled": upscaled}
+
+
+def _asked_scale(options: Mapping[str, Any]) -> float | None:
+    """The scale that a caller asked for, by either of the names that providers give it: a number, or a text as 4x."""
+    asked = options.get("scale_factor", options.get("scale"))
+    if isinstance(asked, str) and re.fullmatch(r"\d{1,3}(\.\d{1,3})?x?", asked):
+        asked = float(asked.removesuffix("x"))
+    return float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) and asked > 0 else None
 
 
 def lost_reason(job: Job, images: Sequence[KeptImage]) -> str | None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from receiver.domain.jobs import KeptImage
+from receiver.domain.jobs import KeptImage, enlargement
 from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import OutboundError
 from receiver.runtime.loops import Loop, TaskPool
@@ -123,10 +123,18 @@ class Archive:
             await self._store.images.kept(kept, self._clock())
             self._metrics.images.labels("kept").inc()
             log.info("image_kept", job=image.job_id, n=image.n, bytes=kept.bytes, width=kept.width, height=kept.height)
+            await self._compare(kept)
             self._wakes.events_written()
         finally:
             renewing.cancel()
             self._busy -= Counter([origin])
+
+    async def _compare(self, image: KeptImage) -> None:
+        """Say it where a result that was paid for is not as large as it was to be."""
+        found = await self._store.job(image.job_id)
+        if found is not None and enlargement(found[0], image)["upscaled"] is False:
+            self._metrics.images.labels("not_upscaled").inc()
+            log.warning("image_not_upscaled", job=image.job_id, n=image.n, width=image.width, height=image.height)
 
     async def _fetch(self, image: KeptImage) -> KeptImage:
         if image.source_url is None:

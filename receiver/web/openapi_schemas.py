@@ -71,6 +71,8 @@ _IMAGE = schema_of(
     KeptImage,
     url=_text("Our copy: GET it with the bearer token once `kept`."),
     lost_reason=nullable(_text("Why it can't be had any more.")),
+    scale=nullable({**_NUMBER, "description": "How many times larger than the input it is."}),
+    upscaled=nullable({**_FLAG, "description": "Whether it is as much larger as was asked for."}),
     kept=_FLAG,
 )
 _JOB = schema_of(

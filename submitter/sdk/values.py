@@ -46,6 +46,10 @@ class JobImage(Value):
     state: str = "wanted"
     """`wanted`: being fetched; `kept`: the receiver has it; `lost`: it can't be had any more, see `lost_reason`."""
     lost_reason: str | None = None
+    scale: float | None = None
+    """How many times larger than the input it is."""
+    upscaled: bool | None = None
+    """Whether it is as much larger as was asked for; None where a size is not known."""
     kept: bool = False
 
     @model_validator(mode="before")
