@@ -11,7 +11,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from receiver.runtime.metrics import Metrics
 from tests.support.processes import ROOT
@@ -33,30 +35,67 @@ def run(
     return subprocess.run(command, cwd=directory, env=full, capture_output=True, text=True)
 
 
-def test_compose_describes_a_receiver_that_only_caddy_can_reach(tmp_path: Path) -> None:
+def compose() -> list[str]:
     if shutil.which("docker") and run("docker", "compose", "version").returncode == 0:
-        command = ["docker", "compose"]
-    elif shutil.which("docker-compose"):
-        command = ["docker-compose"]
-    else:
-        pytest.skip("only compose can judge its file, and pip has none; .ci/run installs docker-compose")
-    for name in ("compose.yaml", "Dockerfile", "Caddyfile"):
-        shutil.copy(DEPLOY / name, tmp_path / name)
+        return ["docker", "compose"]
+    if shutil.which("docker-compose"):
+        return ["docker-compose"]
+    pytest.skip("only compose can judge its file, and pip has none; .ci/run installs docker-compose")
+
+
+def copied(directory: Path, *names: str) -> None:
+    for name in names:
+        shutil.copy(DEPLOY / name, directory / name)
+
+
+def test_compose_describes_a_receiver_that_only_caddy_can_reach(tmp_path: Path) -> None:
+    command = [*compose(), "-f", "compose.yaml", "config"]
+    copied(tmp_path, "compose.yaml", "Dockerfile", "Caddyfile")
     (tmp_path / ".env").write_text("DOMAIN=hooks.example.com\nFREEPIK_API_KEY=abc\n")
-    done = run(*command, "-f", "compose.yaml", "config", directory=tmp_path)
+    done = run(*command, directory=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "RECEIVER_PUBLIC_URL: https://hooks.example.com" in done.stdout
     (tmp_path / ".env").write_text("FREEPIK_API_KEY=abc\n")
-    without = run(*command, "-f", "compose.yaml", "config", directory=tmp_path)
+    without = run(*command, directory=tmp_path)
     assert without.returncode != 0
     assert "deploy/.env" in without.stderr
 
 
+def test_compose_gives_provider_keys_to_the_workers_alone(tmp_path: Path) -> None:
+    command = [*compose(), "-f", "compose.postgresql.yaml", "config"]
+    copied(tmp_path, "compose.postgresql.yaml", "Dockerfile", "Caddyfile", "postgresql.env.example")
+    example = (tmp_path / "postgresql.env.example").read_text()
+    (tmp_path / ".env").write_text(re.sub(r"^([A-Z_]+)=$", r"\1=a-value", example, flags=re.MULTILINE))
+    done = run(*command, directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    assert services["web"]["command"][:3] == ["receiver", "serve", "--no-workers"]
+    holders = {name for name, service in services.items() if "FREEPIK_API_KEY" in service.get("environment", {})}
+    assert holders == {"worker"}
+    assert "pgbouncer" in services["web"]["environment"]["RECEIVER_DATABASE_URL"]
+    assert "postgresql:5432" in services["web"]["environment"]["RECEIVER_DATABASE_LISTEN_URL"]
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "kubernetes").glob("*.yaml")), ids=lambda path: path.name)
+def test_kubernetes_takes_the_manifests(path: Path) -> None:
+    documents = [document for document in yaml.safe_load_all(path.read_text()) if document["kind"] != "Kustomization"]
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    for document in documents:
+        for container in document.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ()):
+            security = container["securityContext"]
+            assert (security["readOnlyRootFilesystem"], security["allowPrivilegeEscalation"]) == (True, False)
+            secrets = {source["secretRef"]["name"] for source in container["envFrom"]}
+            assert ("upscale-receiver-providers" in secrets) == (container["name"] in ("worker", "receiver"))
+
+
 def test_no_image_is_taken_without_a_version() -> None:
     images = re.findall(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
-    images += re.findall(r"^\s+image: (\S+)", (DEPLOY / "compose.yaml").read_text(), re.MULTILINE)
-    assert len(images) == 4
-    assert [image for image in images if not re.fullmatch(r"[a-z/-]+:\d+\.\d+\.\d+[a-z0-9.-]*", image)] == []
+    for path in (*DEPLOY.glob("compose*.yaml"), *(DEPLOY / "kubernetes").glob("*.yaml")):
+        images += re.findall(r"^\s+image: (\S+)", path.read_text(), re.MULTILINE)
+    assert len(images) >= 10
+    version = r"[a-z/-]+:v?\d+\.\d+(\.\d+)?[a-z0-9.-]*"
+    assert [image for image in images if not re.fullmatch(version, image)] == []
 
 
 def test_caddy_takes_the_caddyfile(tmp_path: Path) -> None:
