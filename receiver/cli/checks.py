@@ -26,10 +26,11 @@ from receiver.cli.clock_skew import Clocks
 from receiver.cli.settings_listing import misspelt
 from receiver.domain.tokens import Tokens
 from receiver.net.guard import Guard, OutboundError
+from receiver.parts import Credentials
 from receiver.runtime.data_dir import DataUnusable
 from receiver.runtime.data_dir import check as check_data_dir
-from receiver.runtime.secrets import generated, kept, secrets_path
-from receiver.settings import Settings
+from receiver.runtime.secrets import kept, secrets_path
+from receiver.settings import Settings, SettingsInvalid
 from receiver.store.database import open_database
 from receiver.store.errors import StoreError
 from receiver.store.sqlite_file import enabled_endpoints, state_of
@@ -224,16 +225,11 @@ async def public_url_findings(settings: Settings, public_url: str | None, clocks
         yield fail("public URL", "no receiver has run with this data directory yet", "start `receiver serve`")
         return
     try:
-        tokens = tokens_of(settings)
-    except DataUnusable:
+        tokens = Credentials.of(settings).tokens
+    except (DataUnusable, SettingsInvalid):
         yield fail("public URL", "can't be tried without the secrets", "see what is said of them")
         return
     yield await reach(public_url, tokens, clocks)
-
-
-def tokens_of(settings: Settings) -> Tokens:
-    keys = [one.get_secret_value() for one in settings.secret_keys]
-    return Tokens(keys or [generated(settings.data_dir)["secret_key"]])
 
 
 async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None, *, serving: bool = False) -> Finding:

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from receiver.cli.checks import tokens_of
 from receiver.cli.sandbox_mark import SandboxMark
-from receiver.runtime.secrets import generated
+from receiver.parts import Credentials
 from receiver.settings import Settings, load
 from submitter.printing import failed, print_json, say
 from submitter.providers import PROVIDERS
@@ -52,8 +51,8 @@ def trigger(
 async def _trigger(
     settings: Settings, found: dict[str, str], provider: str, state: str, job_id: str | None
 ) -> dict[str, Any]:
-    tokens = [one.get_secret_value() for one in settings.api_tokens] or [generated(settings.data_dir)["api_token"]]
-    headers = {"authorization": f"Bearer {tokens[0]}"}
+    credentials = Credentials.of(settings)
+    headers = {"authorization": f"Bearer {credentials.api_tokens[0]}"}
     async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
         api = _Api(client, found["receiver"], headers)
         job = await api.job(job_id) if job_id else await api.new_job(provider)
@@ -64,7 +63,7 @@ async def _trigger(
         asked = {
             "provider": provider,
             "state": state,
-            "callback_url": f"{base}/callbacks/{provider}/{tokens_of(settings).callback(job['id'], provider)}",
+            "callback_url": f"{base}/callbacks/{provider}/{credentials.tokens.callback(job['id'], provider)}",
             "task_id": job["remote_id"],
         }
         answer = await client.post(f"{found['sandbox']}/_sandbox/trigger", json=asked)

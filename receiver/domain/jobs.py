@@ -109,10 +109,10 @@ class Job:
     def to_json(self, images: Sequence[KeptImage], *, base_url: str = "", pause: Pause | None = None) -> dict[str, Any]:
         """The public shape of the job, as the API and events carry it; *pause* is that of its provider."""
         waiting = waiting_for(self, pause)
-        return _job_to_json(self) | {
-            "images": [image.to_json(base_url=base_url) | enlargement(self, image) for image in images],
-            "waiting_for": None if waiting is None else _waiting_to_json(waiting),
-        }
+        document = _job_to_json(self)
+        document["images"] = [image.to_json(base_url=base_url) | enlargement(self, image) for image in images]
+        document["waiting_for"] = None if waiting is None else _waiting_to_json(waiting)
+        return document
 
 
 class Reason(StrEnum):
