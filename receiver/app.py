@@ -28,6 +28,7 @@ from receiver.settings import Settings
 from receiver.store.changes import ChangeLog
 from receiver.store.errors import StoreError
 from receiver.store.rollups import RollupTable
+from receiver.store.spent_tokens import SpentTokens
 from receiver.store.sqlite_file import usable_database
 from receiver.web import openapi
 from receiver.web.admission import Admissions
@@ -43,6 +44,8 @@ from receiver.web.jobs import JobPresenter, JobsApi
 from receiver.web.page.api import Api
 from receiver.web.page.dashboard import Dashboard
 from receiver.web.page.live import Live
+from receiver.web.page.pictures import Pictures
+from receiver.web.page.sessions import Sessions
 from receiver.web.problems import NOT_FOUND, Problem, answer_problem, busy
 from receiver.web.providers import ProvidersApi
 from receiver.web.stats import StatsApi
@@ -158,11 +161,11 @@ class Receiver:
         return Dashboard(
             Api(api),
             parts.database,
-            self.credentials.tokens,
-            bearer,
+            Sessions(self.credentials.tokens, bearer, SpentTokens(parts.database)),
             parts.slots,
             parts.pauses,
             Live(ChangeLog(parts.database), self.stopping),
+            Pictures(self.admissions, parts.blobs),
             public_url=lambda: self.public_url,
         )
 

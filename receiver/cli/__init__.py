@@ -16,6 +16,7 @@ from receiver.cli import (
     jobs,
     listen,
     migrate,
+    open,
     providers,
     reread,
     serve,
@@ -59,6 +60,7 @@ cli.command()(tunnel.tunnel)
 cli.command()(listen.listen)
 cli.command()(trigger.trigger)
 cli.command()(doctor.doctor)
+cli.command(name="open")(open.open_page)
 cli.add_typer(jobs.jobs, name="jobs")
 cli.add_typer(evidence.evidence, name="evidence")
 cli.add_typer(events.events, name="events")

@@ -245,7 +245,7 @@ def _write(path: Path, data: bytes) -> None:
 def _print_addresses(console: Console, live: Served) -> None:
     token = live.receiver.credentials.api_tokens[0] if sys.stdout.isatty() else "(shown on a terminal only)"
     for name, value in (
-        ("receiver", live.origin),
+        ("dashboard", f"{live.origin}/  (sign in with the API token; the five results are there)"),
         ("API token", token),
         ("sandbox", live.sandbox or ""),
         ("try", f"curl -H 'Authorization: Bearer TOKEN' {live.origin}/v1/jobs"),

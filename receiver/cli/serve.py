@@ -131,6 +131,8 @@ class Served:
         lines = [("receiver", self.origin), ("public URL", self.receiver.public_url or "none: jobs are polled")]
         if self.sandbox:
             lines.append(("sandbox", f"{self.sandbox}  (stands in for every provider; nothing is billed)"))
+        if self.receiver.settings.dashboard == "on" and Role.WEB in self.receiver.roles:
+            lines.append(("dashboard", f"{self.origin}/  (`receiver open` signs in)"))
         if not self.receiver.settings.api_tokens:
             lines.append(("API token", self.receiver.credentials.api_tokens[0]))
         for name, value in lines:

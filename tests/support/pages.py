@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from tests.support.running_receiver import RunningReceiver
 
 TOKEN = "a-token-of-the-tests"
-PAGES = ("/", "/jobs")
+PAGES = ("/", "/jobs", "/deliveries", "/endpoints", "/providers", "/send")
 _FORM_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 
 

@@ -9,21 +9,23 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from receiver.domain.tokens import Tokens
 from receiver.store.database import Database
-from receiver.store.spent_tokens import SpentTokens
 from receiver.upstream.pauses import Pauses
 from receiver.upstream.slots import ProviderSlot
-from receiver.web.auth import Bearer
 from receiver.web.page.api import Api
 from receiver.web.page.attempts import Attempts
 from receiver.web.page.bulk import Bulk
+from receiver.web.page.deliveries import DeliveriesPage
+from receiver.web.page.endpoints import EndpointsPage
 from receiver.web.page.gate import Gate
 from receiver.web.page.job import JobPage
 from receiver.web.page.jobs import JobsPage
 from receiver.web.page.live import MOST_PAGES, Live
 from receiver.web.page.overview import Overview
+from receiver.web.page.pictures import Pictures
+from receiver.web.page.providers import ProvidersPage
 from receiver.web.page.rendering import Pages
+from receiver.web.page.send import SendPage
 from receiver.web.page.sessions import Session, Sessions
 from receiver.web.page.sign_in import SignIn
 from receiver.web.page.static_files import StaticFiles
@@ -36,24 +38,27 @@ class Dashboard:
 
     api: Api
     database: Database
-    tokens: Tokens
-    bearer: Bearer
+    sessions: Sessions
     slots: Mapping[str, ProviderSlot]
     pauses: Pauses
     live: Live
+    pictures: Pictures
     public_url: Callable[[], str | None]
 
     def routes(self) -> list[Route]:
         """All routes; none of them is part of the API's description."""
         pages = Pages()
-        sessions = Sessions(self.tokens, self.bearer, SpentTokens(self.database))
-        gate = Gate(sessions, pages, public_url=self.public_url)
+        gate = Gate(self.sessions, pages, public_url=self.public_url)
         made = (
             StaticFiles(),
-            SignIn(gate, pages, sessions, Attempts()),
+            SignIn(gate, pages, self.sessions, Attempts()),
             Overview(gate, pages, self.api, self.database, self.slots, self.pauses),
             JobsPage(gate, pages, self.api, self.slots, Bulk(self.api)),
             JobPage(gate, pages, self.api, self.database, self.slots, self.public_url),
+            DeliveriesPage(gate, pages, self.api),
+            EndpointsPage(gate, pages, self.api, tuple(self.slots)),
+            ProvidersPage(gate, pages, self.api, self.slots),
+            SendPage(gate, pages, self.slots, self.pictures),
         )
         routes = [route for part in made for route in part.routes()]
         routes.append(Route("/live", gate.page(_stream_of(self.live, gate)), methods=["GET"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +24,7 @@ STATES: Mapping[str, tuple[str, str]] = {
     "given_up": ("bad", "m4 4 8 8m0-8-8 8"),
     "dropped": ("idle", "M3.5 8h9"),
     "enabled": ("good", "M3 8.5 6.5 12 13 4.5"),
-    "disabled": ("bad", "m4 4 8 8m0-8-8 8"),
+    "disabled": ("idle", "M3.5 8h9"),
     "failing": ("warn", "M8 3.5v5.5M8 12v.1"),
     "paused": ("warn", "M6 3.5v9m4-9v9"),
     "ready": ("good", "M3 8.5 6.5 12 13 4.5"),
@@ -124,6 +125,11 @@ def plural(count: int, word: str, several: str = "") -> str:
     return f"{number(count)} {word if count == 1 else several or word + 's'}"
 
 
+def breakable(name: str) -> Markup:
+    """A name of several words, which may be broken between them."""
+    return Markup("<wbr>").join(re.findall(r"[^._/-]*[._/-]?", name))
+
+
 def host(url: str | None) -> str:
     """An address without its scheme."""
     return (url or "").partition("://")[2] or url or "–"
@@ -142,5 +148,6 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "pretty": pretty,
     "plural": plural,
     "host": host,
+    "breakable": breakable,
 }
 GLOBALS: Mapping[str, Any] = {"escape": escape}

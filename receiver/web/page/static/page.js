@@ -131,6 +131,49 @@ function prepare(root) {
   root.querySelectorAll("[data-copy]").forEach(prepareCopy);
 }
 
+// --- Sending ---------------------------------------------------------------------------------------------------------
+
+function prepareSend(form) {
+  const file = form.querySelector("input[type=file]");
+  const drop = form.querySelector("[data-drop]");
+  const chosen = form.querySelector("[data-chosen]");
+  const provider = form.querySelector("[data-options]");
+  const show = () =>
+    chosen.replaceChildren(
+      ...[...file.files].map((one) => {
+        const item = document.createElement("li");
+        item.textContent = `${one.name}, ${Math.max(1, Math.round(one.size / 1000))} kB`;
+        return item;
+      }),
+    );
+  file.addEventListener("change", show);
+  drop.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    if (event.dataTransfer.files.length) {
+      file.files = event.dataTransfer.files;
+      show();
+    }
+  });
+  provider.addEventListener("change", async () => {
+    const wanted = provider.value;
+    const address = new URL(location.href);
+    address.search = new URLSearchParams({ provider: wanted, fragment: provider.dataset.options });
+    const answer = await fetch(address, { cache: "no-store" });
+    if (answer.ok && provider.value === wanted) {
+      document.getElementById("options").replaceChildren(parsed(await answer.text()));
+    }
+  });
+  form.addEventListener("submit", () => {
+    document.getElementById("send-note").textContent = "Sending…";
+  });
+}
+
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
   if (event.key === "/") {
@@ -328,6 +371,15 @@ class Watch {
   }
 }
 
+// Addresses that people share have no empty filters in them.
+for (const form of document.querySelectorAll('form.filters[method="get"]')) {
+  form.addEventListener("formdata", (event) => {
+    for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
+  });
+}
+document.querySelectorAll("#send-form").forEach(prepareSend);
+// A secret is in the answer to a post: going on from here must not post again.
+if (document.querySelector("[data-once]")) history.replaceState(null, "", new URL(`${base}endpoints`, location.href));
 regions.forEach(remember);
 prepare(document);
 if ("live" in document.body.dataset && regions.length) {

@@ -1,0 +1,100 @@
+"""Deliveries: the list and its filters, one more time for one of them, or for everything since a moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.domain.deliveries import DeliveryState
+from receiver.domain.events import EVENT_TYPES
+from receiver.domain.ids import is_id
+from receiver.web.page.api import Api
+from receiver.web.page.formatting import plural
+from receiver.web.page.gate import Gate, to_page
+from receiver.web.page.rendering import Pages
+from receiver.web.page.sessions import Session
+from receiver.web.problems import Problem
+
+_FILTERS = ("state", "endpoint", "type", "job")
+_LIMIT = 40
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveriesPage:
+    """The list of deliveries, and replays."""
+
+    gate: Gate
+    pages: Pages
+    api: Api
+
+    def routes(self) -> list[Route]:
+        gate = self.gate
+        return [
+            Route("/deliveries", gate.page(self.list), methods=["GET"]),
+            Route("/deliveries/replay", gate.action(self.replay_many), methods=["POST"]),
+            Route("/deliveries/{id}/replay", gate.action(self.replay), methods=["POST"]),
+        ]
+
+    async def list(self, request: Request, session: Session) -> Response:
+        query = request.query_params
+        filters = {name: query[name].strip()[:300] for name in _FILTERS if query.get(name, "").strip()}
+        cursor, error = query.get("cursor", ""), None
+        page: dict[str, Any] = {"items": [], "next": None}
+        try:
+            page = await self.api.get(session.caller, "/v1/deliveries", **filters, cursor=cursor, limit=_LIMIT)
+        except Problem as exc:
+            if exc.status != 422:
+                raise
+            error = exc
+        context = {
+            "deliveries": page["items"],
+            "next": page["next"] and urlencode({**filters, "cursor": page["next"]}),
+            "cursor": cursor,
+            "filters": filters,
+            "query": urlencode(filters),
+            "states": [state.value for state in DeliveryState],
+            "types": EVENT_TYPES,
+            "endpoints": (await self.api.get(session.caller, "/v1/endpoints", limit=200))["items"],
+            "error": error,
+            "done": query.get("done", "")[:200],
+            "now": datetime.now(UTC),
+        }
+        return self.pages.answer(request, session, "deliveries.html", context, status=200 if error is None else 422)
+
+    async def replay(self, request: Request, session: Session, form: FormData) -> Response:
+        await self.api.post(session.caller, f"/v1/deliveries/{request.path_params['id']}/replay")
+        if form.get("back") == "overview":
+            return to_page(request)
+        job = str(form.get("job", ""))
+        if is_id("job", job):
+            return to_page(request, f"jobs/{job}?done=replay")
+        return to_page(request, "deliveries?done=The+delivery+goes+out+again.")
+
+    async def replay_many(self, request: Request, session: Session, form: FormData) -> Response:
+        """Count first, then, once that is confirmed, do it."""
+        asked: dict[str, Any] = {}
+        if endpoint := str(form.get("endpoint", "")).strip():
+            asked["endpoint_id"] = endpoint
+        if since := str(form.get("since", "")).strip():
+            asked["since"] = _in_utc(since)
+        if form.get("confirmed") != "true":
+            found = await self.api.post(session.caller, "/v1/deliveries/replay", {**asked, "dry_run": True})
+            context = {"found": found, "asked": asked}
+            return self.pages.answer(request, session, "replay.html", context)
+        done = await self.api.post(session.caller, "/v1/deliveries/replay", asked)
+        words = f"{plural(done['replayed'], 'delivery', 'deliveries')} on the way again"
+        return to_page(request, f"deliveries?{urlencode({'done': words})}")
+
+
+def _in_utc(moment: str) -> str:
+    """What a field for a moment sends has no zone; the form says that it is UTC."""
+    if "T" not in moment:
+        return f"{moment}T00:00:00Z"
+    return moment if moment.endswith(("Z", "z")) or "+" in moment else f"{moment}Z"

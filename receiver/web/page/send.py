@@ -1,0 +1,127 @@
+"""Send: pictures, a provider, its options; then the job's page, or the list where there were several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.upstream.slots import ProviderSlot
+from receiver.web.job_request import MAX_INPUT_BYTES
+from receiver.web.page.gate import FORM_TOKEN, Gate, new_key, to_page
+from receiver.web.page.option_fields import OptionField, option_fields
+from receiver.web.page.pictures import Pictures
+from receiver.web.page.rendering import Pages
+from receiver.web.page.sessions import Session
+from receiver.web.problems import Problem
+
+MOST_FILES = 20
+_MOST_BYTES = 4 * MAX_INPUT_BYTES
+_MOST_FIELD_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SendPage:
+    """The form, and what becomes of it."""
+
+    gate: Gate
+    pages: Pages
+    slots: Mapping[str, ProviderSlot]
+    pictures: Pictures
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/send", self.gate.page(self.form), methods=["GET"]),
+            Route("/send", self.gate.upload(self.send), methods=["POST"]),
+        ]
+
+    async def form(self, request: Request, session: Session) -> Response:
+        return self._form(request, session, request.query_params.get("provider", ""), {})
+
+    async def send(self, request: Request, session: Session) -> Response:
+        form = await _form_of(request)
+        try:
+            self.gate.check_form(session, form.get(FORM_TOKEN))
+            name = str(form.get("provider", ""))
+            if form.get("show"):  # without JavaScript: the options of another provider
+                return self._form(request, session, name, {})
+            try:
+                job_ids = await self._send(session, name, form)
+            except Problem as exc:
+                given = {key: value for key, value in form.items() if isinstance(value, str)}
+                return self._form(request, session, name, given, error=exc)
+        finally:
+            await form.close()
+        if len(job_ids) == 1:
+            return to_page(request, f"jobs/{job_ids[0]}?done=sent")
+        return to_page(request, f"jobs?done={len(job_ids)}+jobs+are+on+their+way")
+
+    async def _send(self, session: Session, name: str, form: FormData) -> list[str]:
+        files = [file for file in form.getlist("image") if isinstance(file, UploadFile) and file.filename]
+        if not files:
+            raise Problem(422, "missing_image", "no image was chosen", field="image", remedy="choose a picture")
+        document: dict[str, Any] = {"provider": name}
+        if name in self.slots:
+            document["options"] = _options(_fields(self.slots[name]), name, form)
+        key = str(form.get("key", ""))[:64]
+        job_ids: list[str] = []
+        for number, file in enumerate(files):
+            once = f"page {key} {number}" if key.isascii() and key.isprintable() and key else None
+            try:
+                job = await self.pictures.admit(file, document, token_id=session.caller.token_id, key=once)
+            except Problem as exc:
+                if len(files) == 1:
+                    raise
+                before = f"; {len(job_ids)} before it were sent" if job_ids else ""
+                detail = f"{file.filename}: {exc.detail}{before}"
+                raise Problem(exc.status, exc.code, detail, field=exc.field, remedy=exc.remedy) from exc
+            job_ids.append(job.id)
+        return job_ids
+
+    def _form(
+        self, request: Request, session: Session, name: str, given: Mapping[str, str], *, error: Problem | None = None
+    ) -> Response:
+        configured = [known for known, slot in self.slots.items() if slot.configured]
+        chosen = name if name in self.slots else (configured or list(self.slots))[0]
+        context = {
+            "slots": self.slots,
+            "configured": configured,
+            "chosen": chosen,
+            "fields": _fields(self.slots[chosen]),
+            "given": given,
+            "key": new_key(),
+            "error": error,
+            "most_files": MOST_FILES,
+        }
+        status = 200 if error is None else error.status
+        return self.pages.answer(request, session, "send.html", context, status=status)
+
+
+def _fields(slot: ProviderSlot) -> list[OptionField]:
+    return option_fields(slot.provider.Options.model_json_schema())
+
+
+def _options(fields: list[OptionField], provider: str, form: FormData) -> dict[str, Any]:
+    """What was typed into the fields of *provider*, as values."""
+    options = {}
+    for field in fields:
+        text = form.get(f"{provider}.{field.name}")
+        if isinstance(text, str) and text.strip():
+            options[field.name] = field.value(text if field.kind == "text" else text.strip())
+    return options
+
+
+async def _form_of(request: Request) -> FormData:
+    try:
+        if int(request.headers.get("content-length", "0")) > _MOST_BYTES:
+            remedy = f"send fewer or smaller pictures: {_MOST_BYTES // 1024**2} MiB at once"
+            raise Problem(413, "too_large", "the pictures are too large together", remedy=remedy)
+        return await request.form(max_files=MOST_FILES, max_fields=200, max_part_size=_MOST_FIELD_BYTES)
+    except (MultiPartException, ValueError, ClientDisconnect) as exc:
+        raise Problem(400, "invalid_form", "the form can't be read", remedy="go back and send it again") from exc

@@ -1,0 +1,273 @@
+"""The pages in Chromium: the walk of an operator, with and without JavaScript, accessibility, and hostile content."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, expect
+
+from submitter.sandbox import test_picture as picture_bytes
+from tests.support.chromium import SCREENSHOTS, chromium, needs_chromium, watched
+from tests.support.processes import TOKEN, LiveReceiver, live, submit, wait_for_state
+from tests.support.subscriber import Subscriber
+
+pytestmark = [needs_chromium, pytest.mark.slow]
+READ_TOKEN = "a-read-token-of-the-browser-tests"
+HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>{{7*7}}"
+ENVIRONMENT = {
+    "RECEIVER_READ_TOKENS": READ_TOKEN,
+    "RECEIVER_ALLOW_NETWORKS": "127.0.0.0/8",
+    "RECEIVER_RETRY_SCHEDULE": "0",
+}
+
+
+@dataclass
+class Setup:
+    """A running receiver with a sandbox, a subscriber, and a browser."""
+
+    receiver: LiveReceiver
+    browser: Browser
+    subscriber: Subscriber
+    picture: Path
+
+    @property
+    def origin(self) -> str:
+        return self.receiver.url
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Setup]:
+    picture = tmp_path / "harbour at dusk.png"
+    picture.write_bytes(picture_bytes(160, 120))
+    subscriber = Subscriber({"/bad": [500]})
+    async with (
+        subscriber.serve() as _,
+        live(tmp_path, environment=ENVIRONMENT) as (receiver, _sandbox),
+        chromium() as browser,
+    ):
+        yield Setup(receiver, browser, subscriber, picture)
+
+
+async def endpoint(running: Setup, path: str, **more: Any) -> dict[str, Any]:
+    async with running.receiver.client() as client:
+        answer = await client.post("/v1/endpoints", json={"url": f"{running.subscriber.origin}{path}", **more})
+        assert answer.status_code == 201, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+
+async def go_to(page: Page, name: str) -> None:
+    await page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+
+
+async def test_the_walk_of_an_operator(running: Setup) -> None:
+    await endpoint(running, "/hooks")
+    async with watched(running.browser, running.origin, viewport={"width": 1280, "height": 900}) as browser:
+        page = await browser.signed_in(TOKEN)
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+
+        # Send a picture, and see it succeed without a reload.
+        await go_to(page, "Send")
+        await page.get_by_label("Image").set_input_files(running.picture)
+        await page.get_by_label("Provider").select_option("pixelcut")
+        await page.get_by_label("scale", exact=True).select_option("4")
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("harbour at dusk.png")
+        await page.evaluate("window.notReloaded = true")
+        await expect(page.locator("#summary .badge")).to_have_text("succeeded")
+        slider = page.get_by_role("slider")
+        await expect(slider).to_be_visible()
+        assert await page.evaluate("window.notReloaded")
+
+        # Move the slider by keyboard.
+        await slider.focus()
+        for _ in range(5):
+            await slider.press("ArrowLeft")
+        assert await page.evaluate("document.querySelector('[data-stage]').style.getPropertyValue('--split')") == "45%"
+        await page.get_by_role("button", name="1:1").click()
+        await page.get_by_role("button", name="1:1").click()
+
+        # Replay a delivery.
+        before = len(running.subscriber.at("/hooks"))
+        delivery = page.get_by_role("article", name=re.compile(r"job\.succeeded"))
+        await delivery.get_by_role("button", name="Replay").click()
+        await expect(page.get_by_role("status")).to_have_text("The delivery goes out again.")
+        await expect(delivery.get_by_role("listitem")).to_have_count(2)
+        assert len(running.subscriber.at("/hooks")) > before
+
+        # Filter, by the form and by the keyboard.
+        await go_to(page, "Jobs")
+        await expect(page.locator("#live-words")).to_have_text("Live")
+        await page.keyboard.press("/")
+        await page.keyboard.type("harbour")
+        await page.get_by_label("State").select_option("succeeded")
+        await page.get_by_role("button", name="Filter").click()
+        await page.wait_for_url("**/jobs?q=harbour&state=succeeded")
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        await page.keyboard.press("j")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("harbour at dusk.png")
+        await page.go_back()
+        await page.get_by_label("State").select_option("failed")
+        await page.get_by_role("button", name="Filter").click()
+        await expect(page.get_by_text("No job passes these filters")).to_be_visible()
+
+        # Rotate a secret: it is shown once.
+        await go_to(page, "Endpoints")
+        await page.get_by_role("button", name="Rotate secret").click()
+        await expect(page.locator("#secret")).to_have_text(re.compile(r"^whsec_.{20,}"))
+        await page.reload()
+        await expect(page.locator("#secret")).to_have_count(0)
+
+        # Pause and resume a provider.
+        await go_to(page, "Providers")
+        novita = page.get_by_role("region", name="Novita")
+        await novita.get_by_text("Pause…").click()
+        await novita.get_by_role("button", name="Pause").click()
+        await expect(novita.locator(".badge").first).to_have_text("paused")
+        await go_to(page, "Overview")
+        await page.get_by_role("button", name="Resume novita").click()
+        await expect(page.get_by_text("Nothing needs you")).to_be_visible()
+
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+        await page.goto(f"{running.origin}/jobs")
+        await expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+
+
+async def test_the_same_walk_without_javascript(running: Setup) -> None:
+    await endpoint(running, "/hooks")
+    async with watched(running.browser, running.origin, java_script_enabled=False) as browser:
+        page = await browser.signed_in(TOKEN)
+        await go_to(page, "Send")
+        await page.get_by_label("Provider").select_option("pixelcut")
+        await page.get_by_role("button", name="Show its options").click()
+        await page.get_by_label("scale", exact=True).select_option("2")
+        await page.get_by_label("Image").set_input_files(running.picture)
+        await page.get_by_role("button", name="Send").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("harbour at dusk.png")
+        job_id = page.url.partition("/jobs/")[2].partition("?")[0]
+        async with running.receiver.client() as client:
+            await wait_for_state(client, job_id, "succeeded", kept=True)
+        await page.reload()
+        await expect(page.locator("#summary .badge")).to_have_text("succeeded")
+        await expect(page.get_by_role("slider")).to_be_visible()
+        delivery = page.get_by_role("article", name=re.compile(r"job\.succeeded"))
+        await delivery.get_by_role("button", name="Replay").click()
+        await expect(page.get_by_role("status")).to_have_text("The delivery goes out again.")
+        await go_to(page, "Endpoints")
+        await page.get_by_role("button", name="Rotate secret").click()
+        await expect(page.locator("#secret")).to_have_text(re.compile(r"^whsec_.{20,}"))
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+
+
+async def test_axe_finds_nothing_and_nothing_scrolls_sideways(running: Setup) -> None:
+    await endpoint(running, "/hooks", description="orders service")
+    await endpoint(running, "/bad", description="billing, being moved")
+    async with running.receiver.client() as client:
+        job_ids = []
+        for provider in ("pixelcut", "freepik", "apixo"):
+            job = await submit(client, provider, running.picture.read_bytes(), metadata={"order": 1017})
+            await wait_for_state(client, job["id"], "succeeded", kept=True)
+            job_ids.append(job["id"])
+    paths = (
+        "/",
+        "/jobs",
+        f"/jobs/{job_ids[0]}",
+        f"/jobs/{job_ids[1]}",
+        "/deliveries",
+        "/endpoints",
+        "/providers",
+        "/send",
+    )
+    SCREENSHOTS.mkdir(exist_ok=True)
+    found: dict[str, Any] = {}
+    for scheme in ("light", "dark"):
+        for width in (390, 1280, 1920):
+            options: dict[str, Any] = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+            async with watched(running.browser, running.origin, **options) as browser:
+                page = await browser.page()
+                await page.goto(f"{running.origin}/login")
+                found |= await _looked_at(page, f"login-{scheme}-{width}")
+                await page.get_by_label("API token").fill(TOKEN)
+                await page.get_by_role("button", name="Sign in").click()
+                await page.wait_for_url(f"{running.origin}/")
+                for path in paths:
+                    await page.goto(f"{running.origin}{path}")
+                    for details in await page.locator("main details").all():
+                        await details.evaluate("element => { element.open = true }")
+                    name = re.sub(r"\W+", "-", path.replace(job_ids[0], "job").replace(job_ids[1], "other")).strip("-")
+                    found |= await _looked_at(page, f"{name or 'overview'}-{scheme}-{width}")
+    assert found == {}, "\n".join(f"{name}: {wrong}" for name, wrong in found.items())
+
+
+async def _looked_at(page: Page, name: str) -> dict[str, Any]:
+    """What is wrong with *page*; it is also photographed."""
+    await page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+    assert await page.locator("h1").count() == 1, name
+    wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    results = await Axe().run(page)
+    wrong = [
+        f"{violation['id']}: {node['target']} {node.get('failureSummary', '')[:300]}"
+        for violation in results.response["violations"]
+        for node in violation["nodes"][:3]
+    ]
+    return {name: [*wrong, *([f"{wide} px too wide"] if wide > 0 else [])]} if wrong or wide > 0 else {}
+
+
+async def test_hostile_content_is_inert_on_every_page(running: Setup) -> None:
+    await endpoint(running, "/bad", description=HOSTILE[:400])
+    async with running.receiver.client() as client:
+        asked = {"provider": "freepik", "options": {"prompt": HOSTILE}, "metadata": {HOSTILE: HOSTILE}}
+        answer = await client.post(
+            "/v1/jobs",
+            data={"job": json.dumps(asked)},
+            files={"image": (HOSTILE.replace("/", "_"), running.picture.read_bytes(), "image/png")},
+        )
+        assert answer.status_code == 202, answer.text
+        job = await wait_for_state(client, answer.json()["id"], "succeeded", kept=True)
+        await client.post("/v1/providers/novita/pause", json={"reason": HOSTILE})
+    paths = ("/", f"/jobs?q={HOSTILE[:30]}", f"/jobs/{job['id']}", "/deliveries", "/endpoints", "/providers", "/send")
+    async with watched(running.browser, running.origin) as browser:
+        page = await browser.signed_in(TOKEN)
+        dialogs: list[str] = []
+        page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+        for path in paths:
+            await page.goto(f"{running.origin}{path}")
+            await expect(page.get_by_role("heading", level=1)).to_be_visible()
+            assert await page.locator("main img[src=x], main script").count() == 0, path
+        assert dialogs == []
+
+
+async def test_a_read_token_sees_pages_without_buttons(running: Setup) -> None:
+    async with watched(running.browser, running.origin) as browser:
+        page = await browser.signed_in(READ_TOKEN)
+        for name in ("Jobs", "Deliveries", "Endpoints", "Providers", "Send"):
+            await go_to(page, name)
+            await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+            assert await page.locator("main form[method=post]").count() == 0, name
+        await expect(page.get_by_text("Read only")).to_be_visible()
+
+
+async def test_a_page_waits_while_something_is_selected(running: Setup) -> None:
+    async with running.receiver.client() as client:
+        first = await submit(client, "pixelcut", running.picture.read_bytes())
+        await wait_for_state(client, first["id"], "succeeded", kept=True)
+        async with watched(running.browser, running.origin) as browser:
+            page = await browser.signed_in(TOKEN)
+            await page.goto(f"{running.origin}/jobs")
+            await expect(page.locator("#live-words")).to_have_text("Live")
+            await page.locator("tbody tr .name").first.evaluate("element => getSelection().selectAllChildren(element)")
+            second = await submit(client, "pixelcut", running.picture.read_bytes())
+            await expect(page.locator("#live-words")).to_have_text("Paused while you select")
+            await expect(page.locator(f"#{second['id']}")).to_have_count(0)
+            await page.evaluate("getSelection().removeAllRanges()")
+            await expect(page.locator(f"#{second['id']}")).to_be_visible()
