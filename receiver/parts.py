@@ -261,7 +261,6 @@ async def _loops(parts: Parts, settings: Settings, shared: Announcements, number
         Role.WEB: (parts.stream.loop,),
         Role.READER: (
             parts.intake.loop,
-            CallbackWatch(parts.statistics, slots, wakes).loop,
             Rollups(database, tuple(slots)).loop,
             Pruning(database, parts.blobs, keep=timedelta(days=settings.keep_days)).loop,
         ),
@@ -277,6 +276,7 @@ async def _loops(parts: Parts, settings: Settings, shared: Announcements, number
     return (
         Loop("clock", watch_clock, idle_seconds=_CLOCK_SECONDS),
         parts.leases.loop,
+        CallbackWatch(parts.statistics, slots, wakes, judges=Role.READER in parts.roles).loop,
         *(loop for role in Role if role in parts.roles for loop in by_role[role]),
         presence.loop,
         shared.loop,

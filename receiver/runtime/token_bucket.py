@@ -35,6 +35,11 @@ class Bucket:
         """Return tokens that were taken for calls that were not made."""
         self._held = [min(held + count, rate.count) for held, rate in zip(self._held, self._rates, strict=True)]
 
+    def fill(self, seconds: Sequence[float]) -> None:
+        """Take it as known in how many *seconds* the bucket of each rate is full."""
+        self._filled_at = self._clock()
+        self._held = [rate.count * (1 - left / rate.seconds) for rate, left in zip(self._rates, seconds, strict=True)]
+
     def seconds_to_next(self) -> float:
         """Until one token is there."""
         return self.seconds_for(1)

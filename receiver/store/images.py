@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,12 +18,17 @@ from submitter.vocabulary import Image
 
 
 class Images:
-    """The statements about images, one transaction each."""
+    """
+    The statements about images, one transaction each.
+
+    Claims are leases of this object, so there is one in a process: what another holds is renewed and ended by it alone.
+    """
 
     def __init__(self, database: Database, *, public_url: Callable[[], str], first_delay_seconds: float) -> None:
         self._database = database
         self._public_url = public_url
         self._first_delay = first_delay_seconds
+        self._owner = secrets.token_hex(8)
 
     async def claim(
         self, now: datetime, *, lease: timedelta, limit: int, without: Sequence[str] = ()
@@ -36,12 +42,12 @@ class Images:
         due = await self._database.read(lambda: _due(us(now), limit, without))
         if not due:
             return []
-        taken = await self._database.write(lambda: _taken(due, us(now), us(now + lease)))
+        taken = await self._database.write(lambda: _taken(due, us(now), us(now + lease), self._owner))
         return [(_CODEC.from_row(row[:-1]), from_us(row[-1])) for row in taken]
 
     async def renew(self, image: KeptImage, now: datetime, *, lease: timedelta) -> None:
         until = us(now + lease)
-        await self._database.write(alone(Run(_RENEW, (until, until, image.job_id, image.n))))
+        await self._database.write(alone(Run(_RENEW, (until, until, image.job_id, image.n, self._owner))))
 
     async def next_at(self) -> datetime | None:
         """When the next try of a wanted image is due."""
@@ -68,17 +74,17 @@ class Images:
         def work() -> Work[bool]:
             if (yield Run(_POLL_FOR_LINK, (us(now), image.job_id, list(providers)))) != 1:
                 return False
-            yield Run(_ASKED, (us(next_at), last_error, image.job_id, image.n))
+            yield Run(_ASKED, (us(next_at), last_error, image.job_id, image.n, self._owner))
             return True
 
         return bool(providers) and await self._database.write(work)
 
     async def later(self, image: KeptImage, *, next_at: datetime, last_error: str) -> None:
-        await self._database.write(alone(Run(_LATER, (us(next_at), last_error, image.job_id, image.n))))
+        await self._database.write(alone(Run(_LATER, (us(next_at), last_error, image.job_id, image.n, self._owner))))
 
     async def put_back(self, images: Sequence[KeptImage], now: datetime) -> None:
         """Let go of claimed images, untried."""
-        rows = [(us(now), image.job_id, image.n) for image in images]
+        rows = [(us(now), image.job_id, image.n, self._owner) for image in images]
         await self._database.write(alone(RunMany(_PUT_BACK, rows)))
 
     async def _done(self, image: KeptImage, now: datetime, *, state: str, last_error: str | None) -> int:
@@ -87,7 +93,7 @@ class Images:
         def work() -> Work[int]:
             # Two images of a job that end together take turns, so that one of them is the last.
             yield LockRows("jobs", [image.job_id])
-            if (yield Run(_DONE, (*values, image.job_id, image.n))) != 1:
+            if (yield Run(_DONE, (*values, image.job_id, image.n, self._owner))) != 1:
                 return 0
             images = yield from images_of([image.job_id])
             if any(other.state == "wanted" for other in images):
@@ -104,33 +110,34 @@ _CODEC = Codec(KeptImage)
 _COLUMNS = _CODEC.sql
 _NEW_COLUMNS = (*_CODEC.columns, "next_at", "give_up_at")
 _WANTED = "job_id = ? AND n = ? AND state = 'wanted'"
-_RENEW = f"UPDATE images SET lease_until = ?, next_at = ? WHERE {_WANTED}"
+_HELD = f"{_WANTED} AND lease_owner = ?"
+_FREED = "lease_until = NULL, lease_owner = NULL"
+_RENEW = f"UPDATE images SET lease_until = ?, next_at = ? WHERE {_HELD}"
 _NEXT = "SELECT min(next_at) FROM images WHERE state = 'wanted'"
-_LATER = f"UPDATE images SET tries = tries + 1, next_at = ?, last_error = ?, lease_until = NULL WHERE {_WANTED}"
+_LATER = f"UPDATE images SET tries = tries + 1, next_at = ?, last_error = ?, {_FREED} WHERE {_HELD}"
 _POLL_FOR_LINK = (
     "UPDATE jobs SET version = version + 1, next_poll_at = coalesce(next_poll_at, ?)"
     " WHERE id = ? AND provider IN (??) AND remote_id IS NOT NULL AND (state = 'succeeded' OR late_at IS NOT NULL)"
 )
 _ASKED = (
-    "UPDATE images SET tries = tries + 1, renewals = renewals + 1, next_at = ?, last_error = ?, lease_until = NULL"
-    f" WHERE {_WANTED}"
+    f"UPDATE images SET tries = tries + 1, renewals = renewals + 1, next_at = ?, last_error = ?, {_FREED} WHERE {_HELD}"
 )
 # One that is being fetched is left alone. A link that is the same as before is as dead as before.
 _RELINK = (
-    "UPDATE images SET state = 'wanted', next_at = ?, renewed_at = ?, lease_until = NULL, kept_at = NULL,"
+    f"UPDATE images SET state = 'wanted', next_at = ?, renewed_at = ?, {_FREED}, kept_at = NULL,"
     " give_up_at = CASE WHEN source_url = ? THEN give_up_at ELSE ? END,"
     " tries = CASE WHEN source_url = ? THEN tries ELSE 0 END, expires_at = ?, source_url = ?"
     " WHERE job_id = ? AND n = ? AND (state = 'lost' OR state = 'wanted' AND (lease_until IS NULL OR lease_until <= ?))"
 )
-_PUT_BACK = f"UPDATE images SET next_at = ?, lease_until = NULL WHERE {_WANTED}"
+_PUT_BACK = f"UPDATE images SET next_at = ?, {_FREED} WHERE {_HELD}"
 _DONE = (
     "UPDATE images SET state = ?, content_type = coalesce(?, content_type), width = coalesce(?, width),"
     " height = coalesce(?, height), bytes = ?, sha256 = ?, tries = tries + 1, last_error = ?, kept_at = ?,"
-    f" next_at = NULL, lease_until = NULL WHERE {_WANTED}"
+    f" next_at = NULL, {_FREED} WHERE {_HELD}"
 )
 # The sum keeps the planner off the index on next_at: it would read and sort all that is due.
 _FREE = "next_at + 0 <= ? AND (lease_until IS NULL OR lease_until <= ?)"
-_TAKE = f"UPDATE images SET lease_until = ?, next_at = ? WHERE {_WANTED} AND {_FREE}"
+_TAKE = f"UPDATE images SET lease_until = ?, next_at = ?, lease_owner = ? WHERE {_WANTED} AND {_FREE}"
 _OF_JOBS = f"SELECT {_COLUMNS} FROM images WHERE job_id IN (??) ORDER BY job_id, n"
 
 
@@ -145,11 +152,11 @@ def _due(now: int, limit: int, without: Sequence[str]) -> Work[list[Any]]:
     return rows
 
 
-def _taken(due: Sequence[Any], now: int, until: int) -> Work[list[Any]]:
+def _taken(due: Sequence[Any], now: int, until: int, owner: str) -> Work[list[Any]]:
     """Those that nobody else has taken meanwhile."""
     taken = []
     for row in due:
-        if (yield Run(_TAKE, (until, until, row[0], row[1], now, now))) == 1:
+        if (yield Run(_TAKE, (until, until, owner, row[0], row[1], now, now))) == 1:
             taken.append(row)
     return taken
 

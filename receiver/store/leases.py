@@ -12,11 +12,13 @@ due by itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from receiver.domain.jobs import Job
 from receiver.store.codecs import moment, us
 from receiver.store.database import Database
+from receiver.store.pace import Allowance, granted, spend
 from receiver.store.rows import JOBS
 from receiver.store.statements import SKIP_LOCKED, Fetch, Run, Work, alone
 from submitter.parsing import NO_RESULT
@@ -59,6 +61,19 @@ _POLL_NOW = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """
+    The jobs that were claimed, and what the provider's shared limits allow after that.
+
+    *fills_in* is in how many seconds each token bucket is full; *crowded*, whether other processes have all places.
+    """
+
+    jobs: list[Job]
+    fills_in: tuple[float, ...] = ()
+    crowded: bool = False
+
+
 class JobLeases:
     """The statements about leases on jobs, one transaction each."""
 
@@ -72,15 +87,31 @@ class JobLeases:
         return await self._firsts(_FIRST_QUEUED, providers)
 
     async def claim_queued(
-        self, provider: str, now: datetime, *, owner: str, lease: timedelta, limit: int
-    ) -> list[Job]:
-        """Take up to *limit* queued jobs of *provider* whose time has come, longest waiting first."""
+        self,
+        provider: str,
+        now: datetime,
+        *,
+        owner: str,
+        lease: timedelta,
+        limit: int,
+        allowance: Allowance | None = None,
+    ) -> Claimed:
+        """
+        Take up to *limit* queued jobs of *provider* whose time has come, longest waiting first.
 
-        def work() -> Work[list[Job]]:
-            rows = yield Fetch(QUEUED, (provider, us(now), us(now), limit), SKIP_LOCKED)
-            until = us(now + lease)
-            yield Run(_HOLD_QUEUED, (owner, until, until, [row[_ID] for row in rows]))
-            return [JOBS.from_row(row) for row in rows]
+        No more than *allowance* has left over all processes; a token of it is taken for each.
+        """
+
+        def work() -> Work[Claimed]:
+            grant = yield from granted(allowance, provider, limit, now, owner=owner, lease=lease)
+            rows = []
+            if grant.limit:
+                rows = yield Fetch(QUEUED, (provider, us(now), us(now), grant.limit), SKIP_LOCKED)
+            if rows:
+                until = us(now + lease)
+                yield Run(_HOLD_QUEUED, (owner, until, until, [row[_ID] for row in rows]))
+            fills_in = yield from spend(allowance, grant, len(rows), now)
+            return Claimed([JOBS.from_row(row) for row in rows], fills_in, grant.crowded)
 
         return await self._database.write(work)
 
@@ -114,16 +145,37 @@ class JobLeases:
         """When the first poll of each of *providers* is due; those without one are left out."""
         return await self._firsts(_FIRST_DUE, providers)
 
-    async def claim_due(self, limits: Mapping[str, int], now: datetime, *, owner: str, lease: timedelta) -> list[Job]:
-        """Take jobs whose poll is due, earliest first, of each provider in *limits* at most so many."""
+    async def claim_due(
+        self,
+        limits: Mapping[str, int],
+        now: datetime,
+        *,
+        owner: str,
+        lease: timedelta,
+        allowances: Mapping[str, Allowance] | None = None,
+    ) -> dict[str, Claimed]:
+        """
+        Take jobs whose poll is due, earliest first, of each provider in *limits* at most so many.
 
-        def work() -> Work[list[Job]]:
-            found = []
-            for provider, limit in limits.items():
-                found += yield Fetch(DUE, (provider, us(now), us(now), limit), SKIP_LOCKED)
-            until = us(now + lease)
-            yield Run(_HOLD_DUE, (owner, until, until, [row[_ID] for row in found]))
-            return [JOBS.from_row(row) for row in found]
+        No more of each than its entry in *allowances* has left; a token of it is taken for each.
+        """
+        shared = allowances or {}
+
+        def work() -> Work[dict[str, Claimed]]:
+            found, held = {}, []
+            for provider, limit in sorted(limits.items()):  # buckets are locked in one order
+                allowance = shared.get(provider)
+                grant = yield from granted(allowance, provider, limit, now, owner=owner, lease=lease)
+                rows = []
+                if grant.limit:
+                    rows = yield Fetch(DUE, (provider, us(now), us(now), grant.limit), SKIP_LOCKED)
+                fills_in = yield from spend(allowance, grant, len(rows), now)
+                found[provider] = Claimed([JOBS.from_row(row) for row in rows], fills_in)
+                held += [row[_ID] for row in rows]
+            if held:
+                until = us(now + lease)
+                yield Run(_HOLD_DUE, (owner, until, until, held))
+            return found
 
         return await self._database.write(work)
 

@@ -70,6 +70,11 @@ class ProviderTable:
 
         return await self._database.write(work)
 
+    async def begin_probe(self, provider: str, pause: Pause, next_at: datetime) -> bool:
+        """Take the probe that *pause* waits for; the next one is due at *next_at*. False: another process has it."""
+        values = (us(next_at), provider, us(pause.since), us(pause.probe_at))
+        return bool(await self._database.write(alone(Run(_BEGIN_PROBE, values))) == 1)
+
     async def resume(self, provider: str, now: datetime) -> bool:
         """End a pause and emit `provider.resumed`; False if there was none."""
 
@@ -138,6 +143,7 @@ _PAUSE = (
     "UPDATE providers SET paused_reason = ?, paused_at = coalesce(paused_at, ?), probe_at = ?, probes = ?"
     " WHERE name = ?"
 )
+_BEGIN_PROBE = "UPDATE providers SET probe_at = ? WHERE name = ? AND paused_at = ? AND probe_at = ?"
 _RESUME = (
     "UPDATE providers SET paused_reason = NULL, paused_at = NULL, probe_at = NULL, probes = 0"
     " WHERE name = ? AND paused_at IS NOT NULL"

@@ -88,6 +88,7 @@ images = sa.Table(
     sa.Column("next_at", _Moment),
     sa.Column("give_up_at", _Moment),
     sa.Column("lease_until", _Moment),
+    sa.Column("lease_owner", sa.String(64)),
     sa.Column("kept_at", _Moment),
     sa.Index(
         "images_lost",
@@ -182,6 +183,14 @@ providers = sa.Table(
     sa.Column("probes", sa.Integer, nullable=False),
     sa.Column("degraded_at", _Moment),
     sa.Column("key_at", _Moment),
+)
+
+pace = sa.Table(
+    "pace",
+    metadata,
+    sa.Column("name", sa.String(48), primary_key=True),
+    sa.Column("rate", sa.String(48), primary_key=True),
+    sa.Column("full_at", _Moment, nullable=False),
 )
 
 clock = sa.Table(

@@ -1,4 +1,8 @@
-"""Notices providers whose callbacks stop coming, and polls their jobs early until they come again."""
+"""
+Notices providers whose callbacks stop coming, and polls their jobs early until they come again.
+
+Processes that read evidence judge; all others learn of it from the table `providers`.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +30,21 @@ class CallbackWatch:
         slots: Mapping[str, ProviderSlot],
         wakes: Wakes,
         *,
+        judges: bool = True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._statistics = statistics
         self._slots = slots
         self._wakes = wakes
+        self._judges = judges
         self._clock = clock
         self.loop = Loop("statistics", self.step, idle_seconds=_SECONDS)
         self._note()
 
     async def step(self) -> float:
+        await self._statistics.load()
         for name, slot in self._slots.items():
-            if slot.provider.callbacks and await self._statistics.judge(name, self._clock()):
+            if self._judges and slot.provider.callbacks and await self._statistics.judge(name, self._clock()):
                 log.warning("callbacks_degraded", provider=name)
                 self._wakes.events_written()
         self._note()

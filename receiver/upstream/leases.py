@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 
 from receiver.domain.jobs import Job
 from receiver.runtime.loops import Loop
-from receiver.store.leases import LEASE, JobLeases
+from receiver.store.leases import LEASE, Claimed, JobLeases
+from receiver.store.pace import Allowance
 
 
 class Leases:
@@ -44,9 +45,11 @@ class Leases:
         """Return when the first queued job of each of *providers* may be sent; those without one are left out."""
         return await self._statements.first_queued(providers)
 
-    async def claim_queued(self, provider: str, *, limit: int) -> list[Job]:
-        """Take up to *limit* queued jobs of *provider* whose time has come, longest waiting first."""
-        return await self._statements.claim_queued(provider, self._clock(), owner=self.owner, lease=LEASE, limit=limit)
+    async def claim_queued(self, provider: str, *, limit: int, allowance: Allowance) -> Claimed:
+        """Take up to *limit* queued jobs of *provider* whose time has come, within what all processes may."""
+        return await self._statements.claim_queued(
+            provider, self._clock(), owner=self.owner, lease=LEASE, limit=limit, allowance=allowance
+        )
 
     async def begin_sending(self, job: Job, now: datetime, *, deadline_at: datetime, awaits_callback: bool) -> bool:
         """`queued` → `sending`, if it is still held here. Committed before the first byte leaves."""
@@ -58,9 +61,11 @@ class Leases:
         """Return when the first poll of each of *providers* is due; those without one are left out."""
         return await self._statements.first_due(providers)
 
-    async def claim_due(self, limits: Mapping[str, int]) -> list[Job]:
-        """Take jobs whose poll is due, earliest first, of each provider in *limits* at most so many."""
-        return await self._statements.claim_due(limits, self._clock(), owner=self.owner, lease=LEASE)
+    async def claim_due(self, limits: Mapping[str, int], allowances: Mapping[str, Allowance]) -> dict[str, Claimed]:
+        """Take jobs whose poll is due, of each provider in *limits* at most so many, within what all processes may."""
+        return await self._statements.claim_due(
+            limits, self._clock(), owner=self.owner, lease=LEASE, allowances=allowances
+        )
 
     async def hand_back(self, job_id: str, due_at: datetime) -> None:
         """Let go of a job that was not sent or not polled; it falls due at *due_at*."""

@@ -35,15 +35,9 @@ class Pauses:
         self._loaded_at: datetime | None = None
 
     async def load(self) -> None:
-        """Read the table. A probe that waits for its turn here keeps it."""
+        """Read the table."""
         async with self._lock:
-            found = await self._table.pauses()
-            self._paused = {name: self._newer(name, pause) for name, pause in found.items()}
-
-    def _newer(self, name: str, stored: Pause) -> Pause:
-        known = self._paused.get(name)
-        same = known is not None and known.since == stored.since and not stored.by_operator
-        return known if known is not None and same else stored
+            self._paused = await self._table.pauses()
 
     async def refresh(self, now: datetime) -> None:
         """Learn what other processes wrote, once a second."""
@@ -59,13 +53,23 @@ class Pauses:
         pause = self._paused.get(provider)
         return pause is not None and provider not in self._probing and now >= pause.probe_at
 
-    def probe_leaves(self, provider: str, job_id: str, now: datetime) -> None:
-        """*job_id* is the probe until `probe_ended`; whatever comes of it, the next one waits its delay."""
-        pause = self._paused.get(provider)
-        if pause is None or pause.by_operator:
-            return  # it was resumed, or paused for good, while the job was being claimed
-        self._paused[provider] = replace(pause, probe_at=now + pause.delay)
-        self._probing[provider] = job_id
+    async def begin_probe(self, provider: str, job_id: str, now: datetime) -> bool:
+        """
+        Whether *job_id* may leave: as the probe of a pause, until `probe_ended`, or because there is no pause any more.
+
+        Of several processes one has the probe. Whatever comes of it, the next one waits its delay.
+        """
+        async with self._lock:
+            pause = self._paused.get(provider)
+            if pause is None:
+                return True  # it was resumed while the job was being claimed
+            begun = replace(pause, probe_at=now + pause.delay)
+            if now < pause.probe_at or not await self._table.begin_probe(provider, pause, begun.probe_at):
+                self._loaded_at = None
+                return False
+            self._paused[provider] = begun
+            self._probing[provider] = job_id
+            return True
 
     def probe_ended(self, provider: str, job_id: str) -> None:
         if self._probing.get(provider) == job_id:

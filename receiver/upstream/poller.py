@@ -20,6 +20,7 @@ from receiver.domain.jobs import Job, Source
 from receiver.domain.lifecycle import Update
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
+from receiver.store.pace import Allowance
 from receiver.store.settling import JobUpdate
 from receiver.upstream.intake import Intake
 from receiver.upstream.leases import Leases
@@ -75,16 +76,22 @@ class Poller:
         due = sorted((name for name, first in firsts.items() if first <= now), key=firsts.__getitem__)
         waits = [(first - now).total_seconds() for first in firsts.values() if first > now]
         limits: dict[str, int] = {}
+        allowances: dict[str, Allowance] = {}
         for name in due:
             slot, free = self._slots[name], self.pools[name].free
             limit = min(free, slot.poll_pace.allowed()) if slot.configured else free
             if limit > 0:
                 limits[name] = limit
+                if slot.configured:
+                    allowances[name] = slot.poll_pace.allowance(f"{name}/poll")
             elif free > 0:
                 waits.append(max(slot.poll_pace.seconds_to_next(), 0.05))
         if not limits:
             return max(min(waits, default=3600.0), 0.0)
-        jobs = await self._leases.claim_due(limits)
+        claimed = await self._leases.claim_due(limits, allowances)
+        for name in allowances:
+            self._slots[name].poll_pace.claimed(claimed[name].fills_in)
+        jobs = [job for name in due if name in claimed for job in claimed[name].jobs]
         for job in jobs:
             pool = self.pools[job.provider]
             if f"poll {job.id}" in pool.names():

@@ -1,4 +1,9 @@
-"""How fast a provider may be asked. In memory, per process."""
+"""
+How fast a provider may be called, as one process knows it.
+
+Rates and concurrency hold over all processes, by `receiver.store.pace`: every claim takes its tokens there, and brings
+back how full the buckets are. What answers say of the moment (the window, "not now") each process learns by itself.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from receiver.runtime.token_bucket import Bucket
+from receiver.store.pace import Allowance
 from submitter.provider_settings import Rate
 
 _PATIENCE_SECONDS = 5.0
@@ -29,6 +35,8 @@ class Pace:
     def __init__(self, rates: Sequence[Rate], *, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.bucket = Bucket(rates, clock=clock)
         self.concurrency = concurrency
+        self._rates = tuple(rates)
+        self._unused = 0
         self._clock = clock
         self._left_at: dict[str, float] = {}
         self._window = 1
@@ -59,15 +67,29 @@ class Pace:
             waits.append(min(self._left_at.values()) + _PATIENCE_SECONDS - now)
         return max(*waits, 0.0)
 
+    def allowance(self, name: str, *, places: int | None = None) -> Allowance:
+        """What a claim for calls under the shared *name* is held to; tokens that were not used go back with it."""
+        unused, self._unused = self._unused, 0
+        return Allowance(name, self._rates, places, unused)
+
+    @property
+    def places(self) -> int:
+        """What this process leaves of the provider's concurrency."""
+        return max(self.concurrency - len(self._left_at), 0)
+
+    def claimed(self, fills_in: Sequence[float]) -> None:
+        """A claim took its tokens, and brought back in how many seconds each bucket is full."""
+        self.bucket.fill(fills_in)
+
     def leaving(self, call: str) -> None:
-        """A call leaves; `ended` takes the same name."""
-        self.bucket.take()
+        """A call leaves, whose token was taken by its claim; `ended` takes the same name."""
         self._left_at[call] = self._clock()
 
     def ended(self, call: str, *, made: bool = True) -> None:
         """The call is over; *made* is false if nothing was sent after all."""
         left_at = self._left_at.pop(call, None)
         if not made:
+            self._unused += 1
             self.bucket.give_back()
         elif left_at is not None:
             took = self._clock() - left_at

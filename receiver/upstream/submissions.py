@@ -42,6 +42,8 @@ log = structlog.get_logger("receiver.submissions")
 _RECORD_AGAIN_SECONDS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 _LAST_WORD_SECONDS = 2.0
 _AFTER_ERROR = timedelta(seconds=30)
+_CROWDED_SECONDS = 0.25
+"""When to ask again while other processes hold all places of a provider: the end of their calls wakes nobody here."""
 
 
 @dataclass(slots=True)
@@ -114,16 +116,24 @@ class Submissions:
             wait = pace.seconds_to_next() if pause is None else (pause.probe_at - now).total_seconds()
             # A free place, and the end of a probe, wake the loop.
             return max(wait, 0.05 if pause is None and pool.free else 1.0)
-        jobs = await self._leases.claim_queued(name, limit=limit)
+        # A probe is alone among all processes.
+        places = pace.places if pause is None else min(pace.places, 1)
+        allowance = pace.allowance(f"{name}/submit", places=places)
+        claimed = await self._leases.claim_queued(name, limit=limit, allowance=allowance)
+        pace.claimed(claimed.fills_in)
         under_way = pool.names()
-        for job in jobs:
+        for job in claimed.jobs:
             if f"submit {job.id}" in under_way:
                 continue  # we were stopped for longer than a lease, and have it back
             pace.leaving(job.id)
-            if pause is not None:
-                self._pauses.probe_leaves(name, job.id, now)
+            if pause is not None and not await self._pauses.begin_probe(name, job.id, now):
+                pace.ended(job.id, made=False)
+                await self._leases.hand_back(job.id, now)
+                return _CROWDED_SECONDS
             pool.start(self._work(job), name=f"submit {job.id}", job=job.id)
-        return 0.0 if len(jobs) == limit else 0.05
+        if claimed.crowded:
+            return _CROWDED_SECONDS
+        return 0.0 if len(claimed.jobs) == limit else 0.05
 
     async def _work(self, job: Job) -> None:
         sending = _Sending()

@@ -3,9 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -21,10 +22,13 @@ from tests.support.waiting import eventually
 
 
 @asynccontextmanager
-async def web_and_worker(tmp_path: Path, engine: dict[str, str]) -> AsyncIterator[tuple[LiveReceiver, LiveReceiver]]:
+async def web_and_worker(
+    tmp_path: Path, engine: dict[str, str], *, more: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[LiveReceiver, LiveReceiver, Sandbox]]:
     """A public process without provider keys, a private one with them, and the sandbox."""
-    async with Sandbox(seed=7, turnaround_seconds=(0.1, 0.3)).serve() as origin:
-        keys = provider_environment(Sandbox.base_urls(origin))
+    sandbox = Sandbox(seed=7, turnaround_seconds=(0.1, 0.3))
+    async with sandbox.serve() as origin:
+        keys = {**provider_environment(Sandbox.base_urls(origin)), **(more or {})}
         public = {name: value for name, value in keys.items() if not name.endswith("_API_KEY")}
         web = LiveReceiver(tmp_path / "data", {**public, **engine}, command=("serve", "--no-workers"))
         private = {**keys, **engine, "RECEIVER_PUBLIC_URL": web.url}
@@ -35,7 +39,7 @@ async def web_and_worker(tmp_path: Path, engine: dict[str, str]) -> AsyncIterato
         await worker.start()
         await web.start()
         try:
-            yield web, worker
+            yield web, worker, sandbox
         finally:
             await asyncio.gather(web.stop(), worker.stop())
 
@@ -43,7 +47,7 @@ async def web_and_worker(tmp_path: Path, engine: dict[str, str]) -> AsyncIterato
 async def test_the_public_side_takes_jobs_without_a_key_and_workers_do_them(
     tmp_path: Path, engine: dict[str, str]
 ) -> None:
-    async with web_and_worker(tmp_path, engine) as (web, worker), web.client() as client:
+    async with web_and_worker(tmp_path, engine) as (web, worker, _), web.client() as client:
         assert not any(name.endswith("_API_KEY") for name in web.environment)
         for provider, settled_by in SETTLED_BY.items():
             job = await submit(client, provider, picture_bytes(120, 90))
@@ -55,12 +59,33 @@ async def test_the_public_side_takes_jobs_without_a_key_and_workers_do_them(
 
 
 async def test_without_a_worker_jobs_wait_and_callbacks_are_kept(tmp_path: Path, engine: dict[str, str]) -> None:
-    async with web_and_worker(tmp_path, engine) as (web, worker), web.client() as client:
+    async with web_and_worker(tmp_path, engine) as (web, worker, _), web.client() as client:
         await worker.stop()
         job = await submit(client, "novita", picture_bytes(120, 90))
         assert (await client.get(f"/v1/jobs/{job['id']}")).json()["state"] == "queued"
         await worker.start()
         assert (await wait_for_state(client, job["id"]))["state"] == "succeeded"
+
+
+async def test_two_workers_together_call_a_provider_no_faster_than_its_rate(
+    tmp_path: Path, engine: dict[str, str]
+) -> None:
+    jobs, burst, per_second = 60, 10, 10
+    async with web_and_worker(tmp_path, engine, more={"NOVITA_RATE": "10/1"}) as (web, worker, sandbox):
+        second = replace(worker, port=free_port())
+        await second.start()
+        try:
+            async with web.client() as client:
+                began_at = datetime.now(UTC)
+                posted = [submit(client, "novita", picture_bytes(64, 64)) for _ in range(jobs)]
+                await asyncio.gather(*posted)
+                await eventually(lambda: len(sandbox.accepted("novita")) == jobs)
+        finally:
+            await second.stop()
+        for number, task in enumerate(sandbox.accepted("novita"), 1):
+            passed = (task.accepted_at - began_at).total_seconds()
+            assert number <= burst + per_second * passed + 1, f"call {number} came after {passed} s"
+        assert sandbox.calls("novita") == jobs
 
 
 async def test_processes_of_one_machine_share_a_port_and_one_that_dies_is_started_again(tmp_path: Path) -> None:

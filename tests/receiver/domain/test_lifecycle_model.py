@@ -113,7 +113,7 @@ class Life(RuleBasedStateMachine):
         self.before = self.job
         lease = timedelta(seconds=8)
         claimed = self.run(self.store.leases.claim_queued("freepik", self.clock, owner="me", lease=lease, limit=9))
-        for job in claimed:
+        for job in claimed.jobs:
             deadline = self.clock + timedelta(seconds=TIMING.lifetime)
             begun = self.store.leases.begin_sending(
                 job, self.clock, owner="me", lease=lease, deadline_at=deadline, awaits_callback=True
@@ -148,7 +148,7 @@ class Life(RuleBasedStateMachine):
         """Only what is due is polled, by its own id or the claimed one."""
         lease = timedelta(seconds=8)
         due = self.run(self.store.leases.claim_due({"freepik": 10}, self.clock, owner="me", lease=lease))
-        for job in due:
+        for job in due["freepik"].jobs:
             if job.id != self.id:
                 continue
             task = job.remote_id or job.claimed_id

@@ -15,11 +15,12 @@ from receiver.domain.endpoints import Endpoint
 from receiver.domain.events import NewEvent
 from receiver.domain.evidence import Evidence
 from receiver.domain.ids import new_id
-from receiver.domain.jobs import Job, KeptImage, Source, Verdict
+from receiver.domain.jobs import Job, Source, Verdict
 from receiver.domain.lifecycle import Update
 from receiver.domain.pauses import Pause
 from receiver.domain.polling import Timing
 from receiver.downstream.sequencer import Sequencer
+from receiver.store.codecs import us
 from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
@@ -105,9 +106,8 @@ async def test_claimers_share_the_queue_without_taking_a_job_twice(database: Any
     async def claim(owner: str) -> list[str]:
         taken: list[str] = []
         for _ in range(40):
-            taken += [
-                job.id for job in await store.leases.claim_queued("novita", NOW, owner=owner, lease=LEASE, limit=5)
-            ]
+            claimed = await store.leases.claim_queued("novita", NOW, owner=owner, lease=LEASE, limit=5)
+            taken += [job.id for job in claimed.jobs]
         return taken
 
     taken = await asyncio.gather(*(claim(f"owner-{n}") for n in range(6)))
@@ -139,9 +139,27 @@ async def test_the_end_of_a_jobs_images_is_told_once(database: Any) -> None:
     for _ in range(10):
         (job_id,) = await running(database)
         await settle(database, [JobUpdate(job_id, done(job_id, images=2))])
-        images = [KeptImage(job_id, n, None, None, sha256="0" * 64, bytes=1) for n in range(2)]
-        await asyncio.gather(*(store.images.kept(image, NOW) for image in images))
+        claimed = await store.images.claim(NOW, lease=LEASE, limit=2)
+        kept = [replace(image, sha256="0" * 64, bytes=1) for image, _ in claimed]
+        await asyncio.gather(*(store.images.kept(image, NOW) for image in kept))
         assert (await types_of(database, job_id))["job.images_kept"] == 1
+
+
+async def test_an_image_whose_lease_another_process_took_over_is_ended_by_that_one_alone(database: Any) -> None:
+    stalled, other = JobStore(database).images, JobStore(database).images
+    (job_id,) = await running(database)
+    await settle(database, [JobUpdate(job_id, done(job_id))])
+    ((image, _),) = await stalled.claim(NOW, lease=LEASE, limit=1)
+    later = NOW + LEASE
+    assert len(await other.claim(later, lease=LEASE, limit=1)) == 1
+    await stalled.renew(image, later + LEASE, lease=LEASE)
+    await stalled.later(image, next_at=later, last_error="it hung")
+    await stalled.lost(image, later, last_error="it hung")
+    await stalled.put_back([image], later)
+    assert await fetch(database, "SELECT state, tries, lease_until FROM images") == [("wanted", 0, us(later + LEASE))]
+    await other.kept(replace(image, sha256="0" * 64, bytes=1), later)
+    assert await fetch(database, "SELECT state FROM images") == [("kept",)]
+    assert (await types_of(database, job_id))["job.images_lost"] == 0
 
 
 async def test_one_key_makes_one_job(database: Any) -> None:

@@ -75,7 +75,7 @@ async def test_one_job_probes_after_30_seconds_and_each_refused_probe_doubles_th
         assert not pauses.may_probe("novita", now + timedelta(seconds=seconds - 1))
         now += timedelta(seconds=seconds)
         assert pauses.may_probe("novita", now)
-        pauses.probe_leaves("novita", "job_1", now)
+        assert await pauses.begin_probe("novita", "job_1", now)
         assert not pauses.may_probe("novita", now + timedelta(hours=2))
         await pauses.refused("novita", now, sent_at=now, reason="402: empty")
         pauses.probe_ended("novita", "job_1")
@@ -86,7 +86,7 @@ async def test_a_probe_that_the_provider_takes_ends_the_pause_and_is_told_once(d
     pauses = Pauses(database)
     await pauses.refused("novita", NOW, sent_at=NOW, reason="401: no")
     later = NOW + timedelta(seconds=31)
-    pauses.probe_leaves("novita", "job_1", later)
+    assert await pauses.begin_probe("novita", "job_1", later)
     assert await pauses.answered("novita", later, sent_at=later)
     assert not await pauses.answered("novita", later, sent_at=later)
     assert pauses.of("novita") is None
@@ -119,12 +119,26 @@ async def test_a_pause_holds_for_every_process_on_the_database_and_is_told_once(
     assert await told(database) == ["provider.paused", "provider.resumed"]
 
 
+async def test_of_several_processes_one_probes(database: Database) -> None:
+    processes = [Pauses(database) for _ in range(4)]
+    await processes[0].refused("novita", NOW, sent_at=NOW, reason="402: empty")
+    at = NOW + timedelta(seconds=30)
+    for pauses in processes:
+        await pauses.refresh(at)
+        assert pauses.may_probe("novita", at)
+    begun = await asyncio.gather(*(pauses.begin_probe("novita", f"job_{n}", at) for n, pauses in enumerate(processes)))
+    assert sorted(begun) == [False, False, False, True]
+    for pauses in processes:
+        await pauses.refresh(at)
+        assert not pauses.may_probe("novita", at), "the next probe waits its delay, for all"
+
+
 async def test_a_pause_that_ends_while_its_probe_is_claimed_stops_nothing(database: Database) -> None:
     pauses = Pauses(database)
     await pauses.refused("novita", NOW, sent_at=NOW, reason="402: empty")
     at = NOW + timedelta(seconds=30)
     assert pauses.may_probe("novita", at)
     assert await pauses.resume("novita", at)
-    pauses.probe_leaves("novita", "job_1", at)
+    assert await pauses.begin_probe("novita", "job_1", at)
     await pauses.refused("novita", at, sent_at=at, reason="402: empty")
     assert pauses.may_probe("novita", at + timedelta(seconds=30))

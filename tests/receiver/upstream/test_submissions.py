@@ -45,7 +45,7 @@ async def state(store: JobStore, job_id: str) -> State:
 async def test_a_cancellation_that_comes_before_the_first_byte_wins(tmp_path: Path) -> None:
     async with loops(tmp_path) as running:
         (job_id,) = await running.add("novita")
-        assert len(await running.store.leases.claim_queued("novita", START, limit=1, **WHO)) == 1
+        assert len((await running.store.leases.claim_queued("novita", START, limit=1, **WHO)).jobs) == 1
         assert await running.store.cancel(job_id, START, abandon=False)
         assert not await begin(running, job_id)
         assert await state(running.store, job_id) is State.CANCELED
@@ -76,17 +76,16 @@ async def test_a_claimed_job_is_nobody_elses_until_its_lease_ends(tmp_path: Path
     async with loops(tmp_path) as running:
         leases = running.store.leases
         ids = await running.add("novita", 3)
-        first = await leases.claim_queued("novita", START, limit=2, **WHO)
-        others = await leases.claim_queued("novita", START, limit=9, owner="other", lease=LEASE)
+        first = (await leases.claim_queued("novita", START, limit=2, **WHO)).jobs
+        others = (await leases.claim_queued("novita", START, limit=9, owner="other", lease=LEASE)).jobs
         assert sorted(job.id for job in (*first, *others)) == ids
         at = START + LEASE / 2
         await leases.renew([job.id for job in first], at, **WHO)
         ended = START + LEASE
-        assert [job.id for job in await leases.claim_queued("novita", ended, limit=9, owner="x", lease=LEASE)] == [
-            job.id for job in others
-        ]
+        freed = await leases.claim_queued("novita", ended, limit=9, owner="x", lease=LEASE)
+        assert [job.id for job in freed.jobs] == [job.id for job in others]
         assert await leases.first_queued(["novita"]) == {"novita": at + LEASE}
-        assert len(await leases.claim_queued("novita", at + LEASE, limit=9, owner="y", lease=LEASE)) == 2
+        assert len((await leases.claim_queued("novita", at + LEASE, limit=9, owner="y", lease=LEASE)).jobs) == 2
         assert not await begin(running, first[0].id)
         assert await begin(running, first[0].id, owner="y")
 
