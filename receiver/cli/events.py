@@ -19,6 +19,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Types = Annotated[list[str] | None, typer.Option("--type", help="Only this type; may be repeated.")]
 Provider = Annotated[str | None, typer.Option(help="Only about this provider.", autocompletion=complete_provider)]
 OfJob = Annotated[str | None, typer.Option("--job", help="Only about this job.", autocompletion=complete_job)]
+MOST = 2**63 - 1
+"""The highest position that a database can give."""
 _PAUSE_SECONDS = 0.3
 _PAGE = 200
 
@@ -28,7 +30,7 @@ def list_events(
     type_: Types = None,
     provider: Provider = None,
     job: OfJob = None,
-    after: Annotated[int, typer.Option(min=0, help="Only above this position.")] = 0,
+    after: Annotated[int, typer.Option(min=0, max=MOST, help="Only above this position.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -57,7 +59,8 @@ def tail(
     provider: Provider = None,
     job: OfJob = None,
     after: Annotated[
-        int | None, typer.Option(min=0, help="Begin after this position; default: at what is emitted from now on.")
+        int | None,
+        typer.Option(min=0, max=MOST, help="Begin after this position; default: at what is emitted from now on."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
 ) -> None:

@@ -28,6 +28,8 @@ if sys.platform != "win32":
     import termios
     import tty
 
+MOST = 2**63 - 1
+"""The highest position that a database can give."""
 _SECRET_FILE = "listen.secret"
 
 
@@ -50,7 +52,9 @@ def listen(
     secret: Annotated[
         str | None, typer.Option(help="Sign with this whsec_…; default: one that stays the same here, and is shown.")
     ] = None,
-    after: Annotated[int | None, typer.Option(min=0, help="Begin after this position; 0: at the first event.")] = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, max=MOST, help="Begin after this position; 0: at the first event.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
 ) -> None:
     """
