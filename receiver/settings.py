@@ -261,6 +261,19 @@ def given() -> dict[str, str]:
     return {**names, **{name.upper(): "environment" for name in os.environ}}
 
 
+def names_alone() -> list[str]:
+    """A warning for each line of `.env` that is a name without `=`: it sets nothing."""
+    if not Path(_ENV_FILE).is_file():
+        return []
+    with open(_ENV_FILE, encoding="utf-8") as stream:
+        return [
+            f"{_ENV_FILE} line {binding.original.line + _blank_lines(binding.original.string)}: "
+            f"{binding.key} has no value; write {binding.key}=value"
+            for binding in parse_stream(stream)
+            if not binding.error and binding.key is not None and binding.value is None
+        ]
+
+
 def child_environment() -> dict[str, str]:
     """What a program that tunnels for us gets: what any program needs, and its own settings; none of our secrets."""
     return {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}

@@ -30,7 +30,7 @@ from receiver.parts import Credentials
 from receiver.runtime.data_dir import DataUnusable
 from receiver.runtime.data_dir import check as check_data_dir
 from receiver.runtime.secrets import kept, secrets_path
-from receiver.settings import Settings, SettingsInvalid
+from receiver.settings import Settings, SettingsInvalid, names_alone
 from receiver.store.database import open_database
 from receiver.store.errors import StoreError
 from receiver.store.sqlite_file import enabled_endpoints, state_of
@@ -119,7 +119,10 @@ def _unusable(check: str, exc: DataUnusable) -> Finding:
 
 
 def settings_findings(given: Mapping[str, str]) -> list[Finding]:
-    found = [warn("settings", wrong, "correct or remove it: it has no effect") for wrong in misspelt(given)]
+    found = [
+        warn("settings", wrong, "correct or remove it: it has no effect")
+        for wrong in (*names_alone(), *misspelt(given))
+    ]
     return found or [ok("settings", "all of them can be used")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from receiver.cli.settings_listing import in_force, misspelt, to_markdown
-from receiver.settings import given, load
+from receiver.settings import given, load, names_alone
 from submitter.printing import headed, print_json, print_table, say
 
 
@@ -22,7 +22,7 @@ def config(
         return
     settings, each = load()
     names = given()
-    found, warnings = in_force(settings, each, names), misspelt(names)
+    found, warnings = in_force(settings, each, names), [*names_alone(), *misspelt(names)]
     if as_json:
         items = [dataclasses.asdict(one) for one in found]
         print_json({"items": items, "warnings": warnings})

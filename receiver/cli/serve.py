@@ -22,7 +22,7 @@ from receiver.runtime import logs
 from receiver.runtime.data_dir import prepare
 from receiver.runtime.server import listen, origin_of, run, running, server
 from receiver.runtime.serving_lock import occupied
-from receiver.settings import Settings, given, load
+from receiver.settings import Settings, given, load, names_alone
 from receiver.store.database import migrate
 from submitter.printing import failed
 from submitter.provider_settings import ProviderSettings
@@ -158,7 +158,7 @@ async def served(
     *tunnelled*: it listens on a second port too, for a tunnel. A request's Host header says nothing about where it came
     from; the port that it came in at does.
     """
-    for warning in misspelt(given()):
+    for warning in (*names_alone(), *misspelt(given())):
         log.warning("unknown_setting", detail=warning)
     async with contextlib.AsyncExitStack() as stack:
         listener = listener or listen(host, port)

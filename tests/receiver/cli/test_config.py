@@ -108,6 +108,13 @@ async def test_a_line_that_cannot_be_read_is_a_wrong_setting(tmp_path: Path, con
     assert not (tmp_path / "data").exists()
 
 
+async def test_a_name_without_a_value_is_reported(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RECEIVER_KEEP_DAYS=7\n\nNOVITA_API_KEY\n")
+    done = await receiver_command("config", environment=bare_environment(), directory=tmp_path)
+    assert done.status == 0
+    assert ".env line 3: NOVITA_API_KEY has no value; write NOVITA_API_KEY=value" in done.err
+
+
 async def test_settings_that_are_no_text_stop_the_start(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"RECEIVER_KEEP_DAYS=\xff\n")
     done = await receiver_command("config", environment=bare_environment(), directory=tmp_path)
