@@ -11,6 +11,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,17 +30,18 @@ CHUNK_BYTES = 3 * 128 * 1024
 _EXTENSIONS = {"image/jpeg": "jpg", "image/svg+xml": "svg"}
 
 
-def inspect(path: Path, *, url: str | None = None) -> Picture:
+def inspect(path: Path, *, url: str | None = None, sha256: str | None = None) -> Picture:
     """
     Read the headers of the image at *path*, whatever its name says; raises `TaskRefused` and nothing else.
 
-    Never decodes the picture, and refuses half a file. Reads the file once for its digest, so call it in a thread.
+    Never decodes the picture, and refuses half a file. Reads the file once for its digest, unless *sha256* is known, so
+    call it in a thread.
     """
     try:
         with path.open("rb") as file:
             measured = measure(FileBytes(file.fileno()))
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+            digest = sha256 or hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.seek(0, os.SEEK_END)
     except OSError as exc:
         raise TaskRefused("the image file can't be read", field="image", code="not_an_image") from exc
     except CutOff as exc:

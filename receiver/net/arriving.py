@@ -21,7 +21,7 @@ from receiver.net.guard import OutboundError
 from submitter.content_coding import ContentRefused, ContentTooLarge, codings, decoded
 from submitter.retry_after import retry_after_seconds
 
-WRITE_BYTES = 256 * 1024
+WRITE_BYTES = 448 * 1024
 LONGEST_RETRY_AFTER = 86_400.0
 _WHOLE = frozenset({200, 203, 206})
 _PASSING = frozenset({408, 425, 429})  # of 4xx, those that another try may cure

@@ -120,16 +120,17 @@ class Blobs:
     async def drop_body(self, name: str) -> None:
         await asyncio.to_thread((self.root / "answers" / name).unlink, missing_ok=True)
 
-    async def keep_image(self, part: Path, job_id: str, n: int, *, sha256: str) -> Picture:
+    async def keep_image(self, part: Path, job_id: str, n: int, *, sha256: str, size: int) -> Picture:
         """
-        Inspect a downloaded file and keep it as image *n* of the job.
+        Inspect a downloaded file, of *size* bytes with the digest *sha256*, and keep it as image *n* of the job.
 
-        Raises `TaskRefused` if it is no whole image, `OSError` if the disk gives back other bytes than came.
+        *part* is gone then. Raises `TaskRefused` if it is no whole image, `OSError` if not all of it is on the disk.
         """
-        picture = await asyncio.to_thread(inspect, part)
-        if picture.sha256 != sha256:
-            raise OSError(errno.EIO, "the file changed while it was written")
-        await self._keep(part, job_id, n, picture.content_type)
+        target = self.image_path(job_id, n) if self.objects is None else None
+        picture = await asyncio.to_thread(_inspected, part, sha256, size, target)
+        if self.objects is not None:
+            await self.objects.put(_image_key(job_id, n), part, picture.content_type)
+            await asyncio.to_thread(part.unlink)
         return picture
 
     async def keep_data(self, job_id: str, n: int, image: Image) -> Image:
@@ -180,6 +181,16 @@ class Blobs:
         part = self.new_part()
         part.write_bytes(data)
         _settle_file(part, target)
+
+
+def _inspected(part: Path, sha256: str, size: int, target: Path | None) -> Picture:
+    """Inspect *part* and move it to *target*, if there is one, in a single turn on a thread."""
+    picture = inspect(part, sha256=sha256)
+    if picture.size != size:
+        raise OSError(errno.EIO, "the file is not as long as what was written")
+    if target is not None:
+        _settle_file(part, target)
+    return picture
 
 
 def _image_key(job_id: str, n: int) -> str:

@@ -31,15 +31,24 @@ class Images:
         self._owner = secrets.token_hex(8)
 
     async def claim(
-        self, now: datetime, *, lease: timedelta, limit: int, without: Sequence[str] = ()
+        self,
+        now: datetime,
+        *,
+        lease: timedelta,
+        limit: int,
+        without: Sequence[str] = (),
+        choose: Callable[[Sequence[KeptImage]], Sequence[KeptImage]] = lambda due: due,
     ) -> list[tuple[KeptImage, datetime | None]]:
         """
         Take wanted images whose try is due, the one whose link dies first at the front; with when to give up.
 
-        *without* are beginnings of links (`https://host`) that are not wanted now. What is held is due again at its
-        lease's end, so that it is not among what is due, and a dead holder's is.
+        *without* are beginnings of links (`https://host`) that are not wanted now; *choose* says which of what is due
+        to take. What is held is due again at its lease's end, so that it is not among what is due, and a dead holder's
+        is.
         """
         due = await self._database.read(lambda: _due(us(now), limit, without))
+        chosen = {(image.job_id, image.n) for image in choose([_CODEC.from_row(row[:-1]) for row in due])}
+        due = [row for row in due if (row[0], row[1]) in chosen]
         if not due:
             return []
         taken = await self._database.write(lambda: _taken(due, us(now), us(now + lease), self._owner))
@@ -54,13 +63,24 @@ class Images:
         row = await self._database.read(lambda: first(_NEXT))
         return from_us(row[0])
 
-    async def kept(self, image: KeptImage, now: datetime) -> int:
-        """Our copy is safe. When it was the last one wanted, `job.images_kept`. Returns deliveries queued."""
-        return await self._done(image, now, state="kept", last_error=None)
+    async def kept(self, images: Sequence[tuple[KeptImage, datetime]]) -> None:
+        """Our copies are safe, each since its moment. With a job's last one that was wanted, `job.images_kept`."""
 
-    async def lost(self, image: KeptImage, now: datetime, *, last_error: str) -> int:
+        def work() -> Work[None]:
+            yield LockRows("jobs", sorted({image.job_id for image, _ in images}))
+            for image, now in images:
+                yield from self._done(image, now, state="kept", last_error=None)
+
+        await self._database.write(work)
+
+    async def lost(self, image: KeptImage, now: datetime, *, last_error: str) -> None:
         """Given up. The job's state stays; `job.images_lost` is emitted."""
-        return await self._done(image, now, state="lost", last_error=last_error)
+
+        def work() -> Work[None]:
+            yield LockRows("jobs", [image.job_id])
+            yield from self._done(image, now, state="lost", last_error=last_error)
+
+        await self._database.write(work)
 
     async def ask_for_link(
         self, image: KeptImage, now: datetime, *, providers: Sequence[str], next_at: datetime, last_error: str
@@ -82,28 +102,18 @@ class Images:
     async def later(self, image: KeptImage, *, next_at: datetime, last_error: str) -> None:
         await self._database.write(alone(Run(_LATER, (us(next_at), last_error, image.job_id, image.n, self._owner))))
 
-    async def put_back(self, images: Sequence[KeptImage], now: datetime) -> None:
-        """Let go of claimed images, untried."""
-        rows = [(us(now), image.job_id, image.n, self._owner) for image in images]
-        await self._database.write(alone(RunMany(_PUT_BACK, rows)))
-
-    async def _done(self, image: KeptImage, now: datetime, *, state: str, last_error: str | None) -> int:
+    def _done(self, image: KeptImage, now: datetime, *, state: str, last_error: str | None) -> Work[None]:
+        """Under a lock on the job: of two of its images that end together, one is the last."""
         values = (state, image.content_type, image.width, image.height, image.bytes, image.sha256, last_error, us(now))
-
-        def work() -> Work[int]:
-            # Two images of a job that end together take turns, so that one of them is the last.
-            yield LockRows("jobs", [image.job_id])
-            if (yield Run(_DONE, (*values, image.job_id, image.n, self._owner))) != 1:
-                return 0
-            images = yield from images_of([image.job_id])
-            if any(other.state == "wanted" for other in images):
-                return 0
-            job = (yield from jobs_by_id([image.job_id]))[image.job_id]
-            name = "job.images_kept" if all(other.kept for other in images) else "job.images_lost"
-            new_event = job_event(name, job, images, base_url=self._public_url())
-            return (yield from write_events([new_event], now, first_delay_seconds=self._first_delay))
-
-        return await self._database.write(work)
+        if (yield Run(_DONE, (*values, image.job_id, image.n, self._owner))) != 1:
+            return
+        images = yield from images_of([image.job_id])
+        if any(other.state == "wanted" for other in images):
+            return
+        job = (yield from jobs_by_id([image.job_id]))[image.job_id]
+        name = "job.images_kept" if all(other.kept for other in images) else "job.images_lost"
+        new_event = job_event(name, job, images, base_url=self._public_url())
+        yield from write_events([new_event], now, first_delay_seconds=self._first_delay)
 
 
 _CODEC = Codec(KeptImage)
@@ -129,7 +139,6 @@ _RELINK = (
     " tries = CASE WHEN source_url = ? THEN tries ELSE 0 END, expires_at = ?, source_url = ?"
     " WHERE job_id = ? AND n = ? AND (state = 'lost' OR state = 'wanted' AND (lease_until IS NULL OR lease_until <= ?))"
 )
-_PUT_BACK = f"UPDATE images SET next_at = ?, {_FREED} WHERE {_HELD}"
 _DONE = (
     "UPDATE images SET state = ?, content_type = coalesce(?, content_type), width = coalesce(?, width),"
     " height = coalesce(?, height), bytes = ?, sha256 = ?, tries = tries + 1, last_error = ?, kept_at = ?,"

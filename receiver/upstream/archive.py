@@ -23,6 +23,7 @@ import structlog
 from receiver.domain.jobs import KeptImage, enlargement
 from receiver.net.client import DownloadFailed, Outbound
 from receiver.net.guard import OutboundError
+from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.wakes import Wakes
@@ -37,13 +38,15 @@ log = structlog.get_logger("receiver.archive")
 _PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
 _MAX_IMAGE_BYTES = 512 * 1024 * 1024
 _DOWNLOAD_SECONDS = (60.0, 120.0, 300.0)  # by tries made: a host that hangs holds its place for a minute at first
+_PATIENCE_SECONDS = 60.0
+"""How long a commit may take; an image whose commit failed is fetched again once its lease has lapsed."""
 _REFUSALS = 3
 """After so many tries, a host that says no is taken to mean that the link is dead before its time."""
 _RENEWALS = (20.0, 60.0, 180.0)
 """How long the status call for a fresh link may take, in seconds, by how often it was asked for."""
 _FINAL = frozenset({200, 203, 206, 410})
 """Where the file itself is what can't be kept, or is gone for good."""
-_PER_HOST = 6
+MOST_PER_HOST = 6
 _SEARCH_SECONDS = 1.0
 """How often images of other hosts are searched for among those of hosts that are busy enough."""
 
@@ -76,6 +79,10 @@ class Archive:
         self._clock = clock
         self.loop = Loop("archive", self.step, woken=wakes.archive)
         self.pool = TaskPool(concurrency, on_idle=self.loop.wake)
+        self._keeping: GroupCommit[tuple[KeptImage, datetime]] = GroupCommit(
+            store.images.kept, batch=concurrency, patience_seconds=_PATIENCE_SECONDS, weigh=lambda _: 1
+        )
+        """Images that end together share a commit."""
         self._busy: Counter[str] = Counter()
         self._searched: frozenset[str] | None = None
         """The full hosts beside which the last search found nothing, and until when that is taken to be so."""
@@ -88,24 +95,30 @@ class Archive:
         next_at = await self._store.images.next_at()
         if next_at is None or next_at > now:
             return 3600.0 if next_at is None else (next_at - now).total_seconds()
-        full = frozenset(origin for origin, count in self._busy.items() if origin and count >= _PER_HOST)
+        full = frozenset(origin for origin, count in self._busy.items() if origin and count >= MOST_PER_HOST)
         rest = self._search_at - time.monotonic()
         if full and full == self._searched and rest > 0:
             return rest
-        claimed = await self._store.images.claim(now, lease=LEASE, limit=self.pool.free, without=sorted(full))
+        claimed = await self._store.images.claim(
+            now, lease=LEASE, limit=self.pool.free, without=sorted(full), choose=self._with_room
+        )
         self._searched, self._search_at = (None, 0.0) if claimed else (full, time.monotonic() + _SEARCH_SECONDS)
-        too_many = []
         for image, give_up_at in claimed:
-            origin = "://".join(urlsplit(image.source_url or "")[:2]) if image.source_url else ""
-            if origin and self._busy[origin] >= _PER_HOST:
-                too_many.append(image)
-                continue
+            origin = _origin(image)
             self._busy[origin] += 1
             name = f"image {image.job_id}/{image.n}"
             self.pool.start(self._work(image, give_up_at or now, origin), name=name, job=image.job_id)
-        if too_many:  # the host is full from now on, and the next claim leaves it out
-            await self._store.images.put_back(too_many, now)
         return 0.0 if claimed else 1.0
+
+    def _with_room(self, due: Sequence[KeptImage]) -> list[KeptImage]:
+        """Those of *due* that their hosts have room for."""
+        busy, chosen = self._busy.copy(), []
+        for image in due:
+            origin = _origin(image)
+            if not origin or busy[origin] < MOST_PER_HOST:
+                busy[origin] += 1
+                chosen.append(image)
+        return chosen
 
     async def _work(self, image: KeptImage, give_up_at: datetime, origin: str) -> None:
         renewing = asyncio.create_task(self._renew(image))
@@ -120,7 +133,7 @@ class Archive:
         except OSError as exc:
             await self._failed(image, give_up_at, f"our disk: {exc.strerror}")
         else:
-            await self._store.images.kept(kept, self._clock())
+            await self._keeping.add((kept, self._clock()))
             self._metrics.images.labels("kept").inc()
             log.info("image_kept", job=image.job_id, n=image.n, bytes=kept.bytes, width=kept.width, height=kept.height)
             await self._compare(kept)
@@ -145,12 +158,13 @@ class Archive:
             patience = _DOWNLOAD_SECONDS[min(image.tries, len(_DOWNLOAD_SECONDS) - 1)]
             try:
                 with await asyncio.to_thread(part.open, "wb") as sink:
-                    downloaded = await self._outbound.download(
+                    came = await self._outbound.download(
                         image.source_url, sink, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience
                     )
-                picture = await self._blobs.keep_image(part, image.job_id, image.n, sha256=downloaded.sha256)
-            finally:
+                picture = await self._blobs.keep_image(part, image.job_id, image.n, sha256=came.sha256, size=came.bytes)
+            except BaseException:
                 await asyncio.to_thread(part.unlink, missing_ok=True)
+                raise
         return replace(
             image,
             content_type=picture.content_type,
@@ -200,3 +214,8 @@ class Archive:
         while True:
             await asyncio.sleep(LEASE.total_seconds() / 4)
             await self._store.images.renew(image, self._clock(), lease=LEASE)
+
+
+def _origin(image: KeptImage) -> str:
+    """`https://host` of its link; empty for one that came as bytes."""
+    return "://".join(urlsplit(image.source_url)[:2]) if image.source_url else ""

@@ -141,7 +141,7 @@ async def test_the_end_of_a_jobs_images_is_told_once(database: Any) -> None:
         await settle(database, [JobUpdate(job_id, done(job_id, images=2))])
         claimed = await store.images.claim(NOW, lease=LEASE, limit=2)
         kept = [replace(image, sha256="0" * 64, bytes=1) for image, _ in claimed]
-        await asyncio.gather(*(store.images.kept(image, NOW) for image in kept))
+        await asyncio.gather(*(store.images.kept([(image, NOW)]) for image in kept))
         assert (await types_of(database, job_id))["job.images_kept"] == 1
 
 
@@ -155,9 +155,8 @@ async def test_an_image_whose_lease_another_process_took_over_is_ended_by_that_o
     await stalled.renew(image, later + LEASE, lease=LEASE)
     await stalled.later(image, next_at=later, last_error="it hung")
     await stalled.lost(image, later, last_error="it hung")
-    await stalled.put_back([image], later)
     assert await fetch(database, "SELECT state, tries, lease_until FROM images") == [("wanted", 0, us(later + LEASE))]
-    await other.kept(replace(image, sha256="0" * 64, bytes=1), later)
+    await other.kept([(replace(image, sha256="0" * 64, bytes=1), later)])
     assert await fetch(database, "SELECT state FROM images") == [("kept",)]
     assert (await types_of(database, job_id))["job.images_lost"] == 0
 
