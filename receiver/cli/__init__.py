@@ -1,30 +1,14 @@
-"""`receiver`: the commands, composed."""
+"""`receiver`: the commands, composed. Each is imported when it is asked for, so that none pays for the others."""
 
 from __future__ import annotations
 
-import typer
+import importlib
+from collections.abc import Iterator, MutableMapping
+from typing import Any
 
-from receiver.cli import (
-    backup,
-    config,
-    deliveries,
-    demo,
-    doctor,
-    endpoints,
-    events,
-    evidence,
-    jobs,
-    listen,
-    migrate,
-    open,
-    providers,
-    reread,
-    serve,
-    signature,
-    trigger,
-    tunnel,
-    work,
-)
+import typer
+from typer.core import TyperGroup
+
 from receiver.runtime.data_dir import DataUnusable
 from receiver.settings import SettingsInvalid
 from receiver.store.errors import StoreError
@@ -33,7 +17,75 @@ from submitter.environment import choose_color
 from submitter.printing import CommandFailed
 from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version
 
-cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT_STATUSES)
+_MODULES = {
+    "demo": "demo",
+    "serve": "serve",
+    "work": "work",
+    "migrate": "migrate",
+    "backup": "backup",
+    "restore": "backup",
+    "config": "config",
+    "tunnel": "tunnel",
+    "listen": "listen",
+    "trigger": "trigger",
+    "doctor": "doctor",
+    "open": "open:open_page",
+    "jobs": "jobs",
+    "evidence": "evidence",
+    "events": "events",
+    "providers": "providers",
+    "endpoints": "endpoints",
+    "deliveries": "deliveries",
+    "replay": "deliveries",
+    "reread": "reread",
+    "signature": "signature",
+}
+"""Where each command is, in the order of the help: its module, and the name in it where that is another."""
+
+
+class _Imported(MutableMapping[str, Any]):
+    """Commands by name; the module of one is imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            module, _, attribute = _MODULES[name].partition(":")
+            found = getattr(importlib.import_module(f"{__name__}.{module}"), attribute or name)
+            holder = typer.Typer()
+            if isinstance(found, typer.Typer):
+                holder.add_typer(found, name=name)
+            else:
+                holder.command(name)(found)
+            self._made[name] = typer.main.get_group(holder).commands[name]
+        return self._made[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._made[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
+class Commands(TyperGroup):
+    """The commands of `_MODULES`. Contexts and commands are click's, which newer versions of typer carry within."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Imported()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+
+cli = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT_STATUSES)
 
 
 @cli.callback()
@@ -47,29 +99,6 @@ def options(
     """Receive, verify, keep and pass on the results of AI upscaling APIs."""
     choose_color(color)
     context.obj = Verbosity(quiet, verbose)
-
-
-cli.command()(demo.demo)
-cli.command()(serve.serve)
-cli.command()(work.work)
-cli.command()(migrate.migrate)
-cli.command()(backup.backup)
-cli.command()(backup.restore)
-cli.command()(config.config)
-cli.command()(tunnel.tunnel)
-cli.command()(listen.listen)
-cli.command()(trigger.trigger)
-cli.command()(doctor.doctor)
-cli.command(name="open")(open.open_page)
-cli.add_typer(jobs.jobs, name="jobs")
-cli.add_typer(evidence.evidence, name="evidence")
-cli.add_typer(events.events, name="events")
-cli.add_typer(providers.providers, name="providers")
-cli.add_typer(endpoints.endpoints, name="endpoints")
-cli.add_typer(deliveries.deliveries, name="deliveries")
-cli.command()(deliveries.replay)
-cli.command()(reread.reread)
-cli.add_typer(signature.signature, name="signature")
 
 
 def main() -> None:

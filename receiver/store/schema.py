@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -11,11 +12,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 
+@cache
 def newest_schema() -> str | None:
     """The revision that this version of the code needs."""
     return _script().get_current_head()
 
 
+@cache
 def known_schemas() -> frozenset[str]:
     """Every revision that this version of the code can start from."""
     return frozenset(script.revision for script in _script().walk_revisions())

@@ -39,9 +39,13 @@ def bare_environment(**settings: str) -> dict[str, str]:
 
 async def receiver_command(*arguments: str, environment: Mapping[str, str], directory: Path) -> Done:
     """Run `receiver` with *arguments* in *directory* and wait for its end."""
+    return await program(*PROGRAM, *arguments, environment=environment, directory=directory)
+
+
+async def program(*command: str, environment: Mapping[str, str], directory: Path) -> Done:
+    """Run *command* in *directory* and wait for its end."""
     process = await asyncio.create_subprocess_exec(
-        *PROGRAM,
-        *arguments,
+        *command,
         env=dict(environment),
         cwd=directory,
         stdin=asyncio.subprocess.DEVNULL,
