@@ -142,7 +142,7 @@ def moment(value: Any) -> datetime | None:
     """
     A moment between 2001 and 2100, else None.
 
-    Unix time in seconds or milliseconds, told apart by magnitude, as number or text; or a text as RFC 3339 has it.
+    Unix time in seconds or milliseconds, distinguished by magnitude, as number or text; or a text as RFC 3339 has it.
     """
     seconds = number(value)
     if seconds is None:

@@ -2,7 +2,8 @@
 `receiver demo`: the main job, whole, on this machine and with nothing but Python.
 
 A sandbox of the five providers, a receiver before it and a downstream application behind it, on free loopback ports,
-with a temporary data directory. One picture goes to all five; what comes back is kept, told and verified.
+with a temporary data directory. One picture goes to all five; what comes back is kept, delivered as events, and
+verified.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 
 @dataclass
 class _Downstream:
-    """An application that is told: it keeps the ids of events that verify, by job and event type."""
+    """The application downstream: it keeps the ids of events that verify, by job and event type."""
 
     secrets: tuple[str, ...] = ()
     verified: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     refused: int = 0
 
-    async def told(self, request: Request) -> Response:
+    async def receive(self, request: Request) -> Response:
         body = await request.body()
         try:
             verify(dict(request.headers), body, self.secrets)
@@ -166,7 +167,7 @@ class _Show:
             self._took.setdefault(name, time.monotonic() - self._began[name])
 
     def done(self) -> bool:
-        """All jobs have ended, their images are kept, and downstream was told."""
+        """All jobs have ended, their images are kept, and their events delivered."""
         return all(
             State(job["state"]).terminal and all(image["kept"] for image in job["images"]) and self._events_written(job)
             for job in self.jobs.values()
@@ -204,7 +205,7 @@ class _Show:
             elif not all(image["kept"] for image in job["images"]):
                 problems.append(f"{name}: its image was not kept")
             elif not self._events_written(job):
-                problems.append(f"{name}: downstream was not told exactly once")
+                problems.append(f"{name}: its events were not delivered exactly once")
         if self._downstream.refused:
             problems.append(f"{self._downstream.refused} notifications did not verify")
         if problems or len(self.jobs) < len(PROVIDERS):
@@ -256,9 +257,9 @@ def _print_addresses(console: Console, live: Served) -> None:
 
 @contextlib.asynccontextmanager
 async def _listening(downstream: _Downstream) -> AsyncIterator[str]:
-    """The downstream application on a free loopback port; gives the URL at which it is told."""
-    app = Starlette(routes=[Route("/told", downstream.told, methods=["POST"])])
+    """The downstream application on a free loopback port; gives the URL that events are posted to."""
+    app = Starlette(routes=[Route("/hooks", downstream.receive, methods=["POST"])])
     listener = listen("127.0.0.1", 0)
     with contextlib.closing(listener):
         async with running(server(app, on_stop=lambda: None), listener):
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/told"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/hooks"

@@ -77,12 +77,12 @@ async def _tunnelled(live: Served, way: Way | None, public_url: str | None, pati
 
     if way is None:
         live.announce()
-        _events_written(public_url or "", await outside_in(public_url or ""))
+        _report(public_url or "", await outside_in(public_url or ""))
         await asyncio.wait({live.ended})
         return
     use(way.fixed_url)
     live.announce()
-    kept_open = Tunnel(way, use=use, reach=outside_in, told=_events_written, patience_seconds=patience)
+    kept_open = Tunnel(way, use=use, reach=outside_in, on_finding=_report, patience_seconds=patience)
     open_way = asyncio.create_task(kept_open.run(), name="tunnel")
     try:
         await asyncio.wait({live.ended, open_way}, return_when=asyncio.FIRST_COMPLETED)
@@ -91,7 +91,7 @@ async def _tunnelled(live: Served, way: Way | None, public_url: str | None, pati
         await asyncio.gather(open_way, return_exceptions=True)
 
 
-def _events_written(url: str, finding: Finding) -> None:
+def _report(url: str, finding: Finding) -> None:
     """The URL and whether it leads here: for people on a terminal, as a log line elsewhere."""
     good = finding.grade is Grade.OK
     if not logs.on_terminal():

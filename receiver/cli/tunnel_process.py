@@ -3,8 +3,8 @@ A way for the outside world to a receiver on this machine: a child process that 
 
 The public URL is given to the receiver once a callback URL below it answers from the outside; when the child ends, the
 URL is taken back unless it will be the same again, so that jobs are sent without a callback and polled meanwhile. The
-child is started again with a growing pause. It is on a leash: when this process dies, however it dies, so does the
-child; on an orderly end its whole process group is told to go, and made to.
+child is started again with a growing pause. It cannot outlive us: when this process dies, however it dies, so does the
+child; on an orderly end its whole process group is ended, by SIGKILL if need be.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Tunnel:
     """
     Keeps one way open for as long as `run` runs.
 
-    *use* is told the public URL, or None when there is none; *reach* tries it from the outside in.
+    *use* is called with the public URL, or None when there is none; *reach* tries it from outside.
     """
 
     def __init__(
@@ -101,13 +101,13 @@ class Tunnel:
         *,
         use: Callable[[str | None], None],
         reach: Callable[[str], Awaitable[Finding]],
-        told: Callable[[str, Finding], None],
+        on_finding: Callable[[str, Finding], None],
         patience_seconds: float = 30.0,
     ) -> None:
         self._way = way
         self._use = use
         self._reach = reach
-        self._events_written = told
+        self._on_finding = on_finding
         self._patience_seconds = patience_seconds
         self._pause = _FIRST_PAUSE_SECONDS
 
@@ -178,7 +178,10 @@ class Tunnel:
                 await asyncio.gather(trying, return_exceptions=True)
 
     async def _try(self, url: str) -> None:
-        """Use *url* once it leads here; after a while also if it does not seem to, with what is wrong told."""
+        """
+        Use *url* once it leads here; after a while also if it does not seem to, and *on_finding* is called with what is
+        wrong.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience_seconds
         pause = 0.1
@@ -188,7 +191,7 @@ class Tunnel:
             pause = min(pause * 1.5, 2.0)
             finding = await self._reach(url)
         self._use(url)
-        self._events_written(url, finding)
+        self._on_finding(url, finding)
         if finding.grade is Grade.OK:
             self._pause = _FIRST_PAUSE_SECONDS
 

@@ -1,7 +1,7 @@
 """
 The data directory: made at the first start, for its owner only, and written to.
 
-What keeps us from using what is there is told by `DataUnusable`: the file, what is wrong with it, and what to do.
+`DataUnusable` says what keeps the service from using what is there: the file, what is wrong with it, and what to do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 The one door: callbacks, answers to polls and answers to submit calls are recorded, read and settled here.
 
-Theory. `record` returns when the evidence is on disk; only then may anybody be told that we have it. Reading comes
+Theory. `record` returns when the evidence is on disk; only then may the sender be answered 200. Reading comes
 afterwards: the reader takes whatever has no `read_at`, oldest first, turns each piece into an update, and hands the
 batch to `store.settle`, which writes the new states and the verdicts in one transaction. A death before the recording:
 the sender was not answered and comes again, or we poll. A death between recording and settling: the evidence is still

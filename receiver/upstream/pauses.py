@@ -3,7 +3,7 @@ Providers that refuse our key or our credit are paused: their jobs wait in the q
 
 One probe job with a growing delay, or an operator, resumes a provider. What counts is when a call was sent: calls that
 were under way when the pause began can neither lengthen nor end it. The table `providers` holds the pauses, so that
-they outlive a restart and hold for every process on the same database; each is told once.
+they outlive a restart and hold for every process on the same database; each has one event.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class ProviderStatistics:
         )
 
     async def judge(self, provider: str, now: datetime) -> bool:
-        """Notice a provider whose callbacks stopped or came back. True if its callbacks stopped and that was told."""
+        """Notice a provider whose callbacks stopped or came back. True if they stopped and an event says so."""
         last = await self._table.last_finished(provider, limit=_SAMPLE, awaited=True)
         if len(last) < _FEWEST:
             return False

@@ -213,7 +213,7 @@ def _message(status: int, message: str) -> Response:
 
 
 def _invalid(wrong: Mapping[str, str]) -> Response:
-    """One wrong field is told in plain JSON, several as a problem: the page shows both."""
+    """One wrong field is reported in plain JSON, several as a problem: the page shows both."""
     if len(wrong) == 1:
         return _message(400, next(iter(wrong.values())))
     params = [{"name": name, "reason": reason} for name, reason in wrong.items()]

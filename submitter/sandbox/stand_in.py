@@ -102,7 +102,7 @@ class StandIn(ABC):
         return str(uuid.uuid4())
 
     def link(self, task: RemoteTask, file: File) -> str:
-        """The file's URL as told to the client now."""
+        """The file's URL as the client gets it now."""
         return task.origin + file.path
 
     def file_name(self, task: RemoteTask, suffix: str) -> str:

@@ -30,7 +30,7 @@ STATES: Mapping[str, tuple[str, str]] = {
     "ready": ("good", "M3 8.5 6.5 12 13 4.5"),
     "no key": ("idle", "M3.5 8h9"),
 }
-"""Its tone, and the lines of its sign: a state is never told by its colour alone."""
+"""Its tone, and the lines of its sign: a state is never shown by its colour alone."""
 
 
 def badge(state: str) -> Markup:
