@@ -70,9 +70,9 @@ async def test_every_state_of_every_provider_that_calls_back_is_shown_with_what_
         assert "/callbacks/" not in again.out
         assert token not in again.out
         wrong = await trigger(tmp_path, "apixo", "pending")
-        assert (wrong.status, wrong.err.strip()) == (1, "state must be one of success, failed")
+        assert (wrong.status, wrong.err.strip()) == (1, "receiver: state must be one of success, failed")
         mixed = await trigger(tmp_path, "apixo", "failed", "--job", told["job"]["id"])
-        assert (mixed.status, mixed.err.strip()) == (1, f"{told['job']['id']} is a job of novita")
+        assert (mixed.status, mixed.err.strip()) == (1, f"receiver: {told['job']['id']} is a job of novita")
 
 
 async def test_providers_without_callbacks_and_a_missing_sandbox_are_told(tmp_path: Path) -> None:

@@ -117,7 +117,10 @@ async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> No
         ] == [first["id"]]
         unknown = await jobs(receiver, "list", "--provider", "nope")
         assert (unknown.status, unknown.out) == (2, "")
-        assert unknown.err == "there is no provider 'nope'; there are freepik, apixo, novita, upscayl, pixelcut\n"
+        assert (
+            unknown.err
+            == "receiver: there is no provider 'nope'; there are freepik, apixo, novita, upscayl, pixelcut\n"
+        )
         shown = (await jobs(receiver, "show", first["id"], "--json")).json
         answered = (await client.get(f"/v1/jobs/{first['id']}")).json()
         assert {**shown, "images": None} == {**answered, "images": None}
@@ -136,7 +139,7 @@ async def test_an_unknown_job_and_a_missing_database_are_told_and_nothing_is_mad
     assert not receiver.data_dir.exists()
     assert (await receiver_command("migrate", environment=receiver.full_environment(), directory=tmp_path)).status == 0
     done = await jobs(receiver, "explain", "job_nowhere")
-    assert (done.status, done.err.strip()) == (1, "there is no job job_nowhere")
+    assert (done.status, done.err.strip()) == (1, "receiver: there is no job job_nowhere")
 
 
 async def _callback_url_of(receiver: LiveReceiver, client: httpx.AsyncClient, job_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,7 +194,8 @@ async def test_the_command_says_what_it_does_not_understand(tmp_path: Path) -> N
     async with running_receiver(tmp_path):
         pass
     done = await _command(tmp_path, "--job", "job_no")
-    assert (done.status, done.out, done.err) == (1, "", "there is no job job_no\n")
+    assert (done.status, done.out) == (1, "")
+    assert json.loads(done.err)["error"]["message"] == "there is no job job_no"
 
 
 async def _command(tmp_path: Path, *arguments: str) -> Done:
