@@ -22,6 +22,7 @@ _MODULES = {
     "serve": "serve",
     "work": "work",
     "migrate": "migrate",
+    "transfer": "transfer",
     "backup": "backup",
     "restore": "backup",
     "config": "config",

@@ -96,6 +96,19 @@ async def schema_is_newest(address: Path | str) -> bool:
     return found == newest_schema()
 
 
+async def transfer(path: Path, url: str) -> dict[str, int]:
+    """
+    Copy the SQLite file at *path*, which nobody writes, into the empty PostgreSQL database at *url*.
+
+    Returns the rows of each table, all of them compared. Changes nothing at *path*. Raises `DatabaseRefused`,
+    `DatabaseUnavailable`.
+    """
+    _postgresql()
+    from receiver.store.engines.transfer import transfer as copy
+
+    return await copy(path, url)
+
+
 def _postgresql() -> Any:
     try:
         from receiver.store.engines import postgresql

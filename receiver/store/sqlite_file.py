@@ -125,14 +125,14 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _open_to_read(path: Path) -> sqlite3.Connection:
+def open_to_read(path: Path) -> sqlite3.Connection:
     """A plain connection that can neither write nor make the file."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
 
 
 def check_ours(path: Path, *, remedy: str) -> None:
     """The database at *path* must have our tables and a schema that we know. Raises `DataUnusable`; changes nothing."""
-    with usable_database(path), contextlib.closing(_open_to_read(path)) as connection:
+    with usable_database(path), contextlib.closing(open_to_read(path)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "jobs", "evidence"} <= names:
             raise DataUnusable(path, "is no database of a receiver", remedy)
@@ -161,7 +161,7 @@ class FileState:
 def state_of(path: Path) -> FileState:
     """Read the whole file at *path* for damage, and what else matters to a writer. Changes nothing."""
     try:
-        with contextlib.closing(_open_to_read(path)) as connection:
+        with contextlib.closing(open_to_read(path)) as connection:
             found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
             if found != "ok":
                 return FileState(found)
@@ -174,7 +174,7 @@ def state_of(path: Path) -> FileState:
 
 def has_jobs(path: Path) -> bool:
     """Whether there is a job in the file. Raises `DataUnusable` where that cannot be read."""
-    with usable_database(path), contextlib.closing(_open_to_read(path)) as connection:
+    with usable_database(path), contextlib.closing(open_to_read(path)) as connection:
         try:
             return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
         except sqlite3.OperationalError as exc:
@@ -186,7 +186,7 @@ def has_jobs(path: Path) -> bool:
 def enabled_endpoints(path: Path) -> list[tuple[str, str]]:
     """Id and URL of the enabled endpoints in a file that may be in use; none where it can't be read."""
     try:
-        with contextlib.closing(_open_to_read(path)) as connection:
+        with contextlib.closing(open_to_read(path)) as connection:
             return connection.execute("SELECT id, url FROM endpoints WHERE enabled = 1 ORDER BY id").fetchall()
     except sqlite3.DatabaseError:
         return []

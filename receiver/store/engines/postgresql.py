@@ -101,7 +101,7 @@ class PostgresqlDatabase:
         )
         database = cls(pool, listen_url or url)
         try:
-            with _mapped():
+            with mapped_errors():
                 await pool
             await database._check_schema()
         except BaseException:
@@ -174,7 +174,7 @@ class PostgresqlDatabase:
     async def _connection(self) -> AsyncIterator[Any]:
         if self._closed:
             raise RuntimeError("the database is closed")
-        with _mapped():
+        with mapped_errors():
             async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
                 yield connection
 
@@ -226,7 +226,7 @@ async def migrate(url: str) -> None:
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=sa.NullPool)
     try:
-        with _mapped():
+        with mapped_errors():
             async with engine.begin() as connection:
                 await connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_HOLDS['migrations']})"))
                 await connection.run_sync(upgrade)
@@ -236,14 +236,23 @@ async def migrate(url: str) -> None:
         await engine.dispose()
 
 
+@contextlib.asynccontextmanager
+async def connected(url: str, *, command_seconds: float) -> AsyncIterator[Any]:
+    """One connection to *url* for as long as the block runs."""
+    connection = await asyncpg.connect(
+        url, timeout=_CONNECT_SECONDS, command_timeout=command_seconds, statement_cache_size=0
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def schema_at(url: str) -> str | None:
     """The revision of the database at *url*; None for an empty one. Raises `StoreError`."""
-    with _mapped():
-        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
-        try:
+    with mapped_errors():
+        async with connected(url, command_seconds=_COMMAND_SECONDS) as connection:
             return await _schema(connection)
-        finally:
-            await connection.close()
 
 
 async def _schema(connection: Any) -> str | None:
@@ -258,7 +267,7 @@ async def _keep(connection: Any) -> None:
 
 
 @contextlib.contextmanager
-def _mapped() -> Iterator[None]:
+def mapped_errors() -> Iterator[None]:
     """The driver's errors as ours; mistakes in our SQL or in values stay what they are."""
     try:
         yield
@@ -292,27 +301,27 @@ async def _drive(connection: Any, steps: Work[T]) -> T:
 
 async def _fetch(connection: Any, statement: Fetch) -> list[Any]:
     sql = _translated(statement.sql)
-    rows = await connection.fetch(f"{sql} {statement.lock}" if statement.lock else sql, *_clean(statement.values))
+    rows = await connection.fetch(f"{sql} {statement.lock}" if statement.lock else sql, *clean(statement.values))
     return [tuple(row) for row in rows]
 
 
 async def _fetch_wide(connection: Any, statement: FetchWide) -> list[Any]:
     sql = _translated(f"SELECT {', '.join(statement.columns)} {statement.rest}")
-    return list(await connection.fetch(sql, *_clean(statement.values)))
+    return list(await connection.fetch(sql, *clean(statement.values)))
 
 
 async def _run(connection: Any, statement: Run) -> int:
-    status: str = await connection.execute(_translated(statement.sql), *_clean(statement.values))
+    status: str = await connection.execute(_translated(statement.sql), *clean(statement.values))
     return int(status.rpartition(" ")[2])
 
 
 async def _run_many(connection: Any, statement: RunMany) -> None:
     if statement.rows:
-        await connection.executemany(_translated(statement.sql), [_clean(row) for row in statement.rows])
+        await connection.executemany(_translated(statement.sql), [clean(row) for row in statement.rows])
 
 
 async def _insert_many(connection: Any, statement: InsertMany) -> None:
-    rows = [_clean(row) for row in statement.rows]
+    rows = [clean(row) for row in statement.rows]
     if len(rows) >= _COPY_FROM and not statement.known:
         await connection.copy_records_to_table(statement.table, records=rows, columns=statement.columns)
     elif rows:
@@ -322,7 +331,7 @@ async def _insert_many(connection: Any, statement: InsertMany) -> None:
 async def _update_many(connection: Any, statement: UpdateMany) -> int:
     if not statement.rows:
         return 0
-    columns = [list(values) for values in zip(*map(_clean, statement.rows), strict=True)]
+    columns = [list(values) for values in zip(*map(clean, statement.rows), strict=True)]
     status: str = await connection.execute(_update_text(statement.table, statement.columns), *columns)
     return int(status.rpartition(" ")[2])
 
@@ -373,7 +382,7 @@ _EXECUTE: dict[type[Statement], Callable[[Any, Any], Awaitable[Any]]] = {
 }
 
 
-def _clean(values: Row) -> Row:
+def clean(values: Row) -> Row:
     """PostgreSQL's text holds every character but NUL, which providers' answers may contain."""
     if any(type(value) is str and "\0" in value for value in values):
         return tuple(value.replace("\0", "\ufffd") if type(value) is str else value for value in values)

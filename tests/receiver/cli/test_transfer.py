@@ -1,0 +1,142 @@
+"""A SQLite installation moves to PostgreSQL: all of it is there, what was under way goes on, nothing is sent twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from receiver.store.database import open_database
+from receiver.store.tables import metadata
+from submitter.sandbox import Faults, Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from tests.support.cli import receiver_command
+from tests.support.postgresql import PostgresqlServer
+from tests.support.processes import LiveReceiver, live, submit, wait_for_state
+from tests.support.rows import execute, fetch
+from tests.support.waiting import eventually
+
+SECRETS = {"RECEIVER_SECRET_KEYS": "a-key-of-both"}
+SLOW = {"RECEIVER_CALLBACK_TIMEOUT": "600"}
+
+
+async def test_everything_is_transferred_and_what_was_under_way_goes_on(
+    tmp_path: Path, postgresql_server: PostgresqlServer
+) -> None:
+    sandbox = Sandbox(seed=7, turnaround_seconds=(0.1, 0.3))
+    async with (
+        postgresql_server.database(migrated=False) as url,
+        live(tmp_path, sandbox=sandbox, environment={**SECRETS, **SLOW}) as (old, _),
+    ):
+        async with old.client() as client:
+            ended = [await submit(client, provider, picture_bytes(120, 90)) for provider in ("freepik", "pixelcut")]
+            for job in ended:
+                await wait_for_state(client, job["id"], "succeeded", kept=True)
+            await client.post("/v1/providers/upscayl/pause", json={"reason": "we move"})
+            queued = await submit(client, "upscayl", picture_bytes(120, 90))
+            sandbox.faults = Faults(lose=1.0)
+            in_flight = await submit(client, "novita", picture_bytes(120, 90))
+            await wait_for_state(client, in_flight["id"], "running")
+            refused = await transfer(old, tmp_path, url)
+            assert (refused.status, "stop it first" in refused.err) == (1, True), refused.err
+            await eventually(lambda: all_events_settled(client))
+            before = [await shown(client, job["id"]) for job in (*ended, queued, in_flight)]
+            last_position = await newest_position(client)
+        await old.stop()
+        files = contents(tmp_path / "data")
+        done = await transfer(old, tmp_path, url, "--json")
+        assert done.status == 0, done.err
+        assert contents(tmp_path / "data") == files, "nothing is changed at the source"
+        copied = json.loads(done.out)["rows"]
+        assert copied.keys() == {table.name for table in metadata.sorted_tables}
+        assert (copied["jobs"], copied["images"]) == (4, 2)
+        again = await transfer(old, tmp_path, url)
+        assert (again.status, "is not empty" in again.err) == (1, True), again.err
+
+        new = replace(old, environment={**old.environment, "RECEIVER_DATABASE_URL": url}, process=None)
+        await new.start()
+        try:
+            async with new.client() as client:
+                assert [await shown(client, job["id"]) for job in (*ended, queued, in_flight)] == before
+                await client.post(f"/v1/jobs/{in_flight['id']}/poll")
+                await wait_for_state(client, in_flight["id"], "succeeded", kept=True)
+                assert (await client.post("/v1/providers/upscayl/resume")).json()["resumed"] is True
+                await wait_for_state(client, queued["id"], "succeeded", kept=True)
+                after = (await client.get("/v1/events", params={"after": last_position, "limit": 200})).json()["items"]
+                positions = [event["position"] for event in after]
+                assert positions == list(range(last_position + 1, last_position + 1 + len(positions)))
+                assert {"job.succeeded", "provider.resumed"} <= {event["type"] for event in after}
+        finally:
+            await new.stop()
+        assert [len(sandbox.accepted(name)) for name in ("freepik", "pixelcut", "upscayl", "novita")] == [1, 1, 1, 1]
+
+
+async def test_rows_of_every_kind_are_the_same_and_numbers_go_on(
+    tmp_path: Path, postgresql_server: PostgresqlServer
+) -> None:
+    environment = {"RECEIVER_DATA_DIR": str(tmp_path / "data")}
+    receiver = LiveReceiver(tmp_path / "data", environment)
+    source = await open_database(tmp_path / "data" / "receiver.db")
+    body = bytes(range(256))
+    for number in range(1, 4):
+        text = "é\U0001f600 \n\t'\"" * number
+        new = "INSERT INTO evidence (id, source, provider, job_id, received_at, headers, body, verdict, trust, note)"
+        values = (number * 10, "callback", "novita", f"job_{number}", 1, text, body, "unread", "none", text)
+        await execute(source, f"{new} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *values)
+    await source.close()
+    async with postgresql_server.database(migrated=False) as url:
+        done = await transfer(receiver, tmp_path, url)
+        assert done.status == 0, done.err
+        assert "evidence: 3 rows, compared" in done.out
+        assert "Do not serve" in done.out and "RECEIVER_SECRET_KEYS" in done.out
+        target = await open_database(url)
+        columns = "id, job_id, headers, body, note"
+        assert [row[3] for row in await fetch(target, f"SELECT {columns} FROM evidence ORDER BY id")] == [body] * 3
+        await execute(
+            target,
+            "INSERT INTO evidence (source, provider, received_at, headers, body, verdict, trust)"
+            " VALUES ('callback', 'novita', 1, '[]', ?, 'unread', 'none')",
+            b"",
+        )
+        assert await fetch(target, "SELECT max(id) FROM evidence") == [(31,)]
+        await target.close()
+
+
+async def transfer(receiver: LiveReceiver, directory: Path, url: str, *more: str) -> Any:
+    environment = receiver.full_environment()
+    return await receiver_command("transfer", "--to", url, *more, environment=environment, directory=directory)
+
+
+async def shown(client: httpx.AsyncClient, job_id: str) -> Any:
+    """A job, its evidence and its images, as the API gives them."""
+    job = (await client.get(f"/v1/jobs/{job_id}")).json()
+    evidence = (await client.get(f"/v1/jobs/{job_id}/evidence")).json()
+    images = [
+        hashlib.sha256((await client.get(f"/v1/jobs/{job_id}/images/{n}")).content).hexdigest()
+        for n in range(len(job["images"]))
+    ]
+    return job, evidence, images
+
+
+async def newest_position(client: httpx.AsyncClient) -> int:
+    events = (await client.get("/v1/events", params={"after": 0, "limit": 200})).json()["items"]
+    return int(events[-1]["position"])
+
+
+async def all_events_settled(client: httpx.AsyncClient) -> bool:
+    events = (await client.get("/v1/events", params={"after": 0, "limit": 200})).json()["items"]
+    return Counter(event["type"] for event in events)["job.images_kept"] == 2
+
+
+def contents(directory: Path) -> dict[str, str]:
+    """What every file holds, but for the memory that readers of the database share."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and not path.name.endswith(("-shm", "-wal"))
+    }
