@@ -1,24 +1,38 @@
-"""Many processes on one database: the public side without keys, workers beside it, and one machine's processes."""
+"""
+Many processes on one database: the public side without keys, workers beside it, and one machine's processes.
+
+In full: RECEIVER_TEST_PROCESSES=100000 callbacks on one SQLite file; CI sends fewer.
+"""
 
 import asyncio
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
+from receiver.store.database import open_database
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from tests.bench.load import run
+from tests.receiver.test_crash import KEY, Callbacks, missing, unread, wrong
 from tests.receiver.test_spine import SETTLED_BY
 from tests.support.cli import bare_environment, receiver_command
 from tests.support.ports import free_port
 from tests.support.processes import LiveReceiver, provider_environment, submit, wait_for_state
-from tests.support.waiting import eventually
+from tests.support.rows import fetch
+from tests.support.running_receiver import SECRET
+from tests.support.streams import Frame, read_frames, record_events
+from tests.support.waiting import PATIENCE_SECONDS, eventually, patience
+
+CALLBACKS = int(os.environ.get("RECEIVER_TEST_PROCESSES", "3000"))
 
 
 @asynccontextmanager
@@ -120,6 +134,80 @@ async def test_processes_of_one_machine_share_a_port_and_one_that_dies_is_starte
             job = await submit(client, "upscayl", picture_bytes(120, 90))
             assert (await wait_for_state(client, job["id"]))["state"] == "succeeded"
         assert await receiver.stop() == 0
+
+
+async def test_a_client_of_the_stream_that_moves_between_processes_sees_each_event_once_in_order(
+    tmp_path: Path, engine: dict[str, str]
+) -> None:
+    moves, events = 50, 400
+    async with web_and_worker(tmp_path, engine) as (web, worker, _):
+        await worker.stop()
+        other = replace(web, port=free_port())
+        await other.start()
+        address = engine.get("RECEIVER_DATABASE_URL", tmp_path / "data" / "receiver.db")
+        database = await open_database(address)
+        dice = random.Random(6)
+        try:
+
+            async def write() -> None:
+                written = 0
+                while written < events:
+                    count = min(dice.randint(1, 8), events - written)
+                    await record_events(database, ["job.running"] * count)
+                    written += count
+
+            async def follow() -> list[Frame]:
+                seen: list[Frame] = []
+                for move in range(moves):
+                    limit = events if move == moves - 1 else len(seen) + dice.randint(1, events // moves)
+                    async with (web, other)[move % 2].client() as client:
+                        seen += await frames(client, after=seen[-1].position if seen else 0, count=limit - len(seen))
+                return seen
+
+            seen, _ = await asyncio.gather(follow(), write())
+            assert [frame.position for frame in seen] == list(range(1, events + 1))
+            in_order = await fetch(database, "SELECT id FROM events ORDER BY position")
+            assert [(frame.webhook_id,) for frame in seen] == in_order
+        finally:
+            await database.close()
+            await other.stop()
+
+
+async def frames(client: httpx.AsyncClient, *, after: int, count: int) -> list[Frame]:
+    """The next *count* events of the stream behind the position *after*."""
+    headers = {"accept": "text/event-stream", "last-event-id": str(after)}
+    found: list[Frame] = []
+    async with (
+        patience(),
+        client.stream("GET", "/v1/events", headers=headers, timeout=PATIENCE_SECONDS) as response,
+        aclosing(read_frames(response)) as coming,
+    ):
+        async for frame in coming:
+            found.append(frame)
+            if len(found) == count:
+                break
+    return found
+
+
+@pytest.mark.slow
+async def test_processes_on_one_sqlite_file_take_many_callbacks_without_locking_each_other_out(tmp_path: Path) -> None:
+    environment = {
+        "RECEIVER_SECRET_KEYS": KEY,
+        "FREEPIK_WEBHOOK_SECRET": SECRET,
+        "RECEIVER_ALLOW_NETWORKS": "",
+        "RECEIVER_POLL_INTERVAL": "3000",
+    }
+    receiver = LiveReceiver(tmp_path / "data", environment, command=("serve", "--processes", "3"))
+    path = tmp_path / "data" / "receiver.db"
+    await receiver.start()
+    sent = Callbacks(path, CALLBACKS, random.Random(4))
+    done = await run(receiver.port, sent.requests, 64, None)
+    assert done["statuses"] == {200: len(sent.requests)}
+    await eventually(lambda: unread(path) == 0, seconds=CALLBACKS / 50, what=lambda: f"{unread(path)} unread")
+    await receiver.stop()
+    assert missing(path, sent, set(range(len(sent.requests)))) == []
+    assert await asyncio.to_thread(wrong, path, sent) == []
+    assert "locked" not in receiver.log and "loop_failed" not in receiver.log, receiver.log[-3000:]
 
 
 @pytest.mark.parametrize(
