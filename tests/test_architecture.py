@@ -164,6 +164,9 @@ OLD_WORDS = (
     r"next_look\w*",
     r"looks_made",
     r"/look\b",
+    *("happenings?", "telling", "told", "tell_in", "glance", r"rehears\w+", "leash", "doorway", "reckoning", "crew"),
+    *("write_raw", "on_its_thread", "on_free", "news", "trouble", "sentences", "the house", "the way of a job"),
+    *(r"asks\.Ask", r"asked\.py", "HttpSenders", "CallingWire", "leaves the house", "at the door"),
 )
 """Regular expressions for names that were replaced by the standard ones of the field; whole words, any case."""
 

@@ -27,7 +27,7 @@ from receiver.web.schemas import LONGEST_OVERLAP_SECONDS, NewEndpoint, Trial, va
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 from submitter.signatures import new_secret
 
-endpoints = typer.Typer(no_args_is_help=True, help="Subscribers' URLs: who is told of events.")
+endpoints = typer.Typer(no_args_is_help=True, help="Subscribers' URLs: where events are delivered.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, ep_…")]

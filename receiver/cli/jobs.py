@@ -76,7 +76,7 @@ def list_jobs(
 def _ledger(found: Sequence[tuple[Job, list[KeptImage]]]) -> Table:
     table = headed("id", "provider", "finished", "cost", "reason")
     for job, images in found:
-        cost = f"{job.cost.amount:f} {job.cost.unit}" if job.cost else "not said"
+        cost = f"{job.cost.amount:f} {job.cost.unit}" if job.cost else f"unknown: set {job.provider.upper()}_PRICE"
         table.add_row(
             job.id,
             job.provider,
@@ -108,7 +108,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
 
 @jobs.command(name="explain")
 def explain_job(job_id: JobId, as_json: AsJson = False) -> None:
-    """One timeline: what came, what was made of it, who was told, and what happens next and when."""
+    """One timeline: what came in and how it was read, events and deliveries, and what happens next and when."""
 
     async def run() -> None:
         async with open_database() as database:
@@ -202,7 +202,7 @@ def _print_timeline(timeline: Timeline) -> None:
     for line in timeline.past:
         out.print(_line(line, began, "  "))
     if not timeline.next:
-        out.print(Text("next: nothing; it is over", style="dim"))
+        out.print(Text("nothing left to do: the job has finished", style="dim"))
     for line in timeline.next:
         out.print(_line(line, began, "→ ", style="cyan"))
 

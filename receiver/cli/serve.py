@@ -57,7 +57,7 @@ def serve(
     no_workers: NoWorkers = False,
     processes: Count = 1,
 ) -> None:
-    """Run the service: everything in one process, unless told otherwise."""
+    """Run the service: everything in one process, unless options say otherwise."""
     if sandbox and (no_workers or processes > 1):
         raise failed("--sandbox runs in one process, with everything in it: leave out the other option", status=2)
     if no_workers and processes > 1:

@@ -39,13 +39,13 @@ def trigger(
     if found is None:
         raise failed(f"no `receiver serve --sandbox` runs with the data directory {settings.data_dir}; start one")
     try:
-        told = asyncio.run(_trigger(settings, found, provider, state, job))
+        outcome = asyncio.run(_trigger(settings, found, provider, state, job))
     except httpx.TransportError as exc:
         raise failed("the sandbox or its receiver does not answer; start `receiver serve --sandbox` again") from exc
     if as_json:
-        print_json(told)
+        print_json(outcome)
     else:
-        _print(told)
+        _print(outcome)
 
 
 async def _trigger(
@@ -153,11 +153,11 @@ async def _eventually(condition: Callable[[], Awaitable[dict[str, Any] | None]])
     return None
 
 
-def _print(told: dict[str, Any]) -> None:
-    job, sent = told["job"], told["sent"]
-    say(f"{told['provider']} called back: task {sent['task_id']} is {sent['state']}; answered {told['answered']}")
-    trust = f" (trust {told['trust']})" if told["trust"] else ""
-    say(f"evidence: {told['verdict'] or 'nothing was recorded'}{trust}")
+def _print(outcome: dict[str, Any]) -> None:
+    job, sent = outcome["job"], outcome["sent"]
+    say(f"{outcome['provider']} called back: task {sent['task_id']} is {sent['state']}; answered {outcome['answered']}")
+    trust = f" (trust {outcome['trust']})" if outcome["trust"] else ""
+    say(f"evidence: {outcome['verdict'] or 'nothing was recorded'}{trust}")
     by = f", settled by {job['settled_by']}" if job["settled_by"] else ""
     say(f"job {job['id']}: {job['was']} → {job['is']}{by}")
     say(f"all of it: receiver jobs explain {job['id']}", dim=True)

@@ -98,7 +98,7 @@ class Outbound:
         self, url: str, *, content: bytes, headers: Mapping[str, str], timeout_seconds: float, max_answer_bytes: int
     ) -> Answer:
         """
-        Send *content* and tell what came back, a redirect included: it is not followed.
+        Send *content* and return what came back, a redirect included: it is not followed.
 
         *timeout_seconds* spans all, look-up to last byte. Once a status has come it is the answer, even if its body
         drips on, breaks off or is larger than wanted: the connection is then dropped.

@@ -62,6 +62,6 @@ def usable(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
 
 
 def _try(directory: Path) -> None:
-    """Make a file without a name. Rights alone don't tell of a file system that is read-only."""
+    """Make a file without a name. Rights alone don't show that a file system is read-only."""
     with tempfile.TemporaryFile(dir=directory):
         pass

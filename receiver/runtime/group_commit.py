@@ -102,7 +102,7 @@ class GroupCommit(Generic[Item]):
                     done.set_exception(error)
 
     async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let requests that are at the door come in, or every second commit would be of one item."""
+        """Let requests that have arrived be handed in first, or every second commit would hold a single item."""
         until, before = loop.time() + _GATHER_SECONDS, 0
         while before < len(self._waiting) < self._batch and loop.time() < until:
             before = len(self._waiting)

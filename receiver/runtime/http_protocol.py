@@ -171,7 +171,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if not self.pipeline:
             self._head_since = self.loop.time()
-            # A client that was not told to go on may send its body or may not: what comes next can't be known.
+            # A client that got no 100 Continue may send its body or may not: what comes next can't be known.
             if self.cycle.more_body and self.expect_100_continue and not self._body_bytes:
                 self.transport.close()
         super().on_response_complete()

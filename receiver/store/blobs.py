@@ -28,7 +28,7 @@ class Blobs:
     """
     *root* is the data directory. Names that go into rows are relative to it.
 
-    OSError is trouble of the disk or of the object store.
+    OSError means that the disk or the object store failed.
     """
 
     root: Path

@@ -22,7 +22,7 @@ from receiver.store.database import Database
 from receiver.store.evidence import EvidenceLog
 from receiver.store.jobs import JobStore
 from receiver.store.statements import Fetch, Work, first
-from submitter.vocabulary import State
+from submitter.vocabulary import State, Trust
 
 _MOST_EVIDENCE = 1000
 
@@ -74,7 +74,12 @@ async def explain(database: Database, job_id: str, now: datetime) -> Timeline | 
     found_rows = await database.read(lambda: _rows(job))
     for row in found_rows.events:
         past.append(
-            Line(moment(row[3]), "event", f"{row[0]} told", {"type": row[0], "event": row[1], "position": row[2]})
+            Line(
+                moment(row[3]),
+                "event",
+                f"event {row[0]} emitted",
+                {"type": row[0], "event": row[1], "position": row[2]},
+            )
         )
     for row in found_rows.images:
         (coming if row[1] == "wanted" else past).append(_image(row))
@@ -126,9 +131,7 @@ def _own(job: Job) -> list[Line]:
         lines[0] = Line(job.created_at, "queued", f"recorded again, after {job.resubmit_of}")
     if job.sent_at:
         awaits = "with a callback URL" if job.awaits_callback else "without a callback URL"
-        lines.append(
-            Line(job.sent_at, "submit", f"the submit call left, {awaits} (try {job.tries})", {"try": job.tries})
-        )
+        lines.append(Line(job.sent_at, "submit", f"request sent, {awaits} (try {job.tries})", {"try": job.tries}))
     if job.overdue_at:
         lines.append(Line(job.overdue_at, "overdue", "noticed as overdue"))
     if job.late_at:
@@ -144,7 +147,7 @@ _CHANNELS = {Source.CALLBACK: "a callback", Source.POLL: "a poll", Source.RESPON
 _VERDICTS = {
     Verdict.RECEIVED: "not read yet",
     Verdict.BELIEVED: "believed",
-    Verdict.HINT: "a hint: not trusted enough to change the job, so its poll was made due",
+    Verdict.HINT: "unsigned callback: confirming with the provider",
     Verdict.DUPLICATE: "known already",
     Verdict.LATE: "too late: the job had ended",
     Verdict.IGNORED: "ignored: it is about another task, or about none",
@@ -167,14 +170,15 @@ def _evidence(piece: Evidence) -> Line:
         "read_at": iso(piece.read_at),
     }
     if piece.source is Source.CALLBACK:
-        trust = f", trust {piece.trust.value}" if piece.trust else ""
+        if piece.verdict is Verdict.BELIEVED and piece.trust is Trust.SIGNED_BODY:
+            verdict = "signature verified"
         peer = f" from {piece.peer}" if piece.peer else ""
         why = f" ({note})" if note else ""
-        return Line(piece.received_at, "callback", f"callback{peer}{trust}: {verdict}{why}", facts)
+        return Line(piece.received_at, "callback", f"callback{peer}: {verdict}{why}", facts)
     if piece.source is Source.POLL:
         why = f", {note}" if note else ""
         return Line(piece.received_at, "poll", f"poll{why}: answered {piece.status}, {verdict}", facts)
-    return Line(piece.received_at, "answer", f"the submit call was answered {piece.status}: {verdict}", facts)
+    return Line(piece.received_at, "answer", f"submit call answered {piece.status}: {verdict}", facts)
 
 
 def _image(row: Sequence[Any]) -> Line:
@@ -213,9 +217,9 @@ def _next(job: Job, paused: Any, now: datetime) -> list[Line]:
             return [Line(from_us(paused[1]), "probe", f"{job.provider} is paused ({paused[0]}); one job probes it")]
         case State.QUEUED:
             last_error = f" again ({redact(job.last_error)})" if job.last_error else ""
-            return [Line(max(job.retry_at or now, now), "submit", f"it is sent{last_error} when its turn comes")]
+            return [Line(max(job.retry_at or now, now), "submit", f"sent{last_error} when its turn comes")]
         case State.SENDING:
-            return [Line(None, "answer", "its submit call is on its way; no answer makes it unconfirmed")]
+            return [Line(None, "answer", "the submit call is under way; without an answer the job becomes unconfirmed")]
         case State.RUNNING | State.UNCONFIRMED:
             return _waiting(job)
         case _ if job.next_poll_at is not None:
@@ -227,16 +231,14 @@ def _next(job: Job, paused: Any, now: datetime) -> list[Line]:
 def _waiting(job: Job) -> list[Line]:
     lines = []
     if job.awaits_callback:
-        lines.append(Line(None, "callback", "its callback, at any time"))
+        lines.append(Line(None, "callback", "a callback, at any time"))
     if job.next_poll_at is not None:
-        why = "to confirm what a callback said" if job.hinted_at else "if nothing came till then"
+        why = "to confirm what a callback said" if job.hinted_at else "if nothing arrives before"
         lines.append(Line(job.next_poll_at, "poll", f"poll {job.polls + 1}, {why}"))
     if job.state is State.UNCONFIRMED:
-        lines.append(
-            Line(None, "operator", "it may be running and billed: wait for a callback, or resubmit or abandon it")
-        )
+        lines.append(Line(None, "operator", "may be running and billed: wait for a callback, resubmit, or abandon it"))
     elif job.deadline_at is not None:
-        lines.append(Line(job.deadline_at, "expired", "one last poll, then it expires"))
+        lines.append(Line(job.deadline_at, "expired", "one last poll, then the job expires"))
     return lines
 
 

@@ -1,7 +1,7 @@
 """
 Reading old evidence again, after a reader was fixed or a secret was set right.
 
-What is read again moves a job only as a fresh update would: an ended job stays as it is, events are told for changes
+What is read again moves a job only as a fresh update would: an ended job stays as it is, events are emitted for changes
 alone, and an old answer to one of our calls counts for what it says of the task, not for what was to be done then.
 Small batches, each settled in one transaction, so that it can run beside a receiver that is at work.
 """

@@ -195,7 +195,7 @@ class Apixo(Provider):
         body = said if isinstance(said, dict) else {}
         code = _code(body)
         status = response.status_code
-        # A 4xx may tell the account's errors in the envelope only; nothing else in it outranks the HTTP status.
+        # A 4xx may carry the account's errors in the envelope only; nothing else in it outranks the HTTP status.
         decisive = code if code in (401, 402, 403, 429) and 400 <= status < 500 else status
         raise parsing.redirected(response) or self._refused(
             response, decisive, body or {"message": said}, asking=asking, own_shape=code is not None

@@ -79,7 +79,7 @@ class UnknownEvent(_Event):
     """An event of a family that this version does not know; `data` is its JSON."""
 
     type: SkipValidation[Literal["unknown"]]
-    """The name that the receiver gave it. A literal for type checkers, as a `str` would keep them from telling the
+    """The name that the receiver gave it. A literal for type checkers, as a `str` would keep them from distinguishing the
     other families apart by theirs."""
     data: Any
 

@@ -67,7 +67,7 @@ async def test_the_timeline_of_a_finished_job_tells_everything_that_happened(tmp
     (coming,) = shown["next"]
     assert (coming["what"], coming["tries"]) == ("delivery", 1)
     assert coming["at"] > failed["at"]
-    for text in ("queued", "submit call left", "a hint", "ended as succeeded", "image 0 kept", "try 2"):
+    for text in ("queued", "request sent", "unsigned callback", "ended as succeeded", "image 0 kept", "try 2"):
         assert text in readable.out
 
 
