@@ -79,8 +79,8 @@ class UnknownEvent(_Event):
     """An event of a family that this version does not know; `data` is its JSON."""
 
     type: SkipValidation[Literal["unknown"]]
-    """The name that the receiver gave it. A literal for type checkers, as a `str` would keep them from distinguishing the
-    other families apart by theirs."""
+    """The name that the receiver gave it. Declared as a literal, since with a `str` type checkers could not distinguish
+    the other families by theirs."""
     data: Any
 
 
