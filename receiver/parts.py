@@ -41,7 +41,7 @@ from receiver.store.events import Events
 from receiver.store.jobs import JobStore
 from receiver.store.object_store import ObjectStore, warn_if_unreachable
 from receiver.store.providers import ProviderTable
-from receiver.store.retention import Pruning
+from receiver.store.retention import Pruning, Retention
 from receiver.upstream.archive import Archive
 from receiver.upstream.callback_watch import CallbackWatch
 from receiver.upstream.intake import Intake
@@ -262,7 +262,7 @@ async def _loops(parts: Parts, settings: Settings, shared: Announcements, number
         Role.READER: (
             parts.intake.loop,
             Rollups(database, tuple(slots)).loop,
-            Pruning(database, parts.blobs, keep=timedelta(days=settings.keep_days)).loop,
+            Pruning(database, parts.blobs, keep=_retention(settings)).loop,
         ),
         Role.SUBMISSIONS: (parts.submissions.loop,),
         Role.POLLER: (parts.poller.loop,),
@@ -282,6 +282,13 @@ async def _loops(parts: Parts, settings: Settings, shared: Announcements, number
         shared.loop,
         of_engine,
     )
+
+
+def _retention(settings: Settings) -> Retention:
+    def days(count: float | None) -> timedelta | None:
+        return None if count is None else timedelta(days=count)
+
+    return Retention(timedelta(days=settings.keep_days), days(settings.keep_jobs_days), days(settings.keep_events_days))
 
 
 def slot(settings: Settings, provider: Provider, its: ProviderSettings) -> ProviderSlot:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from submitter.provider import Provider
@@ -40,7 +40,8 @@ _READING = SettingsConfigDict(
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = Annotated[tuple[Network, ...], BeforeValidator(split_commas)]
 _POSTGRESQL = ("postgresql://", "postgres://")
-_YEAR_SECONDS = 365 * 86_400
+_DAY_SECONDS = 86_400
+_YEAR_SECONDS = 365 * _DAY_SECONDS
 Delay = Annotated[float, Field(ge=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
 Delays = Annotated[tuple[Delay, ...], BeforeValidator(split_commas)]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
@@ -115,6 +116,20 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Evidence and attempts are kept this long; finished jobs' inputs 24 h.",
     )
+    keep_jobs_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="Finished jobs go after this, with their images and evidence. For ever if unset.",
+    )
+    keep_events_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="Events go after this, with their deliveries, unless one is pending. For ever if unset.",
+    )
     trusted_proxies: Texts = Field(
         ("127.0.0.1", "::1"),
         description="Comma-separated addresses or CIDRs whose X-Forwarded-For is believed for the peer address.",
@@ -160,6 +175,15 @@ class Settings(BaseSettings):
     def _some_tries(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value:
             raise ValueError("needs at least one entry")
+        return value
+
+    @field_validator("keep_jobs_days")
+    @classmethod
+    def _longer_than_callbacks(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """A job must outlive the links that its provider calls back."""
+        least = info.data.get("job_timeout", 0) / _DAY_SECONDS + 1
+        if value is not None and value < least:
+            raise ValueError(f"must be at least {least:.4g}: callbacks may come until a day after JOB_TIMEOUT")
         return value
 
     @field_validator("notify_secrets")

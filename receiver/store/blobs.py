@@ -8,6 +8,7 @@ needs one fetches a copy. Thumbnails and answers stay with the process that made
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import secrets
@@ -164,6 +165,12 @@ class Blobs:
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)
 
+    async def drop_image(self, job_id: str, n: int) -> None:
+        """Remove a kept image and its thumbnail, wherever they are; there may be none."""
+        if self.objects is not None:
+            await self.objects.delete(_image_key(job_id, n))
+        await asyncio.to_thread(_remove, self.image_path(job_id, n), self.thumbnail_path(job_id, n))
+
     async def holds_image(self, job_id: str, n: int) -> bool:
         """Whether a kept image is a file here; with an object store, only those are that were kept before there was."""
         return self.objects is None or await asyncio.to_thread(self.image_path(job_id, n).is_file)
@@ -191,6 +198,14 @@ def _inspected(part: Path, sha256: str, size: int, target: Path | None) -> Pictu
     if target is not None:
         _settle_file(part, target)
     return picture
+
+
+def _remove(*paths: Path) -> None:
+    """Remove files, and the directories of jobs that are empty then."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
 
 def _image_key(job_id: str, n: int) -> str:

@@ -1,6 +1,9 @@
 """
 What is old goes: evidence and attempts after `KEEP_DAYS`, finished jobs' inputs and idempotency keys after a day.
 
+Finished jobs (with their images and evidence) and events (with their deliveries) go where an operator says when. The
+newest event stays whatever its age: positions go on from it.
+
 Evidence that nobody has read stays, and so does that of a job that has not ended. Everything goes in small batches,
 each a short transaction with a pause of several times its length behind it, so that a callback never waits long. A file
 goes before the row that names it: a death in between leaves a row without a file, which the next pass removes.
@@ -13,15 +16,17 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
 
+from receiver.domain.ids import lowest_id
 from receiver.runtime.loops import Loop
 from receiver.store.blobs import Blobs
 from receiver.store.codecs import us
 from receiver.store.database import Database
-from receiver.store.statements import Fetch, Run, alone
+from receiver.store.statements import Fetch, LockRows, Run, Work, alone
 
 log = structlog.get_logger("receiver.pruning")
 
@@ -41,9 +46,20 @@ class Pruned:
     attempts: int = 0
     inputs: int = 0
     idempotency_keys: int = 0
+    jobs: int = 0
+    events: int = 0
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what is kept: *evidence* and attempts, finished *jobs*, *events* and deliveries; None: for ever."""
+
+    evidence: timedelta
+    jobs: timedelta | None = None
+    events: timedelta | None = None
 
 
 class Pruning:
@@ -54,7 +70,7 @@ class Pruning:
         database: Database,
         blobs: Blobs,
         *,
-        keep: timedelta,
+        keep: Retention,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._database = database
@@ -93,7 +109,7 @@ class Pruning:
     async def _batches(self) -> AsyncGenerator[float, None]:
         """Does one batch after the other; gives the seconds to rest behind each."""
         now = self._clock()
-        old, a_day_ago = us(now - self._keep), us(now - _DAY)
+        old, a_day_ago = us(now - self._keep.evidence), us(now - _DAY)
         async for count, pause in self._walk(_OLD_EVIDENCE, "DELETE FROM evidence WHERE id IN (??)", old):
             self._pruned.evidence += count
             yield pause
@@ -109,6 +125,14 @@ class Pruning:
         async for count, pause in self._inputs(now - _DAY):
             self._pruned.inputs += count
             yield pause
+        if self._keep.jobs is not None:
+            async for count, pause in self._jobs(now - self._keep.jobs):
+                self._pruned.jobs += count
+                yield pause
+        if self._keep.events is not None:
+            async for count, pause in self._events(now - self._keep.events):
+                self._pruned.events += count
+                yield pause
 
     async def _walk(self, query: str, deletion: str, before: int) -> AsyncGenerator[tuple[int, float], None]:
         """Walks a log from its start. Ids are in the order of time, so it ends where the young rows begin."""
@@ -125,6 +149,32 @@ class Pruning:
                 await self._database.write(alone(Run(deletion, ([row[0] for row in batch],))))
                 yield len(batch), _rest(began)
 
+    async def _jobs(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
+        """Walks the jobs by id, which is by age. Files go first, and a job that is being polled or read stays."""
+        after, more = "", True
+        while more:
+            rows = await self._database.read(
+                alone(Fetch(_OLD_JOBS, (us(before), after, lowest_id("job", before), _SCAN)))
+            )
+            more, after = len(rows) == _SCAN, rows[-1][0] if rows else after
+            for batch in _batches([job_id for job_id, over in rows if over]):
+                began = time.monotonic()
+                for job_id, n in await self._database.read(alone(Fetch(_IMAGES, (list(batch),)))):
+                    await self._blobs.drop_image(job_id, n)
+                for (name,) in await self._database.read(alone(Fetch(_BODIES, (list(batch),)))):
+                    await self._blobs.drop_body(name)
+                yield await self._database.write(partial(_without_jobs, list(batch))), _rest(began)
+
+    async def _events(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
+        """Walks the events by id, which is by age."""
+        after, more = "", True
+        while more:
+            rows = await self._database.read(alone(Fetch(_OLD_EVENTS, (after, lowest_id("evt", before), _SCAN))))
+            more, after = len(rows) == _SCAN, rows[-1][0] if rows else after
+            for batch in _batches([event_id for event_id, over in rows if over]):
+                began = time.monotonic()
+                yield await self._database.write(partial(_without_events, list(batch))), _rest(began)
+
     async def _inputs(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
         """The directory says which inputs are there, the jobs say which of them nobody needs any more."""
         names = await asyncio.to_thread(self._blobs.inputs_older_than, before.timestamp())
@@ -135,6 +185,24 @@ class Pruning:
             for name in going:
                 await self._blobs.drop_input(name)
             yield len(going), _rest(began)
+
+
+def _without_jobs(job_ids: list[str]) -> Work[int]:
+    yield LockRows("jobs", job_ids)
+    # What came in or was asked for since they were found keeps a job.
+    going = [row[0] for row in (yield Fetch(_STILL_OLD, (job_ids,)))]
+    for deletion in ("DELETE FROM evidence WHERE job_id IN (??)", "DELETE FROM images WHERE job_id IN (??)"):
+        yield Run(deletion, (going,))
+    return int((yield Run("DELETE FROM jobs WHERE id IN (??)", (going,))))
+
+
+def _without_events(event_ids: list[str]) -> Work[int]:
+    # A delivery that was asked for again since they were found keeps its event.
+    pending = {row[0] for row in (yield Fetch(_PENDING, (event_ids,)))}
+    going = [event_id for event_id in event_ids if event_id not in pending]
+    yield Run(_ATTEMPTS_OF_EVENTS, (going,))
+    yield Run("DELETE FROM deliveries WHERE event_id IN (??)", (going,))
+    return int((yield Run("DELETE FROM events WHERE id IN (??)", (going,))))
 
 
 def _rest(began: float) -> float:
@@ -152,6 +220,21 @@ _OLD_ATTEMPTS = (
     " AND deliveries.state = 'pending'), NULL, started_at FROM attempts WHERE id > ? ORDER BY id LIMIT ?"
 )
 _NEEDED = f"SELECT id FROM jobs WHERE id IN (??) AND (state NOT IN {_ENDED} OR finished_at >= ?)"
+_IDLE = "next_poll_at IS NULL AND NOT EXISTS (SELECT 1 FROM evidence WHERE job_id = jobs.id AND read_at IS NULL)"
+_OLD_JOBS = (
+    f"SELECT id, state IN {_ENDED} AND finished_at < ? AND {_IDLE}"
+    " FROM jobs WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
+)
+_STILL_OLD = f"SELECT id FROM jobs WHERE id IN (??) AND state IN {_ENDED} AND {_IDLE}"
+_IMAGES = "SELECT job_id, n FROM images WHERE job_id IN (??)"
+_BODIES = "SELECT body_name FROM evidence WHERE job_id IN (??) AND body_name IS NOT NULL"
+_OLD_EVENTS = (
+    "SELECT id, (position IS NULL AND example = 1 OR position < (SELECT max(position) FROM events)) AND NOT EXISTS"
+    " (SELECT 1 FROM deliveries WHERE event_id = events.id AND state = 'pending')"
+    " FROM events WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
+)
+_PENDING = "SELECT event_id FROM deliveries WHERE event_id IN (??) AND state = 'pending'"
+_ATTEMPTS_OF_EVENTS = "DELETE FROM attempts WHERE delivery_id IN (SELECT id FROM deliveries WHERE event_id IN (??))"
 _OLD_KEYS = (
     "DELETE FROM idempotency WHERE (token_id, key) IN"
     " (SELECT token_id, key FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?)"

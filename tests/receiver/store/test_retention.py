@@ -9,16 +9,24 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from receiver.domain.endpoints import Endpoint
+from receiver.domain.events import NewEvent
 from receiver.domain.evidence import Evidence
-from receiver.domain.ids import new_id
+from receiver.domain.ids import lowest_id, new_id
 from receiver.domain.jobs import Job, Source, Verdict
 from receiver.store.blobs import Blobs
-from receiver.store.retention import Pruned, Pruning
+from receiver.store.endpoints import Endpoints
+from receiver.store.events import Events
+from receiver.store.jobs import JobStore
+from receiver.store.outbox import write_events
+from receiver.store.retention import Pruned, Pruning, Retention
+from receiver.store.statements import NumberEvents, alone
 from submitter.vocabulary import State
-from tests.support.rows import execute_many, fetch
+from tests.support.rows import execute, execute_many, fetch
 from tests.support.running_receiver import RunningReceiver, running_receiver
 from tests.support.waiting import eventually
 
@@ -37,7 +45,7 @@ async def unpruned(tmp_path: Path) -> AsyncIterator[RunningReceiver]:
 
 
 def pruning(here: RunningReceiver) -> Pruning:
-    return Pruning(here.receiver.parts.database, blobs(here), keep=timedelta(days=30))
+    return Pruning(here.receiver.parts.database, blobs(here), keep=Retention(timedelta(days=30)))
 
 
 def blobs(here: RunningReceiver) -> Blobs:
@@ -155,6 +163,73 @@ async def test_old_attempts_go_unless_their_delivery_is_still_tried(tmp_path: Pa
             [("dlv_done", us[0]), ("dlv_tried", us[1]), ("dlv_done", us[2])],
         )
         assert (await pruning(here).prune()).attempts == 1
+
+
+async def test_finished_jobs_go_with_their_images_and_evidence_where_an_operator_says_when(
+    database: Any, tmp_path: Path
+) -> None:
+    store, files = JobStore(database), Blobs(tmp_path)
+    files.prepare()
+    old, young = new_id_at("job", OLD), new_id_at("job", YOUNG)
+    jobs: dict[str, dict[str, Any]] = {
+        old: {"state": State.SUCCEEDED, "finished_at": OLD},
+        new_id_at("job", OLD): {"state": State.UNCONFIRMED},
+        new_id_at("job", OLD): {"state": State.FAILED, "finished_at": YOUNG},
+        new_id_at("job", OLD): {"state": State.SUCCEEDED, "finished_at": OLD, "next_poll_at": NOW},
+        young: {"state": State.SUCCEEDED, "finished_at": YOUNG},
+    }
+    for job_id, fields in jobs.items():
+        await store.add_job(Job(job_id, "freepik", version=1, created_at=OLD, **fields))
+    body_names = [await files.put_body(b"large") for _ in range(2)]
+    for job_id, name in zip((old, young), body_names, strict=True):
+        await execute(database, "INSERT INTO images (job_id, n, state, tries) VALUES (?, 0, 'kept', 1)", job_id)
+        part = files.new_part()
+        part.write_bytes(b"an image")
+        await files.keep_thumbnail(part, job_id, 0)
+        await store.evidence.record([replace(piece(None, YOUNG, body_name=name), job_id=job_id)])
+    assert await Pruning(database, files, keep=Retention(timedelta(days=60))).prune() == Pruned()
+    keep = Retention(timedelta(days=60), jobs=timedelta(days=30))
+    assert await Pruning(database, files, keep=keep).prune() == Pruned(jobs=1)
+    left = [row[0] for row in await fetch(database, "SELECT id FROM jobs")]
+    assert sorted(left) == sorted(jobs.keys() - {old})
+    for table in ("images", "evidence"):
+        assert await fetch(database, f"SELECT job_id FROM {table}") == [(young,)]
+    assert (files.thumbnail_path(old, 0).parent.exists(), files.thumbnail_path(young, 0).exists()) == (False, True)
+    assert [path.name for path in (tmp_path / "answers").iterdir()] == [body_names[1]]
+
+
+async def test_events_go_with_their_deliveries_and_positions_go_on_behind_the_newest(
+    database: Any, tmp_path: Path
+) -> None:
+    files = Blobs(tmp_path)
+    files.prepare()
+    await Endpoints(database).add(Endpoint("ep_1", "https://hooks.example", OLD, ()))
+    for _ in range(3):
+        await database.write(lambda: write_events([NewEvent("job.failed", {})], OLD))
+        await database.write(alone(NumberEvents(10)))
+    rows = await fetch(database, "SELECT id FROM events ORDER BY position")
+    for number, (event_id,) in enumerate(rows):
+        await execute(database, "UPDATE events SET id = ? WHERE id = ?", f"evt_{number}", event_id)
+        state = "pending" if number == 1 else "delivered"
+        await execute(
+            database,
+            "UPDATE deliveries SET event_id = ?, state = ? WHERE event_id = ?",
+            f"evt_{number}",
+            state,
+            event_id,
+        )
+    keep = Retention(timedelta(days=60), events=timedelta(days=30))
+    assert await Pruning(database, files, keep=keep).prune() == Pruned(events=1)
+    assert await fetch(database, "SELECT position FROM events ORDER BY position") == [(2,), (3,)]
+    assert await fetch(database, "SELECT event_id FROM deliveries ORDER BY event_id") == [("evt_1",), ("evt_2",)]
+    await database.write(lambda: write_events([NewEvent("job.failed", {})], NOW))
+    await database.write(alone(NumberEvents(10)))
+    assert await Events(database).newest() == 4
+
+
+def new_id_at(prefix: str, moment: datetime) -> str:
+    """An id as it is made at *moment*."""
+    return lowest_id(prefix, moment)[:-10] + new_id(prefix)[-10:]
 
 
 async def test_it_runs_by_itself(tmp_path: Path) -> None:

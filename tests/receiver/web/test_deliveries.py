@@ -14,7 +14,7 @@ import pytest
 from receiver.store.blobs import Blobs
 from receiver.store.deliveries import AGENDA, Deliveries
 from receiver.store.events import Events
-from receiver.store.retention import Pruning
+from receiver.store.retention import Pruning, Retention
 from tests.support.delivery_stack import delivery_stack
 from tests.support.rows import execute_many
 from tests.support.subscriber import Subscriber
@@ -203,7 +203,9 @@ async def test_attempts_are_forgotten_oldest_first_once_they_are_too_old(tmp_pat
         between = found[1][0].started_at
         blobs = Blobs(tmp_path)
         await asyncio.to_thread(blobs.prepare)
-        pruning = Pruning(made.database, blobs, keep=timedelta(days=30), clock=lambda: between + timedelta(days=30))
+        pruning = Pruning(
+            made.database, blobs, keep=Retention(timedelta(days=30)), clock=lambda: between + timedelta(days=30)
+        )
         assert (await pruning.prune()).attempts >= 2
         assert (await pruning.prune()).attempts == 0
         for delivery, count in ((first, 0), (last, 1)):
