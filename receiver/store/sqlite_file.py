@@ -166,7 +166,9 @@ def state_of(path: Path) -> FileState:
             if found != "ok":
                 return FileState(found)
             mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
-            revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            known = "alembic_version" in tables  # a file without our tables is no damaged one
+            revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall() if known else []
     except sqlite3.DatabaseError as exc:
         return FileState(str(exc))
     return FileState(None, revisions == [(newest_schema(),)], mode)

@@ -109,6 +109,8 @@ PIECES = st.one_of(
 )
 
 
+# A thread of the receiver may roll its dice while a piece is drawn; Hypothesis takes that for the strategy's doing.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     provider=st.sampled_from(["freepik", "novita"]),
