@@ -1,9 +1,9 @@
 """
 Pages of jobs, newest first, by filters.
 
-Every filter is a range of an index, however many jobs there are. Text has no index: a page looks for it in at most
-`TEXT_BUDGET` jobs that pass the other filters, and its cursor goes on behind them; so a page may be short, or empty,
-and still have a next one.
+Every filter is a range of an index, however many jobs there are. Text has no index: a page looks for it in a number of
+jobs that pass the other filters, and its cursor goes on behind them; so a page may be short, or empty, and still have a
+next one. The first page looks at fewer jobs than those that somebody asks for once it was not enough.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from receiver.store.statements import Fetch, Work, first
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 
-TEXT_BUDGET = 10_000
+_TEXT_BUDGET = 3_000
+_LATER_TEXT_BUDGET = 30_000
 BEHIND_ALL = "job_" + 26 * "z"
 """Above every id."""
 
@@ -75,28 +76,30 @@ def with_images(jobs: Sequence[Job]) -> Work[list[tuple[Job, list[KeptImage]]]]:
 def _ids(wanted: JobFilter, before: str | None, limit: int) -> Work[tuple[list[str], str | None, str | None]]:
     """The ids of a page, the next cursor, and the last id that was searched where the search ended early."""
     if is_id("job", wanted.text):
-        wanted_ids, values = _candidates(wanted, before, 1, only=wanted.text)
-        rows = yield Fetch(wanted_ids, values)
-        return [row[0] for row in rows], None, None
+        query, values = _candidates(wanted, before, 1, only=wanted.text)
+        return [row[0] for row in (yield Fetch(query, values))], None, None
     if not wanted.text:
         query, values = _candidates(wanted, before, limit + 1)
         found = [row[0] for row in (yield Fetch(query, values))]
         return found[:limit], found[limit - 1] if len(found) > limit else None, None
-    query, values = _candidates(wanted, before, TEXT_BUDGET)
-    matching = _MATCHING.format(query)
-    found = [row[0] for row in (yield Fetch(matching, (*values, *_patterns(wanted.text), limit + 1)))]
+    budget = _LATER_TEXT_BUDGET if before else _TEXT_BUDGET
+    query, values = _candidates(wanted, before, budget, columns=", ".join(_SEARCHED))
+    condition, patterns = _contains(wanted.text)
+    matching = f"SELECT id FROM ({query}) AS candidates WHERE {condition} ORDER BY id DESC LIMIT ?"
+    found = [row[0] for row in (yield Fetch(matching, (*values, *patterns, limit + 1)))]
     if len(found) > limit:
         return found[:limit], found[limit - 1], None
+    query, values = _candidates(wanted, before, budget)
     count, last = yield from first(f"SELECT count(*), min(id) FROM ({query}) AS candidates", *values)
-    ended = count < TEXT_BUDGET
+    ended = count < budget
     return found, None if ended else last, None if ended else last
 
 
 def _candidates(
-    wanted: JobFilter, before: str | None, limit: int, *, only: str | None = None
+    wanted: JobFilter, before: str | None, limit: int, *, columns: str = "id", only: str | None = None
 ) -> tuple[str, tuple[Any, ...]]:
     """
-    A query for the newest *limit* ids, and its values.
+    A query for *columns* of the newest *limit* jobs, and its values.
 
     Without states and providers the ids themselves are the index; else each combination is a range of `jobs_listed`.
     """
@@ -106,26 +109,26 @@ def _candidates(
     if only is not None:
         within, values = f"{within} AND id = ?", [*values, only]
     if not wanted.states and not wanted.providers:
-        return f"SELECT id FROM jobs WHERE {within} ORDER BY id DESC LIMIT ?", (*values, limit)
-    part = f"SELECT id FROM jobs WHERE state = ? AND provider = ? AND {within} ORDER BY id DESC LIMIT ?"
+        return f"SELECT {columns} FROM jobs WHERE {within} ORDER BY id DESC LIMIT ?", (*values, limit)
+    part = f"SELECT {columns} FROM jobs WHERE state = ? AND provider = ? AND {within} ORDER BY id DESC LIMIT ?"
     parts, all_values = [], list[Any]()
     for state in wanted.states or tuple(State):
         for provider in wanted.providers or tuple(PROVIDERS):
-            parts.append(f"SELECT id FROM ({part}) AS part")
+            parts.append(f"SELECT {columns} FROM ({part}) AS part")
             all_values += [str(state), provider, *values, limit]
     union = " UNION ALL ".join(parts)
-    return f"SELECT id FROM ({union}) AS parts ORDER BY id DESC LIMIT ?", (*all_values, limit)
+    return f"SELECT {columns} FROM ({union}) AS parts ORDER BY id DESC LIMIT ?", (*all_values, limit)
 
 
-def _patterns(text: str) -> tuple[str, str]:
-    """As it was typed, and in lower case: SQLite lowers ASCII only."""
+def _contains(text: str) -> tuple[str, list[str]]:
+    """A condition and its values: a column holds *text*. SQLite lowers ASCII only, so other text is tried as it is."""
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped.lower()}%", f"%{escaped}%"
+    patterns = [f"%{escaped.lower()}%"] + ([] if text.isascii() else [f"%{escaped}%"])
+    parts = [f"lower({column}) LIKE ? ESCAPE '\\'" for column in _SEARCHED]
+    if not text.isascii():
+        parts += [f"{column} LIKE ? ESCAPE '\\'" for column in _SEARCHED]
+    return f"({' OR '.join(parts)})", [pattern for pattern in patterns for _ in _SEARCHED]
 
 
-_TEXT = "id || ' ' || coalesce(remote_id, '') || ' ' || coalesce(input_file_name, '') || ' ' || metadata"
-_MATCHING = (
-    "SELECT id FROM jobs WHERE id IN ({}) AND"
-    f" (lower({_TEXT}) LIKE ? ESCAPE '\\' OR {_TEXT} LIKE ? ESCAPE '\\') ORDER BY id DESC LIMIT ?"
-)
+_SEARCHED = ("id", "remote_id", "input_file_name", "metadata")
 _ROWS = f"SELECT {JOBS.sql} FROM jobs WHERE id IN (??) ORDER BY id DESC"

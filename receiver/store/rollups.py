@@ -39,7 +39,7 @@ class RollupTable:
         return None if row is None else moment(row[0])
 
     async def summed(self, hour: datetime, providers: Sequence[str]) -> dict[str, Sums]:
-        """Sum the hour that begins at *hour* from the tables, by provider, and under `DELIVERIES`."""
+        """Sum the hour that begins at *hour* from the tables, by provider that had any; always under `DELIVERIES`."""
         return await self._database.read(lambda: _summed(hour, providers))
 
     async def write(self, hour: datetime, sums: Mapping[str, Sums]) -> None:
@@ -74,7 +74,7 @@ def _summed(hour: datetime, providers: Sequence[str]) -> Work[dict[str, Sums]]:
     tried = yield from _range("attempts", "started_at", hour, end)
     for delivered, count in (yield Fetch(_ATTEMPTS, tried)):
         sums[DELIVERIES].attempts["delivered" if delivered else "failed"] = count
-    return {name: one for name, one in sums.items() if one != Sums()}
+    return {name: one for name, one in sums.items() if name == DELIVERIES or one != Sums()}
 
 
 def _add_finished(

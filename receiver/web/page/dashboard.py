@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from receiver.store.database import Database
+from receiver.store.rollups import RollupTable
 from receiver.upstream.pauses import Pauses
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.page.api import Api
@@ -18,6 +19,7 @@ from receiver.web.page.bulk import Bulk
 from receiver.web.page.deliveries import DeliveriesPage
 from receiver.web.page.endpoints import EndpointsPage
 from receiver.web.page.gate import Gate
+from receiver.web.page.hourly_sums import HourlySums
 from receiver.web.page.job import JobPage
 from receiver.web.page.jobs import JobsPage
 from receiver.web.page.live import MOST_PAGES, Live
@@ -27,6 +29,7 @@ from receiver.web.page.providers import ProvidersPage
 from receiver.web.page.rendering import Pages
 from receiver.web.page.send import SendPage
 from receiver.web.page.sessions import Session, Sessions
+from receiver.web.page.shared import SharedFragments
 from receiver.web.page.sign_in import SignIn
 from receiver.web.page.static_files import StaticFiles
 from receiver.web.problems import busy
@@ -48,11 +51,14 @@ class Dashboard:
     def routes(self) -> list[Route]:
         """All routes; none of them is part of the API's description."""
         pages = Pages()
-        gate = Gate(self.sessions, pages, public_url=self.public_url)
+        shared = SharedFragments(lambda: self.live.version)
+        gate = Gate(self.sessions, pages, shared, public_url=self.public_url)
         made = (
             StaticFiles(),
             SignIn(gate, pages, self.sessions, Attempts()),
-            Overview(gate, pages, self.api, self.database, self.slots, self.pauses),
+            Overview(
+                gate, pages, self.api, self.database, self.slots, self.pauses, HourlySums(RollupTable(self.database))
+            ),
             JobsPage(gate, pages, self.api, self.slots, Bulk(self.api)),
             JobPage(gate, pages, self.api, self.database, self.slots, self.public_url),
             DeliveriesPage(gate, pages, self.api),
@@ -61,7 +67,7 @@ class Dashboard:
             SendPage(gate, pages, self.slots, self.pictures),
         )
         routes = [route for part in made for route in part.routes()]
-        routes.append(Route("/live", gate.page(_stream_of(self.live, gate)), methods=["GET"]))
+        routes.append(Route("/live", gate.page(_stream_of(self.live, gate), shared=False), methods=["GET"]))
         for route in routes:
             route.include_in_schema = False
         return routes

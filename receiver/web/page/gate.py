@@ -19,8 +19,9 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
-from receiver.web.page.rendering import Pages, base_of
+from receiver.web.page.rendering import FRAGMENT, Pages, base_of
 from receiver.web.page.sessions import Session, Sessions
+from receiver.web.page.shared import SharedFragments
 from receiver.web.problems import Problem
 
 log = structlog.get_logger("receiver.page")
@@ -59,9 +60,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Gate:
     """Wraps views and actions. *public_url* may change while the receiver runs."""
 
-    def __init__(self, sessions: Sessions, pages: Pages, *, public_url: Callable[[], str | None]) -> None:
+    def __init__(
+        self, sessions: Sessions, pages: Pages, shared: SharedFragments, *, public_url: Callable[[], str | None]
+    ) -> None:
         self._sessions = sessions
         self._pages = pages
+        self._shared = shared
         self._public_url = public_url
 
     def open(self, handler: Handler) -> Handler:
@@ -73,15 +77,17 @@ class Gate:
 
         return opened
 
-    def page(self, view: View) -> Handler:
-        """Only for sessions; others are led to the sign-in form."""
+    def page(self, view: View, *, shared: bool = True) -> Handler:
+        """Only for sessions; others are led to the sign-in form. Files and streams are not *shared*."""
 
         @wraps(view)
         async def guarded(request: Request) -> Response:
             session = await self.session(request)
             if session is None:
                 return with_headers(_to_sign_in(request))
-            return with_headers(await self._answered(request, session, view(request, session)))
+            fragment = shared and FRAGMENT in request.query_params and request.method == "GET"
+            answer = self._shared.answer(request, session, view) if fragment else view(request, session)
+            return with_headers(await self._answered(request, session, answer))
 
         return guarded
 

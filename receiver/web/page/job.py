@@ -53,9 +53,9 @@ class JobPage:
         gate = self.gate
         return [
             Route("/jobs/{id}", gate.page(self.show), methods=["GET"]),
-            Route("/jobs/{id}/input", gate.page(self.input), methods=["GET"]),
-            Route("/jobs/{id}/images/{n}", gate.page(self.image), methods=["GET"]),
-            Route("/jobs/{id}/images/{n}/thumbnail", gate.page(self.thumbnail), methods=["GET"]),
+            Route("/jobs/{id}/input", gate.page(self.input, shared=False), methods=["GET"]),
+            Route("/jobs/{id}/images/{n}", gate.page(self.image, shared=False), methods=["GET"]),
+            Route("/jobs/{id}/images/{n}/thumbnail", gate.page(self.thumbnail, shared=False), methods=["GET"]),
             Route("/jobs/{id}/poll", gate.action(self._action(self._poll, "poll")), methods=["POST"]),
             Route("/jobs/{id}/cancel", gate.action(self._action(self._cancel, "cancel")), methods=["POST"]),
             Route("/jobs/{id}/resubmit", gate.action(self.resubmit), methods=["POST"]),

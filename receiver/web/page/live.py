@@ -28,6 +28,8 @@ class Live:
         self._place: Place | None = None
         self._frame = b""
         self._count = 0
+        self.version = 0
+        """Goes up whenever something may have changed."""
         self._next = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
         self.pages = 0
@@ -35,11 +37,10 @@ class Live:
     async def frames(self, still: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
         """The stream of one page, as long as *still* says so every few seconds."""
         self.pages += 1
-        if self._following is None:
-            self._following = asyncio.create_task(Loop("live", self._step, idle_seconds=_SECONDS).run(), name="live")
         try:
-            yield b"retry: 2000\nevent: open\ndata: {}\n\n"
+            await self._follow()
             seen = self._count
+            yield b"retry: 2000\nevent: open\ndata: {}\n\n"
             while not self._stopping.is_set():
                 upcoming = self._next
                 try:
@@ -58,12 +59,19 @@ class Live:
                 self._following.cancel()
                 self._following = self._place = None
 
+    async def _follow(self) -> None:
+        """Begin to follow the logs, if nobody watched until now."""
+        if self._place is None:
+            self.version += 1  # nobody knows what changed meanwhile
+            self._place = await self._log.place()
+        if self._following is None:
+            self._following = asyncio.create_task(Loop("live", self._step, idle_seconds=_SECONDS).run(), name="live")
+
     async def _step(self) -> float:
         if self._stopping.is_set():
             self._announce(b"")
             return _SECONDS
         if self._place is None:
-            self._place = await self._log.place()
             return _SECONDS
         changed, self._place = await self._log.after(self._place)
         if changed:
@@ -73,6 +81,7 @@ class Live:
     def _announce(self, frame: bytes) -> None:
         self._frame = frame
         self._count += 1
+        self.version += 1
         announced, self._next = self._next, asyncio.Event()
         announced.set()
 

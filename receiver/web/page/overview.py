@@ -16,16 +16,16 @@ from receiver.domain.entity import iso
 from receiver.domain.rollups import HOUR, Sums, hour_of, total
 from receiver.store.attention import MOST_COUNTED, concerns, open_jobs
 from receiver.store.database import Database
-from receiver.store.rollups import DELIVERIES, RollupTable
+from receiver.store.rollups import DELIVERIES
 from receiver.upstream.pauses import Pauses
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.endpoints import BY_OPERATOR
 from receiver.web.page.api import Api
 from receiver.web.page.charts import Bar, bars
 from receiver.web.page.gate import Gate
+from receiver.web.page.hourly_sums import HourlySums
 from receiver.web.page.rendering import Pages
 from receiver.web.page.sessions import Session
-from receiver.web.stats import by_hour
 
 SPANS = {
     "day": (timedelta(hours=24), "24 hours"),
@@ -44,6 +44,7 @@ class Overview:
     database: Database
     slots: Mapping[str, ProviderSlot]
     pauses: Pauses
+    sums: HourlySums
 
     def routes(self) -> list[Route]:
         return [Route("/", self.gate.page(self.show), methods=["GET"])]
@@ -93,7 +94,7 @@ class Overview:
         """Sums of the last *length*, by provider, and columns of charts: of hours, or of days."""
         end = hour_of(now) + HOUR
         start = end - length
-        hours = by_hour(await RollupTable(self.database).between(start, end), start, end)
+        hours = await self.sums.between(start, end, now)
         step = 1 if length <= timedelta(hours=24) else 24 if length > timedelta(days=7) else 6
         columns = [
             (moments[0], _merged([hours[moment] for moment in moments])) for moments in _grouped(list(hours), step)
@@ -115,8 +116,10 @@ class Overview:
         end = hour_of(now).replace(hour=0) + timedelta(days=1)
         start = end - timedelta(days=14)
         days: dict[str, Sums] = {iso(start + timedelta(days=n)) or "": Sums() for n in range(14)}
-        for hour, _, sums in await RollupTable(self.database).between(start, end):
-            days[iso(hour.replace(hour=0)) or ""].add(sums)
+        for hour, sums in (await self.sums.between(start, end, now)).items():
+            for one in sums.values():
+                if one.cost:
+                    days[iso(hour.replace(hour=0)) or ""].add(Sums(cost=one.cost))
         units = sorted({unit for sums in days.values() for unit in sums.cost})
         return {
             unit: bars([Bar(day, {"spend": float(sums.cost.get(unit, Decimal(0)))}) for day, sums in days.items()])

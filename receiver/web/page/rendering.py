@@ -21,7 +21,7 @@ from receiver.web.page import formatting
 from receiver.web.page.sessions import Session
 from receiver.web.problems import NOT_FOUND
 
-_FRAGMENT = "fragment"
+FRAGMENT = "fragment"
 
 
 class Pages:
@@ -58,7 +58,7 @@ class Pages:
             "form_token": "" if session is None else session.form_token,
             **context,
         }
-        name = request.query_params.get(_FRAGMENT)
+        name = request.query_params.get(FRAGMENT)
         if name is None or status != 200:
             return HTMLResponse(page.render(values), status)
         if not name.startswith("live_") or name not in page.blocks:

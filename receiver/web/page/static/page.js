@@ -287,14 +287,12 @@ class Watch {
       return this.say();
     }
     if (this.source) return this.soon();
-    const reopened = this.opened === true;
     this.source = new EventSource(`${base}live`);
     this.source.addEventListener("open", () => {
       this.connected = true;
       this.say();
-      // What changed while nobody listened is not known.
-      if (this.opened || reopened) this.everything();
-      this.opened = true;
+      // What changed before, since the page was made, is not known.
+      this.everything();
     });
     this.source.addEventListener("error", () => {
       this.connected = false;
@@ -366,7 +364,7 @@ class Watch {
       }
     }
     // A slow server or many changes: ask less often.
-    this.restUntil = Date.now() + Math.max(1000, 10 * (Date.now() - began));
+    this.restUntil = Date.now() + Math.max(1500, 10 * (Date.now() - began));
     return this.soon();
   }
 }

@@ -1,0 +1,222 @@
+"""What the pages show and do, without a browser."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from submitter.sandbox import test_picture as picture_bytes
+from submitter.vocabulary import Failure, State
+from tests.support.pages import PAGES, TOKEN, Browser, form_token_of, signed_in
+from tests.support.running_receiver import RunningReceiver, running_receiver
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}"
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[RunningReceiver]:
+    async with running_receiver(tmp_path) as receiver:
+        yield receiver
+
+
+def badge_of(page: httpx.Response) -> str:
+    found = re.search(r'<div class="summary".*?</svg>([a-z]+)</span>', page.text, re.S)
+    assert found is not None
+    return found[1]
+
+
+async def test_every_page_has_the_navigation_and_a_heading_of_its_own(here: RunningReceiver) -> None:
+    job = await here.job()
+    async with signed_in(here) as browser:
+        for path in (*PAGES, f"/jobs/{job.id}"):
+            page = await browser.get(path)
+            assert page.status_code == 200, path
+            nav = page.text.partition("<nav")[2].partition("</nav>")[0]
+            names = re.findall(r"</svg>(\w+)</a>", nav)
+            assert names == ["Overview", "Jobs", "Deliveries", "Endpoints", "Providers", "Send"], path
+            assert page.text.count("<h1") == 1, path
+            assert re.search(r"<button[^>]*>Sign out</button>", page.text), path
+
+
+async def test_a_picture_is_sent_by_the_form_and_only_once(here: RunningReceiver) -> None:
+    async with signed_in(here) as browser:
+        form = await browser.get("/send?provider=novita")
+        assert 'name="novita.scale_factor"' in form.text
+        key = re.search(r'name="key" value="([^"]+)"', form.text)
+        assert key is not None
+        fields = {
+            "form_token": form_token_of(form),
+            "key": key[1],
+            "provider": "novita",
+            "novita.scale_factor": "3",
+            "freepik.scale_factor": '"2x"',
+        }
+        places = set()
+        for _ in range(2):
+            files = {"image": ("harbour at dusk.png", picture_bytes(64, 64), "image/png")}
+            answer = await browser.post("/send", data=fields, files=files)
+            assert answer.status_code == 303, answer.text
+            assert answer.next_request is not None
+            places.add(answer.next_request.url.path)
+        (place,) = places
+        page = await browser.get(place)
+        assert '<h1 class="file">harbour at dusk.png</h1>' in page.text
+        job = await here.client.get(f"/v1{place}")
+        assert job.json()["options"] == {"scale_factor": 3}
+        assert job.json()["input"]["file_name"] == "harbour at dusk.png"
+        before = await browser.get(f"{place}/input")
+        assert (before.status_code, before.content) == (200, picture_bytes(64, 64))
+
+
+async def test_what_can_not_be_sent_is_said_beside_the_form(here: RunningReceiver) -> None:
+    async with signed_in(here) as browser:
+        form_token = form_token_of(await browser.get("/send"))
+        picture = ("in.png", picture_bytes(64, 64), "image/png")
+        for fields, image, said in (
+            ({"provider": "novita", "novita.scale_factor": "9"}, picture, "scale_factor"),
+            ({"provider": "novita", "novita.scale_factor": "x"}, picture, "not a number"),
+            ({"provider": "novita", "novita.passthrough": "{"}, picture, "not JSON"),
+            ({"provider": "novita"}, ("in.txt", b"text", "text/plain"), "JPEG, PNG"),
+            ({"provider": "none"}, picture, "provider"),
+            ({"provider": "novita"}, ("", b"", "image/png"), "no image was chosen"),
+        ):
+            answer = await browser.post("/send", data={**fields, "form_token": form_token}, files={"image": image})
+            assert answer.status_code == 422, (fields, answer.text)
+            alert = answer.text.partition('role="alert">')[2].partition("</p>")[0]
+            assert said.lower() in alert.lower(), (fields, alert)
+        assert (await here.client.get("/v1/jobs")).json()["items"] == []
+
+
+async def test_buttons_of_a_job_apply_to_its_state(here: RunningReceiver) -> None:
+    expected = {
+        State.QUEUED: {"cancel"},
+        State.RUNNING: {"poll", "cancel"},
+        State.FAILED: {"resubmit"},
+        State.UNCONFIRMED: {"poll", "cancel", "resubmit"},
+        State.CANCELED: {"resubmit"},
+    }
+    async with signed_in(here) as browser:
+        for state, actions in expected.items():
+            job = await here.job("novita", state)
+            page = await browser.get(f"/jobs/{job.id}")
+            forms = re.findall(rf'action="\.\./jobs/{job.id}/(\w+)"', page.text)
+            assert set(forms) == actions, state
+            assert ("pay twice" in page.text) == (state is State.UNCONFIRMED)
+
+
+async def test_a_page_is_inert_whatever_a_job_holds(here: RunningReceiver) -> None:
+    job = await here.job(
+        state=State.FAILED,
+        metadata={HOSTILE: HOSTILE},
+        options={"prompt": HOSTILE},
+        error=Failure(HOSTILE, HOSTILE, False),
+        last_error=HOSTILE,
+        remote_id=HOSTILE,
+    )
+    await here.write_events(job, HOSTILE)
+    await here.read()
+    async with signed_in(here) as browser:
+        for path in ("/", f"/jobs/{job.id}", "/jobs", f"/jobs?q={HOSTILE}&state=failed", f"/deliveries?job={HOSTILE}"):
+            page = await browser.get(path)
+            assert page.status_code in (200, 422), path
+            assert "<script>" not in page.text and "<img src=x" not in page.text, path
+
+
+async def test_bulk_actions_count_first_and_then_do_it(here: RunningReceiver) -> None:
+    queued = [await here.job("novita", State.QUEUED, metadata={"batch": "b-7"}) for _ in range(3)]
+    other = await here.job("novita", State.QUEUED)
+    running = await here.job("novita", State.RUNNING, metadata={"batch": "b-7"})
+    async with signed_in(here) as browser:
+        asked = {"form_token": form_token_of(await browser.get("/")), "action": "cancel", "q": "B-7"}
+        page = await browser.post("/jobs/bulk", data=asked)
+        assert "Cancel: 3 jobs" in page.text
+        assert {(await here.now(job)).state for job in queued} == {State.QUEUED}
+        before = re.search(r'name="before" value="([^"]+)"', page.text)
+        assert before is not None
+        later = await here.job("novita", State.QUEUED, metadata={"batch": "b-7"})
+        answer = await browser.post("/jobs/bulk", data={**asked, "confirmed": "true", "before": before[1]})
+        assert answer.next_request is not None
+        assert "3 jobs canceled" in (await browser.send(answer.next_request)).text
+        assert {(await here.now(job)).state for job in queued} == {State.CANCELED}
+        assert {(await here.now(job)).state for job in (other, later)} == {State.QUEUED}
+        assert (await here.now(running)).state is State.RUNNING
+
+
+async def test_pages_work_below_any_prefix(here: RunningReceiver) -> None:
+    job = await here.job("novita", State.QUEUED)
+    hosts = Starlette(routes=[Mount("/tools/upscaling", app=here.receiver.app)])
+    async with Browser(hosts) as browser:
+        answer = await browser.get(f"/tools/upscaling/jobs/{job.id}", follow_redirects=True)
+        assert answer.url.path == "/tools/upscaling/login"
+        answer = await browser.post("/tools/upscaling/login", data={"token": TOKEN, "next": f"jobs/{job.id}"})
+        assert "Path=/tools/upscaling;" in answer.headers["set-cookie"]
+        page = await browser.get(f"/tools/upscaling/jobs/{job.id}")
+        assert page.status_code == 200
+        assert re.findall(r'(?:href|src|action)="/', page.text) == []
+        for link in set(re.findall(r'(?:href|src)="([^"#]+)"', page.text)):
+            found = await browser.get(page.url.join(html.unescape(link)))
+            assert found.status_code == 200 or link.endswith("/input"), link
+        answer = await browser.post(
+            str(page.url.join(f"../jobs/{job.id}/cancel")), data={"form_token": form_token_of(page)}
+        )
+        assert answer.next_request is not None
+        assert answer.next_request.url.path == f"/tools/upscaling/jobs/{job.id}"
+    assert (await here.now(job)).state is State.CANCELED
+
+
+async def test_the_cookie_is_for_the_path_of_the_public_url(tmp_path: Path) -> None:
+    async with (
+        running_receiver(tmp_path, public_url="https://hooks.example.com/tools") as here,
+        Browser(here.receiver.app) as browser,
+    ):
+        answer = await browser.post("/login", data={"token": TOKEN})
+        assert "Path=/tools;" in answer.headers["set-cookie"]
+        answer = await browser.post("/login", data={"token": TOKEN}, headers={"host": "127.0.0.1:8000"})
+        assert "Path=/;" in answer.headers["set-cookie"]
+
+
+async def test_fragments_are_shared_and_their_form_tokens_are_not(here: RunningReceiver) -> None:
+    job = await here.job("novita", State.QUEUED)
+    path = f"/jobs/{job.id}?fragment=live_main"
+    async with signed_in(here) as one, signed_in(here) as other:
+        fragments = [await browser.get(path) for browser in (one, other)]
+        tokens = [form_token_of(fragment) for fragment in fragments]
+        assert tokens[0] != tokens[1]
+        assert tokens == [form_token_of(await browser.get("/")) for browser in (one, other)]
+        assert "<html" not in fragments[0].text
+        for browser, token in zip((one, other), reversed(tokens), strict=True):
+            answer = await browser.post(f"/jobs/{job.id}/cancel", data={"form_token": token})
+            assert answer.status_code == 403
+        for wrong in ("main", "title", "live_none", "base.html"):
+            assert (await one.get(f"/jobs?fragment={wrong}")).status_code == 404
+        assert badge_of(fragments[0]) == "queued"
+
+
+async def test_an_endpoint_is_made_tested_and_its_secret_shown_once(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path, allow_networks="127.0.0.0/8") as here, signed_in(here) as browser:
+        form_token = form_token_of(await browser.get("/endpoints"))
+        asked = {"form_token": form_token, "url": "http://127.0.0.1:8999/hooks", "event_types": ["job.failed"]}
+        made = await browser.post("/endpoints", data={**asked, "timeout_seconds": "5", "concurrency": "2"})
+        assert made.status_code == 200, made.text.partition('role="alert"')[2][:300]
+        assert re.search(r'<code id="secret">whsec_[^<]{20,}</code>', made.text)
+        (endpoint,) = (await here.client.get("/v1/endpoints")).json()["items"]
+        assert (endpoint["event_types"], endpoint["timeout_seconds"], endpoint["concurrency"]) == (["job.failed"], 5, 2)
+        assert "whsec_" not in (await browser.get("/endpoints")).text
+        path = f"/endpoints/{endpoint['id']}"
+        rotated = await browser.post(f"{path}/rotate-secret", data={"form_token": form_token})
+        assert "whsec_" in rotated.text
+        for action in ("disable", "enable", "test"):
+            assert (await browser.post(f"{path}/{action}", data={"form_token": form_token})).status_code == 303
+        wrong = await browser.post(
+            path, data={"form_token": form_token, "url": "http://192.0.2.1/", "concurrency": "x"}
+        )
+        assert wrong.status_code == 422 and 'role="alert"' in wrong.text
+        assert (await browser.post(f"{path}/remove", data={"form_token": form_token})).status_code == 303
+        assert (await here.client.get("/v1/endpoints")).json()["items"] == []
