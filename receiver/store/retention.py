@@ -210,14 +210,15 @@ def _rest(began: float) -> float:
 
 
 _SCAN = 500
+# One look-up for each row: of an EXISTS, PostgreSQL would make a table of all open jobs, and read all jobs for it.
 _OLD_EVIDENCE = (
-    "SELECT id, read_at IS NOT NULL AND NOT EXISTS"
-    f" (SELECT 1 FROM jobs WHERE jobs.id = evidence.job_id AND state NOT IN {_ENDED}), body_name, received_at"
-    " FROM evidence WHERE id > ? ORDER BY id LIMIT ?"
+    "SELECT id, read_at IS NOT NULL"
+    f" AND coalesce((SELECT state FROM jobs WHERE jobs.id = evidence.job_id), 'succeeded') IN {_ENDED},"
+    " body_name, received_at FROM evidence WHERE id > ? ORDER BY id LIMIT ?"
 )
 _OLD_ATTEMPTS = (
-    "SELECT id, NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.id = attempts.delivery_id"
-    " AND deliveries.state = 'pending'), NULL, started_at FROM attempts WHERE id > ? ORDER BY id LIMIT ?"
+    "SELECT id, coalesce((SELECT state FROM deliveries WHERE deliveries.id = attempts.delivery_id), '') <> 'pending',"
+    " NULL, started_at FROM attempts WHERE id > ? ORDER BY id LIMIT ?"
 )
 _NEEDED = f"SELECT id FROM jobs WHERE id IN (??) AND (state NOT IN {_ENDED} OR finished_at >= ?)"
 _IDLE = "next_poll_at IS NULL AND NOT EXISTS (SELECT 1 FROM evidence WHERE job_id = jobs.id AND read_at IS NULL)"
