@@ -58,42 +58,25 @@ def fill(path: Path, *, evidence: int) -> None:
 
 def add_running(path: Path, count: int) -> list[tuple[str, str]]:
     """(job id, task id) of *count* fresh running jobs that await their callbacks."""
-    now = time.time_ns() // 1000
-    hour = 3_600_000_000
-    made = [(new_id("job"), secrets.token_hex(18)) for _ in range(count)]
+    made = running_jobs(count)
     with sqlite3.connect(path, isolation_level=None, timeout=30) as db:
         for start in range(0, count, 2000):
             db.execute("BEGIN IMMEDIATE")
-            _insert(
-                db,
-                "jobs",
-                JOB,
-                (
-                    (
-                        job,
-                        "freepik",
-                        "running",
-                        3,
-                        '{"scale_factor":"2x","optimized_for":"soft_portraits"}',
-                        '{"order":"2026-4711"}',
-                        task,
-                        "CREATED",
-                        1,
-                        job,
-                        None,
-                        1,
-                        0,
-                        now,
-                        now + hour,
-                        now + hour,
-                        now,
-                        None,
-                    )
-                    for job, task in made[start : start + 2000]
-                ),
-            )
+            _insert(db, "jobs", JOB, iter(made[start : start + 2000]))
             db.execute("COMMIT")
-    return made
+    return [(row[0], row[6]) for row in made]
+
+
+def running_jobs(count: int) -> list[tuple[Any, ...]]:
+    """Rows of *count* fresh running jobs; the columns are those of `JOB`."""
+    now, hour = time.time_ns() // 1000, 3_600_000_000
+    options, metadata = '{"scale_factor":"2x","optimized_for":"soft_portraits"}', '{"order":"2026-4711"}'
+    rows: list[tuple[Any, ...]] = []
+    for _ in range(count):
+        job, task = new_id("job"), secrets.token_hex(18)
+        moments = (now, now + hour, now + hour, now, None)
+        rows.append((job, "freepik", "running", 3, options, metadata, task, "CREATED", 1, job, None, 1, 0, *moments))
+    return rows
 
 
 def settle_old_images(path: Path) -> None:

@@ -1,6 +1,9 @@
 """
 How many callbacks a second are taken in, durably: `python -m tests.bench ingest [--rounds 5] [--rows 1000000]`.
 
+`--processes N` runs ours in N processes: the last settles, the others answer. `--database postgresql` puts it on a
+PostgreSQL server from the wheel, which waits for its disk; the rows come there by `receiver transfer`.
+
 In one run, interleaved: a Starlette route that does nothing; a receiver that commits once per request; ours, with all
 checks, logs (JSON, to a file) and metrics on, `synchronous=FULL`, on a database that already holds a million rows of
 evidence. Callbacks are signed, of distinct running jobs, over 64 keep-alive connections; the load comes from a process
@@ -10,6 +13,8 @@ of its own on the same machine. Ratios to the first are what travels from machin
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -30,9 +35,12 @@ from typing import Any
 
 from receiver.domain.tokens import Tokens
 from receiver.store import tables
-from submitter.signatures import sign
+from receiver.store.database import open_database
+from receiver.store.statements import Fetch, alone
+from submitter.signatures import new_secret, sign
 from tests.bench import filling
 from tests.bench.load import write_requests
+from tests.support.postgresql import running_postgresql
 
 _KEY = "a-key-for-the-benchmark"
 _SECRET = "a-webhook-secret-for-the-benchmark"
@@ -41,8 +49,10 @@ _SECRET = "a-webhook-secret-for-the-benchmark"
 class Bench:
     """The three servers, and a directory that outlives the run so that the big database is built once."""
 
-    def __init__(self, directory: Path, rows: int) -> None:
+    def __init__(self, directory: Path, rows: int, *, processes: int = 1, database_url: str | None = None) -> None:
         self.directory = directory
+        self.processes = processes
+        self.database_url = database_url
         self.rows = rows
         self.database = directory / "data" / "receiver.db"
         self.ports = {name: _free_port() for name in ("nothing", "naive", "ours")}
@@ -73,11 +83,24 @@ class Bench:
         filling.settle_old_images(self.database)
         for old in self.directory.glob("naive.db*"):
             old.unlink()
+        if self.database_url is not None:
+            print("transferring the rows to PostgreSQL", flush=True)
+            subprocess.run(
+                [*_OURS, "transfer", "--to", self.database_url],
+                env=self.environment,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            self.environment |= {
+                "RECEIVER_DATABASE_URL": self.database_url,
+                "RECEIVER_API_TOKENS": "a-token-for-the-benchmark",
+                "RECEIVER_NOTIFY_SECRETS": new_secret(),
+            }
 
     def start(self, name: str) -> None:
         port = str(self.ports[name])
         if name == "ours":
-            command = [*_OURS, "serve", "--port", port]
+            command = [*_OURS, "serve", "--port", port, "--processes", str(self.processes)]
         else:
             command = [sys.executable, "-m", "tests.bench.peers", name, port, str(self.directory)]
         with (self.directory / f"{name}.log").open("wb") as log:
@@ -110,7 +133,7 @@ class Bench:
     def callbacks(self, name: str, count: int) -> Path:
         """A file of *count* requests; for ours each is of a job of its own, which runs and awaits it."""
         jobs = (
-            filling.add_running(self.database, count)
+            self.running_jobs(count)
             if name == "ours"
             else [(f"job_{n:026}", secrets.token_hex(18)) for n in range(count)]
         )
@@ -139,7 +162,17 @@ class Bench:
             raise RuntimeError(f"{name} answered {result['statuses']}")
         return result
 
+    def running_jobs(self, count: int) -> list[tuple[str, str]]:
+        """(job id, task id) of fresh running jobs."""
+        if self.database_url is None:
+            return filling.add_running(self.database, count)
+        rows = filling.running_jobs(count)
+        asyncio.run(_append(self.database_url, rows))
+        return [(row[0], row[6]) for row in rows]
+
     def unread(self) -> int:
+        if self.database_url is not None:
+            return asyncio.run(_unread(self.database_url))
         with sqlite3.connect(self.database, timeout=30) as db:
             return int(db.execute("SELECT count(*) FROM evidence WHERE read_at IS NULL").fetchone()[0])
 
@@ -186,18 +219,27 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_000_000, help="evidence rows that are there before")
     parser.add_argument("--burst", type=int, default=8000, help="callbacks in one burst of ours")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite", help="what ours runs on")
+    parser.add_argument("--processes", type=int, default=1, help="processes of ours: all but the last answer")
     schema = hashlib.sha256(Path(tables.__file__).read_bytes()).hexdigest()[:8]
     cached = Path(tempfile.gettempdir()) / f"receiver-bench-ingest-{schema}"
     parser.add_argument("--directory", type=Path, default=cached, help="kept, so that the database is filled once")
     given = parser.parse_args(argv)
-    bench = Bench(given.directory, given.rows)
+    with contextlib.ExitStack() as stack:
+        url = None
+        if given.database == "postgresql":
+            url = stack.enter_context(running_postgresql(durable=True)).url
+        _run(Bench(given.directory, given.rows, processes=given.processes, database_url=url), given.rounds, given.burst)
+
+
+def _run(bench: Bench, rounds: int, burst: int) -> None:
     bench.prepare()
     for name in bench.ports:
         bench.start(name)
     try:
         for name in bench.ports:
             bench.wait_ready(name)
-        _report(bench, given.rounds, given.burst)
+        _report(bench, rounds, burst)
     finally:
         bench.stop()
 
@@ -224,7 +266,8 @@ def _report(bench: Bench, rounds: int, burst: int) -> None:
         found["p50"].append(steady["p50"] * 1000)
         found["p99"].append(steady["p99"] * 1000)
         print(f"round {number + 1}: " + ", ".join(f"{name} {values[-1]:.5g}" for name, values in found.items()))
-    waiting, ready, drained = bench.recovery(burst)
+    killed = bench.processes == 1  # of several, the parent is no part of what is measured
+    waiting, ready, drained = bench.recovery(burst) if killed else (0, 0.0, 0.0)
     rows = filling.evidence_rows(bench.database)
     base, naive = statistics.median(found["nothing"]), statistics.median(found["naive"])
 
@@ -232,7 +275,9 @@ def _report(bench: Bench, rounds: int, burst: int) -> None:
         print(f"| {title} | {statistics.median(values):,.0f} | {min(values):,.0f} to {max(values):,.0f} |", end="")
         print(f" {ratio(statistics.median(values))} |")
 
-    print(f"\n{rows:,} rows of evidence, 64 connections, median of {rounds}, {os.cpu_count()} cores\n")
+    where = "SQLite" if bench.database_url is None else "PostgreSQL"
+    print(f"\n{where}, {bench.processes} of our processes, {rows:,} rows of evidence, 64 connections,", end=" ")
+    print(f"median of {rounds}, {os.cpu_count()} cores\n")
     print("| | per second | spread | of a route that does nothing |\n|---|---|---|---|")
     row("a route that does nothing", found["nothing"], lambda value: "1")
     row("one commit per request", found["naive"], lambda value: f"{value / base:.3f}")
@@ -245,9 +290,30 @@ def _report(bench: Bench, rounds: int, burst: int) -> None:
     p50, p99 = found["p50"], found["p99"]
     print(
         f"\nAt an offered 1,000 callbacks/s: p50 {statistics.median(p50):.1f} ms, p99 {statistics.median(p99):.1f} ms"
-        f" ({min(p99):.1f} to {max(p99):.1f}). SIGKILL after a burst of {burst:,}, {waiting:,} of them unread:"
-        f" ready after {ready:.1f} s, drained after {drained:.1f} s."
+        f" ({min(p99):.1f} to {max(p99):.1f})."
     )
+    if killed:
+        print(
+            f"SIGKILL after a burst of {burst:,}, {waiting:,} of them unread: ready after {ready:.1f} s,"
+            f" drained after {drained:.1f} s."
+        )
+
+
+async def _append(url: str, rows: list[tuple[Any, ...]]) -> None:
+    database = await open_database(url)
+    try:
+        await database.append("jobs", filling.JOB, rows)
+    finally:
+        await database.close()
+
+
+async def _unread(url: str) -> int:
+    database = await open_database(url)
+    try:
+        ((count,),) = await database.read(alone(Fetch("SELECT count(*) FROM evidence WHERE read_at IS NULL")))
+        return int(count)
+    finally:
+        await database.close()
 
 
 def _free_port() -> int:

