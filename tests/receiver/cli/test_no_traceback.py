@@ -161,7 +161,7 @@ for number, words in enumerate(commands):
         sys.stdout, sys.stderr = (open(n, "w", encoding=encoding, closefd=False) for n in (1, 2))
         sys.argv = [program, *words]
         (receiver if program == "receiver" else submitter).cli.main()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300  # the SDK retries for a minute
     while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < until:
         time.sleep(0.01)
     if ended == (0, 0):
