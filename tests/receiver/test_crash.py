@@ -156,7 +156,6 @@ async def test_a_death_at_each_commit_point_of_the_way_of_a_job(moment: str, tmp
             wrong_jobs: list[str] = []
             await eventually(
                 lambda: all_right(client, sandbox, accepted, wrong_jobs),
-                seconds=60,
                 what=lambda: f"{wrong_jobs}\n{receiver.log[-3000:]}",
             )
         await receiver.stop()

@@ -29,7 +29,11 @@ async def patiently(awaitable: Awaitable[T]) -> T:
 async def eventually(
     condition: Callable[[], Any], *, what: Callable[[], str] = lambda: "it never came true", seconds: float = 0
 ) -> None:
-    """Return when *condition* (plain or async) is true; fail with *what* after `PATIENCE_SECONDS`."""
+    """
+    Return when *condition* (plain or async) is true; fail with *what* after `PATIENCE_SECONDS`.
+
+    *seconds* lengthens that for work whose size is chosen outside, and shortens nothing.
+    """
     loop = asyncio.get_running_loop()
     until = loop.time() + max(seconds, PATIENCE_SECONDS)
     pause = 0.002

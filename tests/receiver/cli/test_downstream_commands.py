@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,20 +16,10 @@ from tests.support.waiting import eventually
 
 async def command(receiver: LiveReceiver, *args: str, status: int = 0) -> Any:
     """What it printed with `--json`; its text where it fails."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from receiver.cli import main; main()",
-        *args,
-        "--json",
-        env=receiver.full_environment(),
-        cwd=receiver.data_dir.parent,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode == status, (out + err).decode()
-    return json.loads(out) if status == 0 else (out + err).decode()
+    environment, directory = receiver.full_environment(), receiver.data_dir.parent
+    done = await receiver_command(*args, "--json", environment=environment, directory=directory)
+    assert done.status == status, done.out + done.err
+    return done.json if status == 0 else done.out + done.err
 
 
 async def test_an_endpoint_is_looked_after_from_the_shell(tmp_path: Path) -> None:

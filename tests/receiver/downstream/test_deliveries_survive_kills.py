@@ -45,7 +45,6 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
             await receiver.start(ready=False)
             await eventually(
                 lambda: len({seen.id for seen in subscriber.seen}) == EVENTS,
-                seconds=60,
                 what=lambda: f"{len({seen.id for seen in subscriber.seen})} of {EVENTS} arrived",
             )
             await eventually(lambda database=receiver.data_dir / "receiver.db": pending(database) == 0)  # type: ignore[misc]
