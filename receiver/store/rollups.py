@@ -8,10 +8,12 @@ are in the order of time. Deliveries belong to no provider: their sums stand und
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from receiver.domain.ids import lowest_id
 from receiver.domain.rollups import HOUR, Sums
@@ -49,7 +51,11 @@ class RollupTable:
     async def between(self, since: datetime, until: datetime) -> list[tuple[datetime, str, Sums]]:
         """Sums from *since* until before *until*, oldest first: (hour, provider, sums)."""
         rows = await self._database.read(alone(Fetch(_BETWEEN, (us(since), us(until)))))
-        return [(moment(hour), provider, Sums.from_json(json.loads(body))) for hour, provider, body in rows]
+        return await asyncio.to_thread(_read, rows)  # a month is thousands of rows
+
+
+def _read(rows: Sequence[Any]) -> list[tuple[datetime, str, Sums]]:
+    return [(moment(hour), provider, Sums.from_json(json.loads(body))) for hour, provider, body in rows]
 
 
 def _summed(hour: datetime, providers: Sequence[str]) -> Work[dict[str, Sums]]:

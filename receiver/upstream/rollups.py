@@ -54,7 +54,7 @@ class Rollups:
         closed = now >= hour + HOUR + _STAYS_OPEN
         self._next = hour + HOUR if closed else current if hour < current else self._open(current, now)
         took = time.monotonic() - began
-        return min(4 * took, 1.0) if closed else min(max(_PAUSE_SECONDS, _REST * took), 600.0)
+        return min(took, 1.0) if closed else min(max(_PAUSE_SECONDS, _REST * took), 600.0)
 
     def _open(self, current: datetime, now: datetime) -> datetime:
         """The hour to sum after the current one: the one before is open for some minutes."""

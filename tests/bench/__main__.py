@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("archive", "ingest", "deliver", "poll", "floods", "soak", "upload")
+NAMES = ("archive", "ingest", "deliver", "poll", "floods", "pages", "soak", "upload")
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:

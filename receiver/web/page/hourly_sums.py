@@ -1,37 +1,80 @@
-"""Hourly sums as the overview reads them: hours that are over are read once, since they don't change any more."""
+"""
+Hourly sums as the overview reads them: in columns of one hour or several.
+
+What is over does not change any more: its hours are read once, and its columns are added up once.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from receiver.domain.rollups import HOUR, Sums, hour_of
+from receiver.domain.rollups import HOUR, Sums, hour_of, total
 from receiver.store.rollups import RollupTable
 
-Hours = dict[datetime, dict[str, Sums]]
+ByProvider = dict[str, Sums]
+Column = tuple[datetime, ByProvider]
 _OPEN = 2 * HOUR
+_KEPT = timedelta(days=40)
 
 
 class HourlySums:
-    """Remembers closed hours once the loop that sums them has come past them."""
+    """Remembers hours and columns once the loop that sums hours has come past them."""
 
     def __init__(self, table: RollupTable) -> None:
         self._table = table
-        self._closed: Hours = {}
+        self._hours: dict[datetime, ByProvider] = {}
+        self._columns: dict[tuple[datetime, int], ByProvider] = {}
 
-    async def between(self, start: datetime, end: datetime, now: datetime) -> Hours:
-        """Every hour from *start* until before *end*, oldest first, with the sums of each provider."""
+    async def columns(self, length: timedelta, step: int, now: datetime) -> list[Column]:
+        """
+        The last *length* until the end of this hour, in columns of *step* hours, oldest first.
+
+        Columns begin at whole multiples of *step* hours of a day (UTC); the first may reach further back, the last one
+        is not over yet.
+        """
+        end = hour_of(now) + HOUR
+        start = end - length
+        start -= (start.hour % step) * HOUR
+        hours = await self._between(start, end, now)
+        columns = []
+        while start < end:
+            column = self._columns.get((start, step))
+            if column is None:
+                parts = [hours[hour] for n in range(step) if (hour := start + n * HOUR) in hours]
+                column = merged(parts)
+                if all(start + n * HOUR in self._hours for n in range(step)):
+                    self._columns[start, step] = column
+            columns.append((start, column))
+            start += step * HOUR
+        return columns
+
+    async def _between(self, start: datetime, end: datetime, now: datetime) -> dict[datetime, ByProvider]:
+        """Every hour from *start* until before *end*."""
         known = start
-        while known in self._closed:
+        while known in self._hours:
             known += HOUR
-        fresh: Hours = {}
+        fresh: dict[datetime, ByProvider] = {}
         for hour, provider, sums in await self._table.between(known, end):
             fresh.setdefault(hour, {})[provider] = sums
-        open_from = hour_of(now) - _OPEN
-        hours: Hours = {}
-        caught_up = max(fresh, default=start) >= open_from
+        # Hours are summed one after the other: those before the last one that is there are complete.
+        open_from = min(hour_of(now) - _OPEN, max(fresh, default=start))
+        hours: dict[datetime, ByProvider] = {}
         while start < end:
-            hours[start] = self._closed[start] if start < known else fresh.get(start, {})
-            if caught_up and start < open_from:
-                self._closed[start] = hours[start]
+            hours[start] = self._hours[start] if start < known else fresh.get(start, {})
+            if start < open_from:
+                self._hours[start] = hours[start]
             start += HOUR
+        self._forget(now - _KEPT)
         return hours
+
+    def _forget(self, before: datetime) -> None:
+        for hour in [hour for hour in self._hours if hour < before]:
+            del self._hours[hour]
+        for key in [key for key in self._columns if key[0] < before]:
+            del self._columns[key]
+
+
+def merged(several: list[ByProvider]) -> ByProvider:
+    """The sums of several moments together, by provider."""
+    names = sorted({name for sums in several for name in sums})
+    return {name: total(sums[name] for sums in several if name in sums) for name in names}

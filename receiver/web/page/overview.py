@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.domain.entity import iso
-from receiver.domain.rollups import HOUR, Sums, hour_of, total
+from receiver.domain.rollups import Sums, total
 from receiver.store.attention import MOST_COUNTED, concerns, open_jobs
 from receiver.store.database import Database
 from receiver.store.rollups import DELIVERIES
@@ -23,15 +23,18 @@ from receiver.web.endpoints import BY_OPERATOR
 from receiver.web.page.api import Api
 from receiver.web.page.charts import Bar, bars
 from receiver.web.page.gate import Gate
-from receiver.web.page.hourly_sums import HourlySums
+from receiver.web.page.hourly_sums import HourlySums, merged
 from receiver.web.page.rendering import Pages
 from receiver.web.page.sessions import Session
 
 SPANS = {
-    "day": (timedelta(hours=24), "24 hours"),
-    "week": (timedelta(days=7), "7 days"),
-    "month": (timedelta(days=30), "30 days"),
+    "day": (timedelta(hours=24), 1, "24 hours"),
+    "week": (timedelta(days=7), 6, "7 days"),
+    "month": (timedelta(days=30), 24, "30 days"),
 }
+"""How long, the hours of a column, and words."""
+_SPEND_DAYS = timedelta(days=13)
+"""And today."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Overview:
     async def show(self, request: Request, session: Session) -> Response:
         now = datetime.now(UTC)
         span = request.query_params.get("span", "day")
-        length, words = SPANS.get(span, SPANS["day"])
+        length, step, words = SPANS.get(span, SPANS["day"])
         context = {
             "span": span if span in SPANS else "day",
             "span_words": words,
@@ -60,7 +63,7 @@ class Overview:
             "attention": await self._attention(session, now),
             "most": MOST_COUNTED,
             "open": await open_jobs(self.database, tuple(self.slots)),
-            **await self._figures(now, length),
+            **await self._figures(now, length, step),
             "configured": [name for name, slot in self.slots.items() if slot.configured],
         }
         return self.pages.answer(request, session, "overview.html", context)
@@ -90,19 +93,12 @@ class Overview:
             ],
         }
 
-    async def _figures(self, now: datetime, length: timedelta) -> dict[str, Any]:
-        """Sums of the last *length*, by provider, and columns of charts: of hours, or of days."""
-        end = hour_of(now) + HOUR
-        start = end - length
-        hours = await self.sums.between(start, end, now)
-        step = 1 if length <= timedelta(hours=24) else 24 if length > timedelta(days=7) else 6
-        columns = [
-            (moments[0], _merged([hours[moment] for moment in moments])) for moments in _grouped(list(hours), step)
-        ]
-        providers = _merged(list(hours.values()))
+    async def _figures(self, now: datetime, length: timedelta, step: int) -> dict[str, Any]:
+        """Sums of the last *length*, by provider, and columns of charts: of an hour, of some, or of a day."""
+        columns = await self.sums.columns(length, step, now)
+        providers = merged([sums for _, sums in columns])
         deliveries = providers.pop(DELIVERIES, Sums())
         return {
-            "step": step,
             "all": total(providers.values()),
             "providers": providers,
             "deliveries": deliveries.attempts,
@@ -113,18 +109,16 @@ class Overview:
 
     async def _spend(self, now: datetime) -> dict[str, Any]:
         """What the last two weeks cost, a day at a time, by unit: credits and money can't be added."""
-        end = hour_of(now).replace(hour=0) + timedelta(days=1)
-        start = end - timedelta(days=14)
-        days: dict[str, Sums] = {iso(start + timedelta(days=n)) or "": Sums() for n in range(14)}
-        for hour, sums in (await self.sums.between(start, end, now)).items():
-            for one in sums.values():
-                if one.cost:
-                    days[iso(hour.replace(hour=0)) or ""].add(Sums(cost=one.cost))
-        units = sorted({unit for sums in days.values() for unit in sums.cost})
+        days = {iso(day) or "": _cost(sums) for day, sums in await self.sums.columns(_SPEND_DAYS, 24, now)}
+        units = sorted({unit for cost in days.values() for unit in cost})
         return {
-            unit: bars([Bar(day, {"spend": float(sums.cost.get(unit, Decimal(0)))}) for day, sums in days.items()])
+            unit: bars([Bar(day, {"spend": float(cost.get(unit, Decimal(0)))}) for day, cost in days.items()])
             for unit in units
         }
+
+
+def _cost(sums: Mapping[str, Sums]) -> dict[str, Decimal]:
+    return total(Sums(cost=one.cost) for one in sums.values()).cost
 
 
 def _finished_bar(at: datetime, sums: Mapping[str, Sums]) -> Bar:
@@ -136,12 +130,3 @@ def _finished_bar(at: datetime, sums: Mapping[str, Sums]) -> Bar:
 def _delivery_bar(at: datetime, sums: Mapping[str, Sums]) -> Bar:
     attempts = sums.get(DELIVERIES, Sums()).attempts
     return Bar(iso(at) or "", {"delivered": attempts.get("delivered", 0), "failed": attempts.get("failed", 0)})
-
-
-def _merged(several: Sequence[Mapping[str, Sums]]) -> dict[str, Sums]:
-    names = sorted({name for sums in several for name in sums})
-    return {name: total(sums[name] for sums in several if name in sums) for name in names}
-
-
-def _grouped(moments: list[datetime], step: int) -> list[list[datetime]]:
-    return [moments[at : at + step] for at in range(0, len(moments), step)]

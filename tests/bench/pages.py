@@ -1,0 +1,108 @@
+"""
+What open pages cost a callback: `python -m tests.bench pages [--rounds 7] [--pages 50]`.
+
+Callbacks come at 200 a second, in turn without and with pages that watch: each holds the stream of changes, and fetches
+what it shows when something changed, as often as the module of the pages does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.bench.ingest import Bench
+
+_TOKEN = "a-token-for-the-benchmark"
+_PATHS = (
+    "/?fragment=live_main",
+    "/jobs?fragment=live_rows",
+    "/jobs?state=succeeded&fragment=live_rows",
+    "/deliveries?fragment=live_rows",
+)
+_REST_SECONDS = 1.5
+
+
+async def _watch(origin: str, number: int, fetched: list[float]) -> None:
+    path = _PATHS[number % len(_PATHS)]
+    async with httpx.AsyncClient(base_url=origin, timeout=60, trust_env=False) as client:
+        assert (await client.post("/login", data={"token": _TOKEN})).status_code == 303
+        rest_until = 0.0
+        async with client.stream("GET", "/live") as stream:
+            async for line in stream.aiter_lines():
+                if line != "event: change" or time.monotonic() < rest_until:
+                    continue
+                began = time.monotonic()
+                answer = await client.get(path)
+                answer.raise_for_status()
+                took = time.monotonic() - began
+                fetched.append(took)
+                rest_until = time.monotonic() + max(_REST_SECONDS, 10 * took)
+
+
+async def _watch_all(origin: str, count: int, seconds: float) -> None:
+    """Print how many fragments were fetched, and how long that took."""
+    fetched: list[float] = []
+    watching = [asyncio.create_task(_watch(origin, number, fetched)) for number in range(count)]
+    done, _ = await asyncio.wait(watching, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    for task in watching:
+        task.cancel()
+    await asyncio.gather(*watching, return_exceptions=True)
+    for task in done:
+        task.result()
+    print(json.dumps({"fetched": len(fetched), "median": statistics.median(fetched or [0.0])}))
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench pages")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pages", type=int, default=50)
+    parser.add_argument("--rows", type=int, default=50_000, help="evidence rows that are there before")
+    parser.add_argument("--watch", help="used by the benchmark itself: watch this origin")
+    given = parser.parse_args(argv)
+    if given.watch:
+        asyncio.run(_watch_all(given.watch, given.pages, 12.0))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Path(directory), given.rows)
+        bench.environment["RECEIVER_API_TOKENS"] = _TOKEN
+        bench.prepare()
+        try:
+            for name in ("nothing", "ours"):
+                bench.start(name)
+                bench.wait_ready(name)
+            _report(bench, given.rounds, given.pages)
+        finally:
+            bench.stop()
+
+
+def _report(bench: Bench, rounds: int, pages: int) -> None:
+    bench.offered(200, 3)
+    alone: list[float] = []
+    watched: list[float] = []
+    for number in range(rounds):
+        for into, count in ((alone, 0), (watched, pages)):
+            watcher = _watcher(bench, count) if count else None
+            time.sleep(2.5)
+            into.append(bench.offered(200, 8)["p99"] * 1000)
+            said = watcher.communicate()[0].decode().strip() if watcher else ""
+        print(f"round {number + 1}: p99 {alone[-1]:.2f} ms alone, {watched[-1]:.2f} ms with {pages} pages {said}")
+    ratio = statistics.median(watched) / statistics.median(alone)
+    print(
+        f"\nAt 200 callbacks/s: p99 {statistics.median(alone):.1f} ms, with {pages} open pages"
+        f" {statistics.median(watched):.1f} ms ({ratio:.2f} times)."
+    )
+
+
+def _watcher(bench: Bench, pages: int) -> subprocess.Popen[bytes]:
+    origin = f"http://127.0.0.1:{bench.ports['ours']}"
+    command = [sys.executable, "-m", "tests.bench", "pages", "--watch", origin, "--pages", str(pages)]
+    return subprocess.Popen(command, env=bench.environment, stdout=subprocess.PIPE)
