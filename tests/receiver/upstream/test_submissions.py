@@ -1,9 +1,9 @@
 """From the queue to the provider: claims, cancellations, and what a late word may still do."""
 
 import asyncio
-import contextlib
 import dataclasses
-import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -248,16 +248,16 @@ async def test_a_stop_does_not_wait_for_a_disk_that_takes_no_answer(tmp_path: Pa
 
 async def test_what_it_was_still_preparing_is_not_taken_up_twice(tmp_path: Path) -> None:
     async with loops(tmp_path) as running:
-        picture = running.blobs.input_path("picture")
-        picture.unlink()
-        os.mkfifo(picture)  # opening it waits for somebody who writes
-        await running.add("novita")
-        await running.submissions.step()
-        running.clock.now += LEASE * 2
-        await running.submissions.step()
-        busy = running.submissions.pools["novita"].busy
-        for _ in range(busy):
-            with contextlib.suppress(BrokenPipeError):  # what was written so far may have been enough for all of them
-                await asyncio.to_thread(picture.write_bytes, b"no picture")
+        release, loop = threading.Event(), asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        occupied = loop.run_in_executor(None, release.wait)  # its picture is examined on the one thread there is
+        try:
+            await running.add("novita")
+            await running.submissions.step()
+            running.clock.now += LEASE * 2
+            await running.submissions.step()
+            assert running.submissions.pools["novita"].busy == 1
+        finally:
+            release.set()
+            await occupied
         await eventually(lambda: running.submissions.pools["novita"].busy == 0)
-        assert busy == 1
