@@ -165,6 +165,13 @@ async def test_waiting_survives_cuts_and_a_restart_of_the_receiver(tmp_path: Pat
         relay = Relay(running.port)
         async with relay.running() as url, Receiver(url, TOKEN) as receiver:
             job = await receiver.submit("freepik", picture_bytes(64, 64))
+
+            async def accepted() -> bool:  # killed before, it would rightly be unconfirmed
+                return (await receiver.job(job.id)).state is not State.QUEUED and bool(
+                    (await receiver.job(job.id)).remote_id
+                )
+
+            await eventually(accepted)
             waiting = asyncio.create_task(receiver.wait(job, timeout=PATIENCE_SECONDS))
             await eventually(lambda: relay.streams_asked and relay.connections >= 2)
             relay.cut()
