@@ -1,4 +1,4 @@
-"""The fixtures, which pytest finds through the entry point `upscale_receiver`."""
+"""The fixtures, which pytest finds through an entry point."""
 
 from __future__ import annotations
 
