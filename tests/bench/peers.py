@@ -2,8 +2,9 @@
 What the receiver is measured against: `python -m tests.bench.peers nothing|naive PORT DIRECTORY`.
 
 `nothing` is a Starlette route that does nothing; `naive` checks the same token and signature and writes each callback
-in a commit of its own. Both run under the receiver's own server settings. `nothing` also serves a picture slowly, so
-that the receiver's archive has somebody to fetch results from, as in life.
+in a commit of its own. Both run under uvicorn as it comes, on the event loop and with the collector's settings that the
+receiver has. `nothing` also serves a
+picture slowly, so that the receiver's archive has somebody to fetch results from, as in life.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import aiosqlite
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from receiver.domain.tokens import TokenInvalid, Tokens
-from receiver.runtime.server import listen, server
+from receiver.runtime.server import listen, run
 from submitter.errors import CallbackRefused
 from submitter.providers.freepik import Freepik
 from submitter.sandbox import test_picture
@@ -91,7 +93,12 @@ def naive(directory: Path) -> Starlette:
     return Starlette(routes=[Route("/callbacks/{provider}/{token}", receive, methods=["POST"])])
 
 
+async def serve(application: Starlette, port: int) -> int:
+    config = uvicorn.Config(application, access_log=False, log_config=None, server_header=False, lifespan="off")
+    await uvicorn.Server(config).serve(sockets=[listen("127.0.0.1", port)])
+    return 0
+
+
 if __name__ == "__main__":
     KIND, PORT, DIRECTORY = sys.argv[1:]
-    application = nothing() if KIND == "nothing" else naive(Path(DIRECTORY))
-    asyncio.run(server(application, on_stop=lambda: None).serve(sockets=[listen("127.0.0.1", int(PORT))]))
+    sys.exit(run(serve(nothing() if KIND == "nothing" else naive(Path(DIRECTORY)), int(PORT))))
