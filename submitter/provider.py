@@ -249,10 +249,10 @@ def json_body(callback: Callback, *, max_depth: int = 32) -> Any:
     """The JSON of a callback's body; raises `CallbackUnreadable` for anything else, whatever the bytes."""
     try:
         body = callback.body.decode("utf-8-sig")  # a byte order mark is no part of it (RFC 8259, 8.1)
-        value = json.loads(body, parse_constant=_no_constants)
+        value = _json.decode(body)
     except (ValueError, RecursionError) as exc:
         raise CallbackUnreadable("the body is not JSON") from exc
-    if deeper_than(value, max_depth):
+    if body.count("{") + body.count("[") > max_depth and deeper_than(value, max_depth):
         raise CallbackUnreadable(f"the body is nested deeper than {max_depth} levels")
     return value
 
@@ -324,6 +324,9 @@ def _code_word(source: Any) -> str | None:
 
 def _no_constants(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_json = json.JSONDecoder(parse_constant=_no_constants)
 
 
 def deeper_than(value: Any, levels: int) -> bool:

@@ -7,7 +7,7 @@ A *callback* is raw inbound evidence. An *exchange* is a generator that yields r
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -112,7 +112,7 @@ class Callback:
     the bytes received.
     """
 
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: Sequence[tuple[bytes, bytes]]
     body: bytes = field(repr=False)
     received_at: datetime
     peer: str | None = None

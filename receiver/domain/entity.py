@@ -90,8 +90,13 @@ def _field(about: _Description, default: Any, default_factory: Any, repr: bool) 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(shown, stored))
 def entity(cls: type[E]) -> type[E]:
-    """A frozen dataclass with slots, whose fields may be `shown` and `stored`."""
-    return dataclass(frozen=True, slots=True)(cls)
+    """
+    A dataclass with slots, whose fields may be `shown` and `stored`. To type checkers it is frozen.
+
+    At run time it is not: a frozen dataclass sets each field past its own guard, and takes ten times as long to make.
+    One is made for every row that is read.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
 # --- Fields ---------------------------------------------------------------------------------------------------------

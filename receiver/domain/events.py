@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
+
 from receiver.domain.entity import entity, json_of, shown, stored
 from receiver.domain.jobs import Job, KeptImage
 
@@ -121,7 +123,10 @@ _event_to_json = json_of(Event)
 
 def one_line(body: dict[str, Any]) -> str:
     """The body of an event: compact JSON with none of the line breaks of any reader, so that a stream can carry it."""
-    text = _encode(body)
+    try:
+        text = orjson.dumps(body).decode()
+    except TypeError:  # an integer beyond 64 bits in the caller's metadata, or half of a surrogate pair
+        text = _encode(body)
     return text if text.isascii() else _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

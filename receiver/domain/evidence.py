@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from json.encoder import encode_basestring_ascii as quoted
+from typing import overload
 
 from receiver.domain.entity import entity, json_of, shown, stored
 from receiver.domain.jobs import Source, Verdict
@@ -46,9 +47,35 @@ class Evidence:
         """Names and values, in order, every duplicate included."""
         return tuple((name, value) for name, value in json.loads(self.headers_json))
 
-    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """The bytes that came."""
-        return tuple((_octets(name), _octets(value)) for name, value in json.loads(self.headers_json))
+    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """The bytes that came, unpacked when they are first read, which most providers' readers never do."""
+        return _RawHeaders(self.headers_json)
+
+
+class _RawHeaders(Sequence[tuple[bytes, bytes]]):
+    def __init__(self, headers_json: str) -> None:
+        self._json = headers_json
+        self._pairs: tuple[tuple[bytes, bytes], ...] | None = None
+
+    def _unpacked(self) -> tuple[tuple[bytes, bytes], ...]:
+        if self._pairs is None:
+            self._pairs = tuple((_octets(name), _octets(value)) for name, value in json.loads(self._json))
+        return self._pairs
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._unpacked())
+
+    def __len__(self) -> int:
+        return len(self._unpacked())
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[bytes, bytes]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[tuple[bytes, bytes]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[bytes, bytes] | Sequence[tuple[bytes, bytes]]:
+        return self._unpacked()[index]
 
 
 def headers_to_json(headers: Sequence[tuple[bytes, bytes]]) -> str:

@@ -179,11 +179,13 @@ def _finish(job: Job, report: Report, update: Update, now: datetime, timing: Tim
     if report.state is State.FAILED and error is None:
         error = Failure("failed", "the provider gave no reason", permanent=False)
     finished = replace(
-        _known(job, report),
+        job,
+        remote_id=job.remote_id or report.remote_id,
+        remote_status=report.remote_status or job.remote_status,
+        cost=report.cost or job.cost,
         state=report.state,
         error=error if report.state is State.FAILED else None,
         settled_by=brought,
-        sent_at=job.sent_at,
         retry_at=None,
         next_poll_at=None,
         hinted_at=None,

@@ -41,6 +41,7 @@ def moment(value: int) -> datetime:
     return _EPOCH + timedelta(microseconds=value)
 
 
+_loads = json.JSONDecoder().decode
 _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
@@ -128,7 +129,7 @@ class _Names:
             "epoch": _EPOCH,
             "delta": timedelta,
             "microsecond": _MICROSECOND,
-            "loads": json.loads,
+            "loads": _loads,
             "dumps": _dumps,
             "Decimal": Decimal,
         }

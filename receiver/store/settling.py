@@ -119,7 +119,7 @@ def plan(
                 timings[job.provider] = timing_of(job.provider)
             change = _one(job, item.update, now, timings[job.provider], holders)
             settled.changes.append(change)
-            settled.moved.append(change.job != job)
+            settled.moved.append(change.job is not job and change.job != job)
             written = ((item.verdict or change.verdict).value, item.trust and item.trust.value)
             current[job.id] = change.job
             ends_work = item.update.source in (Source.POLL, Source.RESPONSE) and not item.update.again

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,11 +23,13 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import structlog
 
+from receiver.domain.events import JOB_EVENTS
 from receiver.domain.evidence import Evidence, headers_to_json
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Change, Update
 from receiver.domain.polling import Timing
 from receiver.runtime.group_commit import GroupCommit
+from receiver.runtime.logs import InfoLines
 from receiver.runtime.loops import Loop
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.wakes import Wakes
@@ -34,7 +37,7 @@ from receiver.store.blobs import Blobs
 from receiver.store.errors import StoreError
 from receiver.store.jobs import JobStore
 from receiver.store.settling import EvidenceVerdict, JobUpdate, Settled
-from receiver.upstream.reader import Reading, keep_data
+from receiver.upstream.reader import Reading, holds_data, keep_data
 from receiver.upstream.slots import ProviderSlot
 from submitter.vocabulary import Report, State, Trust
 
@@ -51,6 +54,10 @@ _GATHER_SECONDS = 0.005
 """Between two batches that are not full: a few more come, and each batch has its price."""
 _LONGEST_PAUSE_SECONDS = 0.5
 _BEHIND = timedelta(seconds=5)
+_EVENT_LINES = {
+    name: InfoLines(log, name.replace(".", "_"), "job", "provider", "state", "settled_by", "error")
+    for name in JOB_EVENTS
+}
 _SOON = timedelta(seconds=1)
 """No loop sleeps longer than this; only what is due earlier is worth waking one for."""
 
@@ -173,15 +180,19 @@ class Intake:
     ) -> Settled:
         """Settle *items* and wake whoever has work from it. Images that came as bytes are kept first."""
         now = now or self._clock()
-        items = [replace(item, update=await keep_data(self._blobs, item.job_id, item.update)) for item in items]
+        items = [
+            replace(item, update=await keep_data(self._blobs, item.job_id, item.update))
+            if holds_data(item.update)
+            else item
+            for item in items
+        ]
         settled = await self._store.settle(items, now, self._timing, closed)
         for item, change in zip(items, settled.changes, strict=True):
             if change is None and item.evidence_id in settled.overtaken:
                 log.debug("evidence_settled_elsewhere", job=item.job_id)
             elif change is None:
                 log.warning("evidence_without_job", job=item.job_id)
-            elif change.events:
-                self._log_events(change)
+        self._log_events([change for change in settled.changes if change is not None and change.events])
         if settled.events:
             self.wakes.stream.set()
         if settled.deliveries:
@@ -221,20 +232,25 @@ class Intake:
             await self._settle_all([item], (), now)
         return await self.settle([], now, closed)
 
-    def _log_events(self, change: Change) -> None:
-        job = change.job
-        for name in change.events:
-            self._metrics.job_events.labels(job.provider, name).inc()
-            if job.settled_by and name in ("job.succeeded", "job.failed"):
-                self._metrics.settled.labels(job.provider, job.settled_by.value).inc()
-            log.info(
-                name.replace(".", "_"),
-                job=job.id,
-                provider=job.provider,
-                state=job.state.value,
-                settled_by=job.settled_by and job.settled_by.value,
-                error=job.error and job.error.code,
-            )
+    def _log_events(self, changes: Sequence[Change]) -> None:
+        emitted: Counter[tuple[str, str]] = Counter()
+        settled: Counter[tuple[str, str]] = Counter()
+        lines: defaultdict[str, list[tuple[str | None, ...]]] = defaultdict(list)
+        for change in changes:
+            job = change.job
+            by = None if job.settled_by is None else job.settled_by.value
+            code = None if job.error is None else job.error.code
+            for name in change.events:
+                emitted[job.provider, name] += 1
+                if by and name in ("job.succeeded", "job.failed"):
+                    settled[job.provider, by] += 1
+                lines[name].append((job.id, job.provider, job.state.value, by, code))
+        for labels, count in emitted.items():
+            self._metrics.job_events.labels(*labels).inc(count)
+        for labels, count in settled.items():
+            self._metrics.settled.labels(*labels).inc(count)
+        for name, rows in lines.items():
+            _EVENT_LINES[name].write(rows)
 
     def _timing(self, provider: str) -> Timing:
         return self._slots[provider].timing

@@ -223,10 +223,15 @@ def _discreet(read: Read) -> Read:
     return replace(read, update=replace(update, report=report, last_error=last_error and redact(last_error)))
 
 
+def holds_data(update: Update) -> bool:
+    """Whether *update* brings images as bytes."""
+    return update.report is not None and any(image.data for image in update.report.images)
+
+
 async def keep_data(blobs: Blobs, job_id: str, update: Update) -> Update:
     """Write images that came as bytes to disk; from there on they are rows like all others, already kept."""
     report = update.report
-    if report is None or not any(image.data for image in report.images):
+    if report is None or not holds_data(update):
         return update
     kept: list[Image] = []
     for n, image in enumerate(report.images):

@@ -246,7 +246,7 @@ def _report(body: Any, *, cost: Cost | None) -> Report:
 
 def _image(item: Any) -> Image | None:
     image = parsing.result(item, "url")
-    if image is None or image.url is None:
+    if image is None or image.url is None or "exp=" not in image.url:
         return image
     until = re.search(r"(?:^|[?&=~])exp=([0-9]{9,13})(?![0-9])", urlsplit(image.url).query)
     return replace(image, expires_at=parsing.moment(until[1]) if until else None)

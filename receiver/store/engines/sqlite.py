@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import aiosqlite
+import orjson
 
 from receiver.store.engines.local_signals import LocalSignals
 from receiver.store.errors import Conflict, DatabaseUnavailable
@@ -329,7 +329,7 @@ def _fetch_wide(db: sqlite3.Connection, statement: FetchWide) -> list[Any]:
     names = [column.rpartition(" AS ")[2] for column in statement.columns]
     packed = ", ".join(f"hex({name})" if name in statement.blobs else name for name in names)
     (text,) = db.execute(f"SELECT json_group_array(json_array({packed})) FROM ({sql})", values).fetchone()
-    rows: list[Any] = json.loads(text)
+    rows: list[Any] = orjson.loads(text)
     for place in [place for place, name in enumerate(statement.columns) if name in statement.blobs]:
         for row in rows:
             row[place] = bytes.fromhex(row[place])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import pytest
 from structlog.testing import capture_logs
 
 from receiver.domain.tokens import Tokens
@@ -232,3 +233,33 @@ async def test_without_any_standard_error_it_serves_and_ends_well(tmp_path: Path
     async with receiver.client() as client:
         assert (await client.get("/healthz")).status_code == 200
     assert await receiver.stop() == 0
+
+
+BY_THE_THOUSAND = """
+import sys
+from receiver.runtime import logs
+import structlog
+logs.set_up(sys.argv[1], level=sys.argv[2])
+log = structlog.get_logger("receiver.x")
+rows = [("job_1", None), ('quoted "\\\\" and \\n', "\\u00e9\\u2028")]
+logs.InfoLines(log, "settled", "job", "error").write(rows)
+for job, error in rows:
+    log.info("settled", job=job, error=error)
+"""
+
+
+@pytest.mark.parametrize(("style", "level"), [("json", "info"), ("text", "info"), ("json", "warning")])
+async def test_lines_that_are_written_many_at_a_time_are_those_that_a_logger_writes(
+    style: str, level: str, tmp_path: Path
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", BY_THE_THOUSAND, style, level),
+        env=bare_environment(),
+        cwd=tmp_path,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    lines = re.sub(rb"\d{4}-\d\d-\d\dT[\d:.]+Z", b"(time)", err).splitlines()
+    assert len(lines) == (0 if level == "warning" else 4)
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
