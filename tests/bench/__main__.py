@@ -1,11 +1,23 @@
-"""`python -m tests.bench NAME [options]`: run `main(argv)` of the module NAME, which prints its figures."""
+"""
+`python -m tests.bench NAME [options]`: run `main(argv)` of the module NAME, which prints its figures.
+
+`all` runs several of them into one file, `table` prints a table from it: see suite.py.
+"""
 
 import importlib
 import sys
 
-NAMES = ("archive", "ingest", "deliver", "poll", "floods", "pages", "soak", "upload")
+from tests.bench import suite
+
+NAMES = (*suite.NAMES, "floods", "pages", "slots", "soak", "upload")
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
-        sys.exit(f"usage: python -m tests.bench {'|'.join(NAMES)}")
-    importlib.import_module(f"tests.bench.{sys.argv[1]}").main(sys.argv[2:])
+    NAME, ARGV = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if NAME == "all":
+        suite.run_all(ARGV)
+    elif NAME == "table":
+        suite.print_table(ARGV)
+    elif NAME in NAMES:
+        importlib.import_module(f"tests.bench.{NAME}").main(ARGV)
+    else:
+        sys.exit(f"usage: python -m tests.bench {'|'.join(('all', 'table', *NAMES))}")

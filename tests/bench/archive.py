@@ -9,14 +9,11 @@ with the memory that it took beyond idle and the longest stall of the event loop
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import ipaddress
-import json
 import logging
 import shutil
-import statistics
 import struct
 import sys
 import tempfile
@@ -45,6 +42,7 @@ from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from receiver.upstream.archive import MOST_PER_HOST, Archive
 from submitter.vocabulary import Image, Report, State
+from tests.bench.figures import Figure, parser, present
 from tests.support.pictures import chunk, png
 from tests.support.ports import free_port
 
@@ -74,43 +72,40 @@ asyncio.run(main())
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench archive", description=__doc__)
-    parser.add_argument("--images", type=int, default=400, help="files in a round")
-    parser.add_argument("--kilobytes", type=int, default=1024, help="size of each")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--due", type=int, default=10_000, help="images due at once, for the order; 0 leaves it out")
-    parser.add_argument("--megapixels", type=int, default=500, help="of the large result; 0 leaves it out")
-    options = parser.parse_args(argv)
+    options = parser("archive", __doc__)
+    options.add_argument("--images", type=int, default=400, help="files in a round")
+    options.add_argument("--kilobytes", type=int, default=1024, help="size of each")
+    options.add_argument("--due", type=int, default=10_000, help="images due at once, for the order; 0 leaves it out")
+    options.add_argument("--megapixels", type=int, default=500, help="of the large result; 0 leaves it out")
+    given = vars(options.parse_args(argv))
+    as_json = given.pop("json")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    print(json.dumps(uvloop.run(measure(**vars(options))), indent=2))
+    conditions = f"files of {given['kilobytes']:,} kB, {MOST_PER_HOST} at once"
+    present("archive", conditions, uvloop.run(measure(**given)), as_json=as_json)
 
 
-async def measure(*, images: int, kilobytes: int, rounds: int, due: int, megapixels: int) -> dict[str, Any]:
+async def measure(*, images: int, kilobytes: int, rounds: int, due: int, megapixels: int) -> list[Figure]:
     """All figures."""
-    result: dict[str, Any] = {}
+    curls = Figure("curl", "images/s")
+    ours = Figure("kept by the archive", "images/s", baseline=curls.what)
+    figures = [curls, ours]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         filler = chunk(b"teXt", bytes(max(kilobytes * 1024 - 100, 0)))
         (folder / "small").write_bytes(png(1500, 1500, extra=filler))
         async with host(folder) as origin:
-            ours, curls = [], []
             for number in range(rounds):
-                ours.append(await kept(folder / f"data-{number}", [f"{origin}/small-{n}" for n in range(images)]))
-                curls.append(await by_curl(folder / "curl", origin, images))
-            if rounds:
-                seconds, curl_seconds = statistics.median(ours), statistics.median(curls)
-                result["archive"] = {
-                    "images_per_second": round(images / seconds, 1),
-                    "megabytes_per_second": round(images * kilobytes / 1024 / seconds, 1),
-                    "curl_images_per_second": round(images / curl_seconds, 1),
-                    "ratio": round(curl_seconds / seconds, 2),
-                    "at_once": MOST_PER_HOST,
-                }
+                urls = [f"{origin}/small-{n}" for n in range(images)]
+                ours.values.append(images / await kept(folder / f"data-{number}", urls))
+                curls.values.append(images / await by_curl(folder / "curl", origin, images))
             if due:
-                result["order"] = {"due": due, "place_of_the_first_to_die": await place_of_first(folder / "order", due)}
+                place = await place_of_first(folder / "order", due)
+                figures.append(Figure(f"of {due:,} due at once, the place of the first to die", "", [place]))
             if megapixels:
-                result["large"] = await large(folder, origin, megapixels)
-    return result
+                found = await large(folder, origin, megapixels)
+                what = f"a result of {megapixels} megapixels"
+                figures += [Figure(f"{what}, {name}", "", [value]) for name, value in found.items()]
+    return figures
 
 
 @contextlib.asynccontextmanager
@@ -256,7 +251,6 @@ async def large(folder: Path, origin: str, megapixels: int) -> dict[str, Any]:
         watching = False
         await watcher
     return {
-        "megapixels": megapixels,
         "megabytes": round(size / 2**20, 1),
         "memory_beyond_idle_mb": round((peak - idle) / 2**20, 1),
         "longest_stall_ms": round(max(stalls) * 1000, 1),

@@ -12,7 +12,6 @@ of its own on the same machine. Ratios to the first are what travels from machin
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import hashlib
@@ -22,14 +21,13 @@ import secrets
 import signal
 import socket
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +37,11 @@ from receiver.store.database import open_database
 from receiver.store.statements import Fetch, alone
 from submitter.signatures import new_secret, sign
 from tests.bench import filling
+from tests.bench.figures import Figure, parser, present
 from tests.bench.load import write_requests
 from tests.support.postgresql import running_postgresql
 
+TOKEN = "a-token-for-the-benchmark"
 _KEY = "a-key-for-the-benchmark"
 _SECRET = "a-webhook-secret-for-the-benchmark"
 
@@ -64,6 +64,7 @@ class Bench:
             "PYTHONPATH": str(Path(__file__).parent.parent.parent),
             "RECEIVER_DATA_DIR": str(directory / "data"),
             "RECEIVER_SECRET_KEYS": _KEY,
+            "RECEIVER_API_TOKENS": TOKEN,
             "RECEIVER_ALLOW_NETWORKS": "127.0.0.0/8",
             "RECEIVER_LOG_FORMAT": "json",
             "FREEPIK_WEBHOOK_SECRET": _SECRET,
@@ -78,13 +79,13 @@ class Bench:
         subprocess.run([*_OURS, "migrate"], env=self.environment, check=True, stdout=subprocess.DEVNULL)
         have = filling.evidence_rows(self.database)
         if have < self.rows:
-            print(f"filling the database: {have} of {self.rows} rows of evidence are there")
+            print(f"filling the database: {have} of {self.rows} rows of evidence are there", file=sys.stderr)
             filling.fill(self.database, evidence=self.rows)
         filling.settle_old_images(self.database)
         for old in self.directory.glob("naive.db*"):
             old.unlink()
         if self.database_url is not None:
-            print("transferring the rows to PostgreSQL", flush=True)
+            print("transferring the rows to PostgreSQL", file=sys.stderr)
             subprocess.run(
                 [*_OURS, "transfer", "--to", self.database_url],
                 env=self.environment,
@@ -93,7 +94,6 @@ class Bench:
             )
             self.environment |= {
                 "RECEIVER_DATABASE_URL": self.database_url,
-                "RECEIVER_API_TOKENS": "a-token-for-the-benchmark",
                 "RECEIVER_NOTIFY_SECRETS": new_secret(),
             }
 
@@ -128,15 +128,34 @@ class Bench:
         for process in self.running.values():
             process.wait(20)
 
+    @contextlib.contextmanager
+    def serving(self, *names: str) -> Iterator[None]:
+        """These servers, ready, as long as the block runs."""
+        try:
+            for name in names:
+                self.start(name)
+            for name in names:
+                self.wait_ready(name)
+            yield
+        finally:
+            self.stop()
+
+    def subscribe(self, url: str) -> None:
+        """Make an endpoint with 64 slots for the jobs that succeed."""
+        asked = json.dumps({"url": url, "event_types": ["job.succeeded"], "concurrency": 64}).encode()
+        headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports['ours']}/v1/endpoints", asked, headers)
+        with urllib.request.urlopen(request, timeout=10):
+            pass
+
     # --- The load -----------------------------------------------------------------------------------------------------
 
-    def callbacks(self, name: str, count: int) -> Path:
+    def callbacks(self, name: str, count: int, jobs: Sequence[tuple[str, str]] | None = None) -> Path:
         """A file of *count* requests; for ours each is of a job of its own, which runs and awaits it."""
-        jobs = (
-            self.running_jobs(count)
-            if name == "ours"
-            else [(f"job_{n:026}", secrets.token_hex(18)) for n in range(count)]
-        )
+        if jobs is None and name == "ours":
+            jobs = self.running_jobs(count)
+        elif jobs is None:
+            jobs = [(f"job_{n:026}", secrets.token_hex(18)) for n in range(count)]
         path = self.directory / f"{name}.requests"
         write_requests(path, [self._request(job, task) for job, task in jobs])
         return path
@@ -151,15 +170,19 @@ class Bench:
         target = f"/callbacks/freepik/{self.tokens.callback(job, 'freepik')}"
         return f"POST {target} HTTP/1.1\r\n{head}\r\n".encode() + body
 
-    def load(self, name: str, count: int, *, connections: int = 64, rate: float | None = None) -> dict[str, Any]:
-        path = self.callbacks(name, count)
-        command = [sys.executable, "-m", "tests.bench.load", str(self.ports[name]), str(path), str(connections)]
-        done = subprocess.run(
-            [*command, *([str(rate)] if rate else [])], env=self.environment, check=True, capture_output=True
-        )
-        result: dict[str, Any] = json.loads(done.stdout)
+    def load(
+        self, name: str, count: int, *, rate: float | None = None, jobs: Sequence[tuple[str, str]] | None = None
+    ) -> dict[str, Any]:
+        result = self.run_load(self.ports[name], self.callbacks(name, count, jobs), rate=rate)
         if result["statuses"] != {"200": count}:
             raise RuntimeError(f"{name} answered {result['statuses']}")
+        return result
+
+    def run_load(self, port: int, path: Path, *, rate: float | None = None) -> dict[str, Any]:
+        """What the load generator says, which sends the requests of a file over 64 connections."""
+        command = [sys.executable, "-m", "tests.bench.load", str(port), str(path), "64", *([str(rate)] if rate else [])]
+        done = subprocess.run(command, env=self.environment, check=True, stdout=subprocess.PIPE)
+        result: dict[str, Any] = json.loads(done.stdout)
         return result
 
     def running_jobs(self, count: int) -> list[tuple[str, str]]:
@@ -215,88 +238,57 @@ class Bench:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench ingest")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="evidence rows that are there before")
-    parser.add_argument("--burst", type=int, default=8000, help="callbacks in one burst of ours")
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite", help="what ours runs on")
-    parser.add_argument("--processes", type=int, default=1, help="processes of ours: all but the last answer")
+    options = parser("ingest", __doc__)
+    options.add_argument("--rows", type=int, default=1_000_000, help="evidence rows that are there before")
+    options.add_argument("--burst", type=int, default=8000, help="callbacks in one burst of ours")
+    options.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite", help="what ours runs on")
+    options.add_argument("--processes", type=int, default=1, help="processes of ours: all but the last answer")
     schema = hashlib.sha256(Path(tables.__file__).read_bytes()).hexdigest()[:8]
     cached = Path(tempfile.gettempdir()) / f"receiver-bench-ingest-{schema}"
-    parser.add_argument("--directory", type=Path, default=cached, help="kept, so that the database is filled once")
-    given = parser.parse_args(argv)
+    options.add_argument("--directory", type=Path, default=cached, help="kept, so that the database is filled once")
+    given = options.parse_args(argv)
     with contextlib.ExitStack() as stack:
         url = None
         if given.database == "postgresql":
             url = stack.enter_context(running_postgresql(durable=True)).url
-        _run(Bench(given.directory, given.rows, processes=given.processes, database_url=url), given.rounds, given.burst)
+        bench = Bench(given.directory, given.rows, processes=given.processes, database_url=url)
+        bench.prepare()
+        stack.enter_context(bench.serving(*bench.ports))
+        figures = _measured(bench, given.rounds, given.burst)
+    where = "SQLite" if bench.database_url is None else "PostgreSQL"
+    rows = filling.evidence_rows(bench.database)
+    conditions = f"{where}, {bench.processes} of our processes, {rows:,} rows of evidence, 64 connections"
+    present("ingest", conditions, figures, as_json=given.json)
 
 
-def _run(bench: Bench, rounds: int, burst: int) -> None:
-    bench.prepare()
-    for name in bench.ports:
-        bench.start(name)
-    try:
-        for name in bench.ports:
-            bench.wait_ready(name)
-        _report(bench, rounds, burst)
-    finally:
-        bench.stop()
-
-
-def _report(bench: Bench, rounds: int, burst: int) -> None:
-    found: dict[str, list[float]] = {
-        "nothing": [],
-        "naive": [],
-        "acknowledged": [],
-        "settled": [],
-        "p50": [],
-        "p99": [],
-    }
+def _measured(bench: Bench, rounds: int, burst: int) -> list[Figure]:
+    nothing = Figure("a route that does nothing", "requests/s")
+    naive = Figure("one commit per request", "callbacks/s", baseline=nothing.what)
+    acknowledged = Figure("ours, acknowledged", "callbacks/s", baseline=nothing.what)
+    settled = Figure("ours, sustained to the settled job", "callbacks/s", baseline=nothing.what)
+    p50 = Figure("acknowledged at an offered 1,000/s, p50", "ms")
+    p99 = Figure("acknowledged at an offered 1,000/s, p99", "ms")
+    figures = [nothing, naive, acknowledged, settled, p50, p99]
     for name, count in (("nothing", 4000), ("naive", 400)):
         bench.acknowledged(name, count)
     bench.ours(1000)
     for number in range(rounds):
-        found["nothing"].append(bench.acknowledged("nothing", 2 * burst))
-        found["naive"].append(bench.acknowledged("naive", max(burst // 8, 100)))
-        acknowledged, settled = bench.ours(burst)
-        found["acknowledged"].append(acknowledged)
-        found["settled"].append(settled)
+        nothing.values.append(bench.acknowledged("nothing", 2 * burst))
+        naive.values.append(bench.acknowledged("naive", max(burst // 8, 100)))
+        for figure, value in zip((acknowledged, settled), bench.ours(burst), strict=True):
+            figure.values.append(value)
         steady = bench.offered(1000, 4)
-        found["p50"].append(steady["p50"] * 1000)
-        found["p99"].append(steady["p99"] * 1000)
-        print(f"round {number + 1}: " + ", ".join(f"{name} {values[-1]:.5g}" for name, values in found.items()))
-    killed = bench.processes == 1  # of several, the parent is no part of what is measured
-    waiting, ready, drained = bench.recovery(burst) if killed else (0, 0.0, 0.0)
-    rows = filling.evidence_rows(bench.database)
-    base, naive = statistics.median(found["nothing"]), statistics.median(found["naive"])
-
-    def row(title: str, values: list[float], ratio: Callable[[float], str]) -> None:
-        print(f"| {title} | {statistics.median(values):,.0f} | {min(values):,.0f} to {max(values):,.0f} |", end="")
-        print(f" {ratio(statistics.median(values))} |")
-
-    where = "SQLite" if bench.database_url is None else "PostgreSQL"
-    print(f"\n{where}, {bench.processes} of our processes, {rows:,} rows of evidence, 64 connections,", end=" ")
-    print(f"median of {rounds}, {os.cpu_count()} cores\n")
-    print("| | per second | spread | of a route that does nothing |\n|---|---|---|---|")
-    row("a route that does nothing", found["nothing"], lambda value: "1")
-    row("one commit per request", found["naive"], lambda value: f"{value / base:.3f}")
-    row(
-        "ours, acknowledged",
-        found["acknowledged"],
-        lambda value: f"{value / base:.3f}, {value / naive:.1f} times one commit per request",
-    )
-    row("ours, sustained to the settled job", found["settled"], lambda value: f"{value / base:.3f}")
-    p50, p99 = found["p50"], found["p99"]
-    print(
-        f"\nAt an offered 1,000 callbacks/s: p50 {statistics.median(p50):.1f} ms, p99 {statistics.median(p99):.1f} ms"
-        f" ({min(p99):.1f} to {max(p99):.1f})."
-    )
-    if killed:
-        print(
-            f"SIGKILL after a burst of {burst:,}, {waiting:,} of them unread: ready after {ready:.1f} s,"
-            f" drained after {drained:.1f} s."
-        )
+        p50.values.append(steady["p50"] * 1000)
+        p99.values.append(steady["p99"] * 1000)
+        shown = ", ".join(f"{each.what} {each.values[-1]:.5g}" for each in figures)
+        print(f"round {number + 1}: {shown}", file=sys.stderr)
+    if bench.processes == 1:  # of several, the parent is no part of what is measured
+        waiting, ready, drained = bench.recovery(burst)
+        figures += [
+            Figure(f"SIGKILL after a burst of {burst:,}, {waiting:,} of them unread: ready after", "s", [ready]),
+            Figure("then settled all after", "s", [drained]),
+        ]
+    return figures
 
 
 async def _append(url: str, rows: list[tuple[Any, ...]]) -> None:

@@ -3,7 +3,8 @@ A lean load generator, run as a process of its own: `python -m tests.bench.load 
 
 FILE holds whole HTTP requests, each behind its length (4 bytes). Without RATE every connection sends its next request
 when the last request is answered (closed loop); with RATE requests leave at their times whether or not earlier ones are
-answered, and a late answer counts from the time at which its request was due. Prints one JSON object.
+answered, and a late answer counts from the time at which its request was due. Prints one JSON object; `began` is of the
+clock that all processes of the machine share.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class Load:
         self.acknowledged: list[int] = []
         self.seconds: list[float] = []
         self.done = asyncio.Event()
-        self.clock = time.perf_counter
+        self.clock = time.monotonic
+        self.began = 0.0
 
     def free(self, connection: Connection) -> None:
         if self.rate is None:
@@ -114,11 +116,10 @@ class Load:
     async def offer(self) -> None:
         """Let requests fall due at the rate, in steps of a few milliseconds."""
         assert self.rate is not None
-        began = self.clock()
         while self.next < len(self.requests) and not self.done.is_set():
-            until = int((self.clock() - began) * self.rate)
+            until = int((self.clock() - self.began) * self.rate)
             while self.next < min(until, len(self.requests)):
-                due = (self.next, began + self.next / self.rate)
+                due = (self.next, self.began + self.next / self.rate)
                 self.next += 1
                 if self.idle:
                     self.idle.popleft().send(*due)
@@ -130,19 +131,23 @@ class Load:
 async def run(port: int, requests: list[bytes], connections: int, rate: float | None) -> dict[str, Any]:
     load = Load(requests, rate)
     loop = asyncio.get_running_loop()
-    began = time.perf_counter()
+    load.began = load.clock()
     made = await asyncio.gather(
         *(loop.create_connection(lambda: Connection(load), "127.0.0.1", port) for _ in range(connections))
     )
-    offering = asyncio.create_task(load.offer()) if rate is not None else None
+    offering = None
+    if rate is not None:
+        load.began = load.clock()
+        offering = asyncio.create_task(load.offer())
     await load.done.wait()
-    elapsed = time.perf_counter() - began
+    elapsed = load.clock() - load.began
     if offering is not None:
         offering.cancel()
     for transport, _ in made:
         transport.abort()
     ordered = sorted(load.seconds) or [0.0]
     return {
+        "began": load.began,
         "seconds": elapsed,
         "statuses": dict(load.statuses),
         "p50": ordered[len(ordered) // 2],

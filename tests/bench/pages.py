@@ -19,9 +19,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.bench.ingest import Bench
+from tests.bench.ingest import TOKEN, Bench
 
-_TOKEN = "a-token-for-the-benchmark"
 _PATHS = (
     "/?fragment=live_main",
     "/jobs?fragment=live_rows",
@@ -34,7 +33,7 @@ _REST_SECONDS = 1.5
 async def _watch(origin: str, number: int, fetched: list[float]) -> None:
     path = _PATHS[number % len(_PATHS)]
     async with httpx.AsyncClient(base_url=origin, timeout=60, trust_env=False) as client:
-        assert (await client.post("/login", data={"token": _TOKEN})).status_code == 303
+        assert (await client.post("/login", data={"token": TOKEN})).status_code == 303
         rest_until = 0.0
         async with client.stream("GET", "/live") as stream:
             async for line in stream.aiter_lines():
@@ -73,15 +72,9 @@ def main(argv: list[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(Path(directory), given.rows)
-        bench.environment["RECEIVER_API_TOKENS"] = _TOKEN
         bench.prepare()
-        try:
-            for name in ("nothing", "ours"):
-                bench.start(name)
-                bench.wait_ready(name)
+        with bench.serving("nothing", "ours"):
             _report(bench, given.rounds, given.pages)
-        finally:
-            bench.stop()
 
 
 def _report(bench: Bench, rounds: int, pages: int) -> None:

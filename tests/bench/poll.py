@@ -8,21 +8,19 @@ thousand.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import sqlite3
 import statistics
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from receiver.store.codecs import us
 from receiver.store.database import open_database
 from receiver.store.leases import DUE, LEASE, JobLeases
 from submitter.providers import PROVIDERS
+from tests.bench.figures import Figure, parser, present
 
 _CALLBACKS = ("freepik", "apixo", "novita", "upscayl")
 _COLUMNS = (
@@ -31,7 +29,19 @@ _COLUMNS = (
 )
 
 
-def fill(path: Path, *, open_jobs: int, due: int, now: datetime) -> None:
+def prepare(path: Path, *, open_jobs: int, due: int, now: datetime) -> list[str]:
+    """Make a database of so many jobs. Returns how a claim finds what is due."""
+
+    async def migrated() -> None:
+        await (await open_database(path)).close()
+
+    asyncio.run(migrated())
+    _fill(path, open_jobs=open_jobs, due=due, now=now)
+    with sqlite3.connect(path) as db:
+        return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {DUE}", ("freepik", 1, 1, 16))]
+
+
+def _fill(path: Path, *, open_jobs: int, due: int, now: datetime) -> None:
     """*open_jobs* running jobs, of which *due* are to be polled by *now* and the others within the next hour."""
     at, hour = us(now), 3_600_000_000
     with sqlite3.connect(path, isolation_level=None) as db:
@@ -50,13 +60,6 @@ def fill(path: Path, *, open_jobs: int, due: int, now: datetime) -> None:
         db.executemany(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})", rows)
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def explained(path: Path) -> list[str]:
-    """How the claim finds what is due."""
-    with sqlite3.connect(path) as db:
-        rows = db.execute(f"EXPLAIN QUERY PLAN {DUE}", ("freepik", 1, 1, 16))
-        return [row[3] for row in rows]
 
 
 async def ticks(path: Path, *, count: int, due: int, now: datetime) -> list[float]:
@@ -80,38 +83,22 @@ async def ticks(path: Path, *, count: int, due: int, now: datetime) -> list[floa
     return taken
 
 
-def measure(*, open_jobs: int, due: int, count: int, directory: Path) -> dict[str, Any]:
-    path = directory / f"{open_jobs}.db"
-    now = datetime(2026, 11, 20, tzinfo=UTC)
-
-    async def migrated() -> None:
-        await (await open_database(path)).close()
-
-    asyncio.run(migrated())
-    fill(path, open_jobs=open_jobs, due=due, now=now)
-    plan = explained(path)
-    taken = asyncio.run(ticks(path, count=count, due=due, now=now))
-    median = statistics.median(taken)
-    return {"open": open_jobs, "due": due, "median_ms": round(median * 1000, 3), "plan": plan}
-
-
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench poll", description=__doc__)
-    parser.add_argument("--open", default="1000,100000,1000000")
-    parser.add_argument("--ticks", type=int, default=200)
-    parser.add_argument("--due", type=int, default=100)
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args(argv)
-    found = []
+    options = parser("poll", __doc__)
+    options.add_argument("--open", default="1000,100000,1000000")
+    options.add_argument("--ticks", type=int, default=200)
+    options.add_argument("--due", type=int, default=100)
+    asked = options.parse_args(argv)
+    figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="poll-") as directory:
-        for size in asked.open.split(","):
-            figures = measure(open_jobs=int(size), due=asked.due, count=asked.ticks, directory=Path(directory))
-            found.append(figures)
-            if not asked.json:
-                told = "{open:>9} open, {due} due: median tick {median_ms} ms".format_map(figures)
-                print(f"{told}; {figures['plan'][0]}")
-    ratio = found[-1]["median_ms"] / found[0]["median_ms"]
-    if asked.json:
-        print(json.dumps({"sizes": found, "ratio": round(ratio, 2)}))
-    else:
-        print(f"the last is {ratio:.2f} times the first")
+        now = datetime(2026, 11, 20, tzinfo=UTC)
+        paths = {int(size): Path(directory) / f"{size}.db" for size in asked.open.split(",")}
+        for size, path in paths.items():
+            prepare(path, open_jobs=size, due=asked.due, now=now)
+            baseline = figures[0].what if figures else None
+            figures.append(Figure(f"a tick of the poller at {size:,} open jobs", "ms", baseline=baseline))
+        for _ in range(asked.rounds):
+            for figure, path in zip(figures, paths.values(), strict=True):
+                taken = asyncio.run(ticks(path, count=max(asked.ticks // asked.rounds, 1), due=asked.due, now=now))
+                figure.values.append(1000 * statistics.median(taken))
+    present("poll", f"{asked.due} polls due", figures, as_json=asked.json)
