@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from receiver.parts import EVERYTHING, Credentials, Parts, Role, build
+from receiver.runtime.direct_protocol import DirectRoute
 from receiver.runtime.metrics import Metrics
 from receiver.settings import Settings
 from receiver.store.changes import ChangeLog
@@ -33,7 +34,7 @@ from receiver.store.sqlite_file import usable_database
 from receiver.web import openapi
 from receiver.web.admission import Admissions
 from receiver.web.auth import Bearer
-from receiver.web.callbacks import CallbackLimits, CallbackRoute, Callbacks
+from receiver.web.callbacks import CALLBACK_PATH, CallbackLimits, CallbackRoute, Callbacks
 from receiver.web.deliveries import DeliveriesApi
 from receiver.web.endpoints import EndpointsApi
 from receiver.web.events import EventsApi
@@ -86,6 +87,8 @@ class Receiver:
                 500: _internal_error,  # anything else, which is raised again behind the answer
             },
         )
+        self.direct = DirectRoute(CALLBACK_PATH, lambda request: self.callbacks.take(request))
+        """What a server of ours may answer without `app`; only of use where `app` answers requests from outside."""
         self.app.router.redirect_slashes = False  # a redirect would carry a capability URL in its Location
 
     @property

@@ -190,6 +190,7 @@ async def served(
             on_stop=receiver.stopping.set,
             trusted_proxies=settings.trusted_proxies,
             lifespan=receiver.app.router.lifespan_context(receiver.app),
+            direct=receiver.direct,
         )
         listeners = [listener]
         if tunnelled:

@@ -12,12 +12,30 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Done = Callable[[BaseException | None], None]
+"""Is called once, without an error when the item is committed."""
 
 _GATHER_SECONDS = 0.003
 
 
 class Overloaded(Exception):
     """Too much waits, or has waited for too long. Come again; what was handed in may still be committed."""
+
+
+class _Waiting(Generic[Item]):
+    """An item whose commit somebody waits for."""
+
+    __slots__ = ("_done", "item")
+
+    def __init__(self, item: Item, done: Done) -> None:
+        self.item = item
+        self._done: Done | None = done
+
+    def end(self, error: BaseException | None) -> None:
+        """Say what became of it, the first time."""
+        done, self._done = self._done, None
+        if done is not None:
+            done(error)
 
 
 class GroupCommit(Generic[Item]):
@@ -45,7 +63,7 @@ class GroupCommit(Generic[Item]):
         self._weigh = weigh
         self._weight_limit = weight_limit
         self._weight = 0
-        self._waiting: list[tuple[Item, asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting[Item]] = []
         self._committing = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -61,17 +79,30 @@ class GroupCommit(Generic[Item]):
 
     async def add(self, item: Item) -> None:
         """Return when *item* is committed; raise what the commit raised, or `Overloaded`."""
+        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: BaseException | None) -> None:
+            if committed.done():
+                return
+            if error is None:
+                committed.set_result(None)
+            else:
+                committed.set_exception(error)
+
+        self.put(item, done)
+        await committed
+
+    def put(self, item: Item, done: Done) -> None:
+        """Hand in *item*; *done*, which must not raise, is called with what became of it. Raises `Overloaded`."""
         if len(self._waiting) >= self._limit:
             raise Overloaded
         weight = self._weigh(item)
         if self._weight and self._weight + weight > self._weight_limit:
             raise Overloaded
         self._weight += weight
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, done))
+        self._waiting.append(_Waiting(item, done))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
-        await done
 
     async def drain(self) -> None:
         """Wait until nothing waits."""
@@ -87,19 +118,14 @@ class GroupCommit(Generic[Item]):
             watch = loop.call_later(self._patience, self._lose_patience, batch, loop)
             error: BaseException | None = None
             try:
-                await self._commit([item for item, _ in batch])
+                await self._commit([waiting.item for waiting in batch])
             except Exception as exc:  # noqa: BLE001 (every caller of the batch gets it)
                 error = exc
             watch.cancel()
             self._committing = 0
-            self._weight -= sum(self._weigh(item) for item, _ in batch)
-            for _, done in batch:
-                if done.done():
-                    continue
-                if error is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(error)
+            self._weight -= sum([self._weigh(waiting.item) for waiting in batch])
+            for waiting in batch:
+                waiting.end(error)
 
     async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let requests that have arrived be handed in first, or every second commit would hold a single item."""
@@ -108,12 +134,9 @@ class GroupCommit(Generic[Item]):
             before = len(self._waiting)
             await asyncio.sleep(0)
 
-    def _lose_patience(
-        self, batch: Sequence[tuple[Item, asyncio.Future[None]]], loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def _lose_patience(self, batch: Sequence[_Waiting[Item]], loop: asyncio.AbstractEventLoop) -> None:
         """The commit hangs: answer those who have waited for it, and later those who came meanwhile."""
-        for _, done in batch:
-            if not done.done():
-                done.set_exception(Overloaded())
+        for waiting in batch:
+            waiting.end(Overloaded())
         if self.busy:
             loop.call_later(self._patience, self._lose_patience, list(self._waiting), loop)

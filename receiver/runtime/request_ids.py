@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,7 +54,15 @@ def id_of(scope: Scope) -> str:
     """The id of the request of *scope*, made when it is first asked for."""
     found: str | None = scope.get("receiver.request_id")
     if found is None:
-        given = next((value for name, value in scope["headers"] if name == _NAME), b"")
-        found = given.decode("ascii") if _SANE.fullmatch(given) else f"req_{secrets.token_hex(10)}"
-        scope["receiver.request_id"] = found
+        found = scope["receiver.request_id"] = id_in(scope["headers"])
     return found
+
+
+def id_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that the sender of *headers* gave to the request, if it is sane, else a new one."""
+    for name, value in headers:
+        if name == _NAME:
+            if _SANE.fullmatch(value):
+                return value.decode("ascii")
+            break
+    return f"req_{secrets.token_hex(10)}"

@@ -29,7 +29,9 @@ from typing import Any, cast
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from receiver.runtime.direct_protocol import DirectProtocol, DirectRoute
 from receiver.runtime.http_protocol import HttpProtocol, RefusalLog
 from receiver.runtime.request_ids import RequestIds
 
@@ -154,11 +156,18 @@ def server(
     on_stop: Callable[[], None],
     trusted_proxies: tuple[str, ...] = (),
     lifespan: contextlib.AbstractAsyncContextManager[object] | None = None,
+    direct: DirectRoute | None = None,
 ) -> Server:
-    """The server around *app*, for `running`. A *lifespan* takes the place of the application's own."""
+    """
+    The server around *app*, for `running`. A *lifespan* takes the place of the application's own.
+
+    What *direct* takes is answered by it instead of by *app*.
+    """
+    proxies = ProxyHeadersMiddleware(cast(Any, app), list(trusted_proxies)).trusted_hosts if trusted_proxies else None
+    protocol = functools.partial(DirectProtocol, refusals=RefusalLog(), route=direct, proxies=proxies)
     config = uvicorn.Config(
         RequestIds(app),
-        http=cast(Any, functools.partial(HttpProtocol, refusals=RefusalLog())),
+        http=cast(Any, protocol),
         ws="none",
         lifespan="auto" if lifespan is None else "off",
         access_log=False,

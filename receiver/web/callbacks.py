@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
+from collections import Counter as CountOf
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import structlog
 from prometheus_client import Counter
@@ -26,9 +30,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from receiver.domain.evidence import Evidence, headers_to_json
 from receiver.domain.jobs import Source, Verdict
 from receiver.domain.tokens import Claim, TokenInvalid, Tokens
+from receiver.runtime.direct_protocol import DirectRequest
 from receiver.runtime.group_commit import Overloaded
+from receiver.runtime.logs import InfoLines
 from receiver.runtime.metrics import Metrics
-from receiver.runtime.request_ids import id_of
+from receiver.runtime.request_ids import id_in, id_of
 from receiver.runtime.route_path import route_path
 from receiver.store.evidence import ROW_BYTES
 from receiver.store.jobs import JobStore
@@ -42,7 +48,10 @@ from submitter.provider import Provider
 from submitter.vocabulary import Callback, Trust
 
 log = structlog.get_logger("receiver.callbacks")
+_RECORDED = InfoLines(log, "callback", "provider", "job", "verdict", "request_id")
 
+CALLBACK_PATH = re.compile(rb"/callbacks/([a-z0-9_-]{1,32})/([A-Za-z0-9._-]{1,512})")
+"""What an ordinary callback's path looks like."""
 _GRACE = timedelta(hours=24)
 _METHODS = frozenset({"GET", "HEAD", "POST"})
 _MAX_PEER_CHARS = 64
@@ -126,7 +135,10 @@ class Callbacks:
         self._budget = CallbackBudget(limits.budget_bytes, store.evidence.unsigned_bytes)
         self.bodies = CallbackBodies()
         self._counters: dict[tuple[str, str], Counter] = {}
-        self._untold: list[tuple[str, Claim, float, Scope]] = []
+        self._unlogged: list[tuple[str, str, float, Callable[[], str]]] = []
+        self._signing = {
+            name.encode(): provider for name, provider in providers.items() if provider.trust is Trust.SIGNED_BODY
+        }
         self._ack_seconds = {name: metrics.ack_seconds.labels(name) for name in providers}
         for name, provider in providers.items():
             if provider.callback_timeout_seconds is not None:
@@ -150,19 +162,19 @@ class Callbacks:
         except SenderGone:
             return
         except TooManyBodies as exc:
-            self._count(provider.name, "too_many" if exc.of_job else "overloaded", claim)
+            self._count(provider.name, "too_many" if exc.of_job else "overloaded", claim.job_id)
             await _refuse(send, _TOO_MANY if exc.of_job else _OVERLOADED)
             return
         except BodyTooSlow:
-            self._count(provider.name, "too_slow", claim)
+            self._count(provider.name, "too_slow", claim.job_id)
             await _refuse(send, _TOO_SLOW)
             return
         except BodyTooLarge:
-            self._count(provider.name, "too_large", claim)
+            self._count(provider.name, "too_large", claim.job_id)
             await _refuse(send, _TOO_BIG)
             return
         if not _is_whole(scope["headers"], body):
-            self._count(provider.name, "cut", claim)
+            self._count(provider.name, "cut", claim.job_id)
             await _refuse(send, _CUT)
             return
         client = scope.get("client")
@@ -178,7 +190,7 @@ class Callbacks:
             await self._refused(provider, claim, callback, exc)
             await _refuse(send, _UNSIGNED)
             return
-        evidence = _evidence(provider, claim, callback)
+        evidence = _evidence(provider, claim.job_id, callback)
         budgeted = 0 if provider.trust is Trust.SIGNED_BODY else size_of(evidence)
         try:
             if budgeted and not await self._budget.admits(claim.job_id, budgeted):
@@ -191,17 +203,55 @@ class Callbacks:
                 if budgeted:
                     self._budget.written(claim.job_id, budgeted)
         except Overloaded:
-            self._count(provider.name, "overloaded", claim)
+            self._count(provider.name, "overloaded", claim.job_id)
             await _refuse(send, _OVERLOADED)
             return
         except Exception as exc:  # noqa: BLE001 (an internal error is 503, and nothing is lost)
-            log.error("callback_not_recorded", provider=provider.name, job=claim.job_id, error=type(exc).__name__)
-            self._counter(provider.name, "not_recorded").inc()
+            self._not_recorded(provider.name, claim.job_id, exc)
             await _refuse(send, _OVERLOADED)
             return
         await send(_OK)
         await send(_OK_BODY)
-        self._answered(provider.name, claim, time.perf_counter() - began, scope)
+        self._answered(provider.name, claim.job_id, time.perf_counter() - began, partial(id_of, scope))
+
+    def take(self, request: DirectRequest) -> bool:
+        """
+        Answer an ordinary callback without the application: signed, fresh, whole, its token of the newest key.
+
+        The result is False for all others. They are answered as they always are, which checks everything anew.
+        """
+        began = time.perf_counter()
+        provider = self._signing.get(request.parts[0])
+        if provider is None or len(request.body) > self._max_bytes or not _has_length(request.headers, request.body):
+            return False
+        received_at = self._clock()
+        oldest = received_at.timestamp() - self._token_lifetime.total_seconds()
+        job_id = self._tokens.job_of_callback(request.parts[1], request.parts[0], not_before=oldest)
+        if job_id is None:
+            return False
+        peer = request.peer and request.peer[:_MAX_PEER_CHARS]
+        callback = Callback(tuple(request.headers), request.body, received_at, peer)
+        try:
+            provider.verify(callback, received_at)
+        except CallbackRefused:
+            return False
+
+        def recorded(error: BaseException | None) -> None:
+            if error is None:
+                request.answer(200, _OK["headers"])
+                self._answered(provider.name, job_id, time.perf_counter() - began, partial(id_in, request.headers))
+                return
+            if isinstance(error, Overloaded):
+                self._count(provider.name, "overloaded", job_id, request_id=id_in(request.headers))
+            else:
+                self._not_recorded(provider.name, job_id, error, request_id=id_in(request.headers))
+            request.answer(_OVERLOADED.status, *_problem(_OVERLOADED))
+
+        try:
+            self._intake.hand_in(_evidence(provider, job_id, callback), recorded)
+        except Overloaded:
+            return False
+        return True
 
     async def _claim(self, provider: Provider | None, token: str, now: datetime) -> Claim | None:
         if provider is None:
@@ -218,14 +268,14 @@ class Callbacks:
 
     async def _over_budget(self, provider: Provider, claim: Claim) -> None:
         """What is not kept may have been true: the provider is asked, once in a while."""
-        self._count(provider.name, "over_budget", claim)
+        self._count(provider.name, "over_budget", claim.job_id)
         if self._budget.may_hint(claim.job_id):
             await self._intake.hint(claim.job_id)
 
     async def _refused(self, provider: Provider, claim: Claim, callback: Callback, exc: CallbackRefused) -> None:
         log.warning("callback_refused", provider=provider.name, job=claim.job_id, reason=exc.reason, detail=str(exc))
         self._counter(provider.name, "refused").inc()
-        refused = _evidence(provider, claim, callback, verdict=Verdict.REFUSED, note=f"{exc.reason}: {exc}")
+        refused = _evidence(provider, claim.job_id, callback, verdict=Verdict.REFUSED, note=f"{exc.reason}: {exc}")
         if not self._refusals.may_keep(callback.peer or "", size_of(refused)):
             self._metrics.refusals_dropped.inc()
             return
@@ -234,23 +284,27 @@ class Callbacks:
         except Exception as failed:  # noqa: BLE001 (a refusal that can't be kept is still a refusal)
             log.error("refusal_not_kept", provider=provider.name, job=claim.job_id, error=type(failed).__name__)
 
-    def _answered(self, provider: str, claim: Claim, seconds: float, scope: Scope) -> None:
+    def _answered(self, provider: str, job_id: str, seconds: float, request_id: Callable[[], str]) -> None:
         """Answers come first: those of one commit are all sent before the first of them is counted and logged."""
-        if not self._untold:
-            asyncio.get_running_loop().call_soon(self._log_events)
-        self._untold.append((provider, claim, seconds, scope))
+        if not self._unlogged:
+            asyncio.get_running_loop().call_soon(self._log_recorded)
+        self._unlogged.append((provider, job_id, seconds, request_id))
 
-    def _log_events(self) -> None:
-        untold, self._untold = self._untold, []
-        for provider, _, seconds, _ in untold:
+    def _log_recorded(self) -> None:
+        unlogged, self._unlogged = self._unlogged, []
+        for provider, _, seconds, _ in unlogged:
             self._ack_seconds[provider].observe(seconds)
-            self._counter(provider, "recorded").inc()
-        for provider, claim, _, scope in untold:
-            log.info("callback", provider=provider, job=claim.job_id, verdict="recorded", request_id=id_of(scope))
+        for provider, count in CountOf(provider for provider, _, _, _ in unlogged).items():
+            self._counter(provider, "recorded").inc(count)
+        _RECORDED.write([(provider, job_id, "recorded", name()) for provider, job_id, _, name in unlogged])
 
-    def _count(self, provider: str, verdict: str, claim: Claim) -> None:
+    def _count(self, provider: str, verdict: str, job_id: str, **fields: str) -> None:
         self._counter(provider, verdict).inc()
-        log.info("callback", provider=provider, job=claim.job_id, verdict=verdict)
+        log.info("callback", provider=provider, job=job_id, verdict=verdict, **fields)
+
+    def _not_recorded(self, provider: str, job_id: str, error: BaseException, **fields: str) -> None:
+        log.error("callback_not_recorded", provider=provider, job=job_id, error=type(error).__name__, **fields)
+        self._counter(provider, "not_recorded").inc()
 
     def _counter(self, provider: str, verdict: str) -> Counter:
         found = self._counters.get((provider, verdict))
@@ -266,7 +320,7 @@ def size_of(evidence: Evidence) -> int:
 
 def _evidence(
     provider: Provider,
-    claim: Claim,
+    job_id: str,
     callback: Callback,
     *,
     verdict: Verdict = Verdict.RECEIVED,
@@ -275,7 +329,7 @@ def _evidence(
     return Evidence(
         source=Source.CALLBACK,
         provider=provider.name,
-        job_id=claim.job_id,
+        job_id=job_id,
         received_at=callback.received_at,
         headers_json=headers_to_json(callback.headers),
         body=callback.body,
@@ -296,18 +350,32 @@ def _is_whole(headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
     return True
 
 
-async def _answer(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = _PLAIN) -> None:
-    every = [*headers, (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": every})
+def _has_length(headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+    """Whether the length of *body* is the one that was announced, once and in so many words."""
+    announced = [value for name, value in headers if name == b"content-length"]
+    return announced == [b"%d" % len(body)]
+
+
+async def _answer(send: Send, status: int, body: bytes) -> None:
+    headers = [*_PLAIN, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def _refuse(send: Send, problem: Problem) -> None:
+    headers, body = _problem(problem)
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _problem(problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """The headers and the body of the answer."""
+    body = json.dumps(problem.to_json()).encode()
     headers = [(b"content-type", b"application/problem+json")]
     headers += [(name.encode(), value.encode()) for name, value in problem.headers.items()]
-    await _answer(send, problem.status, json.dumps(problem.to_json()).encode(), headers)
+    return [*headers, (b"content-length", b"%d" % len(body))], body
 
 
-_OK = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]}
+_OK: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]}
 """Without a body: the server would write it to the socket by itself, which takes as long as checking a signature."""
 _OK_BODY = {"type": "http.response.body", "body": b""}

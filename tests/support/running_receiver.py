@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from receiver.app import Receiver
 from receiver.domain.evidence import Evidence
 from receiver.domain.ids import new_id
 from receiver.domain.jobs import Job, KeptImage
+from receiver.runtime.direct_protocol import DirectRoute
 from receiver.runtime.server import listen, running, server
 from receiver.settings import load
 from receiver.store.codecs import us
@@ -35,6 +37,8 @@ from tests.support.waiting import eventually
 
 SECRET = "freepik-secret-of-the-tests"
 SECRET_KEY = "a-key-of-the-tests"
+WAY = "TESTS_CLIENT_WAY"
+"""Set to `server`, a receiver's client goes through a real server instead of to the application."""
 RESULT = "https://cdn.example.com/result.png"
 
 
@@ -219,10 +223,34 @@ async def running_receiver(
     settings, each = load(providers={"freepik": freepik, "novita": own}, **given)
     async with running(server(upstream.app, on_stop=lambda: None), listener):
         receiver = Receiver(settings, each)
-        async with receiver.app.router.lifespan_context(receiver.app):
-            transport = httpx.ASGITransport(receiver.app, client=("203.0.113.9", 4711))
+        async with receiver.app.router.lifespan_context(receiver.app), contextlib.AsyncExitStack() as stack:
+            transport: httpx.AsyncBaseTransport = httpx.ASGITransport(receiver.app, client=("203.0.113.9", 4711))
+            if os.environ.get(WAY) == "server":
+                transport = _ByServer(await stack.enter_async_context(at_the_wire(receiver)))
             headers = {"authorization": "Bearer a-token-of-the-tests"}
-            async with httpx.AsyncClient(
-                transport=transport, base_url="https://hooks.example.com", headers=headers
-            ) as client:
-                yield RunningReceiver(receiver, client, upstream)
+            client = httpx.AsyncClient(transport=transport, base_url="https://hooks.example.com", headers=headers)
+            yield RunningReceiver(receiver, await stack.enter_async_context(client), upstream)
+
+
+@contextlib.asynccontextmanager
+async def at_the_wire(
+    receiver: Receiver, *, trusted: tuple[str, ...] = (), direct: DirectRoute | None = None
+) -> AsyncIterator[int]:
+    """The port of a real server in front of *receiver*, whose lifespan runs; *direct* in place of its own."""
+    listener = listen("127.0.0.1", 0)
+    made = server(receiver.app, on_stop=lambda: None, trusted_proxies=trusted, direct=direct or receiver.direct)
+    made.config.lifespan = "off"
+    async with running(made, listener):
+        yield listener.getsockname()[1]
+
+
+class _ByServer(httpx.AsyncHTTPTransport):
+    """Whatever is asked for is asked of the server at *port*."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._port = port
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.url = request.url.copy_with(scheme="http", host="127.0.0.1", port=self._port)
+        return await super().handle_async_request(request)

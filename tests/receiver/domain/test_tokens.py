@@ -129,3 +129,24 @@ async def test_a_bad_token_is_answered_without_intake_or_database(tmp_path: Path
         token = TOKENS.callback(JOB, "freepik")
         assert (await client.post(f"/callbacks/freepik/{token[:-1]}", content=b"{}")).status_code == 404
         assert (await client.get(f"/callbacks/freepik/{token}")).status_code == 200
+
+
+def test_the_short_way_takes_fresh_tokens_of_the_newest_key_alone() -> None:
+    tokens = Tokens(["the-new-key", "the-old-key"], clock=lambda: 1_790_000_000)
+    token = tokens.callback("job_1", "freepik").encode()
+    assert tokens.job_of_callback(token, b"freepik", not_before=1_790_000_000) == "job_1"
+    assert tokens.job_of_callback(token, b"freepik", not_before=1_790_000_001) is None
+    assert tokens.job_of_callback(token, b"novita", not_before=0) is None
+    old = Tokens(["the-old-key"]).callback("job_1", "freepik")
+    assert tokens.read_callback(old).job_id == "job_1"
+    assert tokens.job_of_callback(old.encode(), b"freepik", not_before=0) is None
+    assert tokens.job_of_callback(tokens.input("job_1").encode(), b"-", not_before=0) is None
+
+
+def test_the_short_way_takes_no_altered_token() -> None:
+    tokens = Tokens(["a-key"])
+    token = tokens.callback("job_1", "freepik").encode()
+    altered = [token[:n] + bytes([token[n] ^ 1]) + token[n + 1 :] for n in range(len(token))]
+    altered += [token[:n] + token[n + 1 :] for n in range(len(token))]
+    for text in [*altered, token + b"=", token + b"A", b"." + token, token + b".", b"", b".", b"..", b"...."]:
+        assert tokens.job_of_callback(text, b"freepik", not_before=0) is None, text

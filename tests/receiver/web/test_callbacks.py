@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from receiver.runtime.group_commit import GroupCommit, Overloaded
-from receiver.runtime.server import listen, running, server
 from receiver.web.callback_bodies import CallbackBodies
 from submitter.vocabulary import State
 from tests.support.rows import execute, fetch
-from tests.support.running_receiver import RunningReceiver, freepik_body, novita_body, running_receiver, signed
+from tests.support.running_receiver import at_the_wire, freepik_body, novita_body, running_receiver, signed
 from tests.support.waiting import eventually
 
-
-@contextlib.asynccontextmanager
-async def at_the_wire(here: RunningReceiver, *, trusted: tuple[str, ...] = ()) -> AsyncIterator[int]:
-    """The port of a real server in front of the same application."""
-    listener = listen("127.0.0.1", 0)
-    # Its lifespan is run by the running_receiver already.
-    made = server(here.receiver.app, on_stop=lambda: None, trusted_proxies=trusted)
-    made.config.lifespan = "off"
-    async with running(made, listener):
-        yield listener.getsockname()[1]
+pytestmark = pytest.mark.usefixtures("way")
 
 
 async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
@@ -44,7 +33,7 @@ def request(path: str, body: bytes, **headers: str) -> bytes:
 
 
 async def test_too_large_is_drained_and_the_connection_lives_on(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path, max_callback_bytes=10_000) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path, max_callback_bytes=10_000) as here, at_the_wire(here.receiver) as port:
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request(here.path(job), b"x" * 3_000_000))
@@ -61,7 +50,7 @@ async def test_too_large_is_drained_and_the_connection_lives_on(tmp_path: Path) 
 
 
 async def test_a_chunked_body_is_measured_as_it_comes(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path, max_callback_bytes=1000) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path, max_callback_bytes=1000) as here, at_the_wire(here.receiver) as port:
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"POST {here.path(job)} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode())
@@ -82,7 +71,7 @@ async def test_the_order_is_token_then_size_then_signature(tmp_path: Path) -> No
 
 
 async def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here.receiver) as port:
         here.receiver.callbacks.bodies = CallbackBodies(seconds=0.3)
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -96,7 +85,7 @@ async def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path) -> None:
 
 
 async def test_a_sender_that_hangs_up_leaves_nothing(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here.receiver) as port:
         job = await here.job("novita")
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request(here.path(job), b"x" * 100)[:-50])
@@ -257,7 +246,7 @@ async def test_nobody_waits_for_ever_for_a_commit_that_hangs() -> None:
 async def test_the_peer_is_believed_from_trusted_proxies_only(
     trusted: tuple[str, ...], forwarded: str, peer: str, tmp_path: Path
 ) -> None:
-    async with running_receiver(tmp_path) as here, at_the_wire(here, trusted=trusted) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here.receiver, trusted=trusted) as port:
         job = await here.job("novita")
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request(here.path(job), b"{}", x_forwarded_for=forwarded))
@@ -268,7 +257,7 @@ async def test_the_peer_is_believed_from_trusted_proxies_only(
 
 
 async def test_what_comes_is_kept_byte_by_byte(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here.receiver) as port:
         job = await here.job("novita")
         body = bytes(range(256)) * 3
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -314,7 +303,7 @@ async def test_evidence_that_was_never_read_is_read_at_the_next_start(tmp_path: 
 
 
 async def test_one_urls_unfinished_bodies_take_neither_all_memory_nor_the_place_of_others(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path, max_callback_bytes=100_000) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path, max_callback_bytes=100_000) as here, at_the_wire(here.receiver) as port:
         flooded, other = await here.job("novita"), await here.job("novita")
         half = request(here.path(flooded), b"x" * 100_000)[:-50_000]
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]

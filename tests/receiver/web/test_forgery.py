@@ -24,6 +24,8 @@ from tests.support.running_receiver import (
 )
 from tests.support.waiting import patience
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @dataclass(frozen=True)
 class Attempt:

@@ -12,8 +12,8 @@ import pytest
 
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
-from tests.receiver.web.test_callbacks import answer_of, at_the_wire, request
-from tests.support.running_receiver import freepik_body, novita_body, running_receiver, signed
+from tests.receiver.web.test_callbacks import answer_of, request
+from tests.support.running_receiver import at_the_wire, freepik_body, novita_body, running_receiver, signed
 
 TOKEN = "Bearer a-token-of-the-tests"
 BOM = b"\xef\xbb\xbf"
@@ -38,7 +38,7 @@ def job_document() -> bytes:
 
 @pytest.mark.parametrize("provider", ["freepik", "novita"])
 async def test_a_callback_that_offers_an_upgrade_is_kept_whole(provider: str, tmp_path: Path) -> None:
-    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here.receiver) as port:
         job = await here.job(provider)
         body = (freepik_body if provider == "freepik" else novita_body)(job.remote_id or "", "IN_PROGRESS")
         headers = {"connection": "Upgrade", "upgrade": "h2c", **signed(body)}
@@ -73,7 +73,7 @@ async def test_a_callback_of_another_length_than_announced_is_never_a_200(tmp_pa
 
 
 async def test_white_space_behind_a_key_makes_no_second_job(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here.receiver) as port:
         ids = set()
         for key in ("order-17", "order-17 ", "\torder-17\t"):
             raw = request(
@@ -96,7 +96,7 @@ async def test_white_space_behind_a_key_makes_no_second_job(tmp_path: Path) -> N
 
 
 async def test_white_space_behind_signature_headers_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here.receiver) as port:
         job = await here.job("freepik")
         for name in ("webhook-id", "webhook-timestamp", "webhook-signature"):
             body = freepik_body(job.remote_id or "", "IN_PROGRESS")
@@ -111,7 +111,7 @@ async def test_white_space_behind_signature_headers_and_a_byte_order_mark_are_pa
 
 
 async def test_a_position_with_white_space_behind_is_taken(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here.receiver) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         lines = f"authorization: {TOKEN}\r\naccept: text/event-stream\r\nlast-event-id: 0 \r\n"
         writer.write(f"GET /v1/events HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode())
@@ -120,7 +120,7 @@ async def test_a_position_with_white_space_behind_is_taken(tmp_path: Path) -> No
 
 
 async def test_a_byte_order_mark_before_a_posted_job_is_passed_over(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path) as here, at_the_wire(here) as port:
+    async with running_receiver(tmp_path) as here, at_the_wire(here.receiver) as port:
         raw = request("/v1/jobs", BOM + job_document(), authorization=TOKEN, content_type="application/json")
         assert (await sent(port, raw))[0] == 202
         large = {"provider": "novita", "image": {"base64": base64.b64encode(picture_bytes(900, 900)).decode()}}

@@ -1,0 +1,202 @@
+"""
+Requests that are answered from the HTTP protocol, without a scope, a task and a stack of applications for each.
+
+Only what is ordinary goes this way: a POST to a plain path of the route, whole in what one read brought, on a
+connection where nothing else waits. It is offered to the route; what the route does not take, and everything else, goes
+to the application as if there were no other way. Nothing is held for longer than one read, so limits of time and memory
+for bodies stay the application's.
+
+The answer is written as uvicorn writes it, byte for byte. Written against uvicorn 0.54.0; used of it, beside what
+`http_protocol` lists: `client`, `flow.write_paused`, `expect_100_continue`, and that `cycle` may be anything with the
+attributes that `DirectRequest` has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from receiver.runtime.http_protocol import HttpProtocol
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class TrustedProxies(Protocol):
+    """What uvicorn's `ProxyHeadersMiddleware` has as `trusted_hosts`."""
+
+    def __contains__(self, host: str | None) -> bool: ...
+
+    def get_trusted_client_address(self, x_forwarded_for: str) -> tuple[str, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DirectRoute:
+    """
+    A route that may answer requests directly.
+
+    *path* matches the paths that are offered, whole. *take* says whether a request is taken. If so, it is answered
+    once, by `DirectRequest.answer`, and not before *take* has returned; if not, nothing may have been done about it.
+    """
+
+    path: re.Pattern[bytes]
+    take: Callable[[DirectRequest], bool]
+
+
+class DirectRequest:
+    """A whole request. To uvicorn it is the cycle of a request and its response that its connection is busy with."""
+
+    __slots__ = (
+        "_protocol",
+        "body",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "parts",
+        "peer",
+        "response_complete",
+        "response_started",
+    )
+    more_body = False
+    message_event = asyncio.Event()
+    """Nobody waits for it."""
+
+    def __init__(self, protocol: DirectProtocol, parts: Sequence[bytes], body: bytes, keep_alive: bool) -> None:
+        self.parts = parts
+        """What the groups of the route's `path` matched."""
+        self.headers: Headers = protocol.headers
+        """Names in lower case."""
+        self.body = body
+        self.peer = protocol.peer()
+        """The address that it came from, as trusted proxies tell."""
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self._protocol = protocol
+
+    def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Answer it. If its sender is gone, nothing happens."""
+        if not self.disconnected:
+            self._protocol.answer(self, status, headers, body)
+
+
+class DirectProtocol(HttpProtocol):
+    """A connection; *route* answers some of its requests. *proxies* are those whose `X-Forwarded-For` is believed."""
+
+    def __init__(
+        self, *args: Any, route: DirectRoute | None = None, proxies: TrustedProxies | None = None, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self._route = route
+        self._proxies = proxies
+        self._match: re.Match[bytes] | None = None
+        """Of the request that is being read, as long as it may be offered."""
+        self._held: list[bytes] = []
+        """What has come of its body."""
+        self._declining = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._match is not None:
+            self._match = None
+            if not self._broken:  # the rest of the body is still to come
+                self._begin()
+                for part in self._held:
+                    super().on_body(part)
+
+    def _decline_upgrade(self) -> None:
+        self._declining = True
+        super()._decline_upgrade()
+        self._declining = False
+
+    # --- What the parser says ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        # As in the superclasses, all but the scope: that is made by `_begin`.
+        self._head_bytes = 0
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        if (
+            self._route is not None
+            and (match := self._route.path.fullmatch(self.url)) is not None
+            and self.parser.get_method() == b"POST"
+            and (self.cycle is None or self.cycle.response_complete)
+            and not (self.pipeline or self.expect_100_continue or self._declining or self.flow.write_paused)
+            and not self.parser.should_upgrade()
+        ):
+            self._match, self._held = match, []
+            self._advanced = True
+            self._head_since = None
+            self._body_since, self._body_bytes = self.loop.time(), 0
+        else:
+            self._begin()
+
+    def on_body(self, body: bytes) -> None:
+        if self._match is None:
+            super().on_body(body)
+        else:
+            self._advanced = True
+            self._head_bytes = 0
+            self._body_bytes += len(body)
+            self._held.append(body)
+
+    def on_message_complete(self) -> None:
+        match, self._match = self._match, None
+        if match is None or self._route is None:
+            super().on_message_complete()
+            return
+        held, earlier = self._held, self.cycle
+        body = held[0] if len(held) == 1 else b"".join(held)
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        request: Any = DirectRequest(self, match.groups(), body, keep_alive)
+        self.cycle = request
+        self._advanced = True
+        self._body_since = None
+        if not self._route.take(request):
+            self.cycle = earlier
+            self._begin()
+            for part in held:
+                super().on_body(part)
+            super().on_message_complete()
+
+    def _begin(self) -> None:
+        """Begin the request whose head has been read as the application's."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        HttpToolsProtocol.on_message_begin(self)
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
+
+    # --- For the request --------------------------------------------------------------------------------------------
+
+    def peer(self) -> str | None:
+        host = self.client[0] if self.client else None
+        if self._proxies is not None and host in self._proxies:
+            forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
+            if forwarded:
+                named, _ = self._proxies.get_trusted_client_address(b", ".join(forwarded).decode("latin-1"))
+                return named or host
+        return host
+
+    def answer(self, request: DirectRequest, status: int, headers: Headers, body: bytes) -> None:
+        request.response_started = request.response_complete = True
+        lines = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *headers):
+            lines += (name, b": ", value, b"\r\n")
+        if (b"connection", b"close") in headers:
+            request.keep_alive = False
+        elif not request.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += (b"\r\n", body)
+        self.transport.write(b"".join(lines))
+        if not request.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
