@@ -12,8 +12,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from json.encoder import encode_basestring_ascii as quoted
 from typing import overload
+
+import orjson
 
 from receiver.domain.entity import entity, json_of, shown, stored
 from receiver.domain.jobs import Source, Verdict
@@ -79,16 +80,8 @@ class _RawHeaders(Sequence[tuple[bytes, bytes]]):
 
 
 def headers_to_json(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """
-    A list of [name, value] pairs, each byte as the character of its number (latin-1).
-
-    What `json.dumps` would make of them, for a third of the time: all are escaped in one go. No header can hold a line
-    break, so line breaks stand between them; where no backslash was, one in the result is of an escape.
-    """
-    text = b"\n".join([b"\r".join(pair) for pair in headers]).decode("latin-1")
-    if "\\" in text or text.count("\r") != len(headers) or text.count("\n") != len(headers) - 1:
-        return json.dumps([[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers])
-    return f"[[{quoted(text)}]]".replace("\\r", '", "').replace("\\n", '"], ["')
+    """A list of [name, value] pairs, each byte as the character of its number (latin-1)."""
+    return orjson.dumps([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]).decode()
 
 
 def _octets(text: str) -> bytes:

@@ -17,8 +17,10 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any
 
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from receiver.runtime.http_protocol import HttpProtocol
@@ -26,12 +28,25 @@ from receiver.runtime.http_protocol import HttpProtocol
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-class TrustedProxies(Protocol):
-    """What uvicorn's `ProxyHeadersMiddleware` has as `trusted_hosts`."""
+class TrustedProxies:
+    """Those at *addresses*: their `X-Forwarded-For` is believed, as uvicorn's own middleware does."""
 
-    def __contains__(self, host: str | None) -> bool: ...
+    def __init__(self, addresses: Sequence[str]) -> None:
+        async def nothing(*_: Any) -> None:
+            pass
 
-    def get_trusted_client_address(self, x_forwarded_for: str) -> tuple[str, int]: ...
+        self._hosts = ProxyHeadersMiddleware(nothing, list(addresses)).trusted_hosts
+        self._short = lru_cache(maxsize=1024)(self._client)
+
+    def __contains__(self, host: str | None) -> bool:
+        return host in self._hosts
+
+    def client(self, forwarded_for: bytes) -> str:
+        """The client that the header names; it may be empty. The same few providers come again and again."""
+        return self._short(forwarded_for) if len(forwarded_for) <= 64 else self._client(forwarded_for)
+
+    def _client(self, forwarded_for: bytes) -> str:
+        return self._hosts.get_trusted_client_address(forwarded_for.decode("latin-1"))[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +197,7 @@ class DirectProtocol(HttpProtocol):
         if self._proxies is not None and host in self._proxies:
             forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
             if forwarded:
-                named, _ = self._proxies.get_trusted_client_address(b", ".join(forwarded).decode("latin-1"))
-                return named or host
+                return self._proxies.client(b", ".join(forwarded)) or host
         return host
 
     def answer(self, request: DirectRequest, status: int, headers: Headers, body: bytes) -> None:

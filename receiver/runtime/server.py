@@ -29,9 +29,8 @@ from typing import Any, cast
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from receiver.runtime.direct_protocol import DirectProtocol, DirectRoute
+from receiver.runtime.direct_protocol import DirectProtocol, DirectRoute, TrustedProxies
 from receiver.runtime.http_protocol import HttpProtocol, RefusalLog
 from receiver.runtime.request_ids import RequestIds
 
@@ -163,7 +162,7 @@ def server(
 
     What *direct* takes is answered by it instead of by *app*.
     """
-    proxies = ProxyHeadersMiddleware(cast(Any, app), list(trusted_proxies)).trusted_hosts if trusted_proxies else None
+    proxies = TrustedProxies(trusted_proxies) if trusted_proxies else None
     protocol = functools.partial(DirectProtocol, refusals=RefusalLog(), route=direct, proxies=proxies)
     config = uvicorn.Config(
         RequestIds(app),

@@ -85,7 +85,7 @@ class Intake:
         providers = {name: slot.provider for name, slot in slots.items()}
         self._reading = Reading(store, providers, blobs, confirm=confirm)
         self._recording: GroupCommit[Evidence] = GroupCommit(
-            store.evidence.record,
+            self._commit,
             batch=512,
             patience_seconds=_PATIENCE_SECONDS,
             weigh=lambda evidence: len(evidence.body),
@@ -98,18 +98,15 @@ class Intake:
     async def record(self, evidence: Evidence) -> None:
         """Return when *evidence* is durable. Raises `Overloaded` when too much waits for the disk."""
         await self._recording.add(evidence)
-        if evidence.read_at is None:
-            self.loop.wake()
 
     def hand_in(self, evidence: Evidence, done: Callable[[BaseException | None], None]) -> None:
         """Record *evidence* as `record` does; *done*, which must not raise, is called with its error or None."""
+        self._recording.put(evidence, done)
 
-        def recorded(error: BaseException | None) -> None:
-            if error is None:
-                self.loop.wake()
-            done(error)
-
-        self._recording.put(evidence, recorded)
+    async def _commit(self, batch: Sequence[Evidence]) -> None:
+        await self._store.evidence.record(batch)
+        if any(evidence.read_at is None for evidence in batch):
+            self.loop.wake()
 
     async def record_answer(
         self,
