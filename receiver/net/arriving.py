@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,7 +21,7 @@ from receiver.net.guard import OutboundError
 from submitter.content_coding import ContentRefused, ContentTooLarge, codings, decoded
 from submitter.retry_after import retry_after_seconds
 
-WRITE_BYTES = 448 * 1024
+WRITE_BYTES = 1024 * 1024
 LONGEST_RETRY_AFTER = 86_400.0
 _WHOLE = frozenset({200, 203, 206})
 _PASSING = frozenset({408, 425, 429})  # of 4xx, those that another try may cure
@@ -67,7 +67,8 @@ class Arriving:
         self._max_bytes = max_bytes
         self._digest = hashlib.sha256()
         self._size = 0
-        self._waiting = bytearray()
+        self._waiting: list[bytes] = []
+        self._unwritten = 0
         self._first: httpx.Response | None = None
 
     async def take(self, response: httpx.Response) -> None:
@@ -83,8 +84,9 @@ class Arriving:
             async with aclosing(body):
                 async for piece in body:
                     self._size += len(piece)
-                    self._waiting += piece
-                    if len(self._waiting) >= WRITE_BYTES:
+                    self._waiting.append(piece)
+                    self._unwritten += len(piece)
+                    if self._unwritten >= WRITE_BYTES:
                         await self._write()
         except ContentTooLarge as exc:
             once = " once its compressed form is undone" if codings(label) else ""
@@ -142,11 +144,11 @@ class Arriving:
         )
 
     async def _write(self) -> None:
-        data = bytes(self._waiting)
-        self._waiting.clear()
-        await _in_thread(self._digested, data)
+        pieces, self._waiting, self._unwritten = self._waiting, [], 0
+        await _in_thread(self._digested, pieces)
 
-    def _digested(self, data: bytes) -> None:
+    def _digested(self, pieces: Sequence[bytes]) -> None:
+        data = b"".join(pieces)  # threads that go in and out of Python a lot hold up the event loop
         self._digest.update(data)
         self._to.write(data)
 
@@ -157,7 +159,7 @@ def _range_start(response: httpx.Response) -> int | None:
     return int(said[1]) if said else None
 
 
-async def _in_thread(write: Callable[[bytes], None], data: bytes) -> None:
+async def _in_thread(write: Callable[[Sequence[bytes]], None], data: Sequence[bytes]) -> None:
     """Write off the loop. Canceled, it still waits for the write: the caller closes the file right after us."""
     writing = asyncio.ensure_future(asyncio.to_thread(write, data))
     try:

@@ -18,6 +18,7 @@ from typing import Any
 import httpcore
 import httpx
 
+from receiver.net import streams
 from receiver.net.guard import Guard, UrlRefused
 from submitter import httpcore_adapter
 
@@ -51,7 +52,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 max_connections=max_connections,
                 max_keepalive_connections=max_connections,
                 keepalive_expiry=KEEPALIVE_SECONDS,
-                network_backend=GuardedBackend(guard, connect or _dial, encrypted=encrypted),
+                network_backend=GuardedBackend(guard, connect or streams.connect, encrypted=encrypted),
             )
 
         context = ssl_context or httpx.create_ssl_context(trust_env=False)
@@ -104,10 +105,6 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-
-async def _dial(address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
-    return await httpcore.AnyIOBackend().connect_tcp(address, port, timeout=timeout)
 
 
 _HTTPX_ERRORS: dict[type[BaseException], type[httpx.TransportError]] = {

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from receiver.store.object_store import ObjectStore
-from receiver.store.part_files import PartFiles
+from receiver.store.part_files import PartFiles, PartWriter
 from submitter.image_files import magic_type
 from submitter.images import inspect
 from submitter.vocabulary import Image, Picture
@@ -121,17 +121,17 @@ class Blobs:
     async def drop_body(self, name: str) -> None:
         await asyncio.to_thread((self.root / "answers" / name).unlink, missing_ok=True)
 
-    async def keep_image(self, part: Path, job_id: str, n: int, *, sha256: str, size: int) -> Picture:
+    async def keep_image(self, part: PartWriter, job_id: str, n: int, *, sha256: str, size: int) -> Picture:
         """
         Inspect a downloaded file, of *size* bytes with the digest *sha256*, and keep it as image *n* of the job.
 
-        *part* is gone then. Raises `TaskRefused` if it is no whole image, `OSError` if not all of it is on the disk.
+        The part is gone then. Raises `TaskRefused` if it is no whole image, `OSError` if not all of it is on the disk.
         """
         target = self.image_path(job_id, n) if self.objects is None else None
         picture = await asyncio.to_thread(_inspected, part, sha256, size, target)
         if self.objects is not None:
-            await self.objects.put(_image_key(job_id, n), part, picture.content_type)
-            await asyncio.to_thread(part.unlink)
+            await self.objects.put(_image_key(job_id, n), part.path, picture.content_type)
+            await asyncio.to_thread(part.drop)
         return picture
 
     async def keep_data(self, job_id: str, n: int, image: Image) -> Image:
@@ -190,13 +190,14 @@ class Blobs:
         _settle_file(part, target)
 
 
-def _inspected(part: Path, sha256: str, size: int, target: Path | None) -> Picture:
+def _inspected(part: PartWriter, sha256: str, size: int, target: Path | None) -> Picture:
     """Inspect *part* and move it to *target*, if there is one, in a single turn on a thread."""
-    picture = inspect(part, sha256=sha256)
+    picture = inspect(part.path, sha256=sha256)
     if picture.size != size:
         raise OSError(errno.EIO, "the file is not as long as what was written")
+    part.finish()
     if target is not None:
-        _settle_file(part, target)
+        _place(part.path, target)
     return picture
 
 
@@ -213,10 +214,15 @@ def _image_key(job_id: str, n: int) -> str:
 
 
 def _settle_file(part: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with part.open("rb") as stream:
         os.fsync(stream.fileno())
     part.chmod(0o600)
+    _place(part, target)
+
+
+def _place(part: Path, target: Path) -> None:
+    """Give a file that is on the disk its name, for good."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part.replace(target)
     directory = os.open(target.parent, os.O_RDONLY)
     try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from receiver.domain.events import job_event
-from receiver.domain.jobs import KeptImage
+from receiver.domain.jobs import Job, KeptImage
 from receiver.store.codecs import Codec, from_us, to_us, us
 from receiver.store.database import Database
 from receiver.store.outbox import write_events
@@ -63,22 +63,30 @@ class Images:
         row = await self._database.read(lambda: first(_NEXT))
         return from_us(row[0])
 
-    async def kept(self, images: Sequence[tuple[KeptImage, datetime]]) -> None:
-        """Our copies are safe, each since its moment. With a job's last one that was wanted, `job.images_kept`."""
+    async def kept(self, images: Sequence[tuple[KeptImage, datetime]]) -> dict[str, Job]:
+        """
+        Our copies are safe, each since its moment. With a job's last one that was wanted, `job.images_kept`.
 
-        def work() -> Work[None]:
-            yield LockRows("jobs", sorted({image.job_id for image, _ in images}))
+        Returns the jobs by id.
+        """
+
+        def work() -> Work[dict[str, Job]]:
+            ids = sorted({image.job_id for image, _ in images})
+            yield LockRows("jobs", ids)
+            jobs = yield from jobs_by_id(ids)
             for image, now in images:
-                yield from self._done(image, now, state="kept", last_error=None)
+                yield from self._done(image, jobs, now, state="kept", last_error=None)
+            return jobs
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def lost(self, image: KeptImage, now: datetime, *, last_error: str) -> None:
         """Given up. The job's state stays; `job.images_lost` is emitted."""
 
         def work() -> Work[None]:
             yield LockRows("jobs", [image.job_id])
-            yield from self._done(image, now, state="lost", last_error=last_error)
+            jobs = yield from jobs_by_id([image.job_id])
+            yield from self._done(image, jobs, now, state="lost", last_error=last_error)
 
         await self._database.write(work)
 
@@ -102,7 +110,9 @@ class Images:
     async def later(self, image: KeptImage, *, next_at: datetime, last_error: str) -> None:
         await self._database.write(alone(Run(_LATER, (us(next_at), last_error, image.job_id, image.n, self._owner))))
 
-    def _done(self, image: KeptImage, now: datetime, *, state: str, last_error: str | None) -> Work[None]:
+    def _done(
+        self, image: KeptImage, jobs: Mapping[str, Job], now: datetime, *, state: str, last_error: str | None
+    ) -> Work[None]:
         """Under a lock on the job: of two of its images that end together, one is the last."""
         values = (state, image.content_type, image.width, image.height, image.bytes, image.sha256, last_error, us(now))
         if (yield Run(_DONE, (*values, image.job_id, image.n, self._owner))) != 1:
@@ -110,7 +120,7 @@ class Images:
         images = yield from images_of([image.job_id])
         if any(other.state == "wanted" for other in images):
             return
-        job = (yield from jobs_by_id([image.job_id]))[image.job_id]
+        job = jobs[image.job_id]
         name = "job.images_kept" if all(other.kept for other in images) else "job.images_lost"
         new_event = job_event(name, job, images, base_url=self._public_url())
         yield from write_events([new_event], now, first_delay_seconds=self._first_delay)

@@ -9,6 +9,8 @@ directory drops what dead ones left half written, and touches nothing that is un
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import os
 import secrets
 import sys
@@ -24,12 +26,13 @@ class PartFiles:
     def __init__(self, root: Path) -> None:
         self._directory = root / "parts"
         self._owners = root / "writers"
-        self._owner = secrets.token_hex(6)
+        self._owner = secrets.token_hex(12)
+        self._numbers = itertools.count()
         self._lock: int | None = None
 
     def path(self) -> Path:
         """A fresh path for something on its way in."""
-        return self._directory / f"{self._owner}-{secrets.token_hex(12)}"
+        return self._directory / f"{self._owner}-{next(self._numbers)}"
 
     def claim(self) -> None:
         """Make the directories, hold this process's lock, and drop the parts of processes that are gone."""
@@ -52,6 +55,37 @@ class PartFiles:
             os.close(self._lock)
             (self._owners / self._owner).unlink(missing_ok=True)
             self._lock = None
+
+
+class PartWriter:
+    """A part while it is written, readable by its owner only. Made at the first write; all of it blocks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: io.FileIO | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = io.FileIO(self.path, "xb", opener=_owners_only)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]
+
+    def finish(self) -> None:
+        """Have all of it on the disk."""
+        if self._file is not None:
+            with self._file:
+                os.fsync(self._file.fileno())
+
+    def drop(self) -> None:
+        """Remove the file, if it is still there."""
+        if self._file is not None:
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _owners_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _lock(descriptor: int) -> None:

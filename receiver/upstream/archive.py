@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import structlog
 
 from receiver.domain.jobs import KeptImage, enlargement
-from receiver.net.client import DownloadFailed, Outbound
+from receiver.net.client import Downloaded, DownloadFailed, Outbound
 from receiver.net.guard import OutboundError
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop, TaskPool
@@ -30,6 +31,7 @@ from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore
 from receiver.store.leases import LEASE
+from receiver.store.part_files import PartWriter
 from submitter.errors import TaskRefused
 from submitter.images import inspect
 
@@ -47,6 +49,12 @@ _RENEWALS = (20.0, 60.0, 180.0)
 _FINAL = frozenset({200, 203, 206, 410})
 """Where the file itself is what can't be kept, or is gone for good."""
 MOST_PER_HOST = 6
+_MOST_HELD = 3 * MOST_PER_HOST
+"""Of one host, those that wait for their turn included: so the next download does not wait for a claim."""
+_FEW_HELD = 2 * MOST_PER_HOST
+"""More of a host are claimed when no more of its images are held, so that a claim brings several."""
+_SETTLING = 3
+"""How many downloads are synced and inspected at once: it blocks threads that others need, too."""
 _SEARCH_SECONDS = 1.0
 """How often images of other hosts are searched for among those of hosts that are busy enough."""
 
@@ -55,7 +63,8 @@ class Archive:
     """
     Fetches wanted images, *concurrency* at once, a few from each host: one that hangs delays only itself.
 
-    *renewable* are the providers that can be asked for fresh links.
+    Three times as many are claimed, so that the database is not waited for between two downloads. *renewable* are the
+    providers that can be asked for fresh links.
     """
 
     def __init__(
@@ -78,52 +87,55 @@ class Archive:
         self._renewable = renewable
         self._clock = clock
         self.loop = Loop("archive", self.step, woken=wakes.archive)
-        self.pool = TaskPool(concurrency, on_idle=self.loop.wake)
+        self.pool = TaskPool(3 * concurrency, on_idle=self.loop.wake)
         self._keeping: GroupCommit[tuple[KeptImage, datetime]] = GroupCommit(
-            store.images.kept, batch=concurrency, patience_seconds=_PATIENCE_SECONDS, weigh=lambda _: 1
+            self._keep, batch=self.pool.size, patience_seconds=_PATIENCE_SECONDS, weigh=lambda _: 1
         )
         """Images that end together share a commit."""
-        self._busy: Counter[str] = Counter()
+        self._places = asyncio.Semaphore(concurrency)
+        self._places_at: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._settling = asyncio.Semaphore(_SETTLING)
+        self._held: Counter[str] = Counter()
         self._searched: frozenset[str] | None = None
         """The full hosts beside which the last search found nothing, and until when that is taken to be so."""
         self._search_at = 0.0
 
     async def step(self) -> float:
         now = self._clock()
-        if self.pool.free == 0:
+        if self.pool.free < max(self.pool.size // 8, 1):
             return 3600.0
-        next_at = await self._store.images.next_at()
-        if next_at is None or next_at > now:
-            return 3600.0 if next_at is None else (next_at - now).total_seconds()
-        full = frozenset(origin for origin, count in self._busy.items() if origin and count >= MOST_PER_HOST)
+        full = frozenset(origin for origin, count in self._held.items() if origin and count > _FEW_HELD)
         rest = self._search_at - time.monotonic()
         if full and full == self._searched and rest > 0:
             return rest
+        next_at = await self._store.images.next_at()
+        if next_at is None or next_at > now:
+            return 3600.0 if next_at is None else (next_at - now).total_seconds()
         claimed = await self._store.images.claim(
             now, lease=LEASE, limit=self.pool.free, without=sorted(full), choose=self._with_room
         )
         self._searched, self._search_at = (None, 0.0) if claimed else (full, time.monotonic() + _SEARCH_SECONDS)
         for image, give_up_at in claimed:
             origin = _origin(image)
-            self._busy[origin] += 1
+            self._held[origin] += 1
             name = f"image {image.job_id}/{image.n}"
             self.pool.start(self._work(image, give_up_at or now, origin), name=name, job=image.job_id)
         return 0.0 if claimed else 1.0
 
     def _with_room(self, due: Sequence[KeptImage]) -> list[KeptImage]:
         """Those of *due* that their hosts have room for."""
-        busy, chosen = self._busy.copy(), []
+        held, chosen = self._held.copy(), []
         for image in due:
             origin = _origin(image)
-            if not origin or busy[origin] < MOST_PER_HOST:
-                busy[origin] += 1
+            if not origin or held[origin] < _MOST_HELD:
+                held[origin] += 1
                 chosen.append(image)
         return chosen
 
     async def _work(self, image: KeptImage, give_up_at: datetime, origin: str) -> None:
         renewing = asyncio.create_task(self._renew(image))
         try:
-            kept = await self._fetch(image)
+            kept = await self._fetch(image, origin)
         except OutboundError as exc:
             refused = isinstance(exc, DownloadFailed) and exc.permanent
             dead = isinstance(exc, DownloadFailed) and exc.permanent and exc.status in _FINAL
@@ -136,34 +148,34 @@ class Archive:
             await self._keeping.add((kept, self._clock()))
             self._metrics.images.labels("kept").inc()
             log.info("image_kept", job=image.job_id, n=image.n, bytes=kept.bytes, width=kept.width, height=kept.height)
-            await self._compare(kept)
             self._wakes.events_written()
         finally:
             renewing.cancel()
-            self._busy -= Counter([origin])
+            self._held -= Counter([origin])
 
-    async def _compare(self, image: KeptImage) -> None:
-        """Say it where a result that was paid for is not as large as it was to be."""
-        found = await self._store.job(image.job_id)
-        if found is not None and enlargement(found[0], image)["upscaled"] is False:
-            self._metrics.images.labels("not_upscaled").inc()
-            log.warning("image_not_upscaled", job=image.job_id, n=image.n, width=image.width, height=image.height)
+    async def _keep(self, images: Sequence[tuple[KeptImage, datetime]]) -> None:
+        """Write what is kept; log each result that is not as large as was paid for."""
+        jobs = await self._store.images.kept(images)
+        for image, _ in images:
+            job = jobs.get(image.job_id)
+            if job is not None and enlargement(job, image)["upscaled"] is False:
+                self._metrics.images.labels("not_upscaled").inc()
+                log.warning("image_not_upscaled", job=image.job_id, n=image.n, width=image.width, height=image.height)
 
-    async def _fetch(self, image: KeptImage) -> KeptImage:
+    async def _fetch(self, image: KeptImage, origin: str) -> KeptImage:
         if image.source_url is None:
             async with self._blobs.image_file(image.job_id, image.n) as path:
                 picture = await asyncio.to_thread(inspect, path)
         else:
-            part = self._blobs.new_part()
-            patience = _DOWNLOAD_SECONDS[min(image.tries, len(_DOWNLOAD_SECONDS) - 1)]
+            part = PartWriter(self._blobs.new_part())
             try:
-                with await asyncio.to_thread(part.open, "wb") as sink:
-                    came = await self._outbound.download(
-                        image.source_url, sink, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience
+                came = await self._download(image.source_url, part, origin, tries=image.tries)
+                async with self._settling:
+                    picture = await self._blobs.keep_image(
+                        part, image.job_id, image.n, sha256=came.sha256, size=came.bytes
                     )
-                picture = await self._blobs.keep_image(part, image.job_id, image.n, sha256=came.sha256, size=came.bytes)
             except BaseException:
-                await asyncio.to_thread(part.unlink, missing_ok=True)
+                await asyncio.to_thread(part.drop)
                 raise
         return replace(
             image,
@@ -173,6 +185,13 @@ class Archive:
             bytes=picture.size,
             sha256=picture.sha256,
         )
+
+    async def _download(self, url: str, part: PartWriter, origin: str, *, tries: int) -> Downloaded:
+        """Fetch *url* into *part*, once its host has a place for it. Places are given in the order of claims."""
+        patience = _DOWNLOAD_SECONDS[min(tries, len(_DOWNLOAD_SECONDS) - 1)]
+        place_there = self._places_at.setdefault(origin, asyncio.Semaphore(MOST_PER_HOST))
+        async with place_there, self._places:
+            return await self._outbound.download(url, part, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience)
 
     async def _failed(
         self, image: KeptImage, give_up_at: datetime, last_error: str, *, dead: bool = False, refused: bool = False

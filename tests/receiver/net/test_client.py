@@ -256,13 +256,13 @@ async def fetch(outbound: Outbound, url: str, max_bytes: int = 1000, timeout_sec
 
 
 async def test_a_download_is_written_and_digested_off_the_loop(outbound: Outbound, tmp_path: Path) -> None:
-    picture = bytes(range(256)) * 4096
+    picture = bytes(range(256)) * 16384
     threads = set()
 
     class Noting(io.FileIO):
         def write(self, data: bytes, /) -> int:  # type: ignore[override]
             threads.add(threading.get_ident())
-            assert len(data) <= 512 * 1024
+            assert len(data) <= 2 * 1024 * 1024
             return super().write(data)
 
     async with serving(saying("200 OK", picture, Content_Type="Image/PNG; q=1", Set_Cookie="a=b")) as (url, server):

@@ -28,6 +28,7 @@ from receiver.upstream.archive import Archive
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Image, Report, State
 from tests.support.clock import Clock
+from tests.support.rows import fetch
 from tests.support.serving import serving
 from tests.support.upstream_loops import Loops, loops
 from tests.support.waiting import eventually
@@ -129,6 +130,30 @@ async def test_the_image_whose_link_dies_first_is_taken_first_and_held_until_its
         assert await images.next_at() == now + LEASE
         await images.renew(first, now + LEASE / 2, lease=LEASE)
         assert [image.job_id for image, _ in await images.claim(now + LEASE, lease=LEASE, limit=9)] == [late]
+
+
+async def test_of_ten_thousand_that_are_due_at_once_those_whose_links_die_first_are_fetched_first(
+    tmp_path: Path,
+) -> None:
+    links = Links()
+    asked: list[str] = []
+
+    async def note(request: Request) -> Response:
+        asked.append(request.path_params["name"])
+        return Response(PICTURE, media_type="image/jpeg")
+
+    async with archive(tmp_path, links) as (made, running), serving(Starlette(routes=[Route("/{name}", note)])) as host:
+        for batch in range(200):  # jobs of fifty; the later a job came, the sooner its links die
+            urls = (f"{host}/{batch}-{n}" for n in range(50))
+            await succeeded(running, *urls, expires_in=36_000 - 100 * batch)
+        (count,) = (await fetch(running.store.database, "SELECT count(*) FROM images WHERE state = 'wanted'"))[0]
+        assert count == 10_000
+        while len(asked) < 60:
+            await made.step()
+            await asyncio.sleep(0.01)
+        await made.pool.shutdown(grace_seconds=60)
+        assert sorted(asked[:50]) == sorted(f"199-{n}" for n in range(50))
+        assert {name.partition("-")[0] for name in asked[50:]} == {"198"}
 
 
 async def test_one_of_two_images_lost_is_told_once_both_are_decided(tmp_path: Path) -> None:
