@@ -168,7 +168,7 @@ class Receiver:
             parts.slots,
             parts.pauses,
             Live(ChangeLog(parts.database), self.stopping),
-            Pictures(self.admissions, parts.blobs),
+            Pictures(self.admissions, parts.blobs, parts.store),
             public_url=lambda: self.public_url,
         )
 

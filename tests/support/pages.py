@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from tests.support.running_receiver import RunningReceiver
 
 TOKEN = "a-token-of-the-tests"
-PAGES = ("/", "/jobs", "/deliveries", "/endpoints", "/providers", "/send")
+PAGES = ("/", "/jobs", "/deliveries", "/endpoints", "/providers", "/send", "/compare")
 _FORM_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 
 

@@ -16,6 +16,7 @@ from receiver.upstream.slots import ProviderSlot
 from receiver.web.page.api import Api
 from receiver.web.page.attempts import Attempts
 from receiver.web.page.bulk import Bulk
+from receiver.web.page.compare import ComparePage
 from receiver.web.page.deliveries import DeliveriesPage
 from receiver.web.page.endpoints import EndpointsPage
 from receiver.web.page.gate import Gate
@@ -65,6 +66,7 @@ class Dashboard:
             EndpointsPage(gate, pages, self.api, tuple(self.slots)),
             ProvidersPage(gate, pages, self.api, self.slots),
             SendPage(gate, pages, self.slots, self.pictures),
+            ComparePage(gate, pages, self.api, self.slots, self.pictures),
         )
         routes = [route for part in made for route in part.routes()]
         routes.append(Route("/live", gate.page(_stream_of(self.live, gate), shared=False), methods=["GET"]))

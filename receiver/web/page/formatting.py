@@ -42,16 +42,31 @@ def badge(state: str) -> Markup:
 
 
 def moment(value: str | datetime | None, style: str = "full") -> Markup:
-    """A `time` element in UTC, which the module turns into local time; *style*: `full`, `time` or `day`."""
+    """
+    A `time` element in UTC, which the module turns into local time, but for days.
+
+    *style*: `full`, `short` (today's without the day, in the browser), `time`, `hour`, `day`, or `date`: a day without
+    its year.
+    """
     if value is None:
         return Markup('<span class="none">–</span>')
     at = datetime.fromisoformat(value) if isinstance(value, str) else value
     at = at.astimezone(UTC)
-    shown = {"full": "%d %b %Y %H:%M:%S UTC", "time": "%H:%M:%S UTC", "day": "%d %b %Y"}[style]
+    shown = _MOMENTS[style]
     machine = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return Markup('<time datetime="{}" data-moment="{}" title="{}">{}</time>').format(
         machine, style, machine, at.strftime(shown)
     )
+
+
+_MOMENTS = {
+    "full": "%d %b %Y %H:%M:%S UTC",
+    "short": "%d %b %H:%M UTC",
+    "time": "%H:%M:%S UTC",
+    "hour": "%H:%M UTC",
+    "day": "%d %b %Y",
+    "date": "%d %b",
+}
 
 
 def until(value: str | None, now: datetime) -> Markup:
@@ -66,9 +81,13 @@ def until(value: str | None, now: datetime) -> Markup:
 
 
 def duration(seconds: float | None) -> str:
-    """`0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    """`42 ms`, `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds is None:
         return "–"
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 60 and seconds == int(seconds):
+        return f"{int(seconds)} s"
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     whole = round(seconds)
@@ -126,8 +145,13 @@ def plural(count: int, word: str, several: str = "") -> str:
 
 
 def breakable(name: str) -> Markup:
-    """A name of several words, which may be broken between them."""
-    return Markup("<wbr>").join(re.findall(r"[^._/-]*[._/-]?", name))
+    """A name or an address of several words, which may be broken between them."""
+    return Markup("<wbr>").join(re.findall(r"[^._/?&=-]*[._/?&=-]?", name))
+
+
+def sentence(words: str) -> str:
+    """*words* as the beginning of a sentence."""
+    return words[:1].upper() + words[1:]
 
 
 def host(url: str | None) -> str:
@@ -147,6 +171,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "file_name": file_name,
     "pretty": pretty,
     "plural": plural,
+    "sentence": sentence,
     "host": host,
     "breakable": breakable,
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from starlette.datastructures import FormData
@@ -32,10 +33,15 @@ _SENT = ("sending", "running", "unconfirmed")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A line of the timeline, and how long after the one before it came."""
+    """
+    A line of the timeline, and how long after the one before it came.
+
+    Lines about deliveries that follow each other are one step: `folded` are all of them.
+    """
 
     line: Line
     gap_seconds: float | None
+    folded: Sequence[Line] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class JobPage:
             "job": job,
             "now": now,
             "provider": self.slots[job["provider"]].provider,
-            "steps": _steps(timeline.past, now),
+            "steps": _steps(timeline.past),
             "next": timeline.next,
             "phases": _phases(job, now),
             "evidence": [(item, body_of(item)) for item in evidence["items"]],
@@ -154,13 +160,15 @@ _DONE = {
 }
 
 
-def _steps(lines: Any, now: datetime) -> list[Step]:
+def _steps(lines: Iterable[Line]) -> list[Step]:
     steps: list[Step] = []
     before: datetime | None = None
-    for line in lines:
-        gap = None if before is None or line.at is None else (line.at - before).total_seconds()
-        steps.append(Step(line, gap))
-        before = line.at or before
+    for delivery, group in groupby(lines, lambda line: line.what == "delivery"):
+        for several in [list(group)] if delivery else [[line] for line in group]:
+            line = several[0]
+            gap = None if before is None or line.at is None else (line.at - before).total_seconds()
+            steps.append(Step(line, gap, several if delivery else ()))
+            before = several[-1].at or before
     return steps
 
 

@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile
 
 from receiver.domain.jobs import Job
 from receiver.store.blobs import Blobs
+from receiver.store.jobs import JobStore
 from receiver.web.admission import Admissions
 from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest
 from receiver.web.problems import Problem
@@ -28,13 +29,38 @@ class Pictures:
 
     admissions: Admissions
     blobs: Blobs
+    store: JobStore
 
     async def admit(self, file: UploadFile, document: Mapping[str, Any], *, token_id: str, key: str | None) -> Job:
         """The job of *file* and of what *document* asks for; raises `Problem`. *key* is an idempotency key."""
+        name = (file.filename or "").replace("\\", "/").rpartition("/")[2][:_LONGEST_FILE_NAME]
+        return await self._admit(file.file, name, document, token_id=token_id, key=key)
+
+    async def admit_again(self, job_id: str, document: Mapping[str, Any], *, token_id: str, key: str) -> Job:
+        """A job with the picture of an earlier one; raises `Problem`, also if that is not kept any more."""
+        path = await self.input_of(job_id)
+        found = await self.store.job(job_id)
+        if path is None or found is None:
+            raise Problem(
+                409, "input_gone", "the picture of that job is not kept any more", remedy="send the picture again"
+            )
+        with await asyncio.to_thread(path.open, "rb") as source:
+            return await self._admit(source, found[0].input.file_name or "", document, token_id=token_id, key=key)
+
+    async def input_of(self, job_id: str) -> Path | None:
+        """The picture that a job was given, as long as it is kept."""
+        found = await self.store.job(job_id)
+        try:
+            return None if found is None else await self.blobs.input_file(found[0].input_name)
+        except FileNotFoundError:
+            return None
+
+    async def _admit(
+        self, source: BinaryIO, name: str, document: Mapping[str, Any], *, token_id: str, key: str | None
+    ) -> Job:
         part = self.blobs.new_part()
         try:
-            digest = await asyncio.to_thread(_keep, file.file, part)
-            name = (file.filename or "").replace("\\", "/").rpartition("/")[2][:_LONGEST_FILE_NAME]
+            digest = await asyncio.to_thread(_keep, source, part)
             wanted = JobRequest(document, None, part, digest, name or None)
             job, _, _ = await self.admissions.admit(wanted, token_id=token_id, key=key)
             return job

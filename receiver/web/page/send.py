@@ -1,8 +1,12 @@
-"""Send: pictures, a provider, its options; then the job's page, or the list where there were several."""
+"""
+Send: pictures, a provider, its options; then the job's page, or the list where there were several.
+
+One picture may go to more providers at once, with their defaults: then what comes of it is compared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +18,7 @@ from starlette.routing import Route
 
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.job_request import MAX_INPUT_BYTES
+from receiver.web.page.compare import address
 from receiver.web.page.gate import FORM_TOKEN, Gate, new_key, to_page
 from receiver.web.page.option_fields import OptionField, option_fields
 from receiver.web.page.pictures import Pictures
@@ -49,43 +54,61 @@ class SendPage:
         try:
             self.gate.check_form(session, form.get(FORM_TOKEN))
             name = str(form.get("provider", ""))
+            also = [str(other) for other in form.getlist("also")]
             if form.get("show"):  # without JavaScript: the options of another provider
-                return self._form(request, session, name, {})
+                return self._form(request, session, name, {}, also=also)
             try:
                 job_ids = await self._send(session, name, form)
             except Problem as exc:
                 given = {key: value for key, value in form.items() if isinstance(value, str)}
-                return self._form(request, session, name, given, error=exc)
+                return self._form(request, session, name, given, also=also, error=exc)
         finally:
             await form.close()
         if len(job_ids) == 1:
             return to_page(request, f"jobs/{job_ids[0]}?done=sent")
+        if len(_files(form)) == 1:
+            return to_page(request, address(job_ids))
         return to_page(request, f"jobs?done={len(job_ids)}+jobs+are+on+their+way")
 
     async def _send(self, session: Session, name: str, form: FormData) -> list[str]:
-        files = [file for file in form.getlist("image") if isinstance(file, UploadFile) and file.filename]
+        files = _files(form)
         if not files:
             raise Problem(422, "missing_image", "no image was chosen", field="image", remedy="choose a picture")
-        document: dict[str, Any] = {"provider": name}
-        if name in self.slots:
-            document["options"] = _options(_fields(self.slots[name]), name, form)
+        documents = [self._document(name, form)]
+        documents += [{"provider": str(also)} for also in dict.fromkeys(form.getlist("also")) if also != name]
         key = str(form.get("key", ""))[:64]
         job_ids: list[str] = []
         for number, file in enumerate(files):
-            once = f"page {key} {number}" if key.isascii() and key.isprintable() and key else None
-            try:
-                job = await self.pictures.admit(file, document, token_id=session.caller.token_id, key=once)
-            except Problem as exc:
-                if len(files) == 1:
-                    raise
-                before = f"; {len(job_ids)} before it were sent" if job_ids else ""
-                detail = f"{file.filename}: {exc.detail}{before}"
-                raise Problem(exc.status, exc.code, detail, field=exc.field, remedy=exc.remedy) from exc
-            job_ids.append(job.id)
+            for document in documents:
+                provider = document["provider"]
+                once = f"page {key} {number} {provider}" if key.isascii() and key.isprintable() and key else None
+                try:
+                    await file.seek(0)
+                    job = await self.pictures.admit(file, document, token_id=session.caller.token_id, key=once)
+                except Problem as exc:
+                    if len(files) == len(documents) == 1:
+                        raise
+                    before = f"; {len(job_ids)} before it were sent" if job_ids else ""
+                    detail = f"{file.filename} to {provider}: {exc.detail}{before}"
+                    raise Problem(exc.status, exc.code, detail, field=exc.field, remedy=exc.remedy) from exc
+                job_ids.append(job.id)
         return job_ids
 
+    def _document(self, name: str, form: FormData) -> dict[str, Any]:
+        """What the form asks of the provider that was chosen."""
+        if name not in self.slots:
+            return {"provider": name}
+        return {"provider": name, "options": _options(_fields(self.slots[name]), name, form)}
+
     def _form(
-        self, request: Request, session: Session, name: str, given: Mapping[str, str], *, error: Problem | None = None
+        self,
+        request: Request,
+        session: Session,
+        name: str,
+        given: Mapping[str, str],
+        *,
+        also: Sequence[str] = (),
+        error: Problem | None = None,
     ) -> Response:
         configured = [known for known, slot in self.slots.items() if slot.configured]
         chosen = name if name in self.slots else (configured or list(self.slots))[0]
@@ -95,6 +118,7 @@ class SendPage:
             "chosen": chosen,
             "fields": _fields(self.slots[chosen]),
             "given": given,
+            "also": also,
             "key": new_key(),
             "error": error,
             "most_files": MOST_FILES,
@@ -105,6 +129,10 @@ class SendPage:
 
 def _fields(slot: ProviderSlot) -> list[OptionField]:
     return option_fields(slot.provider.Options.model_json_schema())
+
+
+def _files(form: FormData) -> list[UploadFile]:
+    return [file for file in form.getlist("image") if isinstance(file, UploadFile) and file.filename]
 
 
 def _options(fields: list[OptionField], provider: str, form: FormData) -> dict[str, Any]:

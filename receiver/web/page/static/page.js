@@ -9,8 +9,9 @@ const base = document.body.dataset.base;
 
 const styles = {
   full: { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" },
+  short: { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" },
   time: { hour: "2-digit", minute: "2-digit", second: "2-digit" },
-  day: { day: "numeric", month: "short", year: "numeric" },
+  hour: { hour: "2-digit", minute: "2-digit" },
 };
 const formats = Object.fromEntries(
   Object.entries(styles).map(([name, style]) => [name, new Intl.DateTimeFormat(undefined, { hourCycle: "h23", ...style })]),
@@ -34,7 +35,11 @@ function showMoment(element) {
   if (element.dataset.moment === "until") {
     const seconds = (at.getTime() - Date.now()) / 1000;
     element.textContent = seconds >= 0 ? `in ${duration(seconds)}` : `${duration(-seconds)} ago`;
-  } else if (element.dataset.moment !== "day") {
+  } else if (element.dataset.moment === "short") {
+    const now = new Date();
+    const style = at.toDateString() === now.toDateString() ? "time" : at.getFullYear() === now.getFullYear() ? "short" : "full";
+    element.textContent = formats[style].format(at);
+  } else if (element.dataset.moment in formats) {
     element.textContent = formats[element.dataset.moment].format(at);
   }
   element.title = `${formats.full.format(at)} here, ${at.toISOString()} UTC`;
@@ -49,7 +54,7 @@ setInterval(() => {
 
 function prepareCompare(root) {
   const stage = root.querySelector("[data-stage]");
-  const before = root.querySelector("[data-before]");
+  const before = root.querySelector(".before");
   const split = root.querySelector("[data-split]");
   const flip = root.querySelector("[data-flip]");
   const zoom = root.querySelector("[data-zoom]");
@@ -95,6 +100,21 @@ function prepareCompare(root) {
     } else stage.removeAttribute("tabindex");
   });
   flip.hidden = zoom.hidden = false;
+  root.querySelectorAll("[data-sides] select").forEach((select) => select.addEventListener("change", () => choose(root, select)));
+}
+
+// Another picture on one side; the address keeps the choice, for the next renewal and for whom it is sent to.
+function choose(root, select) {
+  const image = root.querySelector(`[data-side="${select.name}"]`);
+  const option = select.selectedOptions[0];
+  image.src = base + option.dataset.path;
+  image.removeAttribute("width");
+  image.removeAttribute("height");
+  image.alt = `${select.name === "left" ? "Left" : "Right"}: ${option.text}`;
+  root.querySelector(`[data-tag="${select.name}"]`).textContent = option.text;
+  const address = new URL(location.href);
+  address.searchParams.set(select.name, select.value);
+  history.replaceState(null, "", address);
 }
 
 // An input is kept for a day after its job's end: then there is nothing to compare with.

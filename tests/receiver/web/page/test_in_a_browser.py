@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -142,6 +143,37 @@ async def test_the_walk_of_an_operator(running: Setup) -> None:
         await expect(page.get_by_role("button", name="Sign in")).to_be_visible()
 
 
+async def test_a_picture_is_compared_with_and_without_javascript(running: Setup) -> None:
+    for scripted in (True, False):
+        async with watched(running.browser, running.origin, java_script_enabled=scripted) as browser:
+            page = await browser.signed_in(TOKEN)
+            await go_to(page, "Send")
+            await page.get_by_label("Image").set_input_files(running.picture)
+            await page.get_by_role("group", name="Compare with").get_by_label("Pixelcut").check()
+            await page.get_by_role("button", name="Send").click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text("Compare")
+            job_ids = re.findall(r"job=(\w+)", page.url)
+            assert len(job_ids) == 2
+            async with running.receiver.client() as client:
+                for job_id in job_ids:
+                    await wait_for_state(client, job_id, "succeeded", kept=True)
+            if not scripted:
+                await page.reload()
+            await expect(page.get_by_role("article").get_by_text("succeeded")).to_have_count(2)
+            await page.get_by_label("Left", exact=True).select_option("Pixelcut")
+            if not scripted:
+                await page.get_by_role("button", name="Show").click()
+            await expect(page.get_by_role("img", name="Left: Pixelcut")).to_have_attribute(
+                "src", re.compile(rf"jobs/{job_ids[1]}/images/0$")
+            )
+            assert f"left={job_ids[1]}" in page.url
+            more = page.get_by_role("region", name="Ask more providers")
+            await more.get_by_label("APIXO").check()
+            await more.get_by_role("button").click()
+            await expect(page.get_by_role("status")).to_have_text("The picture is on its way.")
+            await expect(page.get_by_role("article")).to_have_count(3)
+
+
 async def test_the_same_walk_without_javascript(running: Setup) -> None:
     await endpoint(running, "/hooks")
     async with watched(running.browser, running.origin, java_script_enabled=False) as browser:
@@ -187,6 +219,8 @@ async def test_axe_finds_nothing_and_nothing_scrolls_sideways(running: Setup) ->
         "/endpoints",
         "/providers",
         "/send",
+        f"/compare?job={'&job='.join(job_ids)}",
+        "/compare",
     )
     SCREENSHOTS.mkdir(exist_ok=True)
     found: dict[str, Any] = {}
@@ -204,7 +238,8 @@ async def test_axe_finds_nothing_and_nothing_scrolls_sideways(running: Setup) ->
                     await page.goto(f"{running.origin}{path}")
                     for details in await page.locator("main details").all():
                         await details.evaluate("element => { element.open = true }")
-                    name = re.sub(r"\W+", "-", path.replace(job_ids[0], "job").replace(job_ids[1], "other")).strip("-")
+                    name = re.sub(r"\?.*", "-jobs", path).replace(job_ids[0], "job").replace(job_ids[1], "other")
+                    name = re.sub(r"\W+", "-", name).strip("-")
                     found |= await _looked_at(page, f"{name or 'overview'}-{scheme}-{width}")
     assert found == {}, "\n".join(f"{name}: {wrong}" for name, wrong in found.items())
 
@@ -235,7 +270,16 @@ async def test_hostile_content_is_inert_on_every_page(running: Setup) -> None:
         assert answer.status_code == 202, answer.text
         job = await wait_for_state(client, answer.json()["id"], "succeeded", kept=True)
         await client.post("/v1/providers/novita/pause", json={"reason": HOSTILE})
-    paths = ("/", f"/jobs?q={HOSTILE[:30]}", f"/jobs/{job['id']}", "/deliveries", "/endpoints", "/providers", "/send")
+    paths = (
+        "/",
+        f"/jobs?q={HOSTILE[:30]}",
+        f"/jobs/{job['id']}",
+        f"/compare?job={job['id']}&done={quote(HOSTILE)}",
+        "/deliveries",
+        "/endpoints",
+        "/providers",
+        "/send",
+    )
     async with watched(running.browser, running.origin) as browser:
         page = await browser.signed_in(TOKEN)
         dialogs: list[str] = []

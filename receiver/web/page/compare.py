@@ -1,0 +1,175 @@
+"""Compare: one picture through several providers, side by side, and the jobs that this takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.datastructures import FormData, QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.domain.ids import is_id
+from receiver.upstream.slots import ProviderSlot
+from receiver.web.page.api import Api
+from receiver.web.page.gate import Gate, new_key, to_page
+from receiver.web.page.pictures import Pictures
+from receiver.web.page.rendering import Pages
+from receiver.web.page.sessions import Session
+from receiver.web.problems import Problem
+
+MOST_COMPARED = 8
+INPUT = "input"
+"""Names the picture that was sent, where others go by their job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A picture that can stand on either side of the slider; `path` leads to it below the root of the pages."""
+
+    name: str
+    title: str
+    path: str
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparePage:
+    """Results beside each other, and the button that asks more providers for one."""
+
+    gate: Gate
+    pages: Pages
+    api: Api
+    slots: Mapping[str, ProviderSlot]
+    pictures: Pictures
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/compare", self.gate.page(self.show), methods=["GET"]),
+            Route("/compare", self.gate.action(self.extend), methods=["POST"]),
+        ]
+
+    async def show(self, request: Request, session: Session) -> Response:
+        """`GET /compare?job=…&job=…&left=…&right=…`."""
+        query = request.query_params
+        jobs = [await self.api.get(session.caller, f"/v1/jobs/{job_id}") for job_id in _chosen(query)]
+        input_kept = bool(jobs) and await self.pictures.input_of(jobs[0]["id"]) is not None
+        sides = self._sides(jobs, input_kept=input_kept)
+        names = [job["provider"] for job in jobs]
+        context = {
+            "jobs": jobs,
+            "slots": self.slots,
+            "different": len({_identity(job) for job in jobs}) > 1,
+            "input_kept": input_kept,
+            "sides": sides,
+            "pair": _pair(sides, query),
+            "merits": merits(jobs),
+            "others": [name for name, slot in self.slots.items() if slot.configured and name not in names],
+            "room": MOST_COMPARED - len(jobs),
+            "key": new_key(),
+            "now": datetime.now(UTC),
+            "done": query.get("done", "")[:400],
+        }
+        return self.pages.answer(request, session, "compare.html", context)
+
+    async def extend(self, request: Request, session: Session, form: FormData) -> Response:
+        """Send the picture of the first job to more providers, and compare what comes of it."""
+        job_ids = _chosen(form)
+        if not job_ids:
+            raise Problem(422, "no_such_job", "no job was named", field="job", remedy="begin at a job's page")
+        first = await self.api.get(session.caller, f"/v1/jobs/{job_ids[0]}")
+        names = [str(name) for name in form.getlist("provider")][: MOST_COMPARED - len(job_ids)]
+        if not names:
+            raise Problem(
+                422, "no_provider", "no provider was chosen", field="provider", remedy="go back and choose at least one"
+            )
+        given = str(form.get("key", ""))[:64]
+        key = given if given.isascii() and given.isprintable() else new_key()
+        made, refused = [], []
+        for name in names:
+            document = {"provider": name, "metadata": first["metadata"]}
+            once = f"compare {key} {name}"
+            try:
+                made.append(
+                    await self.pictures.admit_again(first["id"], document, token_id=session.caller.token_id, key=once)
+                )
+            except Problem as exc:
+                if len(names) == 1:
+                    raise
+                refused.append(f"{name} was left out: {exc.detail}")
+        words = "; ".join(["The picture is on its way.", *refused]) if made else "; ".join(refused)
+        return to_page(request, address([*job_ids, *(job.id for job in made)], done=words))
+
+    def _sides(self, jobs: Sequence[Mapping[str, Any]], *, input_kept: bool) -> list[Side]:
+        """The picture that was sent, and each result that is kept."""
+        sides = []
+        if input_kept:
+            given = jobs[0]["input"]
+            sides.append(Side(INPUT, "Before", f"jobs/{jobs[0]['id']}/input", given["width"], given["height"]))
+        names = [job["provider"] for job in jobs]
+        for job in jobs:
+            if job["images"] and job["images"][0]["kept"]:
+                image = job["images"][0]
+                title = self.slots[job["provider"]].provider.title
+                if names.count(job["provider"]) > 1:
+                    title = f"{title} {job['id'][-4:]}"
+                sides.append(Side(job["id"], title, f"jobs/{job['id']}/images/0", image["width"], image["height"]))
+        return sides
+
+
+def address(job_ids: Sequence[str], *, done: str = "") -> str:
+    """The page that compares these jobs."""
+    query = [("job", job_id) for job_id in job_ids] + ([("done", done)] if done else [])
+    return f"compare?{urlencode(query)}"
+
+
+def merits(jobs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What each job is best at, by its id: among at least two that have the figure, and only if not all are equal."""
+    figures: dict[str, dict[str, Any]] = {"fastest": {}, "largest": {}}
+    units = {job["cost"]["unit"] for job in jobs if job["cost"]}
+    if len(units) == 1:  # credits and money can't be compared
+        figures["cheapest"] = {job["id"]: Decimal(job["cost"]["amount"]) for job in jobs if job["cost"]}
+    for job in jobs:
+        if job["state"] != "succeeded":
+            continue
+        if job["sent_at"] and job["finished_at"]:
+            figures["fastest"][job["id"]] = _moment(job["finished_at"]) - _moment(job["sent_at"])
+        if job["images"] and job["images"][0]["width"]:
+            figures["largest"][job["id"]] = -job["images"][0]["width"] * job["images"][0]["height"]
+    best: dict[str, list[str]] = {job["id"]: [] for job in jobs}
+    for merit, values in figures.items():
+        if len(set(values.values())) > 1:
+            for job_id, value in values.items():
+                if value == min(values.values()):
+                    best[job_id].append(merit)
+    return best
+
+
+def _pair(sides: Sequence[Side], query: QueryParams) -> tuple[Side, Side] | None:
+    """What stands left and right: what was chosen, or else the first two."""
+    if not sides:
+        return None
+    by_name = {side.name: side for side in sides}
+    left = by_name.get(query.get("left", ""), sides[0])
+    return left, by_name.get(query.get("right", ""), next((side for side in sides if side is not left), left))
+
+
+def _chosen(given: QueryParams | FormData) -> list[str]:
+    """The jobs that are named, in their order and once each."""
+    named = dict.fromkeys(str(name) for name in given.getlist("job"))
+    return [name for name in named if is_id("job", name)][:MOST_COMPARED]
+
+
+def _identity(job: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two jobs have in common that had the same picture."""
+    return tuple((job["input"] or {}).get(name) for name in ("width", "height", "bytes"))
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
