@@ -53,10 +53,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """When each lane has its next first try and its next later try that nobody holds. Either may be None."""
+    """When each lane has its next first try and its next later try that nobody holds. Either may be missing."""
 
     first: Mapping[str, datetime]
     later: Mapping[str, datetime]
+
+    @property
+    def lanes(self) -> set[str]:
+        return {*self.first, *self.later}
+
+    def due(self, now: datetime) -> list[tuple[str, bool]]:
+        """(lane, whether it is a later try) of what is due."""
+        times = ((False, self.first), (True, self.later))
+        return [(lane, retry) for retry, of_lanes in times for lane, at in of_lanes.items() if at <= now]
 
     def next_after(self, now: datetime) -> datetime | None:
         return min((at for at in (*self.first.values(), *self.later.values()) if at > now), default=None)

@@ -18,8 +18,8 @@ from receiver.domain.events import NewEvent
 from receiver.store.codecs import moment, to_us, us
 from receiver.store.database import Database
 from receiver.store.endpoints import note
-from receiver.store.outbox import write_events
-from receiver.store.statements import Fetch, InsertMany, Run, RunMany, Work, alone
+from receiver.store.outbox import fan_out, write_events
+from receiver.store.statements import Fetch, InsertMany, Run, RunMany, Work, alone, first
 
 
 class Deliveries:
@@ -27,6 +27,14 @@ class Deliveries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def fans_out(self) -> bool:
+        """Whether there are events with deliveries to write."""
+        return await self._database.read(lambda: first(_FAN_OUT)) is not None
+
+    async def fan_out(self, now: datetime, *, first_delay_seconds: float) -> bool:
+        """Write some of those deliveries. Returns whether there may be more to write."""
+        return await self._database.write(lambda: fan_out(now, first_delay_seconds))
 
     async def agenda(self, now: datetime) -> Agenda:
         """What waits in each lane, found by skipping from lane to lane in the index."""
@@ -99,6 +107,7 @@ def _booked(outcome: Outcome) -> tuple[Any, ...]:
     )
 
 
+_FAN_OUT = "SELECT 1 FROM fan_outs LIMIT 1"
 _HOLD = "UPDATE deliveries SET lease_owner = ?, lease_until = ? WHERE id IN (??)"
 _RENEW = "UPDATE deliveries SET lease_until = ? WHERE id IN (??) AND lease_owner = ?"
 _HAND_BACK = "UPDATE deliveries SET lease_owner = NULL, lease_until = NULL WHERE id IN (??) AND lease_owner = ?"

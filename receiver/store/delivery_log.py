@@ -19,8 +19,9 @@ from receiver.domain.events import ENDPOINT_EVENTS, one_line
 from receiver.domain.ids import lowest_id, new_id
 from receiver.store.codecs import Codec, us
 from receiver.store.database import Database
-from receiver.store.outbox import DELIVERY_COLUMNS, subscriptions
+from receiver.store.outbox import DELIVERY_COLUMNS
 from receiver.store.statements import Fetch, InsertMany, Run, Work, alone, first
+from receiver.store.subscriptions import subscribers
 
 _CHUNK = 500
 
@@ -159,7 +160,7 @@ def _missing_of(events: Sequence[Any], endpoint_id: str | None, now: datetime) -
     sent = {(row[0], row[1]) for row in known}
     made = dict((yield Fetch("SELECT id, created_at FROM endpoints")))
     rows = []
-    for subscription in (yield from subscriptions()):
+    for subscription in (yield from subscribers()).subscriptions:
         lane = subscription.endpoint_id
         if endpoint_id is not None and lane != endpoint_id:
             continue
@@ -192,7 +193,9 @@ _AGAIN = (
 _NOT_HELD = "(state <> 'pending' OR lease_until IS NULL OR lease_until < ?)"
 _EVENTS_AFTER = (
     "SELECT id, type, job_id, provider, created_at, body FROM events"
-    " WHERE id > ? AND created_at >= ? AND example = 0 ORDER BY id LIMIT ?"
+    " WHERE id > ? AND created_at >= ? AND example = 0"
+    " AND NOT EXISTS (SELECT 1 FROM fan_outs f WHERE f.event_id = events.id)"  # is being written
+    " ORDER BY id LIMIT ?"
 )
 
 

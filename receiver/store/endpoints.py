@@ -16,6 +16,7 @@ from receiver.domain.events import NewEvent
 from receiver.store.codecs import Codec, us
 from receiver.store.database import Database
 from receiver.store.statements import FOR_UPDATE, Fetch, Hold, Run, Work, first
+from receiver.store.subscriptions import subscriptions_changed, subscriptions_revision
 
 
 class Endpoints:
@@ -27,6 +28,15 @@ class Endpoints:
     async def all(self) -> list[Endpoint]:
         return await self._database.read(lambda: _fetch(_ALL))
 
+    async def changed(self, revision: str | None) -> tuple[str, list[Endpoint]] | None:
+        """All endpoints and their revision, unless that is *revision* still. Their health is no change."""
+
+        def work() -> Work[tuple[str, list[Endpoint]] | None]:
+            found = yield from subscriptions_revision()
+            return None if found == revision else (found, (yield from _fetch(_ALL)))
+
+        return await self._database.read(work)
+
     async def page(self, *, after: str = "", limit: int) -> list[Endpoint]:
         """Oldest first. *after* is an endpoint's id: the cursor."""
         return await self._database.read(lambda: _fetch(_PAGE, after, limit))
@@ -35,7 +45,11 @@ class Endpoints:
         return await self._database.read(lambda: _read(endpoint_id))
 
     async def add(self, endpoint: Endpoint) -> None:
-        await self._database.write(lambda: _write(endpoint))
+        def work() -> Work[None]:
+            yield from _write(endpoint)
+            yield from subscriptions_changed()
+
+        await self._database.write(work)
 
     async def change(self, endpoint_id: str, change: Callable[[Endpoint], Endpoint], now: datetime) -> Endpoint | None:
         """Read, *change* and write in one transaction. None: there is no such endpoint."""
@@ -46,6 +60,7 @@ class Endpoints:
                 return None
             after = change(before)
             yield from _write(after)
+            yield from subscriptions_changed()
             if before.enabled and not after.enabled:
                 yield Run(_GIVE_UP, (us(now), _disabled(after.disabled_reason or ""), endpoint_id))
             return after
@@ -59,6 +74,7 @@ class Endpoints:
             yield Hold("subscriptions")
             removed = yield Run("DELETE FROM endpoints WHERE id = ?", (endpoint_id,))
             yield Run(_DROP, (us(now), endpoint_id))
+            yield from subscriptions_changed()
             return bool(removed == 1)
 
         return await self._database.write(work)
@@ -80,6 +96,8 @@ def note(endpoint_id: str, now: datetime, *, well: bool, given_up: bool, gone: b
         yield Run(_GIVE_UP, (us(now), _disabled(after.disabled_reason or ""), endpoint_id))
     if after != before:
         yield from _write(after)
+    if not after.enabled:
+        yield from subscriptions_changed()
     return list(new_events)
 
 

@@ -20,9 +20,10 @@ from receiver.domain.polling import Timing
 from receiver.store.codecs import us
 from receiver.store.errors import Overtaken
 from receiver.store.images import insert_images, new_image, relink_images
-from receiver.store.outbox import EventRows, event_rows, subscriptions, write_event_rows
+from receiver.store.outbox import EventRows, event_rows, write_event_rows
 from receiver.store.rows import JOBS, jobs_by_id
 from receiver.store.statements import Fetch, Hold, LockRows, Run, UpdateMany, Work
+from receiver.store.subscriptions import subscribers, subscriptions_revision
 from submitter.vocabulary import Failure, Report, State, Trust
 
 TimingOf = Callable[[str], Timing]
@@ -131,8 +132,8 @@ def plan(
             new_events += [job_event(name, change.job, kept, base_url=base_url) for name in change.events]
         if item.evidence_id is not None:
             verdicts.setdefault(written, []).append(item.evidence_id)
-    rows = event_rows(new_events, (yield from subscriptions()), now, first_delay_seconds)
-    settled.events, settled.deliveries = len(new_events), len(rows.deliveries)
+    rows = event_rows(new_events, (yield from subscribers()), now, first_delay_seconds)
+    settled.events, settled.deliveries = len(new_events), len(rows.deliveries) + len(rows.fan_outs)
     settled.images = len(images) + len(relinked)
     notes: dict[tuple[str, str | None], list[int]] = {}
     for number, verdict, note in closed:
@@ -159,7 +160,7 @@ class Plan:
         """Write it all. Raises `Overtaken` if a job, an endpoint or a piece of evidence has changed meanwhile."""
         if self.rows.events:
             yield Hold("subscriptions", shared=True)
-            if (yield from subscriptions()) != self.rows.subscriptions:
+            if (yield from subscriptions_revision()) != self.rows.revision:
                 raise Overtaken
         yield LockRows("jobs", [row[0] for rows in self.updates.values() for row in rows])
         yield from update_jobs(self.updates)

@@ -162,6 +162,21 @@ attempts = sa.Table(
     sa.Index("attempts_delivery", "delivery_id", "id"),
 )
 
+fan_outs = sa.Table(
+    "fan_outs",
+    metadata,
+    sa.Column("event_id", IDENTIFIER, primary_key=True),
+    sa.Column("place", IDENTIFIER, nullable=False),
+)
+"""Events whose deliveries are not all written yet: `place` is the last endpoint that has its own."""
+
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("revision", sa.String(64), nullable=False),
+)
+
 idempotency = sa.Table(
     "idempotency",
     metadata,

@@ -22,6 +22,7 @@ from receiver.domain.jobs import Source
 from receiver.domain.lifecycle import Update
 from receiver.domain.polling import Timing
 from receiver.store.database import Database, open_database
+from receiver.store.deliveries import Deliveries
 from receiver.store.endpoints import Endpoints
 from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
@@ -117,8 +118,14 @@ async def _settle(database: Database, path: Path, count: int) -> float:
 
 
 async def _longest_wait(database: Database, path: Path) -> float:
-    """Seconds for which another writer waited at most while a job was settled."""
-    longest, working = 0.0, asyncio.create_task(_settle(database, path, 1))
+    """Seconds for which another writer waited at most while a job was settled and its deliveries were written."""
+
+    async def work() -> None:
+        await _settle(database, path, 1)
+        while await Deliveries(database).fan_out(datetime.now(UTC), first_delay_seconds=0):
+            pass
+
+    longest, working = 0.0, asyncio.create_task(work())
     while not working.done():
         began = time.monotonic()
         await database.check_writable()
