@@ -30,7 +30,7 @@ from receiver.runtime.metrics import Metrics
 from receiver.runtime.secrets import generated
 from receiver.runtime.wakes import Wakes
 from receiver.settings import Settings, check_shared_secrets
-from receiver.store.blobs import Blobs
+from receiver.store.blobs import Blobs, open_blobs
 from receiver.store.clock import ClockRecord
 from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
@@ -39,7 +39,7 @@ from receiver.store.endpoints import Endpoints
 from receiver.store.errors import StoreError
 from receiver.store.events import Events
 from receiver.store.jobs import JobStore
-from receiver.store.object_store import ObjectStore, warn_if_unreachable
+from receiver.store.object_store import warn_if_unreachable
 from receiver.store.providers import ProviderTable
 from receiver.store.retention import Pruning, Retention
 from receiver.upstream.archive import Archive
@@ -170,10 +170,9 @@ async def build(
     public_url: Callable[[], str | None],
 ) -> Parts:
     """Open the database and build all parts; *stack* closes what they hold open."""
-    objects = None if settings.blob_url is None else ObjectStore(settings.blob_url)
-    if objects is not None:
-        await warn_if_unreachable(objects)
-    blobs = Blobs(settings.data_dir, objects)
+    blobs = open_blobs(settings.data_dir, settings.blob_url)
+    if blobs.objects is not None:
+        await warn_if_unreachable(blobs.objects)
     await asyncio.to_thread(blobs.prepare)
     stack.callback(blobs.close)
     database = await open_database(settings.database_address, listen_url=settings.database_listen_url)
@@ -198,7 +197,7 @@ async def build(
     submissions = Submissions(intake, slots, pauses, leases, preparation, sender, metrics)
     poller = Poller(intake, slots, leases, sender, metrics)
     renewable = [name for name, its in slots.items() if its.configured and its.provider.pollable]
-    archive = Archive(store, blobs, outbound, metrics, wakes=wakes, renewable=renewable)
+    archive = Archive(store, blobs, outbound, metrics, wakes=wakes, renewable=renewable, hosts=settings.result_hosts)
 
     endpoints = Endpoints(database)
     notifier = Notifier(

@@ -38,6 +38,7 @@ _READING = SettingsConfigDict(
 )
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]")
 Networks = Annotated[tuple[Network, ...], BeforeValidator(split_commas)]
 _POSTGRESQL = ("postgresql://", "postgres://")
 _DAY_SECONDS = 86_400
@@ -101,6 +102,11 @@ class Settings(BaseSettings):
     )
     allow_networks: Networks = Field(
         (), description="Comma-separated CIDRs that may be reached although private; plain http is allowed there."
+    )
+    result_hosts: Texts = Field(
+        (),
+        description="Comma-separated hosts that results may be fetched from, redirects included, such as "
+        "`cdn.example.com` or `*.example.com`. Any public host if unset.",
     )
     callback_budget: int = Field(
         64 * 1024 * 1024,
@@ -169,6 +175,16 @@ class Settings(BaseSettings):
         if value and not value.startswith(_POSTGRESQL):
             raise ValueError("must be postgresql://user:password@host/database")
         return value or None
+
+    @field_validator("result_hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(name.strip().lower() for name in value)
+        if not all(_HOST_NAME.fullmatch(name) for name in names):
+            raise ValueError(
+                "must be host names such as cdn.example.com or *.example.com, without scheme, port or path"
+            )
+        return names
 
     @field_validator("retry_schedule")
     @classmethod

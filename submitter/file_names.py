@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _LONGEST_BYTES = 200
 """File systems take 255; an extension, a number and the mark of an unfinished file are added."""
+_SAFE = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Nd", "Nl", "No", "So"})
 
 
 def is_url(text: str) -> bool:
@@ -22,8 +24,14 @@ def stem_of(image: str | os.PathLike[str]) -> str | None:
 
 
 def safe(name: str) -> str:
-    """*name* with everything that a file system or a shell may take amiss replaced."""
-    return "".join(char if char.isalnum() or char in "-_. " else "_" for char in name).strip(". ")
+    """*name* with everything that a file system or a shell may take amiss replaced; any script's letters stay."""
+    composed = unicodedata.normalize("NFC", name)
+    return "".join(char if _is_safe(char) else "_" for char in composed).strip(". ")
+
+
+def _is_safe(char: str) -> bool:
+    """A letter, a mark that belongs to one, a number, a pictogram, or one of a few signs."""
+    return char in "-_. " or unicodedata.category(char) in _SAFE
 
 
 def shortened(stem: str) -> str | None:

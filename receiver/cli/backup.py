@@ -49,6 +49,11 @@ def backup(directory: Annotated[Path, typer.Argument(help="A new directory.")]) 
         copy_to(settings.database_path, part / "receiver.db")
         _copy(settings.data_dir, part)
     typer.echo(f"backed up into {directory}")
+    if settings.blob_url is not None:
+        typer.echo(
+            "kept images and inputs stay in the object store, which this does not copy: its versioning or replication\n"
+            "backs them up. Restore with the same RECEIVER_BLOB_URL."
+        )
 
 
 def restore(

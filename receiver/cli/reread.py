@@ -17,7 +17,7 @@ from receiver.domain.evidence import EvidenceFilter
 from receiver.domain.jobs import Verdict
 from receiver.parts import timing
 from receiver.settings import load
-from receiver.store.blobs import Blobs
+from receiver.store.blobs import open_blobs
 from receiver.store.jobs import JobStore
 from receiver.upstream.reread import UNUSED, Reread, Rereading
 from receiver.web.schemas import moment_of
@@ -70,7 +70,7 @@ _DRY = {True: "; nothing was written", False: ""}
 async def _run(selection: EvidenceFilter, *, reverify: bool, dry_run: bool) -> list[Reread]:
     settings, each = as_served(*load())
     providers = {name: PROVIDERS[name].from_settings(its) for name, its in each.items()}
-    blobs = Blobs(settings.data_dir)
+    blobs = open_blobs(settings.data_dir, settings.blob_url)
     async with open_database(settings) as database:
         if selection.job_id is not None and await JobStore(database).job(selection.job_id) is None:
             raise failed(f"there is no job {selection.job_id}")

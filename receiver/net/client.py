@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
@@ -133,25 +133,29 @@ class Outbound:
         max_bytes: int,
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
+        hosts: Sequence[str] = (),
     ) -> Downloaded:
         """
         Write what *url* leads to into *to*, at most *max_bytes* within *timeout_seconds*, redirects included.
 
-        *headers* are for the host that was named: a redirect to another one gets none of them. On failure *to* holds
-        what had come by then; no write is under way any more.
+        *headers* are for the host that was named: a redirect to another one gets none of them. *hosts* (`name` or
+        `*.name`) are the only ones to be asked, if there are any. On failure *to* holds what had come by then; no write
+        is under way any more.
         """
-        target = self.guard.check_url(url)
+        target = _among(hosts, self.guard.check_url(url))
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._download(target, to, max_bytes, headers or {})
+                return await self._download(target, to, max_bytes, headers or {}, hosts)
         except NoAnswer as exc:
             raise DownloadFailed(str(exc), status=None, permanent=False) from exc
         except (TimeoutError, httpx.TransportError) as exc:
             message = str(_no_answer(exc, timeout_seconds))
             raise DownloadFailed(message, status=None, permanent=False) from exc
 
-    async def _download(self, target: httpx.URL, to: Sink, max_bytes: int, headers: Mapping[str, str]) -> Downloaded:
-        response, target, headers = await self._followed(target, headers)
+    async def _download(
+        self, target: httpx.URL, to: Sink, max_bytes: int, headers: Mapping[str, str], hosts: Sequence[str]
+    ) -> Downloaded:
+        response, target, headers = await self._followed(target, headers, hosts)
         arriving = Arriving(to, max_bytes)
         for resumed in range(MOST_RESUMES + 1):
             try:
@@ -167,7 +171,7 @@ class Outbound:
         return await arriving.whole()
 
     async def _followed(
-        self, target: httpx.URL, headers: Mapping[str, str]
+        self, target: httpx.URL, headers: Mapping[str, str], hosts: Sequence[str]
     ) -> tuple[httpx.Response, httpx.URL, Mapping[str, str]]:
         """The first answer that is no redirect, whose URL it is, and the headers that were for that host."""
         for _ in range(MOST_REDIRECTS + 1):
@@ -175,7 +179,7 @@ class Outbound:
             if response.status_code not in _REDIRECTS:
                 return response, target, headers
             try:
-                following = self._follow(target, response)
+                following = _among(hosts, self._follow(target, response))
             finally:
                 await response.aclose()
             if _origin(following) != _origin(target):
@@ -208,6 +212,14 @@ class Outbound:
         extensions = {"timeout": {"connect": CONNECT_SECONDS}}
         request = httpx.Request(method, target, headers=merged, content=content, extensions=extensions)
         return await self._transport.handle_async_request(request)
+
+
+def _among(hosts: Sequence[str], url: httpx.URL) -> httpx.URL:
+    """*url*, if its host is one of *hosts*, or there are none; UrlRefused otherwise."""
+    name = url.host.lower()
+    if hosts and not any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in hosts):
+        raise UrlRefused(f"{name} is not listed in RECEIVER_RESULT_HOSTS")
+    return url
 
 
 def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:

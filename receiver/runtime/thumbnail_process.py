@@ -9,6 +9,7 @@ else. Exit status 3: the picture would take too much memory; 1: it can't be deco
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 
 MEMORY_BYTES = 1 << 30
@@ -16,6 +17,8 @@ CPU_SECONDS = 30
 MAX_DECODED_BYTES = 400 << 20
 """Of the whole picture, as it is decoded: JPEG is decoded at a fraction of its size, other formats whole."""
 TOO_LARGE = 3
+_NICENESS = 15
+"""Downloads and callbacks go first: a thumbnail is made in the time that is left."""
 
 
 def main(source: str, target: str, side: int) -> int:
@@ -37,6 +40,8 @@ def main(source: str, target: str, side: int) -> int:
 
 
 def _limit() -> None:
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(_NICENESS)
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource  # not on Windows
 

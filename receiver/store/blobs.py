@@ -24,6 +24,11 @@ from submitter.images import inspect
 from submitter.vocabulary import Image, Picture
 
 
+def open_blobs(data_dir: Path, url: str | None) -> Blobs:
+    """Files in *data_dir*, or those that are shared in the object store at *url*."""
+    return Blobs(data_dir, None if url is None else ObjectStore(url))
+
+
 @dataclass(frozen=True, slots=True)
 class Blobs:
     """

@@ -64,7 +64,7 @@ class Archive:
     Fetches wanted images, *concurrency* at once, a few from each host: one that hangs delays only itself.
 
     Three times as many are claimed, so that the database is not waited for between two downloads. *renewable* are the
-    providers that can be asked for fresh links.
+    providers that can be asked for fresh links; *hosts* the only ones to fetch from, if there are any.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Archive:
         *,
         wakes: Wakes,
         renewable: Sequence[str] = (),
+        hosts: Sequence[str] = (),
         concurrency: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -85,6 +86,7 @@ class Archive:
         self._metrics = metrics
         self._wakes = wakes
         self._renewable = renewable
+        self._hosts = hosts
         self._clock = clock
         self.loop = Loop("archive", self.step, woken=wakes.archive)
         self.pool = TaskPool(3 * concurrency, on_idle=self.loop.wake)
@@ -191,7 +193,9 @@ class Archive:
         patience = _DOWNLOAD_SECONDS[min(tries, len(_DOWNLOAD_SECONDS) - 1)]
         place_there = self._places_at.setdefault(origin, asyncio.Semaphore(MOST_PER_HOST))
         async with place_there, self._places:
-            return await self._outbound.download(url, part, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience)
+            return await self._outbound.download(
+                url, part, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience, hosts=self._hosts
+            )
 
     async def _failed(
         self, image: KeptImage, give_up_at: datetime, last_error: str, *, dead: bool = False, refused: bool = False

@@ -30,6 +30,7 @@ from submitter.image_files import SUFFIXES
 log = structlog.get_logger("receiver.images")
 
 _SIGNED = timedelta(minutes=5)
+_SUFFIXES = tuple(SUFFIXES.values())
 _UNKNOWN_TYPE = "application/octet-stream"
 
 
@@ -94,8 +95,8 @@ class ImagesApi:
     async def input(self, request: Request) -> Response:
         """`GET|HEAD /inputs/{token}`, with any suffix or name behind it: for providers that take a URL only."""
         token = request.path_params["token"]
-        for suffix in SUFFIXES.values():
-            token = token.removesuffix(suffix)
+        while token.endswith(_SUFFIXES):
+            token = token.rpartition(".")[0]
         try:
             claim = self.tokens.read_input(token)
         except TokenInvalid:

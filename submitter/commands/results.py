@@ -14,9 +14,10 @@ from pathlib import Path
 
 from submitter import file_names
 from submitter.errors import JobFailed, SubmitterError
+from submitter.image_files import SUFFIXES
 from submitter.printing import CommandFailed, say
 from submitter.sdk.async_client import AsyncClient
-from submitter.sdk.jobs import SUFFIXES, require_images
+from submitter.sdk.jobs import require_images
 from submitter.sdk.values import Job, JobImage
 
 

@@ -22,6 +22,7 @@ import httpx
 from submitter import file_names
 from submitter.errors import Conflict, Invalid, JobFailed, NoReceiver, ReceiverError
 from submitter.file_names import is_url
+from submitter.image_files import SUFFIXES
 from submitter.sdk.events import open_events, whole
 from submitter.sdk.link import LATER, Link, joined, moment
 from submitter.sdk.steps import Close, Sleep, Steps, Stream, next_piece, open_stream, work
@@ -31,14 +32,6 @@ from submitter.vocabulary import State
 Source = str | bytes | os.PathLike[str]
 """An image: a file's path, its bytes, or the http(s) URL of one."""
 
-SUFFIXES = {
-    "image/jpeg": ".jpg",
-    "image/png": ".png",
-    "image/webp": ".webp",
-    "image/gif": ".gif",
-    "image/tiff": ".tiff",
-    "image/avif": ".avif",
-}
 _FIRST_LISTEN_SECONDS = 3.0
 _LONGEST_LISTEN_SECONDS = 20.0  # longer than the receiver's heartbeat
 

@@ -181,3 +181,11 @@ def test_a_duration_without_a_bound_is_refused_by_name(
     (problem,) = caught.value.problems
     assert problem.startswith(f"RECEIVER_{name}: ")
     assert "\n" not in problem and len(problem) < 200
+
+
+@pytest.mark.parametrize("hosts", ["https://cdn.example.com", "cdn.example.com:443", "cdn.*.com", "*", "a b"])
+def test_result_hosts_are_plain_names(hosts: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="RECEIVER_RESULT_HOSTS: must be host names"):
+        load(data_dir=tmp_path, result_hosts=hosts)
+    settings, _ = load(data_dir=tmp_path, result_hosts="cdn.example.com, *.Example.org")
+    assert settings.result_hosts == ("cdn.example.com", "*.example.org")

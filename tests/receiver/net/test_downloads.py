@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from receiver.net.client import DownloadFailed, Outbound
+from receiver.net.client import DownloadFailed, Outbound, UrlRefused
 from receiver.net.guard import Guard
 from tests.receiver.net.test_client import LOOPBACK, TLS, Request, Say, saying, serving
 from tests.support.waiting import patiently
@@ -89,6 +89,42 @@ async def test_a_part_from_the_middle_is_no_file(outbound: Outbound) -> None:
         with pytest.raises(DownloadFailed) as failure:
             await got(outbound, url)
     assert (failure.value.status, failure.value.permanent) == (206, False)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "refused"),
+    [
+        ((), False),
+        (("127.0.0.1",), False),
+        (("a.example", "127.0.0.1"), False),
+        (("*.0.0.1",), False),
+        (("*.example",), True),
+        (("*.127.0.0.1",), True),
+        (("27.0.0.1",), True),
+    ],
+)
+async def test_files_come_from_the_hosts_that_are_named(
+    hosts: tuple[str, ...], refused: bool, outbound: Outbound
+) -> None:
+    async with serving(saying("200 OK", FILE)) as (url, server):
+        fetching = outbound.download(url, io.BytesIO(), max_bytes=len(FILE), timeout_seconds=20, hosts=hosts)
+        if refused:
+            with pytest.raises(UrlRefused, match=r"127\.0\.0\.1 is not listed"):
+                await fetching
+        else:
+            await fetching
+        assert bool(server.requests) is not refused
+
+
+async def test_a_redirect_leads_to_no_other_host(outbound: Outbound) -> None:
+    async with serving(saying("200 OK", FILE)) as (url, elsewhere):
+        there = url.replace("127.0.0.1", "127.0.0.2")
+        async with serving(saying("302 Found", Location=there)) as (start, _):
+            with pytest.raises(UrlRefused, match=r"127\.0\.0\.2 is not listed"):
+                await outbound.download(
+                    start, io.BytesIO(), max_bytes=len(FILE), timeout_seconds=20, hosts=["127.0.0.1"]
+                )
+    assert not elsewhere.requests
 
 
 class Cutting:

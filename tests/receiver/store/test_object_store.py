@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from PIL import Image
 from receiver.settings import SettingsInvalid, load
 from receiver.store.blobs import Blobs
 from receiver.store.object_store import PART_BYTES, ObjectStore
-from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from tests.support.cli import Done, receiver_command
 from tests.support.object_stores import Bucket, bucket
 from tests.support.processes import LiveReceiver, live
 from tests.support.waiting import eventually
@@ -139,40 +139,35 @@ async def test_downloads_may_be_sent_to_the_store_by_a_signed_link(
         assert hashlib.sha256(data).hexdigest() == job["images"][0]["sha256"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("where", ["files", "objects"])
-async def test_no_image_is_lost_or_half_kept_when_the_process_is_killed_over_and_over(
-    store: tuple[ObjectStore, Bucket], tmp_path: Path, where: str
+async def test_evidence_is_read_again_and_backups_are_restored_beside_an_object_store(
+    store: tuple[ObjectStore, Bucket], tmp_path: Path
 ) -> None:
     objects, made = store
-    environment = {**made.environment, "RECEIVER_BLOB_URL": made.url} if where == "objects" else {}
-    sandbox = Sandbox(seed=3, turnaround_seconds=(0.05, 0.3))
-    async with live(tmp_path, sandbox=sandbox, environment=environment) as (receiver, _):
-        jobs: list[str] = []
-        for _round in range(5):
-            async with receiver.client() as client:
-                jobs += await submitted(client, "freepik", 10)
-                await asyncio.sleep(0.2)
-            await receiver.kill()
-            await receiver.start()
-        async with receiver.client() as client:
-            shown = await all_kept(client, jobs)
-        digests = {job["id"]: job["images"][0]["sha256"] for job in shown}
-        found = await kept(receiver, where, made, objects)
-        assert {job_id: hashlib.sha256(data).hexdigest() for job_id, data in found.items()} == digests
+    environment = {**made.environment, "RECEIVER_BLOB_URL": made.url}
+    async with live(tmp_path, environment=environment) as (receiver, _), receiver.client() as client:
+        jobs = [job for name in ("freepik", "pixelcut") for job in await submitted(client, name, 1)]
+        shown = await all_kept(client, jobs)
+        before = await made.contents(objects)
+        reread = await command(receiver, "reread", "--all")
+        assert reread.status == 0, reread.err
+        assert await made.contents(objects) == before
+        assert not list((receiver.data_dir / "images").iterdir())
+
+        backup = await command(receiver, "backup", str(tmp_path / "kept"))
+        assert (backup.status, "does not copy" in backup.out) == (0, True), backup.err
         await receiver.kill()
+        shutil.rmtree(receiver.data_dir)
+        assert (await command(receiver, "restore", str(tmp_path / "kept"))).status == 0
         await receiver.start()
-        assert not [part for part in (receiver.data_dir / "parts").rglob("*") if part.is_file() and part.stat().st_size]
+        for job in shown:
+            answer = await client.get(f"/v1/jobs/{job['id']}/images/0")
+            assert hashlib.sha256(answer.content).hexdigest() == job["images"][0]["sha256"]
 
 
-async def kept(receiver: LiveReceiver, where: str, made: Bucket, objects: ObjectStore) -> dict[str, bytes]:
-    """All images that are kept, by job; nothing else lies beside them."""
-    if where == "files":
-        found = {path.parent.name: path.read_bytes() for path in (receiver.data_dir / "images").glob("*/0")}
-        assert len(found) == sum(path.is_file() for path in (receiver.data_dir / "images").rglob("*"))
-        return found
-    contents = await made.contents(objects)
-    return {key.split("/")[1]: data for key, data in contents.items() if key.startswith("images/")}
+async def command(receiver: LiveReceiver, *arguments: str) -> Done:
+    return await receiver_command(
+        *arguments, environment=receiver.full_environment(), directory=receiver.data_dir.parent
+    )
 
 
 @pytest.mark.parametrize("url", ["/var/lib/pictures", "http://bucket", "s3://", "s3://bucket?key=secret"])

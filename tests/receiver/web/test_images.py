@@ -141,7 +141,7 @@ async def test_an_input_is_shown_with_its_thumbnail_while_it_is_kept(tmp_path: P
             assert (answer.status_code, answer.json()["code"]) == (404, "input_not_kept")
 
 
-@pytest.mark.parametrize("behind", ["", ".png", ".jpg", "/image.png"])
+@pytest.mark.parametrize("behind", ["", ".png", ".jpg", ".png.png", "/image.png"])
 async def test_a_providers_input_url_may_end_as_a_file_does(tmp_path: Path, behind: str) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job(input_name="given")
