@@ -48,6 +48,8 @@ _RENEWALS = (20.0, 60.0, 180.0)
 """How long the status call for a fresh link may take, in seconds, by how often it was asked for."""
 _FINAL = frozenset({200, 203, 206, 410})
 """Where the file itself is what can't be kept, or is gone for good."""
+_AT_ONCE = 16
+"""Downloads, over all hosts."""
 MOST_PER_HOST = 6
 _MOST_HELD = 3 * MOST_PER_HOST
 """Of one host, those that wait for their turn included: so the next download does not wait for a claim."""
@@ -61,7 +63,7 @@ _SEARCH_SECONDS = 1.0
 
 class Archive:
     """
-    Fetches wanted images, *concurrency* at once, a few from each host: one that hangs delays only itself.
+    Fetches wanted images, several at once, a few from each host: one that hangs delays only itself.
 
     Three times as many are claimed, so that the database is not waited for between two downloads. *renewable* are the
     providers that can be asked for fresh links; *hosts* the only ones to fetch from, if there are any.
@@ -77,7 +79,6 @@ class Archive:
         wakes: Wakes,
         renewable: Sequence[str] = (),
         hosts: Sequence[str] = (),
-        concurrency: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
@@ -89,12 +90,12 @@ class Archive:
         self._hosts = hosts
         self._clock = clock
         self.loop = Loop("archive", self.step, woken=wakes.archive)
-        self.pool = TaskPool(3 * concurrency, on_idle=self.loop.wake)
+        self.pool = TaskPool(3 * _AT_ONCE, on_idle=self.loop.wake)
         self._keeping: GroupCommit[tuple[KeptImage, datetime]] = GroupCommit(
             self._keep, batch=self.pool.size, patience_seconds=_PATIENCE_SECONDS, weigh=lambda _: 1
         )
         """Images that end together share a commit."""
-        self._places = asyncio.Semaphore(concurrency)
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self._places_at: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._settling = asyncio.Semaphore(_SETTLING)
         self._held: Counter[str] = Counter()
