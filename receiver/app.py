@@ -69,6 +69,8 @@ class Receiver:
         self.settings = settings
         self.roles = roles
         self.public_url = settings.public_url
+        self.mounted_at = ""
+        """The path under which a host has mounted the application, once that is known."""
         self.public_ports: set[int] = set()
         """Local ports whose requests come from outside, whatever host they name."""
         self.metrics = Metrics()
@@ -93,7 +95,8 @@ class Receiver:
 
     @property
     def base_url(self) -> str:
-        return self.public_url or ""
+        """What addresses in answers begin with: without a public URL, the path of this service on its host."""
+        return self.public_url or self.mounted_at
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

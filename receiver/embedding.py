@@ -9,10 +9,11 @@ The receiver inside another application, its loops in the host's lifespan.
 
     app = FastAPI(lifespan=lifespan)
 
-`RECEIVER_PUBLIC_URL` names the mounted place, such as `https://shop.example.com/upscale`. Whose application it is keeps
-its signals and its logs: nothing is set up for the process. A signal that the host handles is noticed on its way, since
-event streams must end before a server begins to wait for its connections. Access logs of the host would hold capability
-URLs; those of uvicorn and httpx are masked while the block runs.
+`RECEIVER_PUBLIC_URL` names the mounted place, such as `https://shop.example.com/upscale`; without it, addresses in
+answers are paths that begin with `/upscale`, and jobs are polled. Whose application it is keeps its signals and its
+logs: nothing is set up for the process. A signal that the host handles is noticed on its way, since event streams
+must end before a server begins to wait for its connections. Access logs of the host would hold capability URLs; those
+of uvicorn and httpx are masked while the block runs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from types import FrameType
 from typing import Any
 
 import structlog
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.app import Receiver
 from receiver.domain.redaction import redact
@@ -61,7 +62,19 @@ async def embedded(settings: Settings | None = None) -> AsyncIterator[ASGIApp]:
         for name in _LOGGERS:
             stack.enter_context(_masked(logging.getLogger(name)))
         async with receiver.app.router.lifespan_context(receiver.app):
-            yield RequestIds(receiver.app)
+            yield RequestIds(_Mounted(receiver))
+
+
+class _Mounted:
+    """ASGI middleware that notes where the host has mounted the receiver."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._receiver.mounted_at = scope.get("root_path", "").rstrip("/")
+        await self._receiver.app(scope, receive, send)
 
 
 @contextmanager

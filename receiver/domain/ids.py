@@ -8,10 +8,11 @@ import random
 import secrets
 import threading
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_LAST_MOMENT = 253_402_300_799_000
 _lock = threading.Lock()
 _last = (0, 0)
 
@@ -39,6 +40,14 @@ def is_id(prefix: str, text: str) -> bool:
 def lowest_id(prefix: str, moment: datetime) -> str:
     """Below every id that was made at or after *moment*."""
     return _text(prefix, max(int(moment.timestamp() * 1000), 0) << 80)
+
+
+def moment_of(identifier: str) -> datetime:
+    """When an id of ours was made, to the millisecond; for whatever `is_id` takes."""
+    number = 0
+    for letter in identifier.rpartition("_")[2]:
+        number = number << 5 | _ALPHABET.index(letter)
+    return datetime.fromtimestamp(min(number >> 80, _LAST_MOMENT) / 1000, UTC)
 
 
 def _text(prefix: str, number: int) -> str:

@@ -1,9 +1,10 @@
 """
 Pages of jobs, newest first, by filters.
 
-Every filter is a range of an index, however many jobs there are. Text has no index: a page looks for it in a number of
-jobs that pass the other filters, and its cursor goes on behind them; so a page may be short, or empty, and still have a
-next one. The first page looks at fewer jobs than those that somebody asks for once it was not enough.
+Every filter is a range of an index, however many jobs there are, and so is a whole id, ours or a provider's. Other text
+has no index: a page looks for it in a number of jobs that pass the other filters, and its cursor, the last of them,
+goes on behind them; so a page may be short, or empty, and still have a next one. The first page looks at few, to take
+hardly longer than one over a thousand jobs; those that somebody asks for once it was not enough look at many.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from typing import Any
 
 from receiver.domain.ids import is_id, lowest_id
 from receiver.domain.jobs import Job, KeptImage
-from receiver.store.codecs import moment
 from receiver.store.images import images_of
 from receiver.store.rows import JOBS
 from receiver.store.statements import Fetch, Work, first
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 
-_TEXT_BUDGET = 3_000
+_TEXT_BUDGET = 1_500
 _LATER_TEXT_BUDGET = 30_000
 BEHIND_ALL = "job_" + 26 * "z"
 """Above every id."""
@@ -46,23 +46,17 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Jobs with their images, and the cursor of the next page. `reached` is how far back text was sought."""
+    """Jobs with their images, and the cursor of the next page."""
 
     jobs: list[tuple[Job, list[KeptImage]]]
     next: str | None
-    reached: datetime | None = None
 
 
 def job_page(wanted: JobFilter, *, before: str | None, limit: int) -> Work[JobPage]:
     """Up to *limit* jobs that were made before the job with the id *before*."""
-    ids, following, last = yield from _ids(wanted, before, limit)
+    ids, following = yield from _ids(wanted, before, limit)
     rows = (yield Fetch(_ROWS, (ids,))) if ids else []
-    jobs = yield from with_images([JOBS.from_row(row) for row in rows])
-    reached = None
-    if last is not None:
-        row = yield from first("SELECT created_at FROM jobs WHERE id = ?", last)
-        reached = None if row is None else moment(row[0])
-    return JobPage(jobs, following, reached)
+    return JobPage((yield from with_images([JOBS.from_row(row) for row in rows])), following)
 
 
 def with_images(jobs: Sequence[Job]) -> Work[list[tuple[Job, list[KeptImage]]]]:
@@ -73,26 +67,29 @@ def with_images(jobs: Sequence[Job]) -> Work[list[tuple[Job, list[KeptImage]]]]:
     return [(job, pictures[job.id]) for job in jobs]
 
 
-def _ids(wanted: JobFilter, before: str | None, limit: int) -> Work[tuple[list[str], str | None, str | None]]:
-    """The ids of a page, the next cursor, and the last id that was searched where the search ended early."""
+def _ids(wanted: JobFilter, before: str | None, limit: int) -> Work[tuple[list[str], str | None]]:
+    """The ids of a page, and the next cursor."""
     if is_id("job", wanted.text):
         query, values = _candidates(wanted, before, 1, only=wanted.text)
-        return [row[0] for row in (yield Fetch(query, values))], None, None
+        return [row[0] for row in (yield Fetch(query, values))], None
     if not wanted.text:
         query, values = _candidates(wanted, before, limit + 1)
         found = [row[0] for row in (yield Fetch(query, values))]
-        return found[:limit], found[limit - 1] if len(found) > limit else None, None
+        return found[:limit], found[limit - 1] if len(found) > limit else None
+    if before is None and (row := (yield from first(_BY_REMOTE_ID, list(PROVIDERS), wanted.text))) is not None:
+        query, values = _candidates(wanted, before, 1, only=row[0])
+        if found := [row[0] for row in (yield Fetch(query, values))]:
+            return found, None
     budget = _LATER_TEXT_BUDGET if before else _TEXT_BUDGET
     query, values = _candidates(wanted, before, budget, columns=", ".join(_SEARCHED))
     condition, patterns = _contains(wanted.text)
     matching = f"SELECT id FROM ({query}) AS candidates WHERE {condition} ORDER BY id DESC LIMIT ?"
     found = [row[0] for row in (yield Fetch(matching, (*values, *patterns, limit + 1)))]
     if len(found) > limit:
-        return found[:limit], found[limit - 1], None
+        return found[:limit], found[limit - 1]
     query, values = _candidates(wanted, before, budget)
     count, last = yield from first(f"SELECT count(*), min(id) FROM ({query}) AS candidates", *values)
-    ended = count < budget
-    return found, None if ended else last, None if ended else last
+    return found, last if count == budget else None
 
 
 def _candidates(
@@ -131,4 +128,5 @@ def _contains(text: str) -> tuple[str, list[str]]:
 
 
 _SEARCHED = ("id", "remote_id", "input_file_name", "metadata")
+_BY_REMOTE_ID = "SELECT id FROM jobs WHERE provider IN (??) AND remote_id = ?"
 _ROWS = f"SELECT {JOBS.sql} FROM jobs WHERE id IN (??) ORDER BY id DESC"

@@ -15,6 +15,7 @@ ByProvider = dict[str, Sums]
 Column = tuple[datetime, ByProvider]
 _OPEN = 2 * HOUR
 _KEPT = timedelta(days=40)
+_LAG = timedelta(minutes=5)
 
 
 class HourlySums:
@@ -24,6 +25,14 @@ class HourlySums:
         self._table = table
         self._hours: dict[datetime, ByProvider] = {}
         self._columns: dict[tuple[datetime, int], ByProvider] = {}
+
+    async def summed_until(self, now: datetime) -> datetime | None:
+        """Where the sums end, while hours are still to be added; None once only the last few minutes are."""
+        newest = await self._table.newest()
+        if newest is None:
+            oldest = await self._table.oldest_job()
+            return None if oldest is None or oldest > now - _LAG else hour_of(oldest)
+        return newest + HOUR if newest < hour_of(now - _LAG) else None
 
     async def columns(self, length: timedelta, step: int, now: datetime) -> list[Column]:
         """

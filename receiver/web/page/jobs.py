@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.domain.ids import moment_of
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.page.api import Api
 from receiver.web.page.bulk import ACTIONS, Bulk
@@ -56,6 +57,7 @@ class JobsPage:
         context = {
             "jobs": page["items"],
             "next": page["next"] and urlencode({**filters, "cursor": page["next"]}),
+            "searched_to": _searched_to(filters, page),
             "cursor": cursor,
             "filters": filters,
             "query": urlencode(filters),
@@ -81,6 +83,12 @@ class JobsPage:
         found = await self.bulk.count(session.caller, action, filters)
         context = {"action": action, "filters": filters, "found": found}
         return self.pages.answer(request, session, "bulk.html", context)
+
+
+def _searched_to(filters: Mapping[str, str], page: Mapping[str, Any]) -> datetime | None:
+    """How far back a page looked for text that ended before it was full: its cursor is the last job it looked at."""
+    ended_early = "q" in filters and page["next"] is not None and len(page["items"]) < _LIMIT
+    return moment_of(page["next"]) if ended_early else None
 
 
 def _filters(given: Mapping[str, Any]) -> dict[str, str]:

@@ -63,6 +63,8 @@ class Overview:
             "attention": await self._attention(session, now),
             "most": MOST_COUNTED,
             "open": await open_jobs(self.database, tuple(self.slots)),
+            "summed_until": await self.sums.summed_until(now),
+            "any_job": bool((await self.api.get(session.caller, "/v1/jobs", limit=1))["items"]),
             **await self._figures(now, length, step),
             "configured": [name for name, slot in self.slots.items() if slot.configured],
         }

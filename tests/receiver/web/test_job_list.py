@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from receiver.domain.ids import new_id
 from receiver.domain.jobs import InputImage
 from receiver.store import job_list
 from receiver.store.job_list import JobFilter
 from receiver.store.statements import Fetch
 from submitter.vocabulary import State
+from tests.support.pages import signed_in
+from tests.support.rows import execute_many, fetch
 from tests.support.running_receiver import RunningReceiver, running_receiver
 
 
@@ -72,6 +76,36 @@ async def test_pages_go_on_where_the_one_before_ended(here: RunningReceiver) -> 
             if cursor is None:
                 break
         assert found == made[::-1], query
+
+
+async def fill(here: RunningReceiver, count: int) -> list[str]:
+    """Add copies of a finished job, newest last; returns their ids."""
+    job = await here.job(state=State.FAILED)
+    database = here.receiver.parts.database
+    (row,) = await fetch(database, "SELECT * FROM jobs WHERE id = ?", job.id)
+    made = [new_id("job") for _ in range(count)]
+    copies = [
+        tuple({job.id: name, job.remote_id: f"task of {name}"}.get(value, value) for value in row) for name in made
+    ]
+    await execute_many(database, f"INSERT INTO jobs VALUES ({', '.join('?' * len(row))})", copies)
+    return made
+
+
+async def test_text_is_looked_for_in_the_newest_jobs_and_further_back_when_asked(here: RunningReceiver) -> None:
+    old = await here.job(metadata={"order": "needle"})
+    await fill(here, 1_600)
+    page = (await here.client.get("/v1/jobs", params={"q": "needle"})).json()
+    assert page["items"] == []
+    further = (await here.client.get("/v1/jobs", params={"q": "needle", "cursor": page["next"]})).json()
+    assert ([job["id"] for job in further["items"]], further["next"]) == ([old.id], None)
+    assert await ids(here, q=old.id) == [old.id]
+    assert await ids(here, q=old.remote_id) == [old.id]
+    assert await ids(here, q=old.remote_id, state="queued") == []
+    async with signed_in(here) as browser:
+        shown = await browser.get("/jobs?q=needle")
+        assert re.search(r"No job back to <time .*>Search further back</a>", shown.text, re.S)
+        shown = await browser.get(f"/jobs?q=needle&cursor={page['next']}")
+        assert old.id in shown.text and "Search further back" not in shown.text
 
 
 @pytest.mark.parametrize(

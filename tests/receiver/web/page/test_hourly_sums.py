@@ -33,6 +33,21 @@ async def test_closed_hours_are_read_once_and_open_ones_again(tmp_path: Path) ->
         assert await created(6) == [6, 6, 6, 6, 15]
 
 
+async def test_it_is_known_until_when_hours_are_summed(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path) as here:
+        table = RollupTable(here.receiver.parts.database)
+        sums = HourlySums(table)
+        now = datetime(2126, 3, 10, 14, 3, tzinfo=UTC)
+        hour = now.replace(minute=0)
+        for summed, until in (
+            (hour - timedelta(hours=5), hour - timedelta(hours=4)),
+            (hour - timedelta(hours=1), None),
+        ):
+            await table.write(summed, {"": Sums()})
+            assert await sums.summed_until(now) == until
+        assert await sums.summed_until(now + timedelta(minutes=3)) == hour
+
+
 async def test_nothing_is_remembered_before_all_hours_are_summed(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         table = RollupTable(here.receiver.parts.database)
