@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+from submitter.printing import CommandFailed
+
 _UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|m|min|h|d|w)")
 HOW = "write it as 1h, 30m, 2d, 2026-01-31 or 2026-01-31T12:00:00Z"
@@ -20,3 +22,11 @@ def parse_moment(text: str, now: datetime) -> datetime:
     except (ValueError, OverflowError):
         raise ValueError(HOW) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def moment_of(option: str, text: str | None, now: datetime) -> datetime | None:
+    """The moment that *option* names; `CommandFailed` says how to write it."""
+    try:
+        return None if text is None else parse_moment(text, now)
+    except ValueError as exc:
+        raise CommandFailed(f"{option} {text!r}: {exc}", status=2) from exc

@@ -15,7 +15,7 @@ from receiver.domain.deliveries import DeliveryFilter, DeliveryState, DeliveryVi
 from receiver.domain.events import EVENT_TYPES
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
-from receiver.web.schemas import moment_of
+from submitter.moments import moment_of
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 
 deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")
@@ -87,7 +87,7 @@ def replay(
     delivery_id: Annotated[str | None, typer.Argument(help="One delivery, dlv_…")] = None,
     endpoint: Annotated[str | None, typer.Option(help="All failures of this endpoint.")] = None,
     since: Annotated[
-        str | None, typer.Option(help="Everything since this moment (RFC 3339, UTC if no zone is given).")
+        str | None, typer.Option(help="Everything since this moment: 1h, 2d, 2026-01-31, 2026-01-31T12:00Z.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
     as_json: AsJson = False,
@@ -95,13 +95,10 @@ def replay(
     """Deliver again, with the same event ids: one delivery, an endpoint's failures, or everything since a moment."""
     if (delivery_id is None) == (endpoint is None and since is None):
         raise failed("say what: a delivery's id, or --endpoint, --since or both", status=2)
-    try:
-        moment = moment_of(since) if since else None
-    except ValueError as exc:
-        raise failed("--since takes a moment such as 2026-01-31T12:00:00Z or 2026-01-31", status=2) from exc
+    now = datetime.now(UTC)
+    moment = moment_of("--since", since, now)
 
     async def run() -> dict[str, Any]:
-        now = datetime.now(UTC)
         async with open_database() as database:
             log = DeliveryLog(database)
             if delivery_id is None:

@@ -17,8 +17,10 @@ from rich.text import Text
 from receiver.cli.open_database import open_database
 from receiver.domain.entity import iso
 from receiver.domain.jobs import Job, KeptImage, lost_reason
+from receiver.store.job_list import JobFilter
 from receiver.store.jobs import JobStore
 from receiver.store.timeline import Line, Timeline, explain
+from submitter.moments import moment_of
 from submitter.printing import CommandFailed, console, failed, harmless, headed, print_fields, print_json, print_table
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
@@ -41,26 +43,33 @@ _STYLES = {
 
 @jobs.command(name="list")
 def list_jobs(
+    text: Annotated[str | None, typer.Argument(help="Part of an id, of the image's file name, or of metadata.")] = None,
     state: Annotated[list[State] | None, typer.Option(help="Only these states; may be repeated.")] = None,
     provider: Annotated[str | None, typer.Option(help="Only this provider's.")] = None,
     lost: Annotated[bool, typer.Option("--lost", help="Only those that were paid for and whose results are lost.")] = (
         False
     ),
+    since: Annotated[str | None, typer.Option(help="Created at this moment or later: 1h, 2d, 2026-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="Created before this moment.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """The newest jobs."""
+    now = datetime.now(UTC)
+    wanted = JobFilter(
+        states=tuple(one.value for one in state or ()),
+        providers=(provider,) if provider else (),
+        since=moment_of("--since", since, now),
+        until=moment_of("--until", until, now),
+        text=text or "",
+        lost=lost,
+    )
     if provider is not None and provider not in PROVIDERS:
         raise failed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
 
     async def run() -> None:
         async with open_database() as database:
-            found = await JobStore(database).jobs(
-                states=[one.value for one in state or ()],
-                providers=[provider] if provider else [],
-                lost=lost,
-                limit=limit,
-            )
+            found = await _found(JobStore(database), wanted, limit)
         if as_json:
             reasons = [{"reason": lost_reason(job, images)} if lost else {} for job, images in found]
             shown = [job.to_json(images) | reason for (job, images), reason in zip(found, reasons, strict=True)]
@@ -68,9 +77,21 @@ def list_jobs(
         elif lost:
             print_table(_ledger(found))
         else:
-            print_table(_table(found, datetime.now(UTC)))
+            print_table(_table(found, now))
 
     asyncio.run(run())
+
+
+async def _found(store: JobStore, wanted: JobFilter, limit: int) -> list[tuple[Job, list[KeptImage]]]:
+    """The newest *limit* jobs; a page of a text search may be short, or empty, and not the last."""
+    found: list[tuple[Job, list[KeptImage]]] = []
+    cursor: str | None = None
+    while True:
+        page = await store.page(wanted, before=cursor, limit=limit - len(found))
+        found += page.jobs
+        cursor = page.next
+        if cursor is None or len(found) >= limit:
+            return found
 
 
 def _ledger(found: Sequence[tuple[Job, list[KeptImage]]]) -> Table:

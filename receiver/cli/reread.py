@@ -20,13 +20,15 @@ from receiver.settings import load
 from receiver.store.blobs import open_blobs
 from receiver.store.jobs import JobStore
 from receiver.upstream.reread import UNUSED, Reread, Rereading
-from receiver.web.schemas import moment_of
+from submitter.moments import moment_of
 from submitter.printing import failed
 from submitter.providers import PROVIDERS
 
 
 def reread(
-    since: Annotated[str | None, typer.Option(help="Only what was received at this moment or later.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only what was received at this moment or later: 1h, 2d, 2026-01-31.")
+    ] = None,
     provider: Annotated[str | None, typer.Option(help="Only of this provider.")] = None,
     job: Annotated[str | None, typer.Option(help="Only of this job.")] = None,
     everything: Annotated[
@@ -42,10 +44,7 @@ def reread(
     """Read evidence again: after an update that fixed a reader, or once a webhook secret was set right."""
     if provider is not None and provider not in PROVIDERS:
         raise typer.BadParameter(f"use {', '.join(PROVIDERS)}", param_hint="--provider")
-    try:
-        moment = None if since is None else moment_of(since)
-    except ValueError as exc:
-        raise typer.BadParameter("write it as 2026-01-31 or 2026-01-31T12:00:00Z", param_hint="--since") from exc
+    moment = moment_of("--since", since, datetime.now(UTC))
     refused = (Verdict.REFUSED,) if reverify else ()
     selection = EvidenceFilter(moment, provider, job, () if everything else (*UNUSED, *refused))
     found = asyncio.run(_run(selection, reverify=reverify, dry_run=dry_run))

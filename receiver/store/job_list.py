@@ -19,6 +19,7 @@ from receiver.domain.jobs import Job, KeptImage
 from receiver.store.images import images_of
 from receiver.store.rows import JOBS
 from receiver.store.statements import Fetch, Work, first
+from submitter.parsing import NO_RESULT
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 
@@ -26,6 +27,10 @@ _TEXT_BUDGET = 1_500
 _LATER_TEXT_BUDGET = 30_000
 BEHIND_ALL = "job_" + 26 * "z"
 """Above every id."""
+_LOST = (
+    "(id IN (SELECT job_id FROM images WHERE images.state = 'lost')"
+    " OR state = 'failed' AND coalesce(error_code, '') = ?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class JobFilter:
     since: datetime | None = None
     until: datetime | None = None
     text: str = ""
+    lost: bool = False
+    """Only jobs that were done, and paid for, and of whose results not all reached us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,8 @@ def _candidates(
     within, values = "id >= ? AND id < ?", list[Any]((lowest, min(ends)))
     if only is not None:
         within, values = f"{within} AND id = ?", [*values, only]
+    if wanted.lost:
+        within, values = f"{within} AND {_LOST}", [*values, NO_RESULT]
     if not wanted.states and not wanted.providers:
         return f"SELECT {columns} FROM jobs WHERE {within} ORDER BY id DESC LIMIT ?", (*values, limit)
     part = f"SELECT {columns} FROM jobs WHERE state = ? AND provider = ? AND {within} ORDER BY id DESC LIMIT ?"

@@ -23,7 +23,7 @@ from receiver.store.database import Database
 from receiver.store.errors import Conflict
 from receiver.store.evidence import EvidenceLog
 from receiver.store.images import Images, images_of
-from receiver.store.job_list import BEHIND_ALL, JobFilter, JobPage, job_page, with_images
+from receiver.store.job_list import JobFilter, JobPage, job_page
 from receiver.store.leases import JobLeases
 from receiver.store.outbox import write_events
 from receiver.store.rows import JOBS, jobs_by_id
@@ -39,16 +39,11 @@ from receiver.store.settling import (
     update_jobs,
 )
 from receiver.store.statements import Fetch, InsertMany, LockRows, Run, Work, alone, first
-from submitter.parsing import NO_RESULT
 from submitter.vocabulary import Report, State
 
 log = structlog.get_logger("receiver.store")
 
 _OPTIMISM = 3
-_LOST = (
-    "(id IN (SELECT job_id FROM images WHERE images.state = 'lost')"
-    " OR state = 'failed' AND coalesce(error_code, '') = ?)"
-)
 
 
 class JobStore:
@@ -171,16 +166,8 @@ class JobStore:
 
         With *lost*, only jobs that were done, and paid for, and of whose results not all reached us.
         """
-        if not lost:
-            wanted = JobFilter(states=tuple(states), providers=tuple(providers))
-            return (await self.page(wanted, before=before, limit=limit)).jobs
-        query = f"SELECT {JOBS.sql} FROM jobs WHERE {_LOST} AND id < ? ORDER BY id DESC LIMIT ?"
-
-        def work() -> Work[list[tuple[Job, list[KeptImage]]]]:
-            rows = yield Fetch(query, (NO_RESULT, before or BEHIND_ALL, limit))
-            return (yield from with_images([JOBS.from_row(row) for row in rows]))
-
-        return await self.database.read(work)
+        wanted = JobFilter(states=tuple(states), providers=tuple(providers), lost=lost)
+        return (await self.page(wanted, before=before, limit=limit)).jobs
 
     async def page(self, wanted: JobFilter, *, before: str | None = None, limit: int = 50) -> JobPage:
         """A page of the jobs that pass a filter, newest first. *before* is a job id: the cursor."""

@@ -15,7 +15,7 @@ from submitter.commands.connection import CommandFailed, Connection, as_text, jo
 from submitter.commands.options import check_provider
 from submitter.commands.results import make_ready, naming, save, stem_of
 from submitter.errors import ReceiverError
-from submitter.moments import parse_moment
+from submitter.moments import moment_of
 from submitter.printing import age, headed, job_note, print_fields, print_table, say, state_text
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import Job
@@ -156,14 +156,6 @@ def jobs_table(found: Sequence[Job], now: datetime) -> Table:
             job_note(error, waits),
         )
     return table
-
-
-def moment_of(option: str, text: str | None, now: datetime) -> datetime | None:
-    """The moment that *option* names; `CommandFailed` says how to write it."""
-    try:
-        return None if text is None else parse_moment(text, now)
-    except ValueError as exc:
-        raise CommandFailed(f"{option} {text!r}: {exc}", status=2) from exc
 
 
 def _change(context: typer.Context, jobs: Sequence[str], change: Change, as_json: bool) -> None:
