@@ -29,6 +29,7 @@ from receiver.net.client import Outbound
 from receiver.net.guard import OutboundError, OutboundRefused
 from receiver.net.transport import KEEPALIVE_SECONDS
 from receiver.runtime.group_commit import GroupCommit
+from receiver.runtime.logs import InfoLines
 from receiver.runtime.loops import Loop, TaskPool
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.token_bucket import Bucket
@@ -41,6 +42,7 @@ from submitter.retry_after import retry_after_seconds
 from submitter.signatures import signed_headers
 
 log = structlog.get_logger("receiver.notifier")
+_DELIVERED = InfoLines(log, "delivery_successful", "type", "job", "endpoint", "status", on_terminals=True)
 
 _NOTIFY_CONCURRENCY = 10
 _NOTIFY_TIMEOUT_SECONDS = 15.0
@@ -337,7 +339,9 @@ class Notifier:
         if outcome.next_at is not None:
             self.loop.wake()  # which learns of that moment from the agenda
         self._metrics.deliveries.labels(outcome.state if outcome.next_at is None else "again").inc()
-        if outcome.state != "delivered":
+        if outcome.state == "delivered":
+            _DELIVERED.write([(delivery.event_type, delivery.job_id, delivery.endpoint_id, str(outcome.status))])
+        else:
             log.warning(
                 "delivery_unsuccessful",
                 delivery=delivery.id,

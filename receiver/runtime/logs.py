@@ -31,6 +31,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from receiver.domain.redaction import redact
 from receiver.runtime.request_ids import request_id
+from receiver.runtime.terminal_lines import TerminalRenderer
 
 log = structlog.get_logger("receiver.logs")
 
@@ -46,7 +47,7 @@ def set_up(style: str = "auto", *, level: str = "info") -> None:
     """*style* is `json`, `text` or `auto`: text on a terminal, JSON elsewhere."""
     as_text = style == "text" or (style == "auto" and on_terminal())
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=on_terminal())
+        TerminalRenderer(on_terminal=on_terminal())
         if as_text
         else structlog.processors.JSONRenderer(serializer=_to_json)
     )
@@ -91,9 +92,11 @@ class InfoLines:
 
     `write(rows)` does what `log.info(event, **fields)` does for each row, with one time stamp for all of them. Where
     JSON is written, each is filled into a template: structlog's processors would cost as much as checking a signature.
+    Lines that are *on_terminals* only, where a person follows what happens, are not written as JSON at all.
     """
 
-    def __init__(self, logger: Any, event: str, *fields: str) -> None:
+    def __init__(self, logger: Any, event: str, *fields: str, on_terminals: bool = False) -> None:
+        self._on_terminals = on_terminals
         self._logger = logger
         self._event = event
         self._fields = fields
@@ -103,6 +106,8 @@ class InfoLines:
     def write(self, rows: Iterable[Sequence[str | None]]) -> None:
         config = structlog.get_config()
         lines = config["logger_factory"]
+        if self._on_terminals and not isinstance(config["processors"][-1], TerminalRenderer):
+            return
         as_json = isinstance(lines, Lines) and lines.json_renderer is config["processors"][-1]
         if not as_json or ("request_id" not in self._fields and request_id() is not None):
             for row in rows:

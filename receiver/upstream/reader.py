@@ -20,6 +20,7 @@ from receiver.domain.jobs import Source, Verdict
 from receiver.domain.lifecycle import Update
 from receiver.domain.redaction import redact
 from receiver.domain.tokens import job_of_callback_url
+from receiver.runtime.logs import InfoLines
 from receiver.store.blobs import Blobs
 from receiver.store.errors import StoreError
 from receiver.store.jobs import JobStore
@@ -37,6 +38,7 @@ from submitter.provider import Provider
 from submitter.vocabulary import Callback, Failure, Image, Report, State, Trust
 
 log = structlog.get_logger("receiver.reading")
+_CALLBACK_READ = InfoLines(log, "callback_read", "provider", "job", "status", on_terminals=True)
 
 _DECODED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 """Stored bodies are decoded already."""
@@ -117,6 +119,8 @@ class Reading:
         report = provider.read(as_callback(evidence))
         if report is None:
             return Read(None, Verdict.IGNORED, "it is not about a task")
+        if not again:
+            _CALLBACK_READ.write([(provider.name, evidence.job_id, report.remote_status or report.state.value)])
         signed = evidence.trust is Trust.SIGNED_BODY
         if self._confirm == "never":
             believed = True

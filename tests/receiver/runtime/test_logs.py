@@ -22,6 +22,7 @@ from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import bare_environment
 from tests.support.ports import free_port
 from tests.support.processes import TOKEN, LiveReceiver, live, provider_environment, submit, wait_for_state
+from tests.support.subscriber import Subscriber
 from tests.support.waiting import eventually
 
 CHATTER = """
@@ -260,6 +261,40 @@ async def test_lines_that_are_written_many_at_a_time_are_those_that_a_logger_wri
         stderr=asyncio.subprocess.PIPE,
     )
     _, err = await process.communicate()
-    lines = re.sub(rb"\d{4}-\d\d-\d\dT[\d:.]+Z", b"(time)", err).splitlines()
+    lines = re.sub(rb"\d{4}-\d\d-\d\dT[\d:.]+Z|\d\d:\d\d:\d\d", b"(time)", err).splitlines()
     assert len(lines) == (0 if level == "warning" else 4)
     assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
+
+
+async def test_on_a_terminal_lines_are_short_and_say_what_came_and_what_left(tmp_path: Path) -> None:
+    text = {"RECEIVER_LOG_FORMAT": "text"}
+    async with Subscriber().serve() as application, live(tmp_path, environment=text) as (receiver, _):
+        async with receiver.client() as client:
+            endpoint = (await client.post("/v1/endpoints", json={"url": f"{application}/hook"})).json()
+            job = await submit(client, "freepik", picture_bytes(160, 120))
+            await wait_for_state(client, job["id"], kept=True)
+            await eventually(lambda: "delivered job.images_kept" in receiver.log)
+        lines = [line[10:] for line in receiver.log.splitlines()]
+    assert f"-->  callback freepik COMPLETED {job['id']}" in lines
+    assert f"<--  delivered job.succeeded {job['id']} to {endpoint['id']}, 200" in lines
+    assert not any("\x1b" in line or "{" in line for line in lines)
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1", "FORCE_COLOR": "1"}, {"TERM": "dumb"}, {"FORCE_COLOR": "1"}])
+async def test_plain_output_has_no_colours_and_control_characters_are_escaped(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    script = (
+        "from receiver.runtime import logs; import structlog; logs.set_up('text');"
+        "structlog.get_logger('x').warning('submit_unsuccessful', job='job_1', reason='a\\x1b[2Jb\\nc')"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script),
+        env={**bare_environment(), **variables},
+        cwd=tmp_path,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    coloured = variables == {"FORCE_COLOR": "1"}
+    assert err.count(b"\n") == 1 and b"a\\x1b[2Jb\\nc" in err and b"submit unsuccessful: job_1" in err
+    assert (b"\x1b[33m" in err, b"\x1b" in err) == (coloured, coloured)
