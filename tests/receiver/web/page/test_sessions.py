@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import FunctionType
 
 import httpx
 import pytest
+from starlette.routing import Route
 
 from receiver.web.auth import Bearer
 from receiver.web.page.sessions import sign_in_link
@@ -35,6 +37,52 @@ async def test_signed_out_every_page_leads_to_the_sign_in_form(here: RunningRece
             assert led_to is not None and led_to.url.path == "/login", path
         answer = await browser.get("/jobs?state=failed", follow_redirects=True)
         assert 'value="jobs?state=failed"' in answer.text
+
+
+OPEN = {"/login", "/open", "/static/{name}"}
+"""What everybody may see."""
+
+
+def routes_of_pages(here: RunningReceiver, method: str) -> list[str]:
+    """The paths of the dashboard that answer *method*, with ids in them; all but those that are open to everybody."""
+    routes = [route for route in here.receiver.app.router.routes if isinstance(route, Route)]
+    pages = [route for route in routes if isinstance(route.endpoint, FunctionType) and not route.include_in_schema]
+    paths = [route.path for route in pages if method in (route.methods or ()) and route.path not in OPEN]
+    assert {"/jobs/{id}/cancel", "/compare", "/endpoints/{id}/rotate-secret"} <= set(paths) or method == "GET"
+    return [path.format(id=f"job_{26 * '0'}", n=0, name="novita") for path in paths]
+
+
+async def test_no_page_and_no_post_is_open_to_those_who_are_signed_out(here: RunningReceiver) -> None:
+    async with Browser(here.receiver.app) as browser:
+        for method in ("GET", "POST"):
+            for path in routes_of_pages(here, method):
+                answer = await browser.request(method, path)
+                assert answer.status_code == 303, (method, path)
+                led_to = answer.next_request
+                assert led_to is not None and led_to.url.path == "/login", (method, path)
+
+
+async def test_every_post_of_a_page_refuses_forged_forms(here: RunningReceiver) -> None:
+    async with signed_in(here) as browser:
+        form_token = form_token_of(await browser.get("/"))
+        for path in routes_of_pages(here, "POST"):
+            for headers, data in (
+                ({}, {}),
+                ({}, {"form_token": form_token[:-1]}),
+                ({"origin": "https://evil.example"}, {"form_token": form_token}),
+                ({"sec-fetch-site": "cross-site"}, {"form_token": form_token}),
+            ):
+                answer = await browser.post(path, data=data, headers=headers)
+                assert (answer.status_code, "forged_form" in answer.text) == (403, True), (path, headers, data)
+
+
+async def test_every_post_of_a_page_refuses_a_read_token(here: RunningReceiver) -> None:
+    async with signed_in(here, token=READ_TOKEN) as browser:
+        form_token = form_token_of(await browser.get("/"))
+        for path in routes_of_pages(here, "POST"):
+            if path != "/logout":
+                answer = await browser.post(path, data={"form_token": form_token})
+                assert (answer.status_code, "read_only_token" in answer.text) == (403, True), path
 
 
 async def test_a_right_token_signs_in_and_leads_back(here: RunningReceiver) -> None:
