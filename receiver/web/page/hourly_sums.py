@@ -15,7 +15,6 @@ ByProvider = dict[str, Sums]
 Column = tuple[datetime, ByProvider]
 _OPEN = 2 * HOUR
 _KEPT = timedelta(days=40)
-_LAG = timedelta(minutes=5)
 
 
 class HourlySums:
@@ -27,12 +26,14 @@ class HourlySums:
         self._columns: dict[tuple[datetime, int], ByProvider] = {}
 
     async def summed_until(self, now: datetime) -> datetime | None:
-        """Where the sums end, while hours are still to be added; None once only the last few minutes are."""
+        """Where the sums end, while hours that are over are still to be added; else None."""
         newest = await self._table.newest()
-        if newest is None:
+        if newest is not None:
+            until = newest + HOUR
+        else:
             oldest = await self._table.oldest_job()
-            return None if oldest is None or oldest > now - _LAG else hour_of(oldest)
-        return newest + HOUR if newest < hour_of(now - _LAG) else None
+            until = hour_of(now if oldest is None else oldest)
+        return until if until < hour_of(now) else None
 
     async def columns(self, length: timedelta, step: int, now: datetime) -> list[Column]:
         """

@@ -45,7 +45,7 @@ async def test_it_is_known_until_when_hours_are_summed(tmp_path: Path) -> None:
         ):
             await table.write(summed, {"": Sums()})
             assert await sums.summed_until(now) == until
-        assert await sums.summed_until(now + timedelta(minutes=3)) == hour
+        assert await sums.summed_until(now + timedelta(hours=1)) == hour
 
 
 async def test_nothing_is_remembered_before_all_hours_are_summed(tmp_path: Path) -> None:
