@@ -1,20 +1,25 @@
 """
 The stream that says *what* changed, never *to what*: pages fetch the server's own fragment then.
 
-One reader follows the logs for all pages, a little more than once a second, and only while there are any. A page that
-has missed something is sent that everything changed.
+One reader follows the logs for all pages, a little more than once a second, and only while there are any; with many
+pages less often, and each is sent the change at a moment of its own: what they fetch then comes one after the other,
+and callbacks are answered in between. A page that has missed something is sent that everything changed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 from receiver.runtime.loops import Loop
 from receiver.store.changes import Changed, ChangeLog, Place
 
 _SECONDS = 0.8
+_SECONDS_PER_PAGE = 0.05
+_MOST_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 15.0
 MOST_PAGES = 500
 
@@ -47,6 +52,7 @@ class Live:
                     if seen == self._count:
                         async with asyncio.timeout(_HEARTBEAT_SECONDS):
                             await upcoming.wait()
+                    await self._spread()
                     missed, seen = self._count - seen > 1, self._count
                     yield _EVERYTHING if missed else self._frame
                 except TimeoutError:
@@ -58,6 +64,15 @@ class Live:
             if not self.pages and self._following is not None:
                 self._following.cancel()
                 self._following = self._place = None
+
+    async def _spread(self) -> None:
+        """Wait for a moment within the time by which many pages make the changes come less often."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(0, self._interval() - _SECONDS)):
+                await self._stopping.wait()
+
+    def _interval(self) -> float:
+        return min(_SECONDS + _SECONDS_PER_PAGE * self.pages, _MOST_SECONDS)
 
     async def _follow(self) -> None:
         """Begin to follow the logs, if nobody watched until now."""
@@ -76,7 +91,7 @@ class Live:
         changed, self._place = await self._log.after(self._place)
         if changed:
             self._announce(_frame(changed))
-        return _SECONDS
+        return self._interval()
 
     def _announce(self, frame: bytes) -> None:
         self._frame = frame
