@@ -30,7 +30,7 @@ def job(state: State, provider: str = "novita", **fields: Any) -> Job:
 
 async def test_a_page_passes_its_filters(database: Any) -> None:
     store = JobStore(database)
-    named = job(State.FAILED, input=InputImage("Harbour.png"), metadata={"Größe": "50%"})
+    named = job(State.FAILED, input=InputImage("Harbour.png"), metadata={"Größe": "50%"}, remote_id="task-7")
     jobs = [named, job(State.QUEUED), job(State.QUEUED, "freepik")]
     for one in jobs:
         await store.add_job(one)
@@ -44,6 +44,8 @@ async def test_a_page_passes_its_filters(database: Any) -> None:
         (JobFilter(text="50%"), [named]),
         (JobFilter(text="50_"), []),
         (JobFilter(text=jobs[1].id), [jobs[1]]),
+        (JobFilter(text="task-7"), [named]),
+        (JobFilter(text="task-7", states=("queued",)), []),
         (JobFilter(text="harbour", states=("queued",)), []),
         (JobFilter(until=named.created_at - timedelta(minutes=1)), []),
     ):
