@@ -13,33 +13,55 @@ import typer
 from receiver.cli.sandbox_mark import SandboxMark
 from receiver.parts import Credentials
 from receiver.settings import Settings, load
-from submitter.printing import failed, print_json, say
+from submitter.commands.completion import complete_provider
+from submitter.printing import failed, headed, print_json, print_table, say
 from submitter.providers import PROVIDERS
-from submitter.sandbox import test_picture
+from submitter.sandbox import CALLBACK_STATES, TWIST_FAULTS, Twist, test_picture
 
 _PATIENCE_SECONDS = 15.0
 _PAUSE_SECONDS = 0.05
 
 
+_STATES = "; ".join(f"{name}: {', '.join(words)}" for name, words in CALLBACK_STATES.items() if words)
+_FAULTS = "; ".join(f"{name}: {what}" for name, what in TWIST_FAULTS.items())
+
+
 def trigger(
-    provider: Annotated[str, typer.Argument(help=f"One of {', '.join(PROVIDERS)}.")],
-    state: Annotated[str, typer.Argument(help="The provider's own word for the task's state, such as `completed`.")],
+    provider: Annotated[
+        str | None, typer.Argument(help="Which provider calls back.", autocompletion=complete_provider)
+    ] = None,
+    state: Annotated[
+        str | None, typer.Argument(help=f"The provider's own word for the task's state. {_STATES}.")
+    ] = None,
     job: Annotated[str | None, typer.Option(help="Call back about this job; default: a new one.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(help="Set a field of the body, as path=value: data.status=ODD. May be repeated."),
+    ] = None,
+    faults: Annotated[list[str] | None, typer.Option(help=f"What goes wrong; may be repeated. {_FAULTS}.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Print providers and states, and send nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Have the sandbox of a running `receiver serve --sandbox` call back, and show what became of it."""
-    if provider not in PROVIDERS:
-        raise failed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}")
-    kind = PROVIDERS[provider]
-    if not kind.callbacks:
-        instead = "its jobs are polled" if kind.pollable else "it answers the submit call with the result"
-        raise failed(f"{provider} sends no callbacks: {instead}")
+    if listed:
+        _print_states(as_json)
+        return
+    if provider is None or state is None:
+        raise failed("say which: `receiver trigger PROVIDER STATE`; `receiver trigger --list` lists them", status=2)
+    _check(provider, state)
+    try:
+        twist = Twist(
+            dict(_override(text) for text in override or ()),
+            frozenset(name.strip() for text in faults or () for name in text.split(",")),
+        )
+    except ValueError as exc:
+        raise failed(str(exc), status=2) from exc
     settings, _ = load()
     found = SandboxMark(settings.data_dir).read()
     if found is None:
         raise failed(f"no `receiver serve --sandbox` runs with the data directory {settings.data_dir}; start one")
     try:
-        outcome = asyncio.run(_trigger(settings, found, provider, state, job))
+        outcome = asyncio.run(_trigger(settings, found, provider, state, twist, job))
     except httpx.TransportError as exc:
         raise failed("the sandbox or its receiver does not answer; start `receiver serve --sandbox` again") from exc
     if as_json:
@@ -48,8 +70,40 @@ def trigger(
         _print(outcome)
 
 
+def _check(provider: str, state: str) -> None:
+    """Refuse what can't be called back about, before there is a job."""
+    if provider not in PROVIDERS:
+        raise failed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
+    kind, states = PROVIDERS[provider], CALLBACK_STATES[provider]
+    if not states:
+        instead = "its jobs are polled" if kind.pollable else "it answers the submit call with the result"
+        raise failed(f"{provider} sends no callbacks: {instead}", status=2)
+    if state.strip().casefold().removeprefix("task_status_") not in states:
+        raise failed(f"state must be one of {', '.join(states)}", status=2)
+
+
+def _override(text: str) -> tuple[str, Any]:
+    path, sign, value = text.partition("=")
+    if not sign:
+        raise ValueError(f"--override {text!r}: write it as path=value")
+    try:
+        return path, json.loads(value)
+    except (ValueError, RecursionError):
+        return path, value
+
+
+def _print_states(as_json: bool) -> None:
+    if as_json:
+        print_json({"items": [{"provider": name, "states": list(words)} for name, words in CALLBACK_STATES.items()]})
+        return
+    table = headed("provider", "states")
+    for name, words in CALLBACK_STATES.items():
+        table.add_row(name, ", ".join(words) or "(sends no callbacks)")
+    print_table(table)
+
+
 async def _trigger(
-    settings: Settings, found: dict[str, str], provider: str, state: str, job_id: str | None
+    settings: Settings, found: dict[str, str], provider: str, state: str, twist: Twist, job_id: str | None
 ) -> dict[str, Any]:
     credentials = Credentials.of(settings)
     headers = {"authorization": f"Bearer {credentials.api_tokens[0]}"}
@@ -65,16 +119,19 @@ async def _trigger(
             "state": state,
             "callback_url": f"{base}/callbacks/{provider}/{credentials.tokens.callback(job['id'], provider)}",
             "task_id": job["remote_id"],
+            "overrides": twist.overrides,
+            "faults": sorted(twist.faults),
         }
         answer = await client.post(f"{found['sandbox']}/_sandbox/trigger", json=asked)
         sent = answer.json()
         if answer.status_code != 200:
             raise failed(sent["error"])
-        evidence = await api.read_callback(job["id"], seen)
+        times = 0 if "lose" in twist.faults else 1 + len(twist.faults & {"duplicate", "replay"})
+        evidence = await api.read_callback(job["id"], seen) if times else None
         after = await api.job(job["id"])
     return {
         "provider": provider,
-        "sent": {"task_id": sent["task_id"], "state": sent["state"]},
+        "sent": {"task_id": sent["task_id"], "state": sent["state"], "times": times},
         "answered": sent["status"] or sent["error"],
         "verdict": evidence and evidence["verdict"],
         "trust": evidence and evidence["trust"],
@@ -155,7 +212,12 @@ async def _eventually(condition: Callable[[], Awaitable[dict[str, Any] | None]])
 
 def _print(outcome: dict[str, Any]) -> None:
     job, sent = outcome["job"], outcome["sent"]
-    say(f"{outcome['provider']} called back: task {sent['task_id']} is {sent['state']}; answered {outcome['answered']}")
+    if not sent["times"]:
+        say(f"{outcome['provider']}: task {sent['task_id']} is {sent['state']}; its callback was lost")
+        return
+    twice = f" {sent['times']} times" if sent["times"] > 1 else ""
+    answered = f"answered {outcome['answered']}"
+    say(f"{outcome['provider']} called back{twice}: task {sent['task_id']} is {sent['state']}; {answered}")
     trust = f" (trust {outcome['trust']})" if outcome["trust"] else ""
     say(f"evidence: {outcome['verdict'] or 'nothing was recorded'}{trust}")
     by = f", settled by {job['settled_by']}" if job["settled_by"] else ""

@@ -8,19 +8,23 @@ Local stand-ins for the five upscaling APIs, with faults on demand.
 Or on its own: `python -m submitter.sandbox --port 8100`.
 """
 
-from submitter.sandbox.app import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
+from submitter.sandbox.app import API_KEYS, CALLBACK_STATES, FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.sandbox.faults import Chance, Faults
 from submitter.sandbox.picture import test_picture
 from submitter.sandbox.tasks import Attempt, RemoteTask, SentCallback
+from submitter.sandbox.twist import TWIST_FAULTS, Twist
 
 __all__ = [
     "API_KEYS",
+    "CALLBACK_STATES",
     "FREEPIK_WEBHOOK_SECRET",
+    "TWIST_FAULTS",
     "Attempt",
     "Chance",
     "Faults",
     "RemoteTask",
     "Sandbox",
     "SentCallback",
+    "Twist",
     "test_picture",
 ]

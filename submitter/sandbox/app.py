@@ -29,11 +29,17 @@ from submitter.sandbox.serving import serving
 from submitter.sandbox.settings import Settings
 from submitter.sandbox.stand_in import CallingStandIn, StandIn, is_url
 from submitter.sandbox.tasks import Order, RemoteTask
+from submitter.sandbox.twist import TRUE, Twist
 from submitter.sandbox.upscaling import Target
 from submitter.sandbox.upscayl import Upscayl
 from submitter.sandbox.work import Bench
 
 STAND_INS: tuple[type[StandIn], ...] = (Freepik, Apixo, Novita, Upscayl, Pixelcut)
+
+CALLBACK_STATES: dict[str, tuple[str, ...]] = {
+    stand_in.name: stand_in.announced_words() if issubclass(stand_in, CallingStandIn) else () for stand_in in STAND_INS
+}
+"""The states that each provider calls back about, as people write them."""
 
 API_KEYS: dict[str, str] = {stand_in.name: f"sandbox-{stand_in.name}-key" for stand_in in STAND_INS}
 FREEPIK_WEBHOOK_SECRET = "sandbox-freepik-secret-0123456789"
@@ -162,24 +168,21 @@ class Sandbox:
         task_id: str | None = None,
         *,
         origin: str = "http://127.0.0.1",
+        twist: Twist = TRUE,
     ) -> dict[str, Any]:
         """
-        Send one true callback about a task that is in exactly *state*.
+        Send one callback about a task that is in exactly *state*: a true one, but for *twist*.
 
-        The task is the one named, put into that state, or a new one. Faults don't apply. *origin* is where its links
-        lead if the sandbox has none of its own. Raises ValueError.
+        The task is the one named, put into that state, or a new one. The sandbox's faults don't apply. *origin* is
+        where its links lead if the sandbox has none of its own. What is returned is about the first of several; a lost
+        one has neither status nor error. Raises ValueError.
         """
         stand_in = self.stand_ins.get(provider)
         if stand_in is None:
             raise ValueError(f"provider must be one of {', '.join(self.stand_ins)}")
         if not isinstance(stand_in, CallingStandIn):
             raise ValueError(f"{provider} sends no callbacks")
-        named = stand_in.state_named(state)
-        if named is None or named not in stand_in.announced:
-            words = (
-                word.removeprefix("TASK_STATUS_").lower() for word in stand_in.states if word in stand_in.announced
-            )
-            raise ValueError(f"state must be one of {', '.join(words)}")
+        named = stand_in.announced_state(state)
         task = self.bench.tasks.find(provider, task_id) if task_id else None
         url = callback_url or (task.callback_url if task else None)
         if not is_url(url):
@@ -189,13 +192,13 @@ class Sandbox:
             task = self._made(stand_in, url, task_id, self.bench.origin or origin)
         await self.bench.background.halt(task)
         await self.bench.put(stand_in, task, named)
-        attempt = await self.bench.announcer.once(stand_in, task, url)
+        attempts = await self.bench.announcer.once(stand_in, task, url, twist)
         return {
             "provider": provider,
             "task_id": task.id,
             "state": named,
-            "status": attempt.status,
-            "error": attempt.error,
+            "status": attempts[0].status if attempts else None,
+            "error": attempts[0].error if attempts else None,
         }
 
     def _made(self, stand_in: StandIn, callback_url: str, task_id: str | None, origin: str) -> RemoteTask:
@@ -269,7 +272,8 @@ class Sandbox:
                 raise ValueError("provider, state, callback_url and task_id are texts")
             provider, state, callback_url, task_id = words
             origin = f"{request.url.scheme}://{request.url.netloc}"
-            answer = await self.trigger(provider or "", state or "", callback_url, task_id, origin=origin)
+            twist = Twist.from_json(asked.get("overrides"), asked.get("faults"))
+            answer = await self.trigger(provider or "", state or "", callback_url, task_id, origin=origin, twist=twist)
             return JSONResponse(answer)
         except (ValueError, RecursionError) as exc:
             return _refused(str(exc))

@@ -19,6 +19,7 @@ from submitter.sandbox.outbound import Outbound
 from submitter.sandbox.settings import Settings
 from submitter.sandbox.stand_in import CallbackRules, CallingStandIn, StandIn
 from submitter.sandbox.tasks import Attempt, RemoteTask, SentCallback
+from submitter.sandbox.twist import Twist
 
 
 class Announcer:
@@ -58,12 +59,22 @@ class Announcer:
         headers = stand_in.forged_headers(body)
         self._background.spawn(self._deliver(task, callback, rules, body, lambda: headers, after=None), task)
 
-    async def once(self, stand_in: CallingStandIn, task: RemoteTask, url: str) -> Attempt:
-        """Send one true callback about the task's present state to *url*, without faults or retries."""
-        body = stand_in.callback_body(task, task.state)
-        callback = SentCallback(task.state, "true")
-        task.callbacks.append(callback)
-        return await self._try(callback, stand_in.rules, url, body, stand_in.callback_headers(body))
+    async def once(self, stand_in: CallingStandIn, task: RemoteTask, url: str, twist: Twist) -> list[Attempt]:
+        """Send a callback about the task's present state to *url*, as *twist* has it, without retries."""
+        if "lose" in twist.faults:
+            task.callbacks.append(SentCallback(task.state, "lost"))
+            return []
+        body = twist.applied(stand_in.callback_body(task, task.state))
+        forged = "forge" in twist.faults
+        headers = stand_in.forged_headers(body) if forged else stand_in.callback_headers(body)
+        sent = [(SentCallback(task.state, "forged" if forged else "true"), headers)]
+        if "duplicate" in twist.faults:
+            again = stand_in.forged_headers(body) if forged else stand_in.callback_headers(body)
+            sent.append((SentCallback(task.state, "duplicate"), again))
+        if "replay" in twist.faults:
+            sent.append((SentCallback(task.state, "replay"), headers))
+        task.callbacks += [callback for callback, _ in sent]
+        return [await self._try(callback, stand_in.rules, url, body, its) for callback, its in sent]
 
     def _log_events(self, stand_in: CallingStandIn, task: RemoteTask, state: str) -> None:
         if not task.callback_url or state not in stand_in.announced:

@@ -108,14 +108,9 @@ class StandIn(ABC):
     def file_name(self, task: RemoteTask, suffix: str) -> str:
         return f"output.{suffix}"
 
-    @property
-    def states(self) -> tuple[str, ...]:
-        return (*self.running, self.succeeded, self.failed)
-
-    def state_named(self, word: str) -> str | None:
-        """The state that a person means by *word*: any case, with or without the provider's prefix."""
-        wanted = word.strip().casefold()
-        return next((state for state in self.states if state.casefold() in (wanted, f"task_status_{wanted}")), None)
+    @classmethod
+    def states(cls) -> tuple[str, ...]:
+        return (*cls.running, cls.succeeded, cls.failed)
 
 
 class CallingStandIn(StandIn):
@@ -124,6 +119,20 @@ class CallingStandIn(StandIn):
     announced: ClassVar[frozenset[str]]
     """States that it sends callbacks about."""
     rules: ClassVar[CallbackRules]
+
+    @classmethod
+    def announced_words(cls) -> tuple[str, ...]:
+        """The announced states in their order, as a person writes them: lower case, without the provider's prefix."""
+        return tuple(state.removeprefix("TASK_STATUS_").lower() for state in cls.states() if state in cls.announced)
+
+    @classmethod
+    def announced_state(cls, word: str) -> str:
+        """The announced state that a person means by *word*. Raises ValueError that lists them."""
+        wanted = word.strip().casefold().removeprefix("task_status_")
+        for state in cls.states():
+            if state in cls.announced and state.casefold().removeprefix("task_status_") == wanted:
+                return state
+        raise ValueError(f"state must be one of {', '.join(cls.announced_words())}")
 
     @abstractmethod
     def callback_body(self, task: RemoteTask, state: str) -> bytes:
