@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +37,7 @@ from receiver.runtime.server import listen, run, running, server
 from receiver.settings import load
 from submitter.errors import CallbackRefused, TaskRefused
 from submitter.images import inspect
-from submitter.printing import harmless
+from submitter.printing import CommandFailed, harmless
 from submitter.providers import PROVIDERS
 from submitter.sandbox import Faults, Sandbox, test_picture
 from submitter.signatures import verify
@@ -46,6 +46,8 @@ from submitter.vocabulary import State
 _PATIENCE_SECONDS = 90.0
 _FAULTS = Faults(lose=0.3, duplicate=0.6, reorder=0.6, delay_seconds=0.2)
 _SEED = 11
+_WIDE_COLUMNS = 100
+"""Of a terminal that has room for every column of the table."""
 _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 
 
@@ -114,11 +116,28 @@ async def _demo(image: Path | None, out: Path, *, with_faults: bool, keep: bool)
             if with_faults:
                 console.print("The providers lose, double, delay and reorder their callbacks.")
             show = _Show(console, (shape.width, shape.height), downstream)
-            good = await _run(live, picture, notify_url, show, out)
+            good = await _until_stopped(live, _run(live, picture, notify_url, show, out))
             if keep and not live.ended.done():
                 _print_addresses(console, live)
                 await asyncio.wait({live.ended})
     return 0 if good else 1
+
+
+async def _until_stopped(live: Served, work: Coroutine[Any, Any, bool]) -> bool:
+    """What *work* returns. A signal, which stops the receiver under it, ends it as an interrupt of the command."""
+    running_work = asyncio.create_task(work)
+    stopping = asyncio.create_task(live.receiver.stopping.wait())
+    try:
+        await asyncio.wait({running_work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    if live.receiver.stopping.is_set():
+        running_work.cancel()
+        await asyncio.wait({running_work})
+        if not running_work.cancelled():
+            running_work.exception()  # of calls to a receiver that was ending
+        raise CommandFailed("interrupted", status=130, code="interrupted")
+    return running_work.result()
 
 
 async def _run(live: Served, picture: Path, notify_url: str, show: _Show, out: Path) -> bool:
@@ -174,9 +193,11 @@ class _Show:
         )
 
     def table(self) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        narrow = self.console.width < _WIDE_COLUMNS
+        table = Table(box=None, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
         for title in ("provider", "state", "settled by", "time", "size in → out", "cost", "downstream"):
-            table.add_column(title, no_wrap=True)
+            if not narrow or title != "settled by":
+                table.add_column(title, no_wrap=True)
         for name in PROVIDERS:
             job = self.jobs.get(name)
             if job is None:
@@ -187,7 +208,7 @@ class _Show:
             table.add_row(
                 name,
                 f"[{colour}]{job['state']}[/{colour}]",
-                job["settled_by"] or "",
+                *(() if narrow else (job["settled_by"] or "",)),
                 f"{self._took.get(name, time.monotonic() - self._began[name]):.1f} s",
                 self._sizes(job),
                 f"{cost['amount']} {cost['unit']}" if cost else "",
