@@ -228,15 +228,19 @@ def _print_timeline(timeline: Timeline) -> None:
         out.print(_line(line, began, "→ ", style="cyan"))
 
 
-def _line(line: Line, began: datetime, mark: str, style: str = "") -> Text:
+def _line(line: Line, began: datetime, mark: str, style: str = "") -> Table:
+    """Its words wrap beside the moment, not below it."""
     when = (
         "at any time"
         if line.at is None
         else f"{line.at:%Y-%m-%d %H:%M:%S}Z {(line.at - began).total_seconds():+9.3f} s"
     )
-    return Text.assemble(
-        (mark, style), (f"{when:<34}", "dim"), (f"{line.what:<12}", "bold"), (harmless(line.text), style)
-    )
+    row = Table.grid()
+    row.add_column(no_wrap=True)
+    row.add_column(overflow="fold")
+    heading = Text.assemble((mark, style), (f"{when:<34}", "dim"), (f"{line.what:<12}", "bold"))
+    row.add_row(heading, Text(harmless(line.text), style=style))
+    return row
 
 
 def _no_such_job(job_id: str) -> CommandFailed:
