@@ -3,8 +3,8 @@ What the receiver is measured against: `python -m tests.bench.peers nothing|naiv
 
 `nothing` is a Starlette route that does nothing; `naive` checks the same token and signature and writes each callback
 in a commit of its own. Both run under uvicorn as it comes, on the event loop and with the collector's settings that the
-receiver has. `nothing` also serves a
-picture slowly, so that the receiver's archive has somebody to fetch results from, as in life.
+receiver has. `nothing` also serves a picture slowly, so that the receiver's archive has somebody to fetch results from,
+as in life.
 """
 
 from __future__ import annotations
