@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import forking
 from tests.support.processes import ROOT
 from tests.support.waiting import patiently
 
@@ -39,7 +40,9 @@ def bare_environment(**settings: str) -> dict[str, str]:
 
 async def receiver_command(*arguments: str, environment: Mapping[str, str], directory: Path) -> Done:
     """Run `receiver` with *arguments* in *directory* and wait for its end."""
-    return await program(*PROGRAM, *arguments, environment=environment, directory=directory)
+    done = forking.run("receiver", *arguments, environment=environment, directory=directory)
+    status, out, err = await patiently(done)
+    return Done(status, out.decode(), err.decode())
 
 
 async def program(*command: str, environment: Mapping[str, str], directory: Path) -> Done:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +16,12 @@ import httpx
 
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.signatures import new_secret
+from tests.support import forking
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
-ROOT = Path(__file__).parent.parent.parent
+ROOT = forking.ROOT
 
 
 def provider_environment(base_urls: Mapping[str, str]) -> dict[str, str]:
@@ -42,11 +42,12 @@ class LiveReceiver:
     port: int = field(default_factory=free_port)
     notify_secret: str = field(default_factory=new_secret)
     command: tuple[str, ...] = ("serve",)
-    process: asyncio.subprocess.Process | None = None
+    process: asyncio.subprocess.Process | forking.Forked | None = None
 
     @property
-    def program(self) -> Sequence[str]:
-        return (sys.executable, "-c", "from receiver.cli import main; main()")
+    def program(self) -> Sequence[str] | None:
+        """What runs it; None for `receiver` in a forked process."""
+        return None
 
     @property
     def url(self) -> str:
@@ -80,17 +81,17 @@ class LiveReceiver:
 
     async def start(self, *, ready: bool = True) -> None:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        arguments = [*self.command, "--port", str(self.port)]
+        environment, directory = self.full_environment(), self.data_dir.parent
         with self.output() as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *self.program,
-                *self.command,
-                "--port",
-                str(self.port),
-                env=self.full_environment(),
-                cwd=self.data_dir.parent,
-                stdout=log,
-                stderr=log,
-            )
+            if self.program is None:
+                self.process = await forking.fork(
+                    "receiver", *arguments, environment=environment, directory=directory, out=log, err=log
+                )
+            else:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self.program, *arguments, env=environment, cwd=directory, stdout=log, stderr=log
+                )
         if ready:
             async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
                 await eventually(lambda: _is_ready(client, self.process, lambda: self.log))
@@ -163,7 +164,7 @@ async def wait_for_state(client: httpx.AsyncClient, job_id: str, *states: str, k
 
 
 async def _is_ready(
-    client: httpx.AsyncClient, process: asyncio.subprocess.Process | None, log: Callable[[], str]
+    client: httpx.AsyncClient, process: asyncio.subprocess.Process | forking.Forked | None, log: Callable[[], str]
 ) -> bool:
     if process is not None and process.returncode is not None:
         raise AssertionError(f"the receiver ended with {process.returncode}: {log()[-2000:]}")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support import forking
 from tests.support.cli import Done
 from tests.support.processes import ROOT, TOKEN, LiveReceiver
 
@@ -33,9 +34,9 @@ async def started(receiver: LiveReceiver, *arguments: str, **more: str) -> async
 
 async def submitter(receiver: LiveReceiver, *arguments: str, **more: str) -> Done:
     """Run a command to its end."""
-    process = await started(receiver, *arguments, **more)
-    out, err = await process.communicate()
-    return Done(process.returncode or 0, out.decode(), err.decode())
+    given = {**environment(receiver), **more}
+    status, out, err = await forking.run("submitter", *arguments, environment=given, directory=receiver.data_dir.parent)
+    return Done(status, out.decode(), err.decode())
 
 
 def pictures(directory: Path, count: int, data: bytes) -> None:
