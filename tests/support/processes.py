@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
 ROOT = forking.ROOT
+INTERPRETER = (sys.executable, "-c", "from receiver.cli import main; main()")
+"""`receiver`, where it matters how an interpreter starts or ends."""
 
 
 def provider_environment(base_urls: Mapping[str, str]) -> dict[str, str]:
@@ -46,8 +49,8 @@ class LiveReceiver:
 
     @property
     def program(self) -> Sequence[str] | None:
-        """What runs it; None for `receiver` in a forked process."""
-        return None
+        """What runs it; None for `receiver` in a forked process (`tests.support.forking`)."""
+        return INTERPRETER if any(name.startswith("PYTHON") for name in self.environment) else None
 
     @property
     def url(self) -> str:

@@ -21,7 +21,7 @@ from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import bare_environment
 from tests.support.ports import free_port
-from tests.support.processes import TOKEN, LiveReceiver, live, provider_environment, submit, wait_for_state
+from tests.support.processes import INTERPRETER, TOKEN, LiveReceiver, live, provider_environment, submit, wait_for_state
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import eventually
 
@@ -138,6 +138,8 @@ async def test_lines_for_people_are_no_json(tmp_path: Path) -> None:
 class Speechless(LiveReceiver):
     """Whoever read what it prints is gone."""
 
+    program = INTERPRETER
+
     def output(self) -> BinaryIO:
         reading, writing = os.pipe()
         os.close(reading)
@@ -173,6 +175,8 @@ async def test_a_log_that_cannot_be_written_keeps_nobody_from_an_answer_or_a_pro
 
 class Unread(LiveReceiver):
     """Nobody reads what it prints, as behind a paused pager or a log driver that hangs."""
+
+    program = INTERPRETER
 
     reading = -1
 
