@@ -49,6 +49,8 @@ def events(link: Link, *, after: int | None, params: Mapping[str, str], timeout:
         except Conflict as exc:
             position, tries = _newest(exc), 0
             reason = f"{exc.detail}; going on from position {position}"
+        except httpx.DecodingError as exc:
+            raise link.compressed() from exc
         except (httpx.RequestError, Overloaded, NoReceiver) as exc:
             if isinstance(exc, NoReceiver) and exc.code == "not_a_receiver":
                 raise

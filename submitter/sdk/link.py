@@ -141,7 +141,9 @@ class Link:
             yield Sleep(pause)
 
     def pause(self, deadline: float, tries: int, *, cause: Exception) -> Generator[Sleep | Emit, Any, None]:
-        """Wait before another try, or raise `NoReceiver` if there is no time left for one."""
+        """Wait before another try, or raise `NoReceiver` if there is no time left for one or it could not help."""
+        if isinstance(cause, httpx.DecodingError):
+            raise self.compressed() from cause
         pause = pause_seconds(tries)
         if self.clock() + pause >= deadline:
             raise self.gone(cause) from cause
@@ -150,6 +152,14 @@ class Link:
 
     def gone(self, cause: Exception) -> NoReceiver:
         return NoReceiver(f"no answer from {self.url} ({type(cause).__name__}); is it running?", code="no_answer")
+
+    def compressed(self) -> NoReceiver:
+        """The error for an answer in a content coding that was not asked for."""
+        return NoReceiver(
+            f"an answer of {self.url} is compressed, which was not asked for",
+            code="answer_compressed",
+            remedy="find the proxy in between that compresses answers or labels them so",
+        )
 
     def checked(self, answer: httpx.Response) -> httpx.Response:
         """*answer* if it is a success, else the error that it stands for."""

@@ -80,7 +80,8 @@ class Body:
     """
     A body that grows piece by piece up to its limit: 64 MiB, for images 1 GiB.
 
-    Raises `httpx.RemoteProtocolError` beyond it, and for a coding that was not asked for, which could swell.
+    Raises `httpx.RemoteProtocolError` beyond it, and `httpx.DecodingError` for a coding that was not asked for, which
+    could swell.
     """
 
     def __init__(self, response: httpx.Response) -> None:
@@ -106,7 +107,7 @@ class Body:
 
 def check_coding(response: httpx.Response) -> None:
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise httpx.RemoteProtocolError("the answer is compressed, which was not asked for; does a proxy do that?")
+        raise httpx.DecodingError("the answer is compressed, which was not asked for; does a proxy do that?")
 
 
 def send(request: httpx.Request) -> Steps[httpx.Response]:

@@ -264,6 +264,21 @@ async def test_a_web_server_that_is_no_receiver_is_told_from_one() -> None:
             await client.job("job_1")
 
 
+async def test_an_answer_labeled_as_compressed_that_is_not_ends_the_call_with_the_reason() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, AsyncClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", TOKEN) as client:
+        for call in (client.job("job_1"), client.wait("job_1"), anext(client.events())):
+            with pytest.raises(NoReceiver, match="is compressed") as caught:
+                await call
+            assert caught.value.code == "answer_compressed"
+
+
 def test_both_clients_have_the_same_methods_and_signatures() -> None:
     blocking, asynchronous = Client("http://127.0.0.1:1", TOKEN), AsyncClient("http://127.0.0.1:1", TOKEN)
     blocking.close()
