@@ -74,8 +74,8 @@ async def test_a_sender_that_nobody_reads_is_paused() -> None:
         while before != sent:  # until the sender, which is never out of work, gets nothing more away
             before = sent
             await asyncio.sleep(0.2)
-        rest = 0
-        while rest < sent - read:
+        rest, held = 0, sent - read
+        while rest < held:  # the sender goes on meanwhile
             piece = await patiently(stream.read(65536))
             assert len(piece) <= 3 * READ_AHEAD_BYTES
             rest += len(piece)
