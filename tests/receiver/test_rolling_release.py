@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ async def test_a_process_of_the_previous_release_takes_callbacks_while_the_next_
     sandbox = Sandbox(seed=7, turnaround_seconds=(0.1, 0.3))
     async with sandbox.serve() as origin:
         old = LiveReceiver(tmp_path / "data", {**provider_environment(Sandbox.base_urls(origin)), **engine})
-        new = LiveReceiver(old.data_dir, {**old.environment, "PYTHONPATH": str(code)}, notify_secret=old.notify_secret)
+        new = replace(old, environment={**old.environment, "PYTHONPATH": str(code)})
         if engine:
             done = await receiver_command("migrate", environment=old.full_environment(), directory=tmp_path)
             assert done.status == 0, done.err
