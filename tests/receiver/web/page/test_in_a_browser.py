@@ -65,7 +65,10 @@ async def endpoint(running: Setup, path: str, **more: Any) -> dict[str, Any]:
 
 
 async def go_to(page: Page, name: str) -> None:
-    await page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+    link = page.get_by_role("navigation").get_by_role("link", name=name, exact=True)
+    address = await link.evaluate("link => link.href")
+    await link.click()
+    await page.wait_for_url(address)
 
 
 async def test_the_walk_of_an_operator(running: Setup) -> None:
@@ -107,7 +110,9 @@ async def test_the_walk_of_an_operator(running: Setup) -> None:
         await go_to(page, "Jobs")
         await expect(page.locator("#live-words")).to_have_text("Live")
         await page.keyboard.press("/")
+        await expect(page.get_by_label("Search")).to_be_focused()
         await page.keyboard.type("harbour")
+        await expect(page.get_by_label("Search")).to_have_value("harbour")
         await page.get_by_label("State").select_option("succeeded")
         await page.get_by_role("button", name="Filter").click()
         await page.wait_for_url("**/jobs?q=harbour&state=succeeded")
