@@ -110,6 +110,18 @@ class Images:
     async def later(self, image: KeptImage, *, next_at: datetime, last_error: str) -> None:
         await self._database.write(alone(Run(_LATER, (us(next_at), last_error, image.job_id, image.n, self._owner))))
 
+    async def gone(self, image: KeptImage, now: datetime) -> bool:
+        """
+        Our copy is not there any more: fetch it again, or call it lost where there never was a link to it.
+
+        False if that is known.
+        """
+        state = "lost" if image.source_url is None else "wanted"
+        next_at, give_up_at = (None, us(now)) if state == "lost" else (us(now), us(now + _GONE_PATIENCE))
+        values = (state, next_at, give_up_at, "our copy of it is gone", image.job_id, image.n)
+        changed: int = await self._database.write(alone(Run(_GONE, values)))
+        return changed == 1
+
     def _done(
         self, image: KeptImage, jobs: Mapping[str, Job], now: datetime, *, state: str, last_error: str | None
     ) -> Work[None]:
@@ -154,6 +166,12 @@ _DONE = (
     " height = coalesce(?, height), bytes = ?, sha256 = ?, tries = tries + 1, last_error = ?, kept_at = ?,"
     f" next_at = NULL, {_FREED} WHERE {_HELD}"
 )
+_GONE = (
+    f"UPDATE images SET state = ?, next_at = ?, give_up_at = ?, last_error = ?, {_FREED}, kept_at = NULL, tries = 0,"
+    " renewals = 0, renewed_at = NULL WHERE job_id = ? AND n = ? AND state = 'kept'"
+)
+_GONE_PATIENCE = timedelta(hours=1)
+"""For the old link, or the fresh one that its provider is asked for."""
 # The sum keeps the planner off the index on next_at: it would read and sort all that is due.
 _FREE = "next_at + 0 <= ? AND (lease_until IS NULL OR lease_until <= ?)"
 _TAKE = f"UPDATE images SET lease_until = ?, next_at = ?, lease_owner = ? WHERE {_WANTED} AND {_FREE}"

@@ -6,9 +6,10 @@ providers fetch.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -44,6 +45,7 @@ class ImagesApi:
     redirect: bool = False
     """Whether images in the object store are fetched there, by a signed link, and not through us."""
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _making: WeakValueDictionary[Path, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def routes(self, bearer: Bearer) -> list[Route]:
@@ -69,7 +71,10 @@ class ImagesApi:
             return await object_response(
                 request, self.blobs.objects, key, content_type, size=image.bytes, name=name, tag=image.sha256
             )
-        return file_response(request, self.blobs.image_path(job.id, image.n), content_type, name=name, tag=image.sha256)
+        path = self.blobs.image_path(job.id, image.n)
+        if not await asyncio.to_thread(path.is_file):
+            raise await self._gone(job, image)
+        return file_response(request, path, content_type, name=name, tag=image.sha256)
 
     async def image_thumbnail(self, request: Request) -> Response:
         """`GET /v1/jobs/{id}/images/{n}/thumbnail`: a WEBP, made when it is first asked for."""
@@ -114,6 +119,21 @@ class ImagesApi:
         content_type = await asyncio.to_thread(self.blobs.content_type, path)
         headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
         return FileResponse(path, media_type=content_type, headers=headers)
+
+    async def _gone(self, job: Job, image: KeptImage) -> Problem:
+        """Have our copy of *image* fetched again, since its file is not there; returns the answer that says so."""
+        if not await asyncio.to_thread((self.blobs.root / "images").is_dir):
+            return Problem(
+                503, "images_unavailable", "the kept images are not there", remedy="bring back the data directory"
+            )
+        if await self.store.images.gone(image, self.clock()):
+            log.error("kept_image_gone", job=job.id, n=image.n, effect="it is fetched again")
+        return Problem(
+            404,
+            "image_gone",
+            "our copy of this image is gone",
+            remedy="it is fetched again, by a fresh link if need be; see the job",
+        )
 
     # --- Parts ------------------------------------------------------------------------------------------------------
 

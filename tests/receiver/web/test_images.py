@@ -14,8 +14,10 @@ from PIL import Image
 from receiver.domain.jobs import Job
 from receiver.store.tables import images
 from submitter.image_files import SUFFIXES
+from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Cost, Failure, State
 from tests.support.pictures import png
+from tests.support.processes import live, submit, wait_for_state
 from tests.support.rows import execute
 from tests.support.running_receiver import RunningReceiver, running_receiver
 
@@ -167,3 +169,40 @@ async def test_the_ledger_names_what_was_paid_for_and_lost(tmp_path: Path) -> No
         first = (await here.client.get("/v1/lost?limit=1")).json()
         second = (await here.client.get(f"/v1/lost?limit=1&cursor={first['next']}")).json()
         assert ([item["id"] for item in second["items"]], second["next"]) == ([lost.id], None)
+
+
+async def test_a_kept_image_whose_file_is_gone_is_fetched_again_and_that_is_said_once(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _), receiver.client() as client:
+        job = await submit(client, "upscayl", picture_bytes(64, 48))
+        kept = await wait_for_state(client, job["id"], "succeeded", kept=True)
+        url = f"/v1/jobs/{job['id']}/images/0"
+        (receiver.data_dir / "images" / job["id"] / "0").unlink()
+        answer = await client.get(url)
+        assert (answer.status_code, answer.json()["code"]) == (404, "image_gone")
+        await client.get(url)
+        again = await wait_for_state(client, job["id"], "succeeded", kept=True)
+        assert again["images"][0]["sha256"] == kept["images"][0]["sha256"]
+        assert (await client.get(url)).status_code == 200
+        assert receiver.log.count("kept_image_gone") == 1
+
+
+async def test_without_any_link_a_kept_image_whose_file_is_gone_is_lost(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path) as here:
+        job = await with_image(here, b"0123456789", source_url=None)
+        here.receiver.parts.blobs.image_path(job.id, 0).unlink()
+        answer = await here.client.get(f"/v1/jobs/{job.id}/images/0")
+        assert (answer.status_code, answer.json()["code"]) == (404, "image_gone")
+        (image,) = (await here.client.get(f"/v1/jobs/{job.id}")).json()["images"]
+        assert (image["state"], image["lost_reason"]) == ("lost", "our copy of it is gone")
+
+
+async def test_images_that_are_all_not_there_are_not_given_up(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path) as here:
+        job = await with_image(here, b"0123456789")
+        root = here.receiver.parts.blobs.root
+        (root / "images").rename(root / "elsewhere")
+        url = f"/v1/jobs/{job.id}/images/0"
+        answer = await here.client.get(url)
+        assert (answer.status_code, answer.json()["code"]) == (503, "images_unavailable")
+        (root / "elsewhere").rename(root / "images")
+        assert (await here.client.get(url)).status_code == 200
