@@ -79,7 +79,8 @@ async def test_sigkill_under_load_loses_no_acknowledged_callback(tmp_path: Path)
     for number in range(ROUNDS):
         sent = Callbacks(path, CALLBACKS, dice)
         await receiver.start()
-        load = asyncio.create_task(run(receiver.port, sent.requests, 64, None))
+        # Spread over a second, or a fast receiver would be done before it is killed.
+        load = asyncio.create_task(run(receiver.port, sent.requests, 64, float(len(sent.requests))))
         await asyncio.sleep(dice.uniform(0.02, 0.5))
         in_time += not load.done()
         await receiver.kill()
