@@ -168,18 +168,31 @@ OLD_WORDS = (
     *("write_raw", "on_its_thread", "on_free", "news", "trouble", "sentences", "the house", "the way of a job"),
     *(r"asks\.Ask", r"asked\.py", "HttpSenders", "CallingWire", "leaves the house", "at the door"),
 )
-"""Regular expressions for names that were replaced by the standard ones of the field; whole words, any case."""
+"""Regular expressions for names that were replaced by the standard ones of the field; any case. `_` parts words."""
+NAMES_OF_COLUMNS = "told_failing_at"
+"""Contain such a word; to rename a column, a release has to write both."""
 
 
 def test_the_old_words_are_gone() -> None:
     """From code, help, messages, logs and the README. A migration names the columns that it renames."""
-    pattern = re.compile("|".join(rf"(?<!\w)(?:{word})(?!\w)" for word in OLD_WORDS), re.IGNORECASE)
+    pattern = re.compile("|".join(rf"(?<![^\W_])(?:{word})(?![^\W_])" for word in OLD_WORDS), re.IGNORECASE)
     paths = [*modules().values(), ROOT / "README.md"]
     found = [
         (path.relative_to(ROOT).as_posix(), number, match.group())
         for path in paths
         if "migrations" not in path.parts
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        for match in pattern.finditer(line)
+        for match in pattern.finditer(line.replace(NAMES_OF_COLUMNS, ""))
     ]
     assert found == []
+
+
+def test_nothing_is_called_one() -> None:
+    """A variable bears the name of what it holds."""
+    called = [
+        (path.relative_to(ROOT).as_posix(), node.lineno)
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Name) and node.id == "one") or (isinstance(node, ast.arg) and node.arg == "one")
+    ]
+    assert called == []

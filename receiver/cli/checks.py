@@ -136,7 +136,7 @@ def secrets_findings(settings: Settings) -> list[Finding]:
         "RECEIVER_NOTIFY_SECRETS": settings.notify_secrets,
     }
     for name, values in given.items():
-        if any(len(one.get_secret_value()) < _SHORT_SECRET for one in values):
+        if any(len(secret.get_secret_value()) < _SHORT_SECRET for secret in values):
             remedy = 'use a long one: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
             found.append(warn("secrets", f"{name} has a value of fewer than {_SHORT_SECRET} characters", remedy))
     if path.exists():
@@ -364,8 +364,8 @@ async def endpoint_findings(settings: Settings) -> AsyncIterator[Finding]:
 
 def to_json(findings: Sequence[Finding]) -> str:
     """All of it, for scripts."""
-    return json.dumps({"healthy": healthy(findings), "items": [one.to_json() for one in findings]}, indent=2)
+    return json.dumps({"healthy": healthy(findings), "items": [finding.to_json() for finding in findings]}, indent=2)
 
 
 def healthy(findings: Sequence[Finding]) -> bool:
-    return all(one.grade is not Grade.FAIL for one in findings)
+    return all(finding.grade is not Grade.FAIL for finding in findings)

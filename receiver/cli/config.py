@@ -24,14 +24,14 @@ def config(
     names = given()
     found, warnings = in_force(settings, each, names), [*names_alone(), *misspelt(names)]
     if as_json:
-        items = [dataclasses.asdict(one) for one in found]
+        items = [dataclasses.asdict(setting) for setting in found]
         print_json({"items": items, "warnings": warnings})
         return
     table = headed("setting", "value", "from")
     for column in table.columns:
         column.overflow = "fold"
-    for one in found:
-        table.add_row(one.name, one.value, one.origin, style="dim" if one.origin == "default" else None)
+    for setting in found:
+        table.add_row(setting.name, setting.value, setting.origin, style="dim" if setting.origin == "default" else None)
     print_table(table)
     for warning in warnings:
         say(f"warning: {warning}", err=True, fg="yellow")

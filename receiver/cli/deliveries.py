@@ -39,12 +39,12 @@ def list_deliveries(
     as_json: AsJson = False,
 ) -> None:
     """The newest deliveries."""
-    if unknown := [one for one in event or () if one not in EVENT_TYPES]:
+    if unknown := [name for name in event or () if name not in EVENT_TYPES]:
         raise failed(f"there is no event {unknown[0]!r}; there are {', '.join(EVENT_TYPES)}", status=2)
 
     async def run() -> None:
         wanted = DeliveryFilter(
-            states=tuple(one.value for one in state or ()),
+            states=tuple(chosen.value for chosen in state or ()),
             endpoint_id=endpoint,
             job_id=job,
             event_types=tuple(event or ()),
@@ -54,7 +54,7 @@ def list_deliveries(
         async with open_database() as database:
             found = await DeliveryLog(database).page(wanted, limit=limit)
         if as_json:
-            print_json({"items": [one.to_json() for one in found]})
+            print_json({"items": [delivery.to_json() for delivery in found]})
         else:
             print_table(_table(found))
 
@@ -72,13 +72,13 @@ def show(delivery_id: Annotated[str, typer.Argument(help="The delivery's id, dlv
             raise failed(f"there is no delivery {delivery_id}")
         shown, attempts = found
         if as_json:
-            print_json({**shown.to_json(), "attempts": [one.to_json() for one in attempts]})
+            print_json({**shown.to_json(), "attempts": [attempt.to_json() for attempt in attempts]})
             return
         print_fields(shown.to_json())
-        for one in attempts:
-            came = one.error or f"answered {one.status}"
-            said = (one.answer or b"").decode("utf-8", "replace")[:200]
-            say(f"  {one.started_at:%Y-%m-%d %H:%M:%S.%f}Z {one.seconds:8.3f} s  {came}  {said!r}")
+        for attempt in attempts:
+            came = attempt.error or f"answered {attempt.status}"
+            said = (attempt.answer or b"").decode("utf-8", "replace")[:200]
+            say(f"  {attempt.started_at:%Y-%m-%d %H:%M:%S.%f}Z {attempt.seconds:8.3f} s  {came}  {said!r}")
 
     asyncio.run(run())
 
@@ -125,14 +125,14 @@ def replay(
 
 def _table(found: list[DeliveryView]) -> Table:
     table = headed("delivery", "event", "state", "tries", "status", "to", "note")
-    for one in found:
+    for delivery in found:
         table.add_row(
-            one.id,
-            one.event_type,
-            Text(one.state, style=_STYLES.get(one.state, "")),
-            str(one.tries),
-            str(one.last_status or ""),
-            one.url or "",
-            f"{one.fault}: {one.last_error}" if one.fault else "",
+            delivery.id,
+            delivery.event_type,
+            Text(delivery.state, style=_STYLES.get(delivery.state, "")),
+            str(delivery.tries),
+            str(delivery.last_status or ""),
+            delivery.url or "",
+            f"{delivery.fault}: {delivery.last_error}" if delivery.fault else "",
         )
     return table

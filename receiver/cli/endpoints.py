@@ -41,13 +41,19 @@ def list_endpoints(as_json: AsJson = False) -> None:
         async with open_database() as database:
             found = await Endpoints(database).all()
         if as_json:
-            print_json({"items": [one.to_json() for one in found]})
+            print_json({"items": [endpoint.to_json() for endpoint in found]})
             return
         table = headed("endpoint", "state", "url", "events", "providers")
-        for one in found:
-            state = "failing" if one.failing_since and one.enabled else "enabled" if one.enabled else "disabled"
-            events, providers = ", ".join(one.event_types) or "all", ", ".join(one.providers) or "all"
-            table.add_row(one.id, state, one.url, events, providers)
+        for endpoint in found:
+            state = (
+                "failing"
+                if endpoint.failing_since and endpoint.enabled
+                else "enabled"
+                if endpoint.enabled
+                else "disabled"
+            )
+            events, providers = ", ".join(endpoint.event_types) or "all", ", ".join(endpoint.providers) or "all"
+            table.add_row(endpoint.id, state, endpoint.url, events, providers)
         print_table(table)
 
     asyncio.run(run())
@@ -131,7 +137,7 @@ def test(
         assert found is not None
         shown, attempts = found
         if as_json:
-            print_json({**shown.to_json(), "attempts": [one.to_json() for one in attempts]})
+            print_json({**shown.to_json(), "attempts": [attempt.to_json() for attempt in attempts]})
         else:
             took = f" in {attempts[-1].seconds:.3f} s" if attempts else ""
             say(f"{shown.id} {shown.state}: {shown.last_error or shown.last_status}{took}")
@@ -151,20 +157,20 @@ def rotate_secret(
 ) -> None:
     """Give it a new secret, shown now and never again; the old one signs beside it for a while."""
     secret, now = new_secret(), datetime.now(UTC)
-    changed = _change(endpoint_id, lambda one: one.rotated(secret, now, overlap=timedelta(seconds=overlap)))
+    changed = _change(endpoint_id, lambda endpoint: endpoint.rotated(secret, now, overlap=timedelta(seconds=overlap)))
     _print_endpoint(changed, as_json, secret=secret, old_secrets_sign_until=iso(now + timedelta(seconds=overlap)))
 
 
 @endpoints.command()
 def enable(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
     """Send to it again from now on; `receiver replay --endpoint` brings what it missed."""
-    _print_endpoint(_change(endpoint_id, lambda one: one.switched(on=True)), as_json)
+    _print_endpoint(_change(endpoint_id, lambda endpoint: endpoint.switched(on=True)), as_json)
 
 
 @endpoints.command()
 def disable(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
     """Send nothing to it; what waits for it is given up, listed and replayable."""
-    _print_endpoint(_change(endpoint_id, lambda one: one.switched(on=False, reason=BY_OPERATOR)), as_json)
+    _print_endpoint(_change(endpoint_id, lambda endpoint: endpoint.switched(on=False, reason=BY_OPERATOR)), as_json)
 
 
 @endpoints.command()

@@ -57,7 +57,7 @@ def list_jobs(
     """The newest jobs."""
     now = datetime.now(UTC)
     wanted = JobFilter(
-        states=tuple(one.value for one in state or ()),
+        states=tuple(chosen.value for chosen in state or ()),
         providers=(provider,) if provider else (),
         since=moment_of("--since", since, now),
         until=moment_of("--until", until, now),
@@ -175,10 +175,10 @@ async def _watched(store: JobStore, job_ids: Sequence[str] | None) -> list[tuple
     if not job_ids:
         return await store.jobs(limit=20)
     found = [(job_id, await store.job(job_id)) for job_id in job_ids]
-    for job_id, one in found:
-        if one is None:
+    for job_id, job in found:
+        if job is None:
             raise _no_such_job(job_id)
-    return [one for _, one in found if one is not None]
+    return [job for _, job in found if job is not None]
 
 
 def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> Table:
@@ -191,7 +191,7 @@ def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> T
             Text(job.state.value, style=_STYLES.get(job.state.value, "")),
             _age(job, now),
             job.settled_by.value if job.settled_by else "",
-            f"{sum(one.kept for one in images)}/{len(images)}" if images else "",
+            f"{sum(image.kept for image in images)}/{len(images)}" if images else "",
             " ".join(note.split()),
         )
     return table

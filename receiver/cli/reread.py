@@ -48,18 +48,20 @@ def reread(
     refused = (Verdict.REFUSED,) if reverify else ()
     selection = EvidenceFilter(moment, provider, job, () if everything else (*UNUSED, *refused))
     found = asyncio.run(_run(selection, reverify=reverify, dry_run=dry_run))
-    changed = sum(one.changed for one in found)
+    changed = sum(result.changed for result in found)
     if as_json:
-        typer.echo(json.dumps({"items": [one.to_json() for one in found], "changed": changed, "dry_run": dry_run}))
+        typer.echo(
+            json.dumps({"items": [result.to_json() for result in found], "changed": changed, "dry_run": dry_run})
+        )
         return
-    for one in found:
-        if one.changed or one.verdict is not one.evidence.verdict:
-            events = f", {', '.join(one.events)}" if one.events else ""
+    for result in found:
+        if result.changed or result.verdict is not result.evidence.verdict:
+            events = f", {', '.join(result.events)}" if result.events else ""
             typer.echo(
-                f"{one.evidence.job_id}  {one.evidence.provider} {one.evidence.source.value}  "
-                f"{one.evidence.verdict.value} -> {one.verdict.value}{events}"
+                f"{result.evidence.job_id}  {result.evidence.provider} {result.evidence.source.value}  "
+                f"{result.evidence.verdict.value} -> {result.verdict.value}{events}"
             )
-    verdicts = ", ".join(f"{count} {name}" for name, count in Counter(one.verdict.value for one in found).items())
+    verdicts = ", ".join(f"{count} {name}" for name, count in Counter(result.verdict.value for result in found).items())
     typer.echo(f"{len(found)} read again ({verdicts or 'nothing to read'}), {changed} jobs changed" + _DRY[dry_run])
 
 

@@ -68,8 +68,8 @@ class SandboxMark:
         """Whose process still lives: one that was killed could not take its entry out."""
         try:
             found: list[dict[str, Any]] = json.loads(self._path.read_text()).get("running", [])
-            whole = [one for one in found if {"pid", "sandbox", "receiver"} <= set(one)]
-            return [one for one in whole if one["pid"] != but and _lives(one["pid"])]
+            whole = [mark for mark in found if {"pid", "sandbox", "receiver"} <= set(mark)]
+            return [mark for mark in whole if mark["pid"] != but and _lives(mark["pid"])]
         except (OSError, ValueError, TypeError, AttributeError):
             return []  # not there, not ours to read, or written over; that it is there says what kind of jobs these are
 

@@ -106,7 +106,7 @@ def misspelt(given: Iterable[str]) -> list[str]:
 
 def to_markdown() -> str:
     """The table of all settings."""
-    rows = [f"| `{one.name}` | {_cell(one.default)} | {_cell(one.meaning)} |" for one in known()]
+    rows = [f"| `{setting.name}` | {_cell(setting.default)} | {_cell(setting.meaning)} |" for setting in known()]
     return "\n".join(["| name | default | meaning |", "|---|---|---|", *rows])
 
 
@@ -165,7 +165,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, SecretStr):
         return MASK
     if isinstance(value, tuple) and type(value) is tuple:
-        return ",".join(_shown(one) for one in value)
+        return ",".join(_shown(part) for part in value)
     if isinstance(value, float):
         return format(value, "g")
     return _PASSWORD.sub(MASK, str(value))

@@ -112,7 +112,7 @@ async def _trigger(
         job = await api.job(job_id) if job_id else await api.new_job(provider)
         if job["provider"] != provider:
             raise failed(f"{job['id']} is a job of {job['provider']}")
-        seen = max((one["id"] for one in await api.evidence(job["id"])), default=0)
+        seen = max((piece["id"] for piece in await api.evidence(job["id"])), default=0)
         base = settings.public_url or found["receiver"]
         asked = {
             "provider": provider,
@@ -184,11 +184,13 @@ class _Api:
         """The callback that came after evidence *after*, once it was read and, being a hint, confirmed by a poll."""
 
         async def read() -> dict[str, Any] | None:
-            new = [one for one in await self.evidence(job_id) if one["id"] > after]
-            callback = next((one for one in new if one["source"] == "callback"), None)
+            new = [piece for piece in await self.evidence(job_id) if piece["id"] > after]
+            callback = next((piece for piece in new if piece["source"] == "callback"), None)
             if callback is None or callback["verdict"] == "received":
                 return None
-            polled = any(one["source"] == "poll" and one["id"] > callback["id"] and one["read_at"] for one in new)
+            polled = any(
+                piece["source"] == "poll" and piece["id"] > callback["id"] and piece["read_at"] for piece in new
+            )
             return callback if callback["verdict"] != "hint" or polled else None
 
         found: dict[str, Any] | None = await _eventually(read)

@@ -37,7 +37,7 @@ class Stream:
         self._heartbeat_seconds = heartbeat_seconds
         self._recent: deque[Event] = deque(maxlen=_SHARED)
         self._head = 0
-        self._news = asyncio.Event()
+        self._written = asyncio.Event()
         self._clients = 0
         self.loop = Loop("stream", self.step, woken=woken, idle_seconds=0.5)
 
@@ -72,7 +72,7 @@ class Stream:
         try:
             yield b": events\nretry: 1000\n\n"
             while not self._stopping.is_set():
-                update = self._news
+                written = self._written
                 found, position = await self._after(position, choice)
                 if found:
                     yield b"".join(frame(event) for event in found)
@@ -81,7 +81,7 @@ class Stream:
                     continue
                 try:
                     async with asyncio.timeout(self._heartbeat_seconds):
-                        await update.wait()
+                        await written.wait()
                 except TimeoutError:
                     yield b": heartbeat\n\n"
         finally:
@@ -96,8 +96,8 @@ class Stream:
         return await self._events.after(position, limit=_BATCH, choice=choice)
 
     def _announce(self) -> None:
-        update, self._news = self._news, asyncio.Event()
-        update.set()
+        written, self._written = self._written, asyncio.Event()
+        written.set()
 
 
 def frame(event: Event) -> bytes:

@@ -20,7 +20,7 @@ from submitter.vocabulary import State
 MOST_COUNTED = 1000
 _RECENT = timedelta(days=7)
 _SHOWN = 5
-_OLDEST_LOOKED_AT = 2000
+_OLDEST_EXAMINED = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _concern(query: str, value: str | int) -> Work[Concern]:
 _UNCONFIRMED = "SELECT id FROM jobs WHERE state = ?"
 _OVERDUE = (
     "SELECT id FROM (SELECT id, overdue_at FROM jobs WHERE state = ?"
-    f" LIMIT {_OLDEST_LOOKED_AT}) AS oldest WHERE overdue_at IS NOT NULL"
+    f" LIMIT {_OLDEST_EXAMINED}) AS oldest WHERE overdue_at IS NOT NULL"
 )
 _LOST_IMAGES = "SELECT DISTINCT job_id FROM images WHERE state = 'lost' AND kept_at >= ?"
 _UNDELIVERED = "SELECT id FROM deliveries WHERE state = 'given_up' AND id >= ? ORDER BY id"

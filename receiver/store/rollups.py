@@ -45,7 +45,7 @@ class RollupTable:
         return await self._database.read(lambda: _summed(hour, providers))
 
     async def write(self, hour: datetime, sums: Mapping[str, Sums]) -> None:
-        rows = [(us(hour), name, json.dumps(one.to_json(), separators=(",", ":"))) for name, one in sums.items()]
+        rows = [(us(hour), name, json.dumps(its.to_json(), separators=(",", ":"))) for name, its in sums.items()]
         await self._database.write(alone(RunMany(_WRITE, rows)))
 
     async def between(self, since: datetime, until: datetime) -> list[tuple[datetime, str, Sums]]:
@@ -80,7 +80,7 @@ def _summed(hour: datetime, providers: Sequence[str]) -> Work[dict[str, Sums]]:
     tried = yield from _range("attempts", "started_at", hour, end)
     for delivered, count in (yield Fetch(_ATTEMPTS, tried)):
         sums[DELIVERIES].attempts["delivered" if delivered else "failed"] = count
-    return {name: one for name, one in sums.items() if name == DELIVERIES or one != Sums()}
+    return {name: its for name, its in sums.items() if name == DELIVERIES or its != Sums()}
 
 
 def _add_finished(

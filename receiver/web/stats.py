@@ -60,7 +60,7 @@ def _item(hour: datetime, sums: dict[str, Sums]) -> dict[str, Any]:
     attempts = sums.get(DELIVERIES, Sums()).attempts
     return {
         "hour": iso(hour),
-        "providers": {name: one.shown() for name, one in sums.items() if name != DELIVERIES},
+        "providers": {name: its.shown() for name, its in sums.items() if name != DELIVERIES},
         "delivery_attempts": {"delivered": attempts.get("delivered", 0), "failed": attempts.get("failed", 0)},
     }
 

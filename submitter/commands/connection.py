@@ -17,11 +17,11 @@ from submitter.sdk.link import DEFAULT_TIMEOUT_SECONDS
 from submitter.sdk.values import Job
 from submitter.shell import Verbosity
 
-__all__ = ["GLANCE_SECONDS", "CommandFailed", "Connection", "as_text", "job_to_json", "reason", "run"]
+__all__ = ["SHORT_TIMEOUT_SECONDS", "CommandFailed", "Connection", "as_text", "job_to_json", "reason", "run"]
 
 T = TypeVar("T")
 
-GLANCE_SECONDS = 10.0
+SHORT_TIMEOUT_SECONDS = 10.0
 """What a command that only shows something waits for a receiver; others outlast its restart."""
 
 

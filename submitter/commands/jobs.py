@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from submitter.commands.completion import AsJson, JobId, JobIds, complete_provider
-from submitter.commands.connection import GLANCE_SECONDS, CommandFailed, Connection, as_text, job_to_json, run
+from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, job_to_json, run
 from submitter.commands.options import check_provider
 from submitter.commands.results import make_ready, naming, save, stem_of
 from submitter.errors import ReceiverError
@@ -46,7 +46,7 @@ def list_jobs(
 
     async def work() -> list[Job]:
         found: list[Job] = []
-        async with connection.open(timeout=GLANCE_SECONDS) as client:
+        async with connection.open(timeout=SHORT_TIMEOUT_SECONDS) as client:
             async for job in client.jobs(
                 state=[wanted.value for wanted in state or ()],
                 provider=provider or (),
@@ -71,7 +71,7 @@ def show(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     connection: Connection = context.obj
 
     async def work() -> Job:
-        async with connection.open(timeout=GLANCE_SECONDS) as client:
+        async with connection.open(timeout=SHORT_TIMEOUT_SECONDS) as client:
             return await client.job(job)
 
     found = run(work())

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from submitter.commands.connection import GLANCE_SECONDS, Connection, as_text, run
+from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, Connection, as_text, run
 from submitter.printing import headed, print_table
 
 
@@ -31,7 +31,7 @@ def providers(
 
 
 async def _found(connection: Connection) -> list[dict[str, Any]]:
-    async with connection.open(timeout=GLANCE_SECONDS) as client:
+    async with connection.open(timeout=SHORT_TIMEOUT_SECONDS) as client:
         return [provider.to_json() for provider in await client.providers()]
 
 

@@ -12,7 +12,7 @@ from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import Job, ProviderInfo
 from submitter.vocabulary import State
 
-_LOOK_SECONDS = 2.0
+_CHECK_SECONDS = 2.0
 _WORTH_SAYING_SECONDS = 5.0
 """Of a queue: a shorter wait needs no explanation."""
 
@@ -25,7 +25,7 @@ class Waits:
         self._provider = provider
         self._say = say
         self._said: set[str] = set()
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
 
     @contextlib.asynccontextmanager
     async def explained(self, job: Job) -> AsyncIterator[None]:
@@ -33,7 +33,7 @@ class Waits:
 
         async def explain() -> None:
             while True:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_CHECK_SECONDS)
                 with contextlib.suppress(ReceiverError):
                     await self.explain(await self._client.job(job))
 
@@ -47,9 +47,9 @@ class Waits:
     async def explain(self, *jobs: Job) -> None:
         """Say why the queued ones of *jobs* wait, if there is something new to say. Asks every few seconds at most."""
         queued = [job for job in jobs if job.state is State.QUEUED]
-        if not queued or time.monotonic() - self._looked_at < _LOOK_SECONDS:
+        if not queued or time.monotonic() - self._checked_at < _CHECK_SECONDS:
             return
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         with contextlib.suppress(ReceiverError):
             for info in await self._client.providers(timeout=10.0):
                 if info.name == self._provider and (reason := _reason(info, len(queued))) is not None:

@@ -103,14 +103,14 @@ def submit_jobs(
 ) -> Callable[[], Awaitable[None]]:
     picture, dice = picture_bytes(160, 120), random.Random(1)
 
-    async def one() -> None:
+    async def work() -> None:
         provider = dice.choice(sorted(API_KEYS))
         jobs.append(((await submit(client, provider, picture))["id"], provider))
         del jobs[:-1000]
         done["jobs"] += 1
         await asyncio.sleep(1 / JOBS_A_SECOND)
 
-    return one
+    return work
 
 
 def send_callbacks(
@@ -119,7 +119,7 @@ def send_callbacks(
     """Unsigned, forged and malformed ones, to jobs of all ages."""
     tokens, dice = Tokens([KEY]), random.Random(2)
 
-    async def one() -> None:
+    async def work() -> None:
         if jobs:
             job_id, _ = dice.choice(jobs)
             provider = dice.choice(("novita", "apixo", "freepik"))
@@ -129,14 +129,14 @@ def send_callbacks(
             done[f"callbacks answered {answer.status_code}"] += 1
         await asyncio.sleep(1 / CALLBACKS_A_SECOND)
 
-    return one
+    return work
 
 
 def listen(receiver: LiveReceiver, done: Counter[str]) -> Callable[[], Awaitable[None]]:
     """An event stream that is left after a while, and opened anew."""
     dice = random.Random(3)
 
-    async def one() -> None:
+    async def work() -> None:
         until = time.monotonic() + dice.uniform(5, 60)
         async with (
             receiver.client() as client,
@@ -147,7 +147,7 @@ def listen(receiver: LiveReceiver, done: Counter[str]) -> Callable[[], Awaitable
                 if time.monotonic() > until:
                     return
 
-    return one
+    return work
 
 
 @contextlib.asynccontextmanager

@@ -117,9 +117,9 @@ def wrong(path: Path, sent: Callbacks) -> list[str]:
     with sqlite3.connect(path, timeout=30) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         states = dict(db.execute("SELECT id, state FROM jobs"))
-        told = Counter(row[0] for row in db.execute("SELECT job_id FROM events WHERE type IN (?, ?, ?, ?)", ENDS))
+        reported = Counter(row[0] for row in db.execute("SELECT job_id FROM events WHERE type IN (?, ?, ?, ?)", ENDS))
     right = {"COMPLETED": "succeeded", "FAILED": "failed"}
-    return [job for job, end in sent.ends.items() if states[job] != right[end] or told[job] != 1]
+    return [job for job, end in sent.ends.items() if states[job] != right[end] or reported[job] != 1]
 
 
 class DyingReceiver(LiveReceiver):
@@ -161,11 +161,11 @@ async def test_a_death_at_each_commit_point_of_the_way_of_a_job(moment: str, tmp
             )
         await receiver.stop()
     with sqlite3.connect(tmp_path / "data" / "receiver.db") as db:
-        told = Counter(row[0] for row in db.execute("SELECT job_id FROM events WHERE type IN (?, ?, ?, ?)", ENDS))
+        reported = Counter(row[0] for row in db.execute("SELECT job_id FROM events WHERE type IN (?, ?, ?, ?)", ENDS))
         jobs = dict(db.execute("SELECT id, provider FROM jobs"))
         states = dict(db.execute("SELECT id, state FROM jobs"))
     assert {job for job, _ in accepted} <= set(jobs), "a job that was answered 202 is there"
-    assert all(told[job] == (states[job] != "unconfirmed") for job in jobs)
+    assert all(reported[job] == (states[job] != "unconfirmed") for job in jobs)
     tasks = Counter(task.provider for task in sandbox.accepted())
     of_jobs = Counter(jobs.values())
     assert all(tasks[provider] <= of_jobs[provider] for provider in tasks), "no job was paid twice"

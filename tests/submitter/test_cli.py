@@ -38,7 +38,7 @@ async def test_an_image_is_sent_waited_for_and_saved_under_its_own_name(tmp_path
         assert (await submitter(receiver, "wait", job_id)).status == 0
 
 
-async def test_what_is_refused_or_fails_is_told_with_its_reason_and_status_1(tmp_path: Path) -> None:
+async def test_what_is_refused_or_fails_is_reported_with_its_reason_and_status_1(tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(picture_bytes(160, 120))
     sandbox = Sandbox(seed=1, turnaround_seconds=(0.05, 0.1), faults=Faults(fail=1.0))
     async with live(tmp_path, sandbox=sandbox) as (receiver, _):

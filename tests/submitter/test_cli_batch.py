@@ -40,7 +40,7 @@ async def test_200_images_interrupted_twice_end_as_200_results_and_200_tasks(tmp
         assert len(sandbox.accepted()) == 200
 
 
-async def test_failures_are_told_with_their_reasons_and_sent_anew_only_when_asked(tmp_path: Path) -> None:
+async def test_failures_are_reported_with_their_reasons_and_sent_anew_only_when_asked(tmp_path: Path) -> None:
     pictures(tmp_path / "in", 5, picture_bytes(96, 64))
     (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a picture")
     sandbox = Sandbox(seed=5, turnaround_seconds=(0.05, 0.1), faults=Faults(fail=2))
@@ -60,7 +60,7 @@ async def test_failures_are_told_with_their_reasons_and_sent_anew_only_when_aske
         assert len(sandbox.accepted()) == 7
 
 
-async def test_results_that_can_not_be_saved_are_told_and_fetched_by_the_next_run(tmp_path: Path) -> None:
+async def test_results_that_can_not_be_saved_are_reported_and_fetched_by_the_next_run(tmp_path: Path) -> None:
     pictures(tmp_path / "in", 2, picture_bytes(96, 64))
     for suffix in ("jpg", "png"):
         (tmp_path / "out" / f"photo-000.{suffix}").mkdir(parents=True)

@@ -163,7 +163,7 @@ def test_a_failure_without_a_reason_still_says_something() -> None:
     assert report.error.code == "failed" and "Freepik" in report.error.message
 
 
-def test_an_unlisted_status_is_news_not_an_error() -> None:
+def test_an_unlisted_status_is_no_error() -> None:
     report = FREEPIK.polled(answer({"data": {"task_id": TASK, "status": "REFINING", "generated": []}}))
     assert (report.state, report.remote_status) == (State.RUNNING, "REFINING")
 

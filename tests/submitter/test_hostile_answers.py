@@ -127,8 +127,13 @@ def test_a_hostile_callback_is_unreadable(name: str, body: bytes) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
 def test_a_refusal_never_repeats_the_key_or_a_callback_address(name: str, status: int) -> None:
-    told = f"key {KEY} may not call https://hook.example/callbacks/{name}/very-secret-token?x=1, sorry"
-    for body in ({"message": told}, {"error": told, "error_code": "e"}, {"code": status, "message": told}, told):
+    reported = f"key {KEY} may not call https://hook.example/callbacks/{name}/very-secret-token?x=1, sorry"
+    for body in (
+        {"message": reported},
+        {"error": reported, "error_code": "e"},
+        {"code": status, "message": reported},
+        reported,
+    ):
         with pytest.raises(ProviderError) as caught:
             provider(name).submitted(answer(body, status))
         assert KEY not in str(caught.value)

@@ -50,14 +50,14 @@ async def test_freepik_tells_every_state_signed_and_unwrapped(listener: Listener
     async with calling(listener) as (sandbox, caller):
         answer = await caller.freepik(listener.url)
         await sandbox.idle()
-        told = (await caller.freepik_status(answer.json()["data"]["task_id"])).json()["data"]
+        reported = (await caller.freepik_status(answer.json()["data"]["task_id"])).json()["data"]
     assert freepik_states(listener) == ["CREATED", "IN_PROGRESS", "COMPLETED"]
     assert all(verified(arrival) for arrival in listener.arrivals)
     assert len({arrival.headers["webhook-id"] for arrival in listener.arrivals}) == 3
     last = listener.arrivals[-1].json
-    assert last.keys() == told.keys() == {"task_id", "status", "generated"}
+    assert last.keys() == reported.keys() == {"task_id", "status", "generated"}
     assert [link.partition("?")[0] for link in last["generated"]] == [
-        link.partition("?")[0] for link in told["generated"]
+        link.partition("?")[0] for link in reported["generated"]
     ]
 
 
@@ -91,9 +91,9 @@ async def test_apixo_tells_the_end_once_like_its_status_call(listener: Listener)
     async with calling(listener) as (sandbox, caller):
         answer = await caller.apixo(listener.url)
         await sandbox.idle()
-        told = await caller.apixo_status(answer.json()["data"]["taskId"])
-    assert [arrival.json for arrival in listener.arrivals] == [told.json()]
-    assert told.json()["data"]["state"] == "success"
+        reported = await caller.apixo_status(answer.json()["data"]["taskId"])
+    assert [arrival.json for arrival in listener.arrivals] == [reported.json()]
+    assert reported.json()["data"]["state"] == "success"
 
 
 async def test_apixo_async_calls_nobody(listener: Listener) -> None:
@@ -107,11 +107,11 @@ async def test_novita_tells_the_end_and_echoes_the_url(listener: Listener) -> No
     async with calling(listener) as (sandbox, caller):
         answer = await caller.novita(listener.url)
         await sandbox.idle()
-        told = (await caller.novita_status(answer.json()["task_id"])).json()
+        reported = (await caller.novita_status(answer.json()["task_id"])).json()
     [arrival] = listener.arrivals
     assert arrival.json["event_type"] == "ASYNC_TASK_RESULT"
     assert arrival.json["payload"]["extra"]["webhook"] == {"url": listener.url}
-    assert {**arrival.json["payload"], "extra": None} == {**told, "extra": None}
+    assert {**arrival.json["payload"], "extra": None} == {**reported, "extra": None}
 
 
 @pytest.mark.parametrize("status", ["TASK_STATUS_SUCCEED", "TASK_STATUS_FAILED"])
@@ -157,7 +157,7 @@ async def test_a_slow_listener_is_a_failed_attempt(listener: Listener) -> None:
 
 
 @pytest.mark.parametrize("provider", ["freepik", "apixo", "novita"])
-async def test_a_failed_task_is_told_as_such(listener: Listener, provider: str) -> None:
+async def test_a_failed_task_is_reported_as_such(listener: Listener, provider: str) -> None:
     async with calling(listener, faults=Faults(fail=1)) as (sandbox, caller):
         await caller.submit(provider, listener.url)
         await sandbox.idle()

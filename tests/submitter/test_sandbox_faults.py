@@ -73,7 +73,7 @@ async def test_a_reset_before_acceptance_leaves_nothing(caller: Caller, sandbox:
         ("no_credit", {"freepik": 403, "apixo": 402, "novita": 400, "upscayl": 402, "pixelcut": 403}),
     ],
 )
-async def test_refusals_accept_nothing_and_last_as_often_as_told(
+async def test_refusals_accept_nothing_and_last_as_often_as_reported(
     caller: Caller, sandbox: Sandbox, fault: str, statuses: dict[str, int]
 ) -> None:
     for provider in PROVIDERS:
@@ -109,8 +109,8 @@ async def test_refusals_speak_as_documented(
     caller: Caller, sandbox: Sandbox, provider: str, fault: str, body: Any
 ) -> None:
     sandbox.faults = Faults(**{fault: 1})
-    told = (await caller.submit(provider)).json()
-    assert (told["reason"], told["code"]) == body if isinstance(body, tuple) else told == body
+    reported = (await caller.submit(provider)).json()
+    assert (reported["reason"], reported["code"]) == body if isinstance(body, tuple) else reported == body
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -102,11 +102,11 @@ async def test_its_callbacks_are_verified_and_read(name: str, listener: Listener
     async with meeting(name) as (sandbox, submitter):
         report = await submitter.submit(task_for(submitter, tmp_path, listener), listener.url)
         await sandbox.idle()
-        told = []
+        reported = []
         for arrival in listener.arrivals:
             submitter.provider.verify(as_callback(arrival), datetime.now(UTC))
-            told.append(submitter.provider.read(as_callback(arrival)))
-        last = told[-1]
+            reported.append(submitter.provider.read(as_callback(arrival)))
+        last = reported[-1]
         assert last is not None
         assert (last.remote_id, last.state) == (report.remote_id, State.SUCCEEDED)
         assert await fetched(last.images[0].url) == 200

@@ -255,7 +255,7 @@ def test_an_address_that_no_receiver_can_have_is_refused_in_words(url: str) -> N
         Receiver(url, TOKEN)
 
 
-async def test_a_web_server_that_is_no_receiver_is_told_from_one() -> None:
+async def test_a_web_server_that_is_no_receiver_is_recognized() -> None:
     subscriber = Subscriber()
     async with subscriber.serve() as origin, AsyncClient(origin, TOKEN) as client:
         with pytest.raises(NoReceiver, match="is no receiver"):

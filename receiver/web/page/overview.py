@@ -86,12 +86,15 @@ class Overview:
             "lost": (found.lost_images.count, await jobs(found.lost_images.ids)),
             "undelivered": (
                 found.undelivered.count,
-                [await self.api.get(session.caller, f"/v1/deliveries/{one}") for one in found.undelivered.ids],
+                [
+                    await self.api.get(session.caller, f"/v1/deliveries/{delivery_id}")
+                    for delivery_id in found.undelivered.ids
+                ],
             ),
             "endpoints": [
-                one
-                for one in endpoints
-                if one["failing_since"] or not (one["enabled"] or one["disabled_reason"] == BY_OPERATOR)
+                endpoint
+                for endpoint in endpoints
+                if endpoint["failing_since"] or not (endpoint["enabled"] or endpoint["disabled_reason"] == BY_OPERATOR)
             ],
         }
 
@@ -120,11 +123,11 @@ class Overview:
 
 
 def _cost(sums: Mapping[str, Sums]) -> dict[str, Decimal]:
-    return total(Sums(cost=one.cost) for one in sums.values()).cost
+    return total(Sums(cost=of_provider.cost) for of_provider in sums.values()).cost
 
 
 def _finished_bar(at: datetime, sums: Mapping[str, Sums]) -> Bar:
-    finished = total(one for name, one in sums.items() if name != DELIVERIES).finished
+    finished = total(of_provider for name, of_provider in sums.items() if name != DELIVERIES).finished
     good = finished.get("succeeded", 0)
     return Bar(iso(at) or "", {"succeeded": good, "not succeeded": sum(finished.values()) - good})
 

@@ -68,8 +68,8 @@ async def test_wrong_settings_stop_the_start_with_all_errors_at_once(tmp_path: P
     )
     done = await receiver_command("serve", "--port", "0", environment=environment, directory=tmp_path)
     assert done.status == 2
-    told = [line.split(":")[0].strip() for line in done.err.splitlines()[1:]]
-    assert told == [
+    reported = [line.split(":")[0].strip() for line in done.err.splitlines()[1:]]
+    assert reported == [
         "RECEIVER_PUBLIC_URL",
         "RECEIVER_DATABASE_URL",
         "RECEIVER_NOTIFY_SECRETS",
@@ -92,7 +92,7 @@ async def test_wrong_settings_stop_the_start_with_all_errors_at_once(tmp_path: P
 )
 async def test_a_line_that_cannot_be_read_is_a_wrong_setting(tmp_path: Path, content: str, lines: list[int]) -> None:
     (tmp_path / ".env").write_text(content)
-    told = [f".env line {line}: write it as NAME=value, and close its quotes" for line in lines]
+    reported = [f".env line {line}: write it as NAME=value, and close its quotes" for line in lines]
     environment = bare_environment(RECEIVER_CONFIRM="maybe")
     for arguments in (["serve", "--port", "0"], ["config"], ["doctor", "--json"]):
         done = await receiver_command(*arguments, environment=environment, directory=tmp_path)
@@ -103,7 +103,7 @@ async def test_a_line_that_cannot_be_read_is_a_wrong_setting(tmp_path: Path, con
         else:
             assert (done.status, done.out) == (2, "")
             found = [line.strip() for line in done.err.splitlines()[1:]]
-        assert found[:-1] == told
+        assert found[:-1] == reported
         assert found[-1].startswith("RECEIVER_CONFIRM: ")
     assert not (tmp_path / "data").exists()
 

@@ -89,10 +89,10 @@ async def test_a_healthy_installation_and_eighteen_seeded_faults(
 
         async def found(check: str, grade: str, what: str, remedy: str, **settings: str) -> None:
             findings = await examined(receiver, monkeypatch, **settings)
-            told = {(check.check, check.grade.value): check for check in findings}
-            assert (check, grade) in told, findings
-            assert what in told[check, grade].found
-            assert remedy in told[check, grade].remedy
+            reported = {(check.check, check.grade.value): check for check in findings}
+            assert (check, grade) in reported, findings
+            assert what in reported[check, grade].found
+            assert remedy in reported[check, grade].remedy
             assert healthy(findings) == (grade == "warn")
             assert GOOD_TOKEN not in to_json(findings)
             assert "/callbacks/freepik/" not in to_json(findings)
@@ -146,7 +146,7 @@ async def test_a_healthy_installation_and_eighteen_seeded_faults(
         await found("database", "fail", "receiver.db", "restore a backup")
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_told(tmp_path: Path, self_signed: Path) -> None:
+async def test_a_certificate_that_nobody_vouches_for_is_reported(tmp_path: Path, self_signed: Path) -> None:
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -116,7 +116,7 @@ def _more_than(found: list[tuple[str, str]], count: int) -> bool:
     return len(found) > count
 
 
-async def told_by(client: httpx.AsyncClient) -> list[tuple[str, str]]:
+async def reported_by(client: httpx.AsyncClient) -> list[tuple[str, str]]:
     """All events of a receiver, from its pages."""
     found: list[tuple[str, str]] = []
     cursor = "0"
@@ -148,7 +148,7 @@ async def test_across_twenty_cuts_under_load_every_event_comes_once_in_order_and
                     cuts += 1 if cable.cut() else 0
                 for job in jobs:
                     await wait_for_state(client, job["id"], kept=True)
-                wanted = await told_by(client)
+                wanted = await reported_by(client)
                 await eventually(lambda: len(application.events) >= len(wanted))
                 process.send_signal(signal.SIGTERM)
                 assert await patiently(process.wait()) == 0
@@ -179,7 +179,7 @@ async def test_an_application_that_is_not_there_yet_is_waited_for_and_types_are_
         assert [(line["type"], line["status"]) for line in lines] == [("job.queued", 418), ("job.succeeded", 418)]
 
 
-async def test_a_wrong_token_and_wrong_arguments_are_told(tmp_path: Path) -> None:
+async def test_a_wrong_token_and_wrong_arguments_are_reported(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     async with live(tmp_path) as (receiver, _):
@@ -214,7 +214,7 @@ async def test_beside_its_receiver_it_finds_the_token_and_shows_a_secret_of_its_
                 await eventually(lambda: len(application.events) > 0)
 
 
-async def test_a_receiver_that_is_not_there_is_told_at_once_with_its_address_and_waited_for(tmp_path: Path) -> None:
+async def test_a_receiver_that_is_not_there_is_reported_at_once_with_its_address_and_waited_for(tmp_path: Path) -> None:
     secret = new_secret()
     application = Application(secret)
     elsewhere = {"SUBMITTER_RECEIVER_URL": f"http://127.0.0.1:{free_port()}", "SUBMITTER_TOKEN": TOKEN}

@@ -59,23 +59,25 @@ async def test_every_state_of_every_provider_that_calls_back_is_shown_with_what_
         for (provider, state), (verdict, became) in STATES.items():
             done = await trigger(tmp_path, provider, state, "--json")
             assert done.status == 0, done.err
-            told = done.json
-            assert told["sent"]["state"].casefold().endswith(state.casefold()), told
-            assert (told["answered"], told["verdict"], told["job"]["is"]) == (200, verdict, became), told
+            reported = done.json
+            assert reported["sent"]["state"].casefold().endswith(state.casefold()), reported
+            assert (reported["answered"], reported["verdict"], reported["job"]["is"]) == (200, verdict, became), (
+                reported
+            )
         token = json.loads((tmp_path / "data" / "secrets.json").read_text())["api_token"]
-        again = await trigger(tmp_path, "novita", "succeed", "--job", told["job"]["id"])
+        again = await trigger(tmp_path, "novita", "succeed", "--job", reported["job"]["id"])
         assert again.status == 0, again.err
         assert "evidence: late" in again.out or "evidence: hint" in again.out or "evidence: duplicate" in again.out
-        assert f"{told['job']['id']}: failed → failed" in again.out
+        assert f"{reported['job']['id']}: failed → failed" in again.out
         assert "/callbacks/" not in again.out
         assert token not in again.out
         wrong = await trigger(tmp_path, "apixo", "pending")
         assert (wrong.status, wrong.err.strip()) == (2, "receiver: state must be one of success, failed")
-        mixed = await trigger(tmp_path, "apixo", "failed", "--job", told["job"]["id"])
-        assert (mixed.status, mixed.err.strip()) == (1, f"receiver: {told['job']['id']} is a job of novita")
+        mixed = await trigger(tmp_path, "apixo", "failed", "--job", reported["job"]["id"])
+        assert (mixed.status, mixed.err.strip()) == (1, f"receiver: {reported['job']['id']} is a job of novita")
 
 
-async def test_providers_without_callbacks_and_a_missing_sandbox_are_told(tmp_path: Path) -> None:
+async def test_providers_without_callbacks_and_a_missing_sandbox_are_reported(tmp_path: Path) -> None:
     for arguments, said in {
         ("upscayl", "processed"): "upscayl sends no callbacks: its jobs are polled",
         ("pixelcut", "done"): "pixelcut sends no callbacks: it answers the submit call with the result",

@@ -62,7 +62,7 @@ class Tunnelled:
         logged = [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
         return [line for line in logged if line["event"] == event]
 
-    async def told(self, event: str, times: int = 1) -> dict[str, Any]:
+    async def reported(self, event: str, times: int = 1) -> dict[str, Any]:
         await eventually(lambda: len(self.lines(event)) >= times, what=self.log_path.read_text)
         return self.lines(event)[times - 1]
 
@@ -127,13 +127,13 @@ def pid_of(stand_in: dict[str, str]) -> int:
 async def test_new_jobs_follow_the_changed_name_of_a_quick_tunnel(tmp_path: Path, stand_in: dict[str, str]) -> None:
     sandbox = Sandbox(seed=1, turnaround_seconds=(60, 60))
     async with tunnelled(tmp_path, sandbox, "--patience", "0.1", **stand_in) as live:
-        first = await live.told("tunnel_unreachable")
+        first = await live.reported("tunnel_unreachable")
         assert first["public_url"] == "https://some-quick-words-1.trycloudflare.com"
         assert first["remedy"]
         job = await submit(live.client, "freepik", picture_bytes(160, 120))
         await wait_for_state(live.client, job["id"], "running")
         os.kill(pid_of(stand_in), signal.SIGKILL)
-        second = await live.told("tunnel_unreachable", 2)
+        second = await live.reported("tunnel_unreachable", 2)
         assert second["public_url"] == "https://some-quick-words-2.trycloudflare.com"
         later = await submit(live.client, "freepik", picture_bytes(160, 120))
         await wait_for_state(live.client, later["id"], "running")
@@ -157,13 +157,13 @@ async def test_the_end_of_a_child_is_noticed_though_a_child_of_its_own_lives_on(
     (Path(stand_in["TUNNEL_STANDIN"]) / "cloudflared").write_text(FORKING)
     sandbox = Sandbox(seed=1)
     async with tunnelled(tmp_path, sandbox, "--patience", "0.1", **stand_in) as live:
-        first = await live.told("tunnel_unreachable")
+        first = await live.reported("tunnel_unreachable")
         assert "receiver serve" not in first["remedy"]
         left_behind = psutil.Process(pid_of(stand_in)).children()
         assert left_behind
         os.kill(pid_of(stand_in), signal.SIGTERM)
-        assert (await live.told("tunnel_ended"))["said"]
-        second = await live.told("tunnel_unreachable", 2)
+        assert (await live.reported("tunnel_ended"))["said"]
+        second = await live.reported("tunnel_unreachable", 2)
         assert second["public_url"] == "https://some-quick-words-2.trycloudflare.com"
         assert not any(is_alive(child.pid) for child in left_behind)
 
@@ -173,7 +173,7 @@ async def test_the_child_gets_none_of_our_secrets(tmp_path: Path, stand_in: dict
     secrets |= {"FREEPIK_WEBHOOK_SECRET": "a-webhook-secret", "RECEIVER_SECRET_KEYS": "a-signing-key"}
     secrets |= {"AWS_SECRET_ACCESS_KEY": "somebody-elses", "DATABASE_URL": "postgresql://user:password@host/db"}
     async with tunnelled(tmp_path, Sandbox(seed=1), "--patience", "0.1", **stand_in, **secrets) as live:
-        await live.told("tunnel_unreachable")
+        await live.reported("tunnel_unreachable")
         given = psutil.Process(pid_of(stand_in)).environ()
     assert not set(given.values()) & {*secrets.values(), TOKEN}
     assert not [name for name in given if name.startswith(("RECEIVER_", "SUBMITTER_")) or name in secrets]
@@ -183,7 +183,7 @@ async def test_the_child_gets_none_of_our_secrets(tmp_path: Path, stand_in: dict
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 async def test_no_child_outlives_its_parent(tmp_path: Path, stand_in: dict[str, str], number: signal.Signals) -> None:
     async with tunnelled(tmp_path, Sandbox(seed=1), "--patience", "0.1", **stand_in) as live:
-        await live.told("tunnel_unreachable")
+        await live.reported("tunnel_unreachable")
         child = pid_of(stand_in)
         assert is_alive(child)
         live.process.send_signal(number)
@@ -218,7 +218,7 @@ async def test_callbacks_come_through_ssh_and_after_a_cut_by_the_new_port(tmp_pa
     async with host, tunnelled(tmp_path, sandbox, "--ssh", "somebody@127.0.0.1", *arguments) as live:
         urls = []
         for life in (1, 2):
-            url = (await live.told("tunnel_open", life))["public_url"]
+            url = (await live.reported("tunnel_open", life))["public_url"]
             urls.append(url)
             job = await submit(live.client, "freepik", picture_bytes(160, 120))
             done = await wait_for_state(live.client, job["id"])
@@ -226,11 +226,11 @@ async def test_callbacks_come_through_ssh_and_after_a_cut_by_the_new_port(tmp_pa
             assert (sandbox.accepted("freepik")[-1].callback_url or "").startswith(f"{url}/callbacks/")
             if life == 1:
                 connections[-1].abort()
-                assert (await live.told("tunnel_ended"))["program"] == "ssh"
+                assert (await live.reported("tunnel_ended"))["program"] == "ssh"
         assert urls[0] != urls[1]
 
 
-async def test_without_any_way_the_three_ways_are_told(tmp_path: Path) -> None:
+async def test_without_any_way_the_three_ways_are_reported(tmp_path: Path) -> None:
     environment = bare_environment(PATH=str(tmp_path), LD_LIBRARY_PATH=os.environ.get("LD_LIBRARY_PATH", ""))
     done = await receiver_command("tunnel", environment=environment, directory=tmp_path)
     assert done.status == 2
@@ -243,8 +243,8 @@ async def test_a_public_url_of_ones_own_is_used_and_checked_from_the_outside(tmp
     url = f"http://127.0.0.1:{port}"
     sandbox = Sandbox(seed=1, turnaround_seconds=(60, 60))
     async with tunnelled(tmp_path, sandbox, "--public-url", f"{url}/below") as live:
-        told = await live.told("tunnel_unreachable")
-        assert told["public_url"] == f"{url}/below"
+        reported = await live.reported("tunnel_unreachable")
+        assert reported["public_url"] == f"{url}/below"
         job = await submit(live.client, "freepik", picture_bytes(160, 120))
         await wait_for_state(live.client, job["id"], "running")
         assert (sandbox.accepted("freepik")[0].callback_url or "").startswith(f"{url}/below/callbacks/")

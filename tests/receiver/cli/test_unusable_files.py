@@ -26,7 +26,7 @@ async def run(directory: Path, *arguments: str, data_dir: str = "data") -> Done:
     return await receiver_command(*arguments, environment=environment, directory=directory)
 
 
-def assert_told(done: Done, *words: str) -> None:
+def assert_reported(done: Done, *words: str) -> None:
     assert done.status == 1, done.err
     assert len(done.err.splitlines()) == 1, done.err
     assert [word for word in words if word not in done.err] == [], done.err
@@ -39,7 +39,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path, arguments: tuple[str, 
     (tmp_path / "data").mkdir()
     path, content = tmp_path / "data" / "receiver.db", os.urandom(200_000)
     path.write_bytes(content)
-    assert_told(await run(tmp_path, *arguments), "data/receiver.db", "not a database", "restore a backup")
+    assert_reported(await run(tmp_path, *arguments), "data/receiver.db", "not a database", "restore a backup")
     assert path.read_bytes() == content
     assert not (tmp_path / "data" / "sandbox.json").exists()
 
@@ -78,7 +78,7 @@ async def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
         (json.dumps({**SECRETS, "notify_secret": "short"}), "its notify_secret"),
     ],
 )
-def test_secrets_that_are_broken_are_told_and_never_made_anew(tmp_path: Path, content: str, wrong: str) -> None:
+def test_secrets_that_are_broken_are_reported_and_never_made_anew(tmp_path: Path, content: str, wrong: str) -> None:
     path = tmp_path / "secrets.json"
     path.write_text(content)
     with pytest.raises(DataUnusable, match=f"secrets.json: {wrong}.*; bring it back from a backup"):
@@ -92,7 +92,7 @@ async def test_broken_secrets_stop_the_start_and_doctor_says_so(tmp_path: Path, 
     path = tmp_path / "data" / "secrets.json"
     path.write_text(content)
     path.chmod(0o600)
-    assert_told(await run(tmp_path, *SERVE), "data/secrets.json", wrong, "backup")
+    assert_reported(await run(tmp_path, *SERVE), "data/secrets.json", wrong, "backup")
     doctor = await run(tmp_path, "doctor", "--json")
     found = {check["check"]: check for check in doctor.json["items"]}["secrets"]
     assert (found["grade"], wrong in found["found"], "backup" in found["remedy"]) == ("fail", True, True)
@@ -102,7 +102,7 @@ async def test_broken_secrets_stop_the_start_and_doctor_says_so(tmp_path: Path, 
 async def test_a_broken_mark_of_a_sandbox_names_none_that_runs(tmp_path: Path, content: str) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "sandbox.json").write_text(content)
-    assert_told(await run(tmp_path, "trigger", "freepik", "completed"), "serve --sandbox")
+    assert_reported(await run(tmp_path, "trigger", "freepik", "completed"), "serve --sandbox")
 
 
 @pytest.mark.parametrize("place", ["a_file", "a_file/below", "/proc"])
@@ -110,7 +110,7 @@ async def test_a_data_directory_that_cannot_be_written(tmp_path: Path, place: st
     """A file where it should be; /proc, where nobody can make a file, not even root."""
     (tmp_path / "a_file").write_text("mine")
     for arguments in (SERVE, (*SERVE, "--sandbox"), ("migrate",)):
-        assert_told(await run(tmp_path, *arguments, data_dir=place), place, "RECEIVER_DATA_DIR")
+        assert_reported(await run(tmp_path, *arguments, data_dir=place), place, "RECEIVER_DATA_DIR")
     assert (tmp_path / "a_file").read_text() == "mine"
     doctor = await run(tmp_path, "doctor", "--json", data_dir=place)
     found = {check["check"]: check for check in doctor.json["items"]}
@@ -136,7 +136,7 @@ async def test_a_port_that_is_none(tmp_path: Path, command: tuple[str, ...], por
 
 @pytest.mark.parametrize("host", ["1.2.3.4", "no such host", "a" * 70 + ".example"])
 async def test_a_host_that_is_not_ours(tmp_path: Path, host: str) -> None:
-    assert_told(await run(tmp_path, *SERVE, "--host", host), host, "give --host an address of this machine")
+    assert_reported(await run(tmp_path, *SERVE, "--host", host), host, "give --host an address of this machine")
 
 
 async def test_a_start_that_failed_can_be_tried_again_at_once(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ ROWS = [(before, said, *after) for before, row in TABLE.items() for said, after 
 
 
 @pytest.mark.parametrize(("before", "said", "after", "event"), ROWS, ids=[f"{b}-{s}" for b, s, *_ in ROWS])
-def test_believed_news_moves_a_job_by_the_table(before: State, said: State, after: State, event: str | None) -> None:
+def test_a_believed_update_moves_a_job_by_the_table(
+    before: State, said: State, after: State, event: str | None
+) -> None:
     source = None if said in (E, C) else Source.CALLBACK
     change = advance(job(before), says(said, source=source), NOW, TIMING)
     assert change.job.state is after
@@ -87,7 +89,7 @@ def test_the_channel_that_brought_the_end_is_noted(before: State, said: State) -
 @pytest.mark.parametrize("before", State)
 @pytest.mark.parametrize("said", [S, F, R])
 @pytest.mark.parametrize("believed", [True, False])
-def test_news_of_another_task_is_ignored_signed_or_not(before: State, said: State, believed: bool) -> None:
+def test_an_update_of_another_task_is_ignored_signed_or_not(before: State, said: State, believed: bool) -> None:
     had = job(before, remote_id="task-1")
     change = advance(had, says(said, task="task-2", believed=believed), NOW, TIMING)
     assert (change.job, change.verdict, change.events) == (had, Verdict.IGNORED, ())
@@ -166,7 +168,7 @@ def test_a_hint_that_came_during_the_last_poll_may_become_a_late_result() -> Non
     assert (late.job.state, late.events, len(late.images)) == (E, ("job.late_result",), 1)
 
 
-def test_an_unconfirmed_job_never_expires_but_is_told_overdue_once() -> None:
+def test_an_unconfirmed_job_never_expires_but_is_reported_overdue_once() -> None:
     waiting = job(U, deadline_at=NOW)
     first = advance(waiting, Update(None, Source.POLL, asked_at=NOW), NOW, TIMING)
     assert (first.job.state, first.events, first.job.next_poll_at) == (U, ("job.overdue",), None)
@@ -174,7 +176,7 @@ def test_an_unconfirmed_job_never_expires_but_is_told_overdue_once() -> None:
     assert again.events == ()
 
 
-def test_a_late_result_is_told_once_with_its_images_and_its_cost() -> None:
+def test_a_late_result_is_reported_once_with_its_images_and_its_cost() -> None:
     cost = Cost(Decimal("10"), "credits")
     update = says(S)
     assert update.report is not None
@@ -218,6 +220,6 @@ def test_a_job_that_waits_to_be_sent_again_is_held_by_a_callback_that_names_its_
     assert advance(unsent, says(S, task="task-9", believed=False), NOW, TIMING).job.state is Q
 
 
-def test_an_unlisted_remote_status_is_news() -> None:
+def test_an_unlisted_remote_status_is_kept() -> None:
     update = Update(Report("task-1", State.RUNNING, remote_status="POLISHING"), Source.POLL, asked_at=NOW)
     assert advance(job(R), update, NOW, TIMING).job.remote_status == "POLISHING"

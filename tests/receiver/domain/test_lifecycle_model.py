@@ -33,7 +33,7 @@ from tests.support.rows import fetch
 T = TypeVar("T")
 TIMING = Timing(first=5, interval=5, silence=120, lifetime=600)
 ENDED = (State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCELED)
-TOLD = {State.RUNNING, State.UNCONFIRMED, *ENDED}
+REPORTED = {State.RUNNING, State.UNCONFIRMED, *ENDED}
 IDS = st.sampled_from(["task-1", "task-1", "task-1", "task-2", "held", None])
 STATES = st.sampled_from([State.RUNNING, State.SUCCEEDED, State.FAILED])
 
@@ -192,8 +192,8 @@ class Life(RuleBasedStateMachine):
     def each_change_has_one_event(self) -> None:
         """And each end exactly one; `queued` again and `sending` are nobody's business."""
         events = self.run(self.events())
-        told = [f"job.{state.value}" for state in self.changes if state in TOLD]
-        assert [name for name in events if name.removeprefix("job.") in {state.value for state in TOLD}] == told
+        reported = [f"job.{state.value}" for state in self.changes if state in REPORTED]
+        assert [name for name in events if name.removeprefix("job.") in {state.value for state in REPORTED}] == reported
         assert sum(name.removeprefix("job.") in ENDED for name in events) == (self.decided is not None)
         assert events.count("job.overdue") <= 1
         assert events.count("job.late_result") <= (self.decided in (State.EXPIRED, State.CANCELED))

@@ -36,7 +36,7 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
         for n in range(ROUNDS):
             subscriber.seen.clear()
             receiver = LiveReceiver(tmp_path / f"data{n}")
-            told = await _events_written(receiver.data_dir / "receiver.db", f"{origin}/hook")
+            reported = await _events_written(receiver.data_dir / "receiver.db", f"{origin}/hook")
             await receiver.start(ready=False)
             wanted = luck.randrange(EVENTS // 20, EVENTS * 3 // 4)
             await eventually(lambda wanted=wanted: len(subscriber.seen) >= wanted)  # type: ignore[misc]
@@ -50,7 +50,7 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
             await eventually(lambda database=receiver.data_dir / "receiver.db": pending(database) == 0)  # type: ignore[misc]
             await receiver.stop()
             counts = Counter(seen.id for seen in subscriber.seen)
-            assert set(counts) == told
+            assert set(counts) == reported
             repeated.append(sum(count - 1 for count in counts.values()))
     print("repeated after each kill:", repeated)
     assert max(repeated) <= CONCURRENCY

@@ -136,7 +136,7 @@ async def test_retry_after_is_waited_for_where_it_is_longer_than_the_schedule(tm
     assert delivery.state == "delivered"
 
 
-async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_told(tmp_path: Path) -> None:
+async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_reported(tmp_path: Path) -> None:
     subscriber = Subscriber({"/gone": [410]})
     async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         gone = await made.endpoint(f"{origin}/gone", concurrency=1)
@@ -149,8 +149,8 @@ async def test_an_endpoint_that_answers_410_is_disabled_and_the_others_are_told(
     assert len(subscriber.at("/gone")) == 1
     assert [item["state"] for item in lost] == ["given_up"] * 3
     assert {item["fault"] for item in lost} == {"theirs"}
-    (told,) = subscriber.at("/other")
-    assert json.loads(told.body)["data"]["id"] == gone.id
+    (reported,) = subscriber.at("/other")
+    assert json.loads(reported.body)["data"]["id"] == gone.id
     assert len(deliveries) == 4
 
 
@@ -178,17 +178,17 @@ async def test_a_try_during_which_its_endpoint_was_disabled_or_removed_is_counte
     assert len(shown["attempts"]) == 1
 
 
-async def test_failing_is_told_once_a_period_and_again_in_the_next(tmp_path: Path) -> None:
+async def test_failing_is_reported_once_a_period_and_again_in_the_next(tmp_path: Path) -> None:
     subscriber = Subscriber({"/bad": [500, 500, 500, 200, 500]})
     async with subscriber.serve() as origin, delivery_stack(tmp_path, schedule=(0,)) as made:
         await made.endpoint(f"{origin}/bad", event_types=("job.failed",))
-        told = []
+        reported = []
         for _ in range(5):
             await made.write_events("job.failed")
             await made.settled()
             found, _ = await Events(made.database).after(0, limit=100)
-            told.append(sum(event.type == "endpoint.failing" for event in found))
-    assert told == [1, 1, 1, 1, 2]
+            reported.append(sum(event.type == "endpoint.failing" for event in found))
+    assert reported == [1, 1, 1, 1, 2]
 
 
 async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(
     assert [event.type for event in events] == ["job.failed", "endpoint.disabled"]
 
 
-async def test_a_notify_url_is_told_the_end_and_signed_with_the_notify_secret(tmp_path: Path) -> None:
+async def test_a_notify_url_is_reported_the_end_and_signed_with_the_notify_secret(tmp_path: Path) -> None:
     subscriber = Subscriber()
     async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
         await made.write_events("job.queued", "job.running", "job.succeeded", notify_url=f"{origin}/mine?job=1")
@@ -216,7 +216,7 @@ async def test_a_notify_url_is_told_the_end_and_signed_with_the_notify_secret(tm
     check_with_both(made.notify_secret, seen)
 
 
-async def test_calls_to_notify_urls_are_bounded_over_all_of_them_and_all_are_told(tmp_path: Path) -> None:
+async def test_calls_to_notify_urls_are_bounded_over_all_of_them_and_all_are_reported(tmp_path: Path) -> None:
     gate = asyncio.Event()
     subscriber = Subscriber({f"/{n}": [gate] for n in range(20)})
     async with subscriber.serve() as origin, delivery_stack(tmp_path, most_notify_calls=5) as made:

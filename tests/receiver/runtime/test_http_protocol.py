@@ -276,8 +276,8 @@ async def test_a_client_that_was_refused_before_it_sent_its_body_is_not_misread(
         head = b"POST /unread HTTP/1.1\r\nHost: x\r\nExpect: 100-continue \r\nContent-Length: 33\r\n\r\n"
         answered = await exchanged(made.port, head, INNER, end=False)
         assert statuses(answered) == [401]
-        told = await exchanged(made.port, post("/x", b"", "Expect: 100-continue\r\n")[:-4] + b"\r\n\r\n")
-        assert statuses(told) == [100, 200]
+        reported = await exchanged(made.port, post("/x", b"", "Expect: 100-continue\r\n")[:-4] + b"\r\n\r\n")
+        assert statuses(reported) == [100, 200]
 
 
 async def test_pipelined_requests_wait_in_a_bounded_line() -> None:

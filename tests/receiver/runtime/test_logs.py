@@ -88,10 +88,10 @@ async def test_every_line_of_a_job_names_it_and_those_of_a_request_name_the_requ
         first, second = [(await client.get("/healthz")).headers["x-request-id"] for _ in range(2)]
         assert first.startswith("req_") and first != second
     about = {"job_running", "job_succeeded", "image_kept", "callback", "callback_refused"}
-    told = [line for line in lines_of(receiver) if line["event"] in about]
-    assert {str(line["event"]) for line in told} >= {"callback", "image_kept", "callback_refused"}
-    assert {line["job"] for line in told} == {job["id"]}
-    assert all(line["request_id"] for line in told if str(line["event"]).startswith("callback"))
+    reported = [line for line in lines_of(receiver) if line["event"] in about]
+    assert {str(line["event"]) for line in reported} >= {"callback", "image_kept", "callback_refused"}
+    assert {line["job"] for line in reported} == {job["id"]}
+    assert all(line["request_id"] for line in reported if str(line["event"]).startswith("callback"))
     assert all(line["timestamp"] and line["level"] for line in lines_of(receiver))
     assert TOKEN not in receiver.log
     assert path.rpartition("/")[2] not in receiver.log

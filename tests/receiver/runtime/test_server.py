@@ -73,7 +73,7 @@ async def test_ctrl_c_is_a_clean_end_too(tmp_path: Path) -> None:
         assert await patiently(receiver.process.wait()) == 0
 
 
-async def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_a_taken_port_is_reported_in_one_line(tmp_path: Path) -> None:
     async with live(tmp_path) as (receiver, _):
         environment = bare_environment(RECEIVER_DATA_DIR=str(tmp_path / "other"))
         done = await receiver_command(
@@ -140,7 +140,7 @@ async def test_a_sandbox_never_touches_the_jobs_of_real_providers(tmp_path: Path
         assert database.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
 
 
-async def test_two_on_one_data_directory_are_told_and_neither_end_takes_the_other_away(tmp_path: Path) -> None:
+async def test_two_on_one_data_directory_are_reported_and_neither_end_takes_the_other_away(tmp_path: Path) -> None:
     async def triggered() -> tuple[int, str]:
         done = await receiver_command(
             "trigger", "freepik", "completed", environment=bare_environment(), directory=tmp_path

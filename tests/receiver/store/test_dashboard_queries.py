@@ -32,8 +32,8 @@ async def test_a_page_passes_its_filters(database: Any) -> None:
     store = JobStore(database)
     named = job(State.FAILED, input=InputImage("Harbour.png"), metadata={"Größe": "50%"}, remote_id="task-7")
     jobs = [named, job(State.QUEUED), job(State.QUEUED, "freepik")]
-    for one in jobs:
-        await store.add_job(one)
+    for made in jobs:
+        await store.add_job(made)
     for wanted, expected in (
         (JobFilter(), jobs[::-1]),
         (JobFilter(states=("queued",)), [jobs[2], jobs[1]]),
@@ -50,7 +50,7 @@ async def test_a_page_passes_its_filters(database: Any) -> None:
         (JobFilter(until=named.created_at - timedelta(minutes=1)), []),
     ):
         page = await store.page(wanted, limit=10)
-        assert [found.id for found, _ in page.jobs] == [one.id for one in expected], wanted
+        assert [found.id for found, _ in page.jobs] == [made.id for made in expected], wanted
         assert page.next is None
 
 
@@ -75,7 +75,7 @@ async def test_an_hour_is_summed(database: Any) -> None:
     for _ in range(2):
         await table.write(hour, sums)
     assert await table.newest() == hour
-    assert [(name, one) for _, name, one in await table.between(hour, now)] == [
+    assert [(name, its) for _, name, its in await table.between(hour, now)] == [
         (DELIVERIES, Sums()),
         ("novita", sums["novita"]),
     ]
@@ -84,8 +84,8 @@ async def test_an_hour_is_summed(database: Any) -> None:
 async def test_what_needs_a_person_is_found(database: Any) -> None:
     store, now = JobStore(database), datetime.now(UTC)
     unconfirmed, overdue, fine = job(State.UNCONFIRMED), job(State.RUNNING, overdue_at=now), job(State.RUNNING)
-    for one in (unconfirmed, overdue, fine):
-        await store.add_job(one)
+    for made in (unconfirmed, overdue, fine):
+        await store.add_job(made)
     await execute(
         database,
         "INSERT INTO images (job_id, n, state, tries, kept_at) VALUES (?, 0, 'lost', 1, ?)",

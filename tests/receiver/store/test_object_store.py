@@ -72,7 +72,7 @@ async def test_files_of_any_size_are_objects_and_come_back(store: tuple[ObjectSt
         await objects.size(f"images/{size}")
 
 
-async def test_trouble_with_the_store_is_an_oserror_that_names_no_secret(
+async def test_a_failure_of_the_store_is_an_oserror_that_names_no_secret(
     store: tuple[ObjectStore, Bucket], tmp_path: Path
 ) -> None:
     (tmp_path / "x").write_bytes(b"x")

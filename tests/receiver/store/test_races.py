@@ -134,7 +134,7 @@ async def test_deliveries_are_claimed_once(database: Any) -> None:
     assert len(taken) == len(set(taken)) == 50
 
 
-async def test_the_end_of_a_jobs_images_is_told_once(database: Any) -> None:
+async def test_the_end_of_a_jobs_images_is_reported_once(database: Any) -> None:
     store = JobStore(database)
     for _ in range(10):
         (job_id,) = await running(database)
@@ -189,11 +189,11 @@ async def test_a_job_that_is_canceled_while_it_settles_ends_once(database: Any) 
         (job_id,) = await running(database)
         update = JobUpdate(job_id, done(job_id))
         await asyncio.gather(settle(database, [update]), *(store.cancel(job_id, NOW, abandon=True) for _ in range(3)))
-        told = await types_of(database, job_id)
-        assert told["job.succeeded"] + told["job.canceled"] == 1, told
+        reported = await types_of(database, job_id)
+        assert reported["job.succeeded"] + reported["job.canceled"] == 1, reported
 
 
-async def test_a_pause_is_told_once(database: Any) -> None:
+async def test_a_pause_is_reported_once(database: Any) -> None:
     table = ProviderTable(database)
     for number in range(10):
         now = NOW + timedelta(minutes=number)

@@ -44,12 +44,12 @@ async def test_the_timeline_of_a_finished_job_tells_everything_that_happened(tmp
         assert forged.status_code == 200
         shown: dict[str, Any] = {}
 
-        async def told() -> bool:
+        async def reported() -> bool:
             shown.update((await jobs(receiver, "explain", job["id"], "--json")).json)
             delivered = any(line["what"] == "delivery" for line in shown["timeline"])
             return delivered and any(line.get("verdict") == "unreadable" for line in shown["timeline"])
 
-        await eventually(told, what=lambda: str(shown.get("timeline")))
+        await eventually(reported, what=lambda: str(shown.get("timeline")))
         readable = await jobs(receiver, "explain", job["id"])
         assert TOKEN not in readable.out
         assert "/callbacks/" not in readable.out
@@ -87,7 +87,7 @@ async def test_the_next_thing_of_a_running_job_is_its_callback_a_poll_or_its_end
         assert [line["what"] for line in found["next"]] == ["poll", "expired"]
 
 
-async def test_a_paused_provider_and_its_next_probe_are_told(tmp_path: Path) -> None:
+async def test_a_paused_provider_and_its_next_probe_are_reported(tmp_path: Path) -> None:
     sandbox = Sandbox(seed=1, faults=Faults.model_validate({"bad_key": 1}))
     async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
         job = await submit(client, "freepik", picture_bytes(160, 120))
@@ -131,7 +131,7 @@ async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> No
         assert "freepik" in (await jobs(receiver, "show", first["id"])).out
 
 
-async def test_an_unknown_job_and_a_missing_database_are_told_and_nothing_is_made(tmp_path: Path) -> None:
+async def test_an_unknown_job_and_a_missing_database_are_reported_and_nothing_is_made(tmp_path: Path) -> None:
     receiver = LiveReceiver(tmp_path / "data")
     done = await jobs(receiver, "list")
     assert done.status == 1

@@ -32,12 +32,12 @@ async def test_no_job_waits_behind_anothers_flood(database: Database) -> None:
             break
         place, batches = batch.place, batches + 1
         assert len(batch.evidence) <= 100
-        assert Counter(one.job_id for one in batch.evidence)[names[100]] <= 20
-        assert [one.id for one in batch.evidence] == sorted(one.id or 0 for one in batch.evidence)
-        seen.update(one.job_id or "" for one in batch.evidence)
+        assert Counter(piece.job_id for piece in batch.evidence)[names[100]] <= 20
+        assert [piece.id for piece in batch.evidence] == sorted(piece.id or 0 for piece in batch.evidence)
+        seen.update(piece.job_id or "" for piece in batch.evidence)
         if batches == 3:
             assert all(seen[name] == 1 for name in names if name != names[100]), "all others in the first lap"
-        ids = [one.id for one in batch.evidence]
+        ids = [piece.id for piece in batch.evidence]
         await database.write(lambda ids=ids: _read(ids))  # type: ignore[misc]
     assert seen == {**dict.fromkeys(names, 1), names[100]: 3000}
 
@@ -54,7 +54,7 @@ async def test_batches_are_bounded_in_bytes(database: Database) -> None:
     assert batch.more
 
 
-async def test_replays_are_told_from_news_whatever_is_there(database: Database) -> None:
+async def test_replays_are_recognized_whatever_is_there(database: Database) -> None:
     log = EvidenceLog(database)
     job, other = (f"job_{n:026d}" for n in range(2))
     await log.record([piece(job, b"%d" % n, delivery_id="msg_1") for n in range(300)])

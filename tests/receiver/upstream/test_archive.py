@@ -95,7 +95,7 @@ async def test_refused_links_are_tried_again_until_they_work(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("status", "tries"), [(403, 9), (410, 1)])
-async def test_a_dead_link_is_told_and_its_job_stays_succeeded(status: int, tries: int, tmp_path: Path) -> None:
+async def test_a_dead_link_is_reported_and_its_job_stays_succeeded(status: int, tries: int, tmp_path: Path) -> None:
     links = Links([status] * 100)
     async with archive(tmp_path, links) as (keeper, running):
         job_id = await succeeded(running, f"{links.origin}/a", expires_in=600)
@@ -157,7 +157,7 @@ async def test_of_ten_thousand_that_are_due_at_once_those_whose_links_die_first_
         assert {name.partition("-")[0] for name in asked} == {"199", "198"}
 
 
-async def test_one_of_two_images_lost_is_told_once_both_are_decided(tmp_path: Path) -> None:
+async def test_one_of_two_images_lost_is_reported_once_both_are_decided(tmp_path: Path) -> None:
     links = Links([410])
     async with archive(tmp_path, links) as (keeper, running):
         await succeeded(running, f"{links.origin}/a", f"{links.origin}/b")

@@ -62,7 +62,7 @@ async def called_back(database: Database, ids: list[str], at: datetime) -> None:
     await database.append("evidence", columns, rows)
 
 
-async def test_lost_callbacks_degrade_a_provider_and_are_told_once(database: Database) -> None:
+async def test_lost_callbacks_degrade_a_provider_and_are_reported_once(database: Database) -> None:
     statistics, other = ProviderStatistics(database), ProviderStatistics(database)
     await finished(database, "novita", 3, at=NOW, settled_by="poll")
     assert not await statistics.judge("novita", NOW)
@@ -133,7 +133,7 @@ async def test_cost_is_summed_exactly_by_provider_day_and_unit(database: Databas
     }
 
 
-async def test_each_provider_tells_or_is_told_what_a_job_costs(tmp_path: Path) -> None:
+async def test_each_provider_tells_or_is_reported_what_a_job_costs(tmp_path: Path) -> None:
     prices = {"FREEPIK_PRICE": "0.10 USD", "NOVITA_PRICE": "0.005 USD", "PIXELCUT_PRICE": "5 credits"}
     expected = {
         "freepik": {"amount": "0.10", "unit": "USD"},

@@ -203,7 +203,7 @@ async def test_two_jobs_that_claim_one_task_do_not_both_get_it(tmp_path: Path) -
 
 @pytest.mark.parametrize("state", [State.EXPIRED, State.CANCELED])
 @pytest.mark.parametrize("provider", ["freepik", "novita"])
-async def test_a_result_that_comes_after_we_gave_up_is_kept_and_told_once(
+async def test_a_result_that_comes_after_we_gave_up_is_kept_and_reported_once(
     provider: str, state: State, tmp_path: Path
 ) -> None:
     async with running_receiver(tmp_path) as here:

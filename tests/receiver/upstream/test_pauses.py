@@ -64,7 +64,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await database.close()
 
 
-async def told(database: Database) -> list[str]:
+async def reported(database: Database) -> list[str]:
     return [row[0] for row in await fetch(database, "SELECT type FROM events ORDER BY position")]
 
 
@@ -79,10 +79,10 @@ async def test_one_job_probes_after_30_seconds_and_each_refused_probe_doubles_th
         assert not pauses.may_probe("novita", now + timedelta(hours=2))
         await pauses.refused("novita", now, sent_at=now, reason="402: empty")
         pauses.probe_ended("novita", "job_1")
-    assert await told(database) == ["provider.paused"]
+    assert await reported(database) == ["provider.paused"]
 
 
-async def test_a_probe_that_the_provider_takes_ends_the_pause_and_is_told_once(database: Database) -> None:
+async def test_a_probe_that_the_provider_takes_ends_the_pause_and_is_reported_once(database: Database) -> None:
     pauses = Pauses(database)
     await pauses.refused("novita", NOW, sent_at=NOW, reason="401: no")
     later = NOW + timedelta(seconds=31)
@@ -90,7 +90,7 @@ async def test_a_probe_that_the_provider_takes_ends_the_pause_and_is_told_once(d
     assert await pauses.answered("novita", later, sent_at=later)
     assert not await pauses.answered("novita", later, sent_at=later)
     assert pauses.of("novita") is None
-    assert await told(database) == ["provider.paused", "provider.resumed"]
+    assert await reported(database) == ["provider.paused", "provider.resumed"]
 
 
 async def test_calls_that_were_under_way_neither_lengthen_nor_end_a_pause(database: Database) -> None:
@@ -101,14 +101,14 @@ async def test_calls_that_were_under_way_neither_lengthen_nor_end_a_pause(databa
     assert (pause.probes, pause.probe_at) == (0, NOW + timedelta(seconds=30))
     assert not await pauses.answered("apixo", NOW, sent_at=before)
     assert pauses.of("apixo") is not None
-    assert await told(database) == ["provider.paused"]
+    assert await reported(database) == ["provider.paused"]
 
 
-async def test_a_pause_holds_for_every_process_on_the_database_and_is_told_once(database: Database) -> None:
+async def test_a_pause_holds_for_every_process_on_the_database_and_is_reported_once(database: Database) -> None:
     first, other = Pauses(database), Pauses(database)
     await first.refused("apixo", NOW, sent_at=NOW, reason="401: no")
     await other.refused("apixo", NOW + timedelta(seconds=1), sent_at=NOW, reason="401: no")
-    assert await told(database) == ["provider.paused"]
+    assert await reported(database) == ["provider.paused"]
     third = Pauses(database)
     await third.refresh(NOW)
     assert third.of("apixo") is not None
@@ -116,7 +116,7 @@ async def test_a_pause_holds_for_every_process_on_the_database_and_is_told_once(
     assert not await other.resume("apixo", NOW)
     await third.refresh(NOW + timedelta(seconds=2))
     assert third.of("apixo") is None
-    assert await told(database) == ["provider.paused", "provider.resumed"]
+    assert await reported(database) == ["provider.paused", "provider.resumed"]
 
 
 async def test_of_several_processes_one_probes(database: Database) -> None:

@@ -105,7 +105,7 @@ def test_one_busy_answer_slows_down_and_three_in_a_row_hold_back_as_long_as_they
     assert pace.allowed() == 2
 
 
-def test_when_a_queue_is_done_is_told_by_the_slower_of_rate_and_calls_and_not_at_all_if_unknown() -> None:
+def test_when_a_queue_is_done_is_reported_by_the_slower_of_rate_and_calls_and_not_at_all_if_unknown() -> None:
     time = Time()
     assert Pace((), concurrency=4, clock=time).seconds_for(10) is None
     assert Pace((), concurrency=4, clock=time).seconds_for(0) == 0

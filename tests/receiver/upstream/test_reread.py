@@ -65,7 +65,7 @@ async def test_what_was_unreadable_settles_its_job_once_the_reader_is_fixed(tmp_
         assert await here.verdicts(job) == ["believed"]
 
 
-async def test_a_rehearsal_says_the_same_and_writes_nothing(tmp_path: Path) -> None:
+async def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job()
         await unreadable_once(here, job, "COMPLETED")

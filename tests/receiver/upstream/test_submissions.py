@@ -51,7 +51,7 @@ async def test_a_cancellation_that_comes_before_the_first_byte_wins(tmp_path: Pa
         assert await state(running.store, job_id) is State.CANCELED
 
 
-async def test_a_cancellation_that_comes_after_it_is_told_so(tmp_path: Path) -> None:
+async def test_a_cancellation_that_comes_after_it_is_reported_so(tmp_path: Path) -> None:
     async with loops(tmp_path) as running:
         (job_id,) = await running.add("novita")
         await running.store.leases.claim_queued("novita", START, limit=1, **WHO)

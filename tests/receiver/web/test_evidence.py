@@ -144,7 +144,7 @@ async def test_every_callback_is_an_item_and_a_replay_is_a_duplicate(tmp_path: P
         assert [piece["verdict"] for piece in shown] == await here.verdicts(job)
 
 
-async def test_a_repeated_id_with_another_body_is_news(tmp_path: Path) -> None:
+async def test_a_repeated_id_with_another_body_is_read(tmp_path: Path) -> None:
     """Should a provider number its tasks and not its deliveries, nothing may get lost by that."""
     async with running_receiver(tmp_path) as here:
         job = await here.job()

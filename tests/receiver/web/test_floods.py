@@ -35,7 +35,7 @@ async def test_one_url_fills_its_budget_and_no_more_and_a_poll_is_made_instead(t
             assert (await here.post(flooded, b"x" * 10_000)).status_code == 429
         await eventually(lambda: flooded.remote_id in here.upstream.polls)
         assert len(await here.evidence(flooded)) < 30
-        assert sum(len(one.body) for one in await here.evidence(flooded)) < 100_000
+        assert sum(len(piece.body) for piece in await here.evidence(flooded)) < 100_000
         answer = await here.post(other, novita_body(other.remote_id or "", "IN_PROGRESS"))
         assert answer.status_code == 200
         for n in range(20):

@@ -157,7 +157,7 @@ async def test_both_secrets_hold_while_they_are_rotated(tmp_path: Path) -> None:
             await here.becomes(job, State.SUCCEEDED)
 
 
-async def test_a_forged_result_of_an_unsigned_callback_is_not_stored_fetched_or_told(tmp_path: Path) -> None:
+async def test_a_forged_result_of_an_unsigned_callback_is_not_stored_fetched_or_reported(tmp_path: Path) -> None:
     """Whoever knows the URL of a Novita job can say what he likes: the status call decides, and brings its own link."""
     async with running_receiver(tmp_path) as here:
         job = await here.job("novita")

@@ -182,12 +182,12 @@ async def test_metrics_tell_what_happened(tmp_path: Path) -> None:
         ]
         text = ""
 
-        async def told() -> bool:
+        async def reported() -> bool:
             nonlocal text
             text = (await client.get("/metrics")).text
             return all(line in text for line in wanted)
 
-        await eventually(told, what=lambda: str([line for line in wanted if line not in text]))
+        await eventually(reported, what=lambda: str([line for line in wanted if line not in text]))
         assert "job_0" not in text
         assert "http" not in re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
 

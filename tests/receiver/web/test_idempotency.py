@@ -124,12 +124,12 @@ async def test_two_processes_on_one_database_make_one_job_of_one_key(tmp_path: P
         second = LiveReceiver(first.data_dir, first.environment)
         await second.start()
         try:
-            async with first.client() as one, second.client() as other:
+            async with first.client() as client, second.client() as other:
                 for key in range(5):
-                    both = await asyncio.gather(*(post(c, str(key)) for c in (one, other) for _ in range(4)))
+                    both = await asyncio.gather(*(post(c, str(key)) for c in (client, other) for _ in range(4)))
                     assert {answer.status_code for answer in both} == {200, 202}
                     assert len({answer.json()["id"] for answer in both}) == 1
-                assert len((await one.get("/v1/jobs")).json()["items"]) == 5
+                assert len((await client.get("/v1/jobs")).json()["items"]) == 5
         finally:
             await second.stop()
 

@@ -66,7 +66,7 @@ async def test_every_route_is_described_and_nothing_else(tmp_path: Path, monkeyp
     }
 
 
-async def test_a_method_that_is_not_for_a_path_is_told_all_that_are(tmp_path: Path) -> None:
+async def test_a_method_that_is_not_for_a_path_is_reported_all_that_are(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         for path, item in DESCRIPTION["paths"].items():
             answer = await here.client.request("OPTIONS", re.sub(r"{\w+}", "0", path))
@@ -110,8 +110,8 @@ def test_every_event_carries_what_the_description_says(tmp_path: Path) -> None:
     """What stands under `webhooks` has the schema of its own body."""
     for name, item in DESCRIPTION["webhooks"].items():
         schema = item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-        told = DESCRIPTION["components"]["schemas"][schema.rsplit("/", 1)[1]]
-        assert told["properties"]["type"] == {"const": name}
+        reported = DESCRIPTION["components"]["schemas"][schema.rsplit("/", 1)[1]]
+        assert reported["properties"]["type"] == {"const": name}
 
 
 async def test_real_answers_are_as_described(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ async def test_axe_finds_nothing_and_nothing_scrolls_sideways(running: Setup) ->
             async with watched(running.browser, running.origin, **options) as browser:
                 page = await browser.page()
                 await page.goto(f"{running.origin}/login")
-                found |= await _looked_at(page, f"login-{scheme}-{width}")
+                found |= await _viewed(page, f"login-{scheme}-{width}")
                 await page.get_by_label("API token").fill(TOKEN)
                 await page.get_by_role("button", name="Sign in").click()
                 await page.wait_for_url(f"{running.origin}/")
@@ -245,11 +245,11 @@ async def test_axe_finds_nothing_and_nothing_scrolls_sideways(running: Setup) ->
                         await details.evaluate("element => { element.open = true }")
                     name = re.sub(r"\?.*", "-jobs", path).replace(job_ids[0], "job").replace(job_ids[1], "other")
                     name = re.sub(r"\W+", "-", name).strip("-")
-                    found |= await _looked_at(page, f"{name or 'overview'}-{scheme}-{width}")
+                    found |= await _viewed(page, f"{name or 'overview'}-{scheme}-{width}")
     assert found == {}, "\n".join(f"{name}: {wrong}" for name, wrong in found.items())
 
 
-async def _looked_at(page: Page, name: str) -> dict[str, Any]:
+async def _viewed(page: Page, name: str) -> dict[str, Any]:
     """What is wrong with *page*; it is also photographed."""
     await page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
     assert await page.locator("h1").count() == 1, name

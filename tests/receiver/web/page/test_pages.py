@@ -185,17 +185,17 @@ async def test_the_cookie_is_for_the_path_of_the_public_url(tmp_path: Path) -> N
 async def test_fragments_are_shared_and_their_form_tokens_are_not(here: RunningReceiver) -> None:
     job = await here.job("novita", State.QUEUED)
     path = f"/jobs/{job.id}?fragment=live_main"
-    async with signed_in(here) as one, signed_in(here) as other:
-        fragments = [await browser.get(path) for browser in (one, other)]
+    async with signed_in(here) as this, signed_in(here) as other:
+        fragments = [await browser.get(path) for browser in (this, other)]
         tokens = [form_token_of(fragment) for fragment in fragments]
         assert tokens[0] != tokens[1]
-        assert tokens == [form_token_of(await browser.get("/")) for browser in (one, other)]
+        assert tokens == [form_token_of(await browser.get("/")) for browser in (this, other)]
         assert "<html" not in fragments[0].text
-        for browser, token in zip((one, other), reversed(tokens), strict=True):
+        for browser, token in zip((this, other), reversed(tokens), strict=True):
             answer = await browser.post(f"/jobs/{job.id}/cancel", data={"form_token": token})
             assert answer.status_code == 403
         for wrong in ("main", "title", "live_none", "base.html"):
-            assert (await one.get(f"/jobs?fragment={wrong}")).status_code == 404
+            assert (await this.get(f"/jobs?fragment={wrong}")).status_code == 404
         assert badge_of(fragments[0]) == "queued"
 
 
