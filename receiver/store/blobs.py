@@ -158,14 +158,16 @@ class Blobs:
 
     @asynccontextmanager
     async def image_file(self, job_id: str, n: int) -> AsyncIterator[Path]:
-        """A kept image as a file, for as long as the block runs."""
-        if await self.holds_image(job_id, n):
-            yield self.image_path(job_id, n)
+        """A kept image as a file, for as long as the block runs. Raises FileNotFoundError."""
+        key = await self.image_key(job_id, n)
+        if self.objects is None or key is None:
+            path = self.image_path(job_id, n)
+            await asyncio.to_thread(path.stat)
+            yield path
             return
-        assert self.objects is not None
         part = self.new_part()
         try:
-            await self.objects.fetch(_image_key(job_id, n), part)
+            await self.objects.fetch(key, part)
             yield part
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)
@@ -176,9 +178,11 @@ class Blobs:
             await self.objects.delete(_image_key(job_id, n))
         await asyncio.to_thread(_remove, self.image_path(job_id, n), self.thumbnail_path(job_id, n))
 
-    async def holds_image(self, job_id: str, n: int) -> bool:
-        """Whether a kept image is a file here; with an object store, only those are that were kept before there was."""
-        return self.objects is None or await asyncio.to_thread(self.image_path(job_id, n).is_file)
+    async def image_key(self, job_id: str, n: int) -> str | None:
+        """Where a kept image is in the object store; None if it is a file here, as those from before there was one."""
+        if self.objects is None or await asyncio.to_thread(self.image_path(job_id, n).is_file):
+            return None
+        return _image_key(job_id, n)
 
     async def _fetch(self, key: str, to: Path) -> None:
         assert self.objects is not None

@@ -112,23 +112,33 @@ class Images:
 
     async def gone(self, image: KeptImage, now: datetime) -> bool:
         """
-        Our copy is not there any more: fetch it again, or call it lost where there never was a link to it.
-
-        False if that is known.
+        Our copy is not there any more: have it fetched again. Where there never was a link to it, it is lost, and
+        `job.images_lost` is emitted. False if that is known.
         """
-        state = "lost" if image.source_url is None else "wanted"
-        next_at, give_up_at = (None, us(now)) if state == "lost" else (us(now), us(now + _GONE_PATIENCE))
-        values = (state, next_at, give_up_at, "our copy of it is gone", image.job_id, image.n)
-        changed: int = await self._database.write(alone(Run(_GONE, values)))
-        return changed == 1
+        lost = image.source_url is None
+        state, next_at = ("lost", None) if lost else ("wanted", us(now))
+        values = (state, next_at, us(now + _GONE_PATIENCE), "our copy of it is gone", image.job_id, image.n)
+
+        def work() -> Work[bool]:
+            yield LockRows("jobs", [image.job_id])
+            if (yield Run(_GONE, values)) != 1:
+                return False
+            if lost:
+                yield from self._all_decided(image, (yield from jobs_by_id([image.job_id])), now)
+            return True
+
+        return await self._database.write(work)
 
     def _done(
         self, image: KeptImage, jobs: Mapping[str, Job], now: datetime, *, state: str, last_error: str | None
     ) -> Work[None]:
         """Under a lock on the job: of two of its images that end together, one is the last."""
         values = (state, image.content_type, image.width, image.height, image.bytes, image.sha256, last_error, us(now))
-        if (yield Run(_DONE, (*values, image.job_id, image.n, self._owner))) != 1:
-            return
+        if (yield Run(_DONE, (*values, image.job_id, image.n, self._owner))) == 1:
+            yield from self._all_decided(image, jobs, now)
+
+    def _all_decided(self, image: KeptImage, jobs: Mapping[str, Job], now: datetime) -> Work[None]:
+        """Emit what became of a job's images, if none of them is wanted any more."""
         images = yield from images_of([image.job_id])
         if any(other.state == "wanted" for other in images):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -14,31 +15,34 @@ _FOR_EVER = "private, max-age=31536000, immutable"
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
-def file_response(request: Request, path: Path, content_type: str, *, name: str, tag: str | None) -> Response:
-    """A file on our disk, or 304. *tag* names its content, *name* is what a browser saves it as."""
+async def file_response(request: Request, path: Path, content_type: str, *, name: str, tag: str | None) -> Response:
+    """
+    A file on our disk, or 304. *tag* names its content, *name* is what a browser saves it as.
+
+    Raises FileNotFoundError.
+    """
     headers = _headers(tag)
+    found = await asyncio.to_thread(path.stat)
     if _known(request, headers):
         return Response(status_code=304, headers=headers)
     return FileResponse(
-        path, media_type=content_type, headers=headers, filename=name, content_disposition_type="inline"
+        path,
+        media_type=content_type,
+        headers=headers,
+        stat_result=found,
+        filename=name,
+        content_disposition_type="inline",
     )
 
 
 async def object_response(
-    request: Request,
-    objects: ObjectStore,
-    key: str,
-    content_type: str,
-    *,
-    size: int | None,
-    name: str,
-    tag: str | None,
+    request: Request, objects: ObjectStore, key: str, content_type: str, *, name: str, tag: str | None
 ) -> Response:
-    """An object, streamed through us, or 304. *size* is asked for if it is not known; one range at a time is served."""
+    """An object, streamed through us, or 304; one range at a time is served. Raises FileNotFoundError."""
     headers = _headers(tag)
+    size = await objects.size(key)
     if _known(request, headers):
         return Response(status_code=304, headers=headers)
-    size = await objects.size(key) if size is None else size
     headers |= {"accept-ranges": "bytes", "content-disposition": f'inline; filename="{name}"'}
     start, end, status = 0, size, 200
     asked = _range(request, headers, size)

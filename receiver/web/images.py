@@ -61,39 +61,32 @@ class ImagesApi:
     async def image(self, request: Request) -> Response:
         """`GET /v1/jobs/{id}/images/{n}`, with ranges; its ETag is its digest."""
         job, image = await self._image(request)
-        content_type = image.content_type or _UNKNOWN_TYPE
-        name = f"{job.id}-{image.n}{SUFFIXES.get(content_type, '')}"
-        if self.blobs.objects is not None and not await self.blobs.holds_image(job.id, image.n):
-            key = f"images/{job.id}/{image.n}"
-            if self.redirect:
-                url = await self.blobs.objects.signed_url(key, lifetime=_SIGNED)
-                return RedirectResponse(url, 307, headers={"cache-control": "no-store"})
-            return await object_response(
-                request, self.blobs.objects, key, content_type, size=image.bytes, name=name, tag=image.sha256
-            )
-        path = self.blobs.image_path(job.id, image.n)
-        if not await asyncio.to_thread(path.is_file):
-            raise await self._gone(job, image)
-        return file_response(request, path, content_type, name=name, tag=image.sha256)
+        try:
+            return await self._copy(request, job, image)
+        except FileNotFoundError as exc:
+            raise await self._gone(job, image) from exc
 
     async def image_thumbnail(self, request: Request) -> Response:
         """`GET /v1/jobs/{id}/images/{n}/thumbnail`: a WEBP, made when it is first asked for."""
         job, image = await self._image(request)
-        path = await self._thumbnail(job.id, image.n, self.blobs.image_file(job.id, image.n))
+        try:
+            path = await self._thumbnail(job.id, image.n, self.blobs.image_file(job.id, image.n))
+        except FileNotFoundError as exc:
+            raise await self._gone(job, image) from exc
         tag = image.sha256 and f"{image.sha256}-thumbnail"
-        return file_response(request, path, "image/webp", name=f"{job.id}-{image.n}-thumbnail.webp", tag=tag)
+        return await file_response(request, path, "image/webp", name=f"{job.id}-{image.n}-thumbnail.webp", tag=tag)
 
     async def job_input(self, request: Request) -> Response:
         """`GET /v1/jobs/{id}/input`, as long as it is kept."""
         job, path = await self._input(request)
         content_type = await asyncio.to_thread(self.blobs.content_type, path)
         name = f"{job.id}-input{SUFFIXES.get(content_type, '')}"
-        return file_response(request, path, content_type, name=name, tag=f"{job.id}-input")
+        return await file_response(request, path, content_type, name=name, tag=f"{job.id}-input")
 
     async def input_thumbnail(self, request: Request) -> Response:
         job, original = await self._input(request)
         path = await self._thumbnail(job.id, None, nullcontext(original))
-        return file_response(
+        return await file_response(
             request, path, "image/webp", name=f"{job.id}-input-thumbnail.webp", tag=f"{job.id}-thumbnail"
         )
 
@@ -120,22 +113,36 @@ class ImagesApi:
         headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
         return FileResponse(path, media_type=content_type, headers=headers)
 
+    # --- Parts ------------------------------------------------------------------------------------------------------
+
+    async def _copy(self, request: Request, job: Job, image: KeptImage) -> Response:
+        """Our copy of *image*, or the way to it. Raises FileNotFoundError."""
+        content_type = image.content_type or _UNKNOWN_TYPE
+        name = f"{job.id}-{image.n}{SUFFIXES.get(content_type, '')}"
+        key = await self.blobs.image_key(job.id, image.n)
+        if self.blobs.objects is None or key is None:
+            path = self.blobs.image_path(job.id, image.n)
+            return await file_response(request, path, content_type, name=name, tag=image.sha256)
+        if self.redirect:
+            await self.blobs.objects.size(key)
+            url = await self.blobs.objects.signed_url(key, lifetime=_SIGNED)
+            return RedirectResponse(url, 307, headers={"cache-control": "no-store"})
+        return await object_response(request, self.blobs.objects, key, content_type, name=name, tag=image.sha256)
+
     async def _gone(self, job: Job, image: KeptImage) -> Problem:
-        """Have our copy of *image* fetched again, since its file is not there; returns the answer that says so."""
+        """Have our copy of *image* fetched again, since it is not there; returns the answer that says so."""
         if not await asyncio.to_thread((self.blobs.root / "images").is_dir):
             return Problem(
                 503, "images_unavailable", "the kept images are not there", remedy="bring back the data directory"
             )
         if await self.store.images.gone(image, self.clock()):
-            log.error("kept_image_gone", job=job.id, n=image.n, effect="it is fetched again")
+            log.error("kept_image_gone", job=job.id, n=image.n, effect="it is fetched again, or lost without a link")
         return Problem(
             404,
             "image_gone",
             "our copy of this image is gone",
             remedy="it is fetched again, by a fresh link if need be; see the job",
         )
-
-    # --- Parts ------------------------------------------------------------------------------------------------------
 
     async def _image(self, request: Request) -> tuple[Job, KeptImage]:
         """The job and the image that a URL names, if our copy is there; `Problem` 404 says why it is not."""

@@ -38,8 +38,8 @@ class Pictures:
 
     async def admit_again(self, job_id: str, document: Mapping[str, Any], *, token_id: str, key: str) -> Job:
         """A job with the picture of an earlier one; raises `Problem`, also if that is not kept any more."""
-        path = await self.input_of(job_id)
         found = await self.store.job(job_id)
+        path = None if found is None else await self._input(found[0])
         if path is None or found is None:
             raise Problem(
                 409, "input_gone", "the picture of that job is not kept any more", remedy="send the picture again"
@@ -50,8 +50,11 @@ class Pictures:
     async def input_of(self, job_id: str) -> Path | None:
         """The picture that a job was given, as long as it is kept."""
         found = await self.store.job(job_id)
+        return None if found is None else await self._input(found[0])
+
+    async def _input(self, job: Job) -> Path | None:
         try:
-            return None if found is None else await self.blobs.input_file(found[0].input_name)
+            return await self.blobs.input_file(job.input_name)
         except FileNotFoundError:
             return None
 

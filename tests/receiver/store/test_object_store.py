@@ -174,3 +174,19 @@ async def command(receiver: LiveReceiver, *arguments: str) -> Done:
 def test_a_url_that_names_no_bucket_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match="RECEIVER_BLOB_URL"):
         load(data_dir=tmp_path, blob_url=url)
+
+
+@pytest.mark.parametrize("redirect", ["false", "true"])
+async def test_a_kept_image_whose_object_is_gone_is_fetched_again(
+    store: tuple[ObjectStore, Bucket], tmp_path: Path, redirect: str
+) -> None:
+    objects, made = store
+    environment = {**made.environment, "RECEIVER_BLOB_URL": made.url, "RECEIVER_BLOB_REDIRECT": redirect}
+    async with live(tmp_path, environment=environment) as (receiver, _), receiver.client() as client:
+        (job,) = await all_kept(client, await submitted(client, "freepik", 1))
+        await objects.delete(f"images/{job['id']}/0")
+        answer = await client.get(f"/v1/jobs/{job['id']}/images/0")
+        assert (answer.status_code, answer.json()["code"]) == (404, "image_gone")
+        (again,) = await all_kept(client, [job["id"]])
+        assert again["images"][0]["sha256"] == job["images"][0]["sha256"]
+        assert (await client.get(f"/v1/jobs/{job['id']}/images/0")).status_code in (200, 307)

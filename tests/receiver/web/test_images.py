@@ -194,6 +194,21 @@ async def test_without_any_link_a_kept_image_whose_file_is_gone_is_lost(tmp_path
         assert (answer.status_code, answer.json()["code"]) == (404, "image_gone")
         (image,) = (await here.client.get(f"/v1/jobs/{job.id}")).json()["images"]
         assert (image["state"], image["lost_reason"]) == ("lost", "our copy of it is gone")
+        types = [event["type"] for event in (await here.client.get("/v1/events")).json()["items"]]
+        assert types.count("job.images_lost") == 1
+
+
+async def test_a_thumbnail_is_not_given_up_because_its_image_is_gone(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path) as here:
+        job = await with_image(here, encoded())
+        path = here.receiver.parts.blobs.image_path(job.id, 0)
+        path.unlink()
+        url = f"/v1/jobs/{job.id}/images/0/thumbnail"
+        answer = await here.client.get(url)
+        assert (answer.status_code, answer.json()["code"]) == (404, "image_gone")
+        await execute(here.receiver.parts.database, "UPDATE images SET state = 'kept' WHERE job_id = ?", job.id)
+        path.write_bytes(encoded())
+        assert (await here.client.get(url)).headers["content-type"] == "image/webp"
 
 
 async def test_images_that_are_all_not_there_are_not_given_up(tmp_path: Path) -> None:
