@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from types import FrameType
+from submitter.interrupts import end_quietly
 
 
 def main() -> None:
-    """Entry point: an interrupt while the modules are imported, which takes a second, ends it quietly too."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _interrupted)
+    """Entry point."""
+    end_quietly("receiver")
     from receiver.cli import main as run
 
     run()
-
-
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"receiver: interrupted\n")
-    os._exit(130)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def parse_moment(text: str, now: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def moment_of(option: str, text: str | None, now: datetime) -> datetime | None:
+def moment_option(option: str, text: str | None, now: datetime) -> datetime | None:
     """The moment that *option* names; `CommandFailed` says how to write it."""
     try:
         return None if text is None else parse_moment(text, now)

@@ -15,7 +15,7 @@ from receiver.domain.deliveries import DeliveryFilter, DeliveryState, DeliveryVi
 from receiver.domain.events import EVENT_TYPES
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
-from submitter.moments import moment_of
+from submitter.moments import moment_option
 from submitter.printing import failed, headed, print_fields, print_json, print_table, say
 
 deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")
@@ -96,7 +96,7 @@ def replay(
     if (delivery_id is None) == (endpoint is None and since is None):
         raise failed("say what: a delivery's id, or --endpoint, --since or both", status=2)
     now = datetime.now(UTC)
-    moment = moment_of("--since", since, now)
+    moment = moment_option("--since", since, now)
 
     async def run() -> dict[str, Any]:
         async with open_database() as database:

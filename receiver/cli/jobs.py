@@ -20,7 +20,7 @@ from receiver.domain.jobs import Job, KeptImage, lost_reason
 from receiver.store.job_list import JobFilter
 from receiver.store.jobs import JobStore
 from receiver.store.timeline import Line, Timeline, explain
-from submitter.moments import moment_of
+from submitter.moments import moment_option
 from submitter.printing import CommandFailed, console, failed, harmless, headed, print_fields, print_json, print_table
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
@@ -59,8 +59,8 @@ def list_jobs(
     wanted = JobFilter(
         states=tuple(chosen.value for chosen in state or ()),
         providers=(provider,) if provider else (),
-        since=moment_of("--since", since, now),
-        until=moment_of("--until", until, now),
+        since=moment_option("--since", since, now),
+        until=moment_option("--until", until, now),
         text=text or "",
         lost=lost,
     )

@@ -20,7 +20,7 @@ from receiver.settings import load
 from receiver.store.blobs import open_blobs
 from receiver.store.jobs import JobStore
 from receiver.upstream.reread import UNUSED, Reread, Rereading
-from submitter.moments import moment_of
+from submitter.moments import moment_option
 from submitter.printing import failed
 from submitter.providers import PROVIDERS
 
@@ -44,7 +44,7 @@ def reread(
     """Read evidence again: after an update that fixed a reader, or once a webhook secret was set right."""
     if provider is not None and provider not in PROVIDERS:
         raise typer.BadParameter(f"use {', '.join(PROVIDERS)}", param_hint="--provider")
-    moment = moment_of("--since", since, datetime.now(UTC))
+    moment = moment_option("--since", since, datetime.now(UTC))
     refused = (Verdict.REFUSED,) if reverify else ()
     selection = EvidenceFilter(moment, provider, job, () if everything else (*UNUSED, *refused))
     found = asyncio.run(_run(selection, reverify=reverify, dry_run=dry_run))

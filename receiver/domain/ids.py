@@ -42,7 +42,7 @@ def lowest_id(prefix: str, moment: datetime) -> str:
     return _text(prefix, max(int(moment.timestamp() * 1000), 0) << 80)
 
 
-def moment_of(identifier: str) -> datetime:
+def made_at(identifier: str) -> datetime:
     """When an id of ours was made, to the millisecond; for whatever `is_id` takes."""
     number = 0
     for letter in identifier.rpartition("_")[2]:

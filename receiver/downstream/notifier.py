@@ -169,13 +169,15 @@ class Notifier:
     async def step(self) -> float:
         """Take what is due into the lanes and start as much as there are slots."""
         now = self._clock()
-        if await self._deliveries.fans_out():
-            await self._deliveries.fan_out(now, first_delay_seconds=self._policy.schedule[0])
-            self.loop.wake()
+        more = await self._deliveries.fans_out() and await self._deliveries.fan_out(
+            now, first_delay_seconds=self._policy.schedule[0]
+        )
         rest = self._walk_at - time.monotonic()
         changed = await self._walk(now) if rest <= 0 else set[str]()
         changed |= await self._take_in(now)
         waits = [self._fill(self._lanes[name]) for name in changed | self._stopped if name in self._lanes]
+        if more:
+            waits.append(0.0)
         if rest > 0:
             waits.append(rest)
         if self._upcoming_at is not None:

@@ -87,7 +87,7 @@ class DirectRequest:
         """Names in lower case."""
         self.body = body
         self.peer = protocol.peer()
-        """The address that it came from, as trusted proxies tell."""
+        """The address that it came from, or that a trusted proxy names."""
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_started = False

@@ -143,7 +143,7 @@ class HttpProtocol(HttpToolsProtocol):
         # Called a dozen times for each request: the superclass's few lines are here, not behind another call.
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > _HEAD_BYTES:
-            self._count_head(0)
+            raise self._too_large()
         if self._body_since is None:  # else it is a trailer, and says nothing that we may believe
             name, value = name.lower(), value.strip(b" \t")
             if name == b"expect" and value.lower() == b"100-continue":
@@ -187,7 +187,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > _HEAD_BYTES:
-            raise self._unacceptable(431, "its head or trailers are too large")
+            raise self._too_large()
+
+    def _too_large(self) -> _Unacceptable:
+        return self._unacceptable(431, "its head or trailers are too large")
 
     def _unacceptable(self, status: int, reason: str) -> _Unacceptable:
         """For raising in a callback of the parser, which makes an error of its own of it."""

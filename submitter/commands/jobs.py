@@ -15,7 +15,7 @@ from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, 
 from submitter.commands.options import check_provider
 from submitter.commands.results import make_ready, naming, save, stem_of
 from submitter.errors import ReceiverError
-from submitter.moments import moment_of
+from submitter.moments import moment_option
 from submitter.printing import age, headed, job_note, print_fields, print_table, say, state_text
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import Job
@@ -42,7 +42,7 @@ def list_jobs(
     for name in provider or ():
         check_provider(name)
     now = datetime.now(UTC)
-    after, before = moment_of("--since", since, now), moment_of("--until", until, now)
+    after, before = moment_option("--since", since, now), moment_option("--until", until, now)
 
     async def work() -> list[Job]:
         found: list[Job] = []

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.domain.ids import moment_of
+from receiver.domain.ids import made_at
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.page.api import Api
 from receiver.web.page.bulk import ACTIONS, Bulk
@@ -88,7 +88,7 @@ class JobsPage:
 def _searched_to(filters: Mapping[str, str], page: Mapping[str, Any]) -> datetime | None:
     """How far back a page looked for text that ended before it was full: its cursor is the last job it looked at."""
     ended_early = "q" in filters and page["next"] is not None and len(page["items"]) < _LIMIT
-    return moment_of(page["next"]) if ended_early else None
+    return made_at(page["next"]) if ended_early else None
 
 
 def _filters(given: Mapping[str, Any]) -> dict[str, str]:
