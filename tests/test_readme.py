@@ -1,4 +1,4 @@
-"""The README's snippets, run as they stand."""
+"""The README's snippets, run as they stand; its recipes are in `test_recipes.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,16 +25,7 @@ from submitter.sandbox import API_KEYS, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.testing import sample_event
 from tests.support.processes import ROOT, TOKEN, LiveReceiver, live
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-README = (ROOT / "README.md").read_text()
-
-
-def snippet(name: str) -> str:
-    """The code block that follows the marker *name*."""
-    found = re.search(rf"<!-- snippet: {name} -->\n```\w+\n(.*?)```\n", README, re.DOTALL)
-    assert found is not None, f"the README has no snippet {name}"
-    return found[1]
+from tests.support.readme import README, SECRET, snippet
 
 
 def module(name: str, directory: Path) -> ModuleType:
@@ -124,69 +114,6 @@ def test_the_unwrap_snippet_takes_signed_events_only(tmp_path: Path) -> None:
     assert (handle(headers, body), handle(headers, body + b" ")) == (204, 401)
 
 
-async def test_the_node_snippet_takes_signed_events_only(tmp_path: Path) -> None:
-    tool("node")
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    command = [tool("npm"), "install", "--silent", "standardwebhooks"]
-    installed = await asyncio.to_thread(
-        subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    if installed.returncode != 0:
-        pytest.skip("npm could not install standardwebhooks, which the snippet imports")
-    (tmp_path / "hooks.js").write_text(snippet("node"))
-    headers, body = sample_event("job.succeeded", SECRET)
-    (tmp_path / "main.js").write_text(
-        f"import {{ handle }} from './hooks.js';\nconst headers = {json.dumps(headers)};\n"
-        f"const body = {json.dumps(body.decode())};\nconsole.log(handle(headers, body).type);\n"
-        "try { handle(headers, body + ' '); console.log('taken'); } catch { console.log('refused'); }\n"
-    )
-    out = await run("node", "main.js", directory=tmp_path, WEBHOOK_SECRET=SECRET)
-    assert out.split() == ["job.succeeded", "refused"]
-
-
-async def test_the_go_snippet_takes_signed_events_only(tmp_path: Path) -> None:
-    go = tool("go")
-    (tmp_path / "hooks").mkdir()
-    (tmp_path / "hooks" / "hooks.go").write_text(snippet("go"))
-    (tmp_path / "main.go").write_text(GO_PROGRAM)
-    await run(go, "mod", "init", "example.com/app", directory=tmp_path)
-    fetched = await asyncio.to_thread(
-        subprocess.run, [go, "mod", "tidy"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    if fetched.returncode != 0:
-        pytest.skip("go could not fetch the module that the snippet imports")
-    await run(go, "build", "-o", "app", ".", directory=tmp_path)
-    headers, body = sample_event("job.succeeded", SECRET)  # only now: a signature is good for five minutes
-    given = {"HEADERS": json.dumps(headers), "BODY": body.decode(), "SECRET": SECRET}
-    assert (await run(str(tmp_path / "app"), directory=tmp_path, **given)).split() == ["true", "false"]
-
-
-GO_PROGRAM = """package main
-
-import (
-	"encoding/json"
-	"fmt"
-	"net/http"
-	"os"
-
-	"example.com/app/hooks"
-)
-
-func main() {
-	given, headers := map[string]string{}, http.Header{}
-	if err := json.Unmarshal([]byte(os.Getenv("HEADERS")), &given); err != nil {
-		panic(err)
-	}
-	for name, value := range given {
-		headers.Set(name, value)
-	}
-	body := []byte(os.Getenv("BODY"))
-	fmt.Println(hooks.Verify(os.Getenv("SECRET"), headers, body) == nil)
-	fmt.Println(hooks.Verify(os.Getenv("SECRET"), headers, append(body, ' ')) == nil)
-}
-"""
-
-
 def test_the_payload_has_the_shape_of_real_ones(endpoint: Endpoint) -> None:
     shown = json.loads(snippet("payload"))
     real = example_data(shown["type"], endpoint, datetime.now(UTC), base_url="https://hooks.example.com")
@@ -200,11 +127,11 @@ def endpoint() -> Endpoint:
     return Endpoint("ep_1", "https://example.com/hooks", datetime.now(UTC), ())
 
 
-def test_every_python_snippet_is_run_by_a_test() -> None:
-    blocks = re.findall(r"(?:<!-- snippet: (\w+) -->\n)?```(?:python|js|go|json)\n", README)
+def test_every_snippet_is_run_by_a_test() -> None:
+    blocks = re.findall(r"(?:<!-- snippet: (\w+) -->\n)?```(?:python|js|go|rust|php|json)\n", README)
     assert "" not in blocks, "give it a name and a test"
-    here = Path(__file__).read_text()
-    assert [name for name in blocks if f'"{name}"' not in here] == []
+    tests = "".join((ROOT / "tests" / name).read_text() for name in ("test_readme.py", "test_recipes.py"))
+    assert [name for name in blocks if f'"{name}"' not in tests] == []
 
 
 def test_the_files_that_the_architecture_names_are_there() -> None:
