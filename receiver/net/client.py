@@ -100,7 +100,7 @@ class Outbound:
         """
         Send *content* and return what came back, a redirect included: it is not followed.
 
-        *timeout_seconds* spans all, look-up to last byte. Once a status has come it is the answer, even if its body
+        *timeout_seconds* spans all, lookup to last byte. Once a status has come it is the answer, even if its body
         drips on, breaks off or is larger than wanted: the connection is then dropped.
         """
         target = self.guard.check_url(url)

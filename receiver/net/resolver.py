@@ -1,7 +1,7 @@
 """
-The system's name look-ups, bounded in number.
+The system's name lookups, bounded in number.
 
-A look-up is a call that can't be cancelled, and takes as long as the name server lets it. Each has a daemon thread,
+A lookup is a call that can't be cancelled, and takes as long as the name server lets it. Each has a daemon thread,
 which nobody waits for: a name server that hangs then holds up neither the pool that file writes share, nor the end of
 the process. There are so many of them at most; who finds none free waits, for as long as the caller allows.
 """
@@ -18,7 +18,7 @@ _MOST_THREADS = 32
 
 
 class SystemResolver:
-    """The addresses of a host as text, by *getaddrinfo*. Look-ups for the same host join."""
+    """The addresses of a host as text, by *getaddrinfo*. Lookups for the same host join."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class SystemResolver:
 
         self._under_way[host, port] = answer
         try:
-            threading.Thread(target=look_up, name="look-up", daemon=True).start()
+            threading.Thread(target=look_up, name="lookup", daemon=True).start()
         except RuntimeError as exc:  # the system's limit of threads
             ended(None, OSError(str(exc)))
         return answer

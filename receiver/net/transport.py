@@ -3,7 +3,7 @@ Connections that go where the guard lets them, and nowhere else.
 
 The guard is asked at the moment of dialling, and what it judged is what is dialled: the name is resolved once, by us,
 and the connection is opened to that very address, while the Host header, SNI and the certificate check keep the name.
-So there is no second look-up for a rebinding name server to answer differently, and a pooled connection needs no
+So there is no second lookup for a rebinding name server to answer differently, and a pooled connection needs no
 second verdict.
 """
 

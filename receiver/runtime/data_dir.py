@@ -34,7 +34,7 @@ def prepare(directory: Path) -> None:
 
 
 def check(directory: Path) -> None:
-    """`prepare` for who only looks: of a directory that is not there, see that it could be made."""
+    """`prepare` for commands that only read: a directory that is not there must be possible to make."""
     there = directory
     while not there.exists() and there != there.parent:
         there = there.parent

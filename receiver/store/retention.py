@@ -210,7 +210,7 @@ def _rest(began: float) -> float:
 
 
 _SCAN = 500
-# One look-up for each row: of an EXISTS, PostgreSQL would make a table of all open jobs, and read all jobs for it.
+# One lookup for each row: of an EXISTS, PostgreSQL would make a table of all open jobs, and read all jobs for it.
 _OLD_EVIDENCE = (
     "SELECT id, read_at IS NOT NULL"
     f" AND coalesce((SELECT state FROM jobs WHERE jobs.id = evidence.job_id), 'succeeded') IN {_ENDED},"

@@ -31,7 +31,7 @@ from submitter.vocabulary import State
 
 log = structlog.get_logger("receiver.poller")
 
-_LOOK_TIMEOUT_SECONDS = 30.0
+_POLL_TIMEOUT_SECONDS = 30.0
 
 
 MOST_POLLS = 16
@@ -129,7 +129,7 @@ class Poller:
 
         async def send(request: httpx.Request) -> httpx.Response:
             nonlocal answered
-            response = await self._sender.send(request, timeout_seconds=_LOOK_TIMEOUT_SECONDS, fresh=False)
+            response = await self._sender.send(request, timeout_seconds=_POLL_TIMEOUT_SECONDS, fresh=False)
             await self._intake.record_answer(
                 response,
                 source=Source.POLL,

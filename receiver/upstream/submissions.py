@@ -104,7 +104,7 @@ class Submissions:
         return self._slots[name].pace.seconds_for(length, call_seconds=call_seconds)
 
     async def _send_some(self, name: str, first: datetime, now: datetime) -> float:
-        """Start what may leave; returns in how many seconds to look again."""
+        """Start what may leave; returns after how many seconds to step again."""
         if first > now:
             return (first - now).total_seconds()
         pace, pool = self._slots[name].pace, self.pools[name]

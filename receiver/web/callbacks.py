@@ -1,7 +1,7 @@
 """
 Where providers call back: `POST /callbacks/{provider}/{token}`.
 
-The answer says whose fault it is. 404: not a token of ours, found out without a database look. 413: too large. 401:
+The answer says whose fault it is. 404: not a token of ours, found out without asking the database. 413: too large. 401:
 the signature does not hold. 408: the body came too slowly. 503 with Retry-After: an internal error. 200: it
 is on disk. Nothing else is waited for, and nothing is read beyond what verifying needs: what it means is found out
 afterwards, from the stored bytes.

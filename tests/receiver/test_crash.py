@@ -11,9 +11,7 @@ import os
 import random
 import signal
 import sqlite3
-import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -123,20 +121,19 @@ def wrong(path: Path, sent: Callbacks) -> list[str]:
 
 
 class DyingReceiver(LiveReceiver):
-    """Kills itself at its *commit*-th commit."""
+    """Kills itself at one of its commits."""
 
-    commit = 0
-    moment = "BEFORE"
+    forked = "mortal receiver"
     deaths = 0
 
-    @property
-    def program(self) -> Sequence[str]:
-        return (sys.executable, "-m", "tests.support.crashing", str(self.commit), self.moment)
+    def die(self, when: str, commit: int) -> None:
+        """From the next start on, die *when* (BEFORE or AFTER) this commit comes."""
+        self.command = (str(commit), when, "serve")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["BEFORE", "AFTER"])
-async def test_a_death_at_each_commit_point_of_the_way_of_a_job(moment: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
+async def test_a_death_at_each_commit_point_of_the_way_of_a_job(when: str, tmp_path: Path) -> None:
     """One life for each point; each life begins one job and takes up those of the lives before."""
     sandbox = Sandbox(seed=11, turnaround_seconds=(0.05, 0.2))
     points = range(1, POINTS + 1) if IN_FULL else range(1, POINTS + 1, 3)
@@ -144,14 +141,13 @@ async def test_a_death_at_each_commit_point_of_the_way_of_a_job(moment: str, tmp
     async with sandbox.serve() as origin:
         wiring = provider_environment(sandbox.base_urls(origin))
         receiver = DyingReceiver(tmp_path / "data", {**wiring, "RECEIVER_CALLBACK_TIMEOUT": "1"})
-        receiver.moment = moment
         accepted: list[tuple[str, str]] = []
         for n, commit in enumerate(points):
             for provider in providers[n % len(providers) :][:1] if not IN_FULL else providers:
-                receiver.commit = commit
+                receiver.die(when, commit)
                 accepted += await one_life(receiver, provider, key=f"{provider}-{commit}")
         assert receiver.deaths >= len(points) * 2 // 3, "a life that does not die shows nothing"
-        receiver.commit = 10**9
+        receiver.die(when, 10**9)
         await receiver.start()
         async with receiver.client() as client:
             wrong_jobs: list[str] = []

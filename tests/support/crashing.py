@@ -1,3 +1,5 @@
+"""`receiver` that kills itself: `COMMIT BEFORE|AFTER` and its own arguments."""
+
 from __future__ import annotations
 
 import os
@@ -7,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import receiver.cli
 import receiver.parts
-from receiver.cli import main
 from receiver.store.engines.sqlite import SqliteDatabase
 
 
@@ -38,8 +40,8 @@ async def open_mortal(path: Path, *, listen_url: str | None = None) -> SqliteDat
     return await SqliteDatabase.open(path, writer=MortalConnection)
 
 
-if __name__ == "__main__":
+def main() -> None:
     MortalConnection.die_at, MortalConnection.before = int(sys.argv[1]), sys.argv[2] == "BEFORE"
     del sys.argv[1:3]
     receiver.parts.open_database = open_mortal  # type: ignore[assignment,attr-defined]
-    main()
+    receiver.cli.main()

@@ -32,7 +32,12 @@ from pathlib import Path
 from typing import IO, Literal, NoReturn
 
 ROOT = Path(__file__).parent.parent.parent
-Program = Literal["receiver", "submitter"]
+Program = Literal["receiver", "submitter", "mortal receiver"]
+_MODULES = {
+    "receiver": "receiver.cli",
+    "submitter": "submitter.cli",
+    "mortal receiver": "tests.support.crashing",
+}
 _LARGEST = 100_000
 
 
@@ -181,7 +186,7 @@ def _become(order: bytes, given: list[int]) -> NoReturn:
         stream.reconfigure(encoding=encoding, errors="backslashreplace" if stream is sys.stderr else errors or "strict")
     sys.argv = ["-c", *arguments]
     random.seed()
-    importlib.import_module(f"{program}.cli").main()
+    importlib.import_module(_MODULES[program]).main()
     sys.exit()
 
 

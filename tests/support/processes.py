@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import httpx
 
@@ -46,10 +46,11 @@ class LiveReceiver:
     notify_secret: str = field(default_factory=new_secret)
     command: tuple[str, ...] = ("serve",)
     process: asyncio.subprocess.Process | forking.Forked | None = None
+    forked: ClassVar[forking.Program] = "receiver"
 
     @property
     def program(self) -> Sequence[str] | None:
-        """What runs it; None for `receiver` in a forked process (`tests.support.forking`)."""
+        """What runs it; None for *forked* in a forked process (`tests.support.forking`)."""
         return INTERPRETER if any(name.startswith("PYTHON") for name in self.environment) else None
 
     @property
@@ -89,7 +90,7 @@ class LiveReceiver:
         with self.output() as log:
             if self.program is None:
                 self.process = await forking.fork(
-                    "receiver", *arguments, environment=environment, directory=directory, out=log, err=log
+                    self.forked, *arguments, environment=environment, directory=directory, out=log, err=log
                 )
             else:
                 self.process = await asyncio.create_subprocess_exec(

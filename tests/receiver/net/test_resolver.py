@@ -1,4 +1,4 @@
-"""Name look-ups with a name server that hangs, and at the system's limit of threads."""
+"""Name lookups with a name server that hangs, and at the system's limit of threads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HangingNameServer:
 
 
 def look_ups() -> int:
-    return sum(thread.name == "look-up" for thread in threading.enumerate())
+    return sum(thread.name == "lookup" for thread in threading.enumerate())
 
 
 async def test_a_name_server_that_hangs_takes_so_many_threads_and_no_more() -> None:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from receiver.store.leases import LEASE
+from receiver.upstream.poller import MOST_POLLS
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
@@ -146,11 +147,14 @@ def test_due_polls_are_found_by_an_index_however_many_jobs_are_open(tmp_path: Pa
 
 async def test_one_providers_hanging_status_calls_take_no_place_of_anothers(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
-        here.upstream.novita_gate.clear()
         now = datetime.now(UTC)
         for _ in range(40):
-            await here.job("novita", next_poll_at=now)
-        await eventually(lambda: len(here.upstream.polls) >= 16)
+            job = await here.job("novita", next_poll_at=now)
+            here.upstream.says[job.remote_id or ""] = "IN_PROGRESS"
+        await eventually(lambda: len(here.upstream.polls) >= 40)
+        here.upstream.novita_gate.clear()
+        answered = len(here.upstream.polls)
+        await eventually(lambda: len(here.upstream.polls) >= answered + MOST_POLLS)
         jobs = [await here.job("freepik", next_poll_at=now) for _ in range(20)]
         for job in jobs:
             here.upstream.says[job.remote_id or ""] = "COMPLETED"
