@@ -60,7 +60,7 @@ def find_receiver(url: str | None = None, token: str | None = None, *, profile: 
     if found is not None:
         return Address(checked_url(found.url), found.token, "profile")
     url = checked_url(url or LOCAL_URL)
-    own = _local_token() if _is_local(url) else None
+    own = _local_token() if is_local(url) else None
     if own is None:
         raise Unauthorized(f"there is no token for {url}", code="no_token", remedy=_NO_TOKEN)
     return Address(url, own, "data directory")
@@ -114,7 +114,7 @@ def _local_token() -> str | None:
     return token if isinstance(token, str) and token else None
 
 
-def _is_local(url: str) -> bool:
+def is_local(url: str) -> bool:
     host = httpx.URL(url).host
     if host == "localhost":
         return True

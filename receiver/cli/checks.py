@@ -8,21 +8,19 @@ outside in: through name, certificate and proxy, with a callback URL that was mi
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import ssl
 import stat
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 
 import httpx
 from pydantic import SecretStr
 
 from receiver.cli.clock_skew import Clocks
+from receiver.cli.findings import Finding, Grade, fail, ok, warn
 from receiver.cli.settings_listing import misspelt
 from receiver.domain.tokens import Tokens
 from receiver.net.guard import Guard, OutboundError
@@ -40,6 +38,7 @@ from submitter.errors import AccountRefused, NotSent, ProviderBusy, ProviderErro
 from submitter.provider import Provider
 from submitter.provider_settings import ProviderSettings
 from submitter.providers import PROVIDERS
+from submitter.sdk.values import ProviderInfo
 
 _LEAST_DISK_BYTES = 1 << 30
 _SHORT_SECRET = 24
@@ -47,41 +46,14 @@ _CERTIFICATE_DAYS = 14
 _MOST_SKEW_SECONDS = 60
 
 
-class Grade(StrEnum):
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line: what was looked at, what was found, and what to do about it."""
-
-    check: str
-    grade: Grade
-    found: str
-    remedy: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        return {"check": self.check, "grade": self.grade.value, "found": self.found, "remedy": self.remedy}
-
-
-def ok(check: str, found: str) -> Finding:
-    return Finding(check, Grade.OK, found)
-
-
-def warn(check: str, found: str, remedy: str) -> Finding:
-    return Finding(check, Grade.WARN, found, remedy)
-
-
-def fail(check: str, found: str, remedy: str) -> Finding:
-    return Finding(check, Grade.FAIL, found, remedy)
-
-
 async def examine(
-    settings: Settings, each: Mapping[str, ProviderSettings], given: Mapping[str, str], *, public_url: str | None = None
+    settings: Settings,
+    each: Mapping[str, ProviderSettings],
+    given: Mapping[str, str],
+    *,
+    serving: Sequence[ProviderInfo] | None = None,
 ) -> AsyncIterator[Finding]:
-    """All checks, one finding after the other. *public_url* in place of the one that is set."""
+    """All checks of this environment, one finding after the other. *serving*: the running server's providers."""
     clocks = Clocks()
     for finding in settings_findings(given):
         yield finding
@@ -94,24 +66,34 @@ async def examine(
     else:
         for finding in await asyncio.to_thread(database_findings, settings.database_path):
             yield finding
-    async for finding in public_url_findings(settings, public_url or settings.public_url, clocks):
+    async for finding in public_url_findings(settings, clocks, serving=serving is not None):
         yield finding
-    async for finding in provider_findings(each, clocks):
+    async for finding in provider_findings(each, clocks, serving):
         yield finding
-    skew = clocks.worst()
-    if skew is None:
-        yield warn("clock", "nobody answered with a date to compare with", "check the clock yourself: `timedatectl`")
-    elif abs(skew.seconds) > _MOST_SKEW_SECONDS:
-        late = "behind" if skew.seconds > 0 else "ahead"
-        yield fail(
-            "clock",
-            f"this machine's clock is {abs(skew.seconds):.0f} s {late} of {skew.host}",
-            "synchronise it (`timedatectl set-ntp true`): signatures older than 5 minutes are refused",
-        )
-    else:
-        yield ok("clock", f"within {max(abs(skew.seconds), 1):.0f} s of {skew.host}")
+    yield clock_finding(clocks)
     async for finding in endpoint_findings(settings):
         yield finding
+
+
+async def examine_from_outside(url: str, clocks: Clocks) -> AsyncIterator[Finding]:
+    """What can be said of a receiver at *url* that runs elsewhere, beside its own answers."""
+    if httpx.URL(url).scheme == "https":
+        yield await _certificate(httpx.URL(url))
+    yield clock_finding(clocks)
+
+
+def clock_finding(clocks: Clocks) -> Finding:
+    skew = clocks.worst()
+    if skew is None:
+        return warn("clock", "nobody answered with a date to compare with", "check the clock yourself: `timedatectl`")
+    if abs(skew.seconds) <= _MOST_SKEW_SECONDS:
+        return ok("clock", f"within {max(abs(skew.seconds), 1):.0f} s of {skew.host}")
+    late = "behind" if skew.seconds > 0 else "ahead"
+    return fail(
+        "clock",
+        f"this machine's clock is {abs(skew.seconds):.0f} s {late} of {skew.host}",
+        "synchronise it (`timedatectl set-ntp true`): signatures older than 5 minutes are refused",
+    )
 
 
 def _unusable(check: str, exc: DataUnusable) -> Finding:
@@ -208,7 +190,16 @@ async def postgresql_finding(settings: Settings) -> Finding:
 # --- Outside in -----------------------------------------------------------------------------------------------------
 
 
-async def public_url_findings(settings: Settings, public_url: str | None, clocks: Clocks) -> AsyncIterator[Finding]:
+async def public_url_findings(settings: Settings, clocks: Clocks, *, serving: bool) -> AsyncIterator[Finding]:
+    """*serving*: a server runs, whose public URL may be set in its environment alone."""
+    public_url = settings.public_url
+    if public_url is None and serving:
+        yield warn(
+            "public URL",
+            "not set in this environment, so that the running receiver's was not tried",
+            "run this with the RECEIVER_PUBLIC_URL that the receiver runs with",
+        )
+        return
     if public_url is None:
         yield warn(
             "public URL",
@@ -300,10 +291,20 @@ async def _certificate(url: httpx.URL) -> Finding:
 # --- Providers and endpoints ----------------------------------------------------------------------------------------
 
 
-async def provider_findings(each: Mapping[str, ProviderSettings], clocks: Clocks) -> AsyncIterator[Finding]:
+async def provider_findings(
+    each: Mapping[str, ProviderSettings], clocks: Clocks, serving: Sequence[ProviderInfo] | None
+) -> AsyncIterator[Finding]:
+    """Keys that are set here are tried; those that only the running receiver has are its own to judge."""
     configured = {name: its for name, its in each.items() if its.configured}
-    if not configured:
+    served = {info.name for info in serving or () if info.configured}
+    if not configured and serving is None:
         yield fail("providers", "none has a key", "set FREEPIK_API_KEY or another provider's; or `serve --sandbox`")
+    for name in sorted(served - configured.keys()):
+        yield ok(f"{name} key", "set in the running receiver's environment")
+    if serving is not None:
+        for name in sorted(configured.keys() - served):
+            remedy = f"start the receiver again with {name.upper()}_API_KEY in its environment"
+            yield warn(f"{name} key", "set here, but the running receiver does not have it", remedy)
     async with HttpSender() as sender:
         for name, its in configured.items():
             provider = PROVIDERS[name].from_settings(its)
@@ -360,12 +361,3 @@ async def endpoint_findings(settings: Settings) -> AsyncIterator[Finding]:
             yield fail(check, f"{target.host}:{port} takes no connection", "start it, or disable the endpoint")
         else:
             yield ok(check, f"{target.host} takes connections")
-
-
-def to_json(findings: Sequence[Finding]) -> str:
-    """All of it, for scripts."""
-    return json.dumps({"healthy": healthy(findings), "items": [finding.to_json() for finding in findings]}, indent=2)
-
-
-def healthy(findings: Sequence[Finding]) -> bool:
-    return all(finding.grade is not Grade.FAIL for finding in findings)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from receiver.cli.checks import Finding, Grade, examine, fail, healthy, ok, to_json, warn
+from receiver.cli.checks import examine, examine_from_outside
+from receiver.cli.clock_skew import Clocks
+from receiver.cli.findings import Finding, Grade, fail, healthy, ok, to_json, warn
+from receiver.cli.sandbox_mark import SandboxMark
 from receiver.cli.sandboxed import as_served
-from receiver.settings import SettingsInvalid, given, load
+from receiver.cli.server_checks import ask_server
+from receiver.settings import Settings, SettingsInvalid, given, load
 from submitter.client import Submitter
+from submitter.connecting import checked_url, find_receiver, is_local
+from submitter.environment import LOCAL_URL, Environment
 from submitter.errors import ProviderError, TaskRefused
 from submitter.images import inspect
-from submitter.printing import say
+from submitter.printing import failed, say
 from submitter.provider_settings import ProviderSettings
 from submitter.providers import PROVIDERS
 from submitter.sandbox import test_picture
@@ -25,37 +31,73 @@ _COLOURS = {Grade.OK: "green", Grade.WARN: "yellow", Grade.FAIL: "red"}
 
 
 def doctor(
+    receiver: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the receiver answers. Default: the sandboxed one that runs here, a SUBMITTER_RECEIVER_URL of "
+            "this machine, or port 8000. Of one that runs elsewhere, only its own answers are judged."
+        ),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="A receiver stored by `submitter login`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     spend: Annotated[
         bool, typer.Option("--spend", help="Also send one small picture to each provider: it costs.")
     ] = False,
 ) -> None:
-    """Find what is wrong, and say what to do about it. Exit status 1 if something must be done."""
-    raise typer.Exit(asyncio.run(_doctor(as_json=as_json, spend=spend)))
+    """
+    Find what is wrong, and say what to do about it. Exit status 1 if something must be done.
+
+    The running receiver is asked for its keys, pauses, lost callbacks and backlog, with the token that `submitter`
+    finds; where none answers, this environment alone is judged.
+    """
+    url = checked_url(receiver) if receiver else find_receiver(profile=profile).url if profile else None
+    elsewhere = url is not None and not is_local(url)
+    if elsewhere and spend:
+        raise failed("--spend takes the keys of this environment, not those of a receiver elsewhere", status=2)
+    raise typer.Exit(asyncio.run(_doctor(url, profile, elsewhere=elsewhere, as_json=as_json, spend=spend)))
 
 
-async def _doctor(*, as_json: bool, spend: bool) -> int:
+async def _doctor(url: str | None, profile: str | None, *, elsewhere: bool, as_json: bool, spend: bool) -> int:
     findings: list[Finding] = []
 
-    def add(finding: Finding) -> None:
-        findings.append(finding)
-        if not as_json:
-            _print(finding)
+    async def add(found: AsyncIterator[Finding] | Iterable[Finding]) -> None:
+        async for finding in found if isinstance(found, AsyncIterator) else _each(found):
+            findings.append(finding)
+            if not as_json:
+                _print(finding)
 
-    try:
-        settings, each = as_served(*load())
-    except SettingsInvalid as exc:
-        for problem in exc.problems:
-            add(fail("settings", problem, "correct it; nothing else was examined"))
+    if url is not None and elsewhere:
+        clocks = Clocks()
+        await add((await ask_server(url, profile=profile, named=True, clocks=clocks)).findings)
+        await add(examine_from_outside(url, clocks))
     else:
-        async for finding in examine(settings, each, given()):
-            add(finding)
-        if spend:
-            for finding in await _spent(each):
-                add(finding)
+        try:
+            settings, each = as_served(*load())
+        except SettingsInvalid as exc:
+            await add(fail("settings", wrong, "correct it; nothing else was examined") for wrong in exc.problems)
+        else:
+            server = await ask_server(url or _here(settings), profile=profile, named=url is not None)
+            await add(server.findings)
+            await add(examine(settings, each, given(), serving=server.providers))
+            if spend:
+                await add(await _spent(each))
     if as_json:
         typer.echo(to_json(findings))
     return 0 if healthy(findings) else 1
+
+
+async def _each(findings: Iterable[Finding]) -> AsyncIterator[Finding]:
+    for finding in findings:
+        yield finding
+
+
+def _here(settings: Settings) -> str:
+    """Where a receiver of this machine probably answers."""
+    running = SandboxMark(settings.data_dir).read()
+    named = Environment().receiver_url
+    if running is not None:
+        return running["receiver"]
+    return named if named is not None and is_local(checked_url(named)) else LOCAL_URL
 
 
 async def _spent(each: Mapping[str, ProviderSettings]) -> list[Finding]:

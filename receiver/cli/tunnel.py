@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from receiver.cli.checks import Finding, Grade, reach
+from receiver.cli.checks import reach
+from receiver.cli.findings import Finding, Grade
 from receiver.cli.serve import Port, Served, WithSandbox, new_sandbox, served
 from receiver.cli.tunnel_process import Tunnel, Way, by_cloudflared, by_ssh
 from receiver.runtime import logs

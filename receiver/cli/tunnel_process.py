@@ -22,7 +22,7 @@ from pathlib import Path
 
 import structlog
 
-from receiver.cli.checks import Finding, Grade
+from receiver.cli.findings import Finding, Grade
 from receiver.domain.redaction import redact
 from receiver.settings import child_environment
 

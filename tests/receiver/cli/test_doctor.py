@@ -10,17 +10,19 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from receiver.cli.checks import Finding, examine, healthy, to_json
+from receiver.cli.checks import examine
+from receiver.cli.findings import Finding, healthy, to_json
 from receiver.runtime.server import listen, origin_of, running, server
 from receiver.settings import given, load
 from submitter.sandbox import Sandbox
-from tests.support.cli import Done, receiver_command
+from tests.support.cli import Done, bare_environment, receiver_command
 from tests.support.ports import free_port
 from tests.support.processes import LiveReceiver, provider_environment
 
@@ -55,7 +57,7 @@ async def in_front(answer: Callable[[Request], Response]) -> AsyncIterator[str]:
 
 
 async def doctor(receiver: LiveReceiver, *arguments: str, **settings: str) -> Done:
-    environment = {**receiver.full_environment(), **settings}
+    environment = {**receiver.full_environment(), "SUBMITTER_RECEIVER_URL": receiver.url, **settings}
     return await receiver_command("doctor", *arguments, environment=environment, directory=receiver.data_dir.parent)
 
 
@@ -80,12 +82,13 @@ async def test_a_healthy_installation_and_eighteen_seeded_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with installation(tmp_path) as receiver:
-        done = await doctor(receiver, "--json")
+        done = await doctor(receiver, "--receiver", receiver.url, "--json")
         assert done.status == 0, done.out + done.err
         # The two that are always so in a sandbox on one machine: no TLS, and no balance call in the stand-in.
         assert set(complaints(done)) <= {"TLS", "pixelcut key"}
         checks = {check["check"] for check in done.json["items"]}
-        assert {"settings", "secrets", "disk", "database", "public URL", "clock", "freepik key"} <= checks
+        expected = {"server", "lag", "settings", "secrets", "disk", "database", "public URL", "clock", "freepik key"}
+        assert expected <= checks
 
         async def found(check: str, grade: str, what: str, remedy: str, **settings: str) -> None:
             findings = await examined(receiver, monkeypatch, **settings)
@@ -184,6 +187,104 @@ async def test_money_is_spent_only_when_asked(tmp_path: Path) -> None:
         spent = {check["check"]: check["grade"] for check in done.json["items"] if check["check"].endswith(" task")}
         assert spent["freepik task"] == "ok"
         assert spent["apixo task"] == "warn"
+
+
+def beside(receiver: LiveReceiver, **settings: str) -> dict[str, str]:
+    """Another shell on the machine of *receiver*: it knows the data directory and its token, no key and no name."""
+    known = {"RECEIVER_DATA_DIR": str(receiver.data_dir), "RECEIVER_API_TOKENS": GOOD_TOKEN}
+    return bare_environment(**{**known, **settings})
+
+
+async def beside_it(receiver: LiveReceiver, *arguments: str, **settings: str) -> Done:
+    environment = beside(receiver, **settings)
+    return await receiver_command("doctor", *arguments, environment=environment, directory=receiver.data_dir.parent)
+
+
+async def test_keys_of_the_running_server_are_not_missed_in_another_shell(tmp_path: Path) -> None:
+    async with installation(tmp_path) as receiver:
+        done = await beside_it(receiver, "--receiver", receiver.url, "--json")
+        assert done.status == 0, done.out + done.err
+        assert set(complaints(done)) == {"public URL", "clock"}
+        assert "RECEIVER_PUBLIC_URL that the receiver runs with" in complaints(done)["public URL"][2]
+        found = {check["check"]: check["found"] for check in done.json["items"]}
+        assert found["server"] == f"{receiver.url} is ready"
+        assert found["freepik key"] == "set in the running receiver's environment"
+        assert "nothing waits" in found["lag"]
+        named = await beside_it(receiver, "--json", SUBMITTER_RECEIVER_URL=receiver.url)
+        assert named.json == done.json
+
+
+async def test_a_key_that_the_running_server_lacks_is_reported(tmp_path: Path) -> None:
+    async with Sandbox(seed=1).serve() as origin:
+        wiring = provider_environment(Sandbox.base_urls(origin))
+        receiver = LiveReceiver(tmp_path / "data", {"RECEIVER_API_TOKENS": GOOD_TOKEN})
+        await receiver.start()
+        try:
+            done = await beside_it(receiver, "--receiver", receiver.url, "--json")
+            assert done.status == 1
+            assert complaints(done)["providers"][1] == "the running receiver has no key of any"
+            done = await beside_it(receiver, "--receiver", receiver.url, "--json", **wiring)
+            what, remedy = next(
+                (check["found"], check["remedy"])
+                for check in done.json["items"]
+                if check["check"] == "apixo key" and check["grade"] == "warn"
+            )
+            assert "does not have it" in what
+            assert "APIXO_API_KEY" in remedy
+        finally:
+            await receiver.stop()
+
+
+async def test_pauses_and_lost_callbacks_of_the_running_server_are_reported(tmp_path: Path) -> None:
+    async with installation(tmp_path) as receiver:
+        await receiver.stop()
+        with contextlib.closing(sqlite3.connect(receiver.data_dir / "receiver.db")) as database:
+            database.execute("UPDATE providers SET degraded_at = 1 WHERE name = 'novita'")
+            database.commit()
+        await receiver.start()
+        headers = {"authorization": f"Bearer {GOOD_TOKEN}"}
+        async with httpx.AsyncClient(base_url=receiver.url, headers=headers, trust_env=False) as client:
+            paused = await client.post("/v1/providers/freepik/pause", json={"reason": "the account is empty"})
+            assert paused.status_code == 200, paused.text
+        done = await beside_it(receiver, "--receiver", receiver.url, "--json")
+        assert done.status == 1
+        grade, what, remedy = complaints(done)["freepik pause"]
+        assert (grade, "the account is empty" in what) == ("fail", True)
+        assert "receiver providers resume freepik" in remedy
+        assert complaints(done)["novita callbacks"][:2] == ("warn", "callbacks got lost")
+
+
+async def test_no_server_another_program_and_another_receiver_are_told_apart(tmp_path: Path) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    receiver = LiveReceiver(tmp_path / "data", {"RECEIVER_API_TOKENS": GOOD_TOKEN})
+    done = await beside_it(receiver, "--json", SUBMITTER_RECEIVER_URL=nowhere)
+    grade, what, remedy = complaints(done)["server"]
+    assert (grade, "only this environment is judged" in what) == ("warn", True)
+    assert "--receiver URL" in remedy
+    assert complaints(done)["providers"][1] == "none has a key"
+    done = await beside_it(receiver, "--receiver", nowhere, "--json")
+    assert complaints(done)["server"][0] == "fail"
+    async with in_front(lambda request: PlainTextResponse("hello")) as url:
+        done = await beside_it(receiver, "--receiver", url, "--json")
+        assert "is no receiver" in complaints(done)["server"][1]
+    await receiver.start()
+    try:
+        done = await beside_it(receiver, "--receiver", receiver.url, "--json", RECEIVER_API_TOKENS="some-other-token")
+        assert complaints(done)["server"][0] == "fail"
+        assert "RECEIVER_DATA_DIR" in complaints(done)["server"][2]
+        assert "some-other-token" not in done.out + done.err
+    finally:
+        await receiver.stop()
+
+
+async def test_a_receiver_elsewhere_is_judged_by_its_own_answers(tmp_path: Path) -> None:
+    async with installation(tmp_path) as receiver:
+        elsewhere = f"http://0.0.0.0:{receiver.port}"  # leads here, and is none of this machine's own names
+        done = await beside_it(receiver, "--receiver", elsewhere, "--json", SUBMITTER_TOKEN=GOOD_TOKEN)
+        checks = {check["check"] for check in done.json["items"]}
+        assert checks == {"server", "lag", "clock"}
+        spent = await beside_it(receiver, "--receiver", elsewhere, "--spend")
+        assert (spent.status, "--spend" in spent.err) == (2, True)
 
 
 @pytest.fixture
