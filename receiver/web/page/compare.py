@@ -76,7 +76,7 @@ class ComparePage:
             "now": datetime.now(UTC),
             "done": query.get("done", "")[:400],
         }
-        return self.pages.answer(request, session, "compare.html", context)
+        return await self.pages.answer(request, session, "compare.html", context)
 
     async def extend(self, request: Request, session: Session, form: FormData) -> Response:
         """Send the picture of the first job to more providers, and compare what comes of it."""

@@ -66,7 +66,8 @@ class DeliveriesPage:
             "done": query.get("done", "")[:200],
             "now": datetime.now(UTC),
         }
-        return self.pages.answer(request, session, "deliveries.html", context, status=200 if error is None else 422)
+        status = 200 if error is None else 422
+        return await self.pages.answer(request, session, "deliveries.html", context, status=status)
 
     async def replay(self, request: Request, session: Session, form: FormData) -> Response:
         await self.api.post(session.caller, f"/v1/deliveries/{request.path_params['id']}/replay")
@@ -87,7 +88,7 @@ class DeliveriesPage:
         if form.get("confirmed") != "true":
             found = await self.api.post(session.caller, "/v1/deliveries/replay", {**asked, "dry_run": True})
             context = {"found": found, "asked": asked}
-            return self.pages.answer(request, session, "replay.html", context)
+            return await self.pages.answer(request, session, "replay.html", context)
         done = await self.api.post(session.caller, "/v1/deliveries/replay", asked)
         words = f"{plural(done['replayed'], 'delivery', 'deliveries')} on the way again"
         return to_page(request, f"deliveries?{urlencode({'done': words})}")

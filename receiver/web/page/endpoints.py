@@ -110,7 +110,7 @@ class EndpointsPage:
             "now": datetime.now(UTC),
         }
         status = 200 if error is None else error.status
-        return self.pages.answer(request, session, "endpoints.html", context, status=status)
+        return await self.pages.answer(request, session, "endpoints.html", context, status=status)
 
 
 _DONE = {

@@ -173,7 +173,7 @@ class Gate:
             return await answer
         except Problem as exc:
             context = {"problem": exc, "session": session}
-            page = self._pages.answer(request, session, "problem.html", context, status=exc.status)
+            page = await self._pages.answer(request, session, "problem.html", context, status=exc.status)
             page.headers.update(exc.headers)
             return page
 

@@ -94,7 +94,7 @@ class JobPage:
             "curl": _curl(job, self.public_url() or str(request.base_url).rstrip("/")),
             "done": _DONE.get(request.query_params.get("done", ""), ""),
         }
-        return self.pages.answer(request, session, "job.html", context)
+        return await self.pages.answer(request, session, "job.html", context)
 
     async def input(self, request: Request, session: Session) -> Response:
         return self.api.forwarded(request, session.caller, f"/v1/jobs/{request.path_params['id']}/input")

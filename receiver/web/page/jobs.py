@@ -68,7 +68,7 @@ class JobsPage:
             "done": request.query_params.get("done", "")[:200],
             "now": datetime.now(UTC),
         }
-        return self.pages.answer(request, session, "jobs.html", context, status=200 if error is None else 422)
+        return await self.pages.answer(request, session, "jobs.html", context, status=200 if error is None else 422)
 
     async def act(self, request: Request, session: Session, form: FormData) -> Response:
         """First what would be done and to how many, then, once that is confirmed, the doing."""
@@ -82,7 +82,7 @@ class JobsPage:
             return to_page(request, f"jobs?{urlencode({**filters, 'done': done.words(action)})}")
         found = await self.bulk.count(session.caller, action, filters)
         context = {"action": action, "filters": filters, "found": found}
-        return self.pages.answer(request, session, "bulk.html", context)
+        return await self.pages.answer(request, session, "bulk.html", context)
 
 
 def _searched_to(filters: Mapping[str, str], page: Mapping[str, Any]) -> datetime | None:

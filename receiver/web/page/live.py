@@ -2,15 +2,14 @@
 The stream that says *what* changed, never *to what*: pages fetch the server's own fragment then.
 
 One reader follows the logs for all pages, a little more than once a second, and only while there are any; with many
-pages less often, and each is sent the change at a moment of its own: what they fetch then comes one after the other,
-and callbacks are answered in between. A page that has missed something is sent that everything changed.
+pages less often. A change is sent to the pages in turn, spread over the time until the next one: what they fetch then
+comes one after the other, and callbacks are answered in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
@@ -31,74 +30,90 @@ class Live:
         self._log = log
         self._stopping = stopping
         self._place: Place | None = None
-        self._frame = b""
-        self._count = 0
+        self._pages: list[_Page] = []
+        self._following: asyncio.Task[None] | None = None
         self.version = 0
         """Goes up whenever something may have changed."""
-        self._next = asyncio.Event()
-        self._following: asyncio.Task[None] | None = None
-        self.pages = 0
+
+    @property
+    def pages(self) -> int:
+        return len(self._pages)
 
     async def frames(self, still: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
         """The stream of one page, as long as *still* says so every few seconds."""
-        self.pages += 1
+        page = _Page()
+        self._pages.append(page)
         try:
             await self._follow()
-            seen = self._count
             yield b"retry: 2000\nevent: open\ndata: {}\n\n"
             while not self._stopping.is_set():
-                upcoming = self._next
                 try:
-                    if seen == self._count:
-                        async with asyncio.timeout(_HEARTBEAT_SECONDS):
-                            await upcoming.wait()
-                    await self._spread()
-                    missed, seen = self._count - seen > 1, self._count
-                    yield _EVERYTHING if missed else self._frame
+                    async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                        frame = await page.next()
                 except TimeoutError:
                     if not await still():
                         return
-                    yield b": heartbeat\n\n"
+                    frame = b": heartbeat\n\n"
+                yield frame
         finally:
-            self.pages -= 1
-            if not self.pages and self._following is not None:
+            self._pages.remove(page)
+            if not self._pages and self._following is not None:
                 self._following.cancel()
                 self._following = self._place = None
-
-    async def _spread(self) -> None:
-        """Wait for a moment within the time by which many pages make the changes come less often."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(random.uniform(0, self._interval() - _SECONDS)):
-                await self._stopping.wait()
-
-    def _interval(self) -> float:
-        return min(_SECONDS + _SECONDS_PER_PAGE * self.pages, _MOST_SECONDS)
 
     async def _follow(self) -> None:
         """Begin to follow the logs, if nobody watched until now."""
         if self._place is None:
             self.version += 1  # nobody knows what changed meanwhile
-            self._place = await self._log.place()
+            place = await self._log.place()
+            self._place = self._place or place
         if self._following is None:
             self._following = asyncio.create_task(Loop("live", self._step, idle_seconds=_SECONDS).run(), name="live")
 
     async def _step(self) -> float:
-        if self._stopping.is_set():
-            self._announce(b"")
-            return _SECONDS
+        """Read what has changed, and send it to one page after the other."""
         if self._place is None:
             return _SECONDS
         changed, self._place = await self._log.after(self._place)
         if changed:
-            self._announce(_frame(changed))
-        return self._interval()
+            self.version += 1
+            frame, pages = _frame(changed), list(self._pages)
+            pause = min(_SECONDS + _SECONDS_PER_PAGE * len(pages), _MOST_SECONDS) / len(pages)
+            for page in pages:
+                page.send(frame)
+                await self._rest(pause)
+        else:
+            await self._rest(_SECONDS)
+        if self._stopping.is_set():
+            for page in self._pages:
+                page.send(b"")
+            return _SECONDS
+        return 0
 
-    def _announce(self, frame: bytes) -> None:
-        self._frame = frame
-        self._count += 1
-        self.version += 1
-        announced, self._next = self._next, asyncio.Event()
-        announced.set()
+    async def _rest(self, seconds: float) -> None:
+        """Wait, but not for longer than the receiver runs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+
+class _Page:
+    """A page that watches, and the frame that it has not taken yet."""
+
+    def __init__(self) -> None:
+        self._frame: bytes | None = None
+        self._sent = asyncio.Event()
+
+    def send(self, frame: bytes) -> None:
+        """Have the page take *frame*; if the frame before is not taken yet, it is sent that everything changed."""
+        self._frame = frame if self._frame is None else _EVERYTHING
+        self._sent.set()
+
+    async def next(self) -> bytes:
+        await self._sent.wait()
+        self._sent.clear()
+        frame, self._frame = self._frame, None
+        return frame or b""
 
 
 def _frame(changed: Changed) -> bytes:

@@ -56,19 +56,25 @@ class Overview:
         now = datetime.now(UTC)
         span = request.query_params.get("span", "day")
         length, step, words = SPANS.get(span, SPANS["day"])
+        open_by_state = await open_jobs(self.database, tuple(self.slots))
+        figures = await self._figures(now, length, step)
+        idle = not any(count for counts in open_by_state.values() for count in counts.values())
         context = {
             "span": span if span in SPANS else "day",
             "span_words": words,
             "spans": SPANS,
             "attention": await self._attention(session, now),
             "most": MOST_COUNTED,
-            "open": await open_jobs(self.database, tuple(self.slots)),
+            "open": open_by_state,
             "summed_until": await self.sums.summed_until(now),
-            "any_job": bool((await self.api.get(session.caller, "/v1/jobs", limit=1))["items"]),
-            **await self._figures(now, length, step),
+            "no_job": idle and not figures["all"].finished and not await self._any_job(session),
+            **figures,
             "configured": [name for name, slot in self.slots.items() if slot.configured],
         }
-        return self.pages.answer(request, session, "overview.html", context)
+        return await self.pages.answer(request, session, "overview.html", context)
+
+    async def _any_job(self, session: Session) -> bool:
+        return bool((await self.api.get(session.caller, "/v1/jobs", limit=1))["items"])
 
     async def _attention(self, session: Session, now: datetime) -> dict[str, Any]:
         found = await concerns(self.database, now)

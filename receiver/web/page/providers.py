@@ -42,7 +42,7 @@ class ProvidersPage:
             "done": _DONE.get(request.query_params.get("done", ""), ""),
             "now": datetime.now(UTC),
         }
-        return self.pages.answer(request, session, "providers.html", context)
+        return await self.pages.answer(request, session, "providers.html", context)
 
     async def pause(self, request: Request, session: Session, form: FormData) -> Response:
         reason = str(form.get("reason", "")).strip()

@@ -4,12 +4,16 @@ Templates to answers.
 A page is one template. What changes while it is watched stands in blocks of it, and each block can be asked for by
 itself (`?fragment=name`): the page in the browser and its renewal are made of the same lines. All links are relative to
 the page, so that pages work under any prefix, whoever strips it.
+
+Templates are rendered a millisecond at a time: callbacks that arrive meanwhile are answered in between.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -22,6 +26,7 @@ from receiver.web.page.sessions import Session
 from receiver.web.problems import NOT_FOUND
 
 FRAGMENT = "fragment"
+SLICE_SECONDS = 0.001
 
 
 class Pages:
@@ -39,7 +44,7 @@ class Pages:
         self._environment.globals.update(formatting.GLOBALS)
         self._environment.globals["version"] = static_version()
 
-    def answer(
+    async def answer(
         self,
         request: Request,
         session: Session | None,
@@ -60,11 +65,21 @@ class Pages:
         }
         name = request.query_params.get(FRAGMENT)
         if name is None or status != 200:
-            return HTMLResponse(page.render(values), status)
+            return HTMLResponse(await in_slices(page.generate(values)), status)
         if not name.startswith("live_") or name not in page.blocks:
             raise NOT_FOUND
-        block = page.blocks[name](page.new_context(values))
-        return HTMLResponse("".join(block))
+        return HTMLResponse(await in_slices(page.blocks[name](page.new_context(values))))
+
+
+async def in_slices(pieces: Iterator[str]) -> str:
+    """All *pieces*, and other work of the event loop between them."""
+    made, until = [], time.perf_counter() + SLICE_SECONDS
+    for piece in pieces:
+        made.append(piece)
+        if time.perf_counter() > until:
+            await asyncio.sleep(0)
+            until = time.perf_counter() + SLICE_SECONDS
+    return "".join(made)
 
 
 def base_of(request: Request) -> str:

@@ -47,7 +47,7 @@ class SendPage:
         ]
 
     async def form(self, request: Request, session: Session) -> Response:
-        return self._form(request, session, request.query_params.get("provider", ""), {})
+        return await self._form(request, session, request.query_params.get("provider", ""), {})
 
     async def send(self, request: Request, session: Session) -> Response:
         form = await _form_of(request)
@@ -56,12 +56,12 @@ class SendPage:
             name = str(form.get("provider", ""))
             also = [str(other) for other in form.getlist("also")]
             if form.get("show"):  # without JavaScript: the options of another provider
-                return self._form(request, session, name, {}, also=also)
+                return await self._form(request, session, name, {}, also=also)
             try:
                 job_ids = await self._send(session, name, form)
             except Problem as exc:
                 given = {key: value for key, value in form.items() if isinstance(value, str)}
-                return self._form(request, session, name, given, also=also, error=exc)
+                return await self._form(request, session, name, given, also=also, error=exc)
         finally:
             await form.close()
         if len(job_ids) == 1:
@@ -100,7 +100,7 @@ class SendPage:
             return {"provider": name}
         return {"provider": name, "options": _options(_fields(self.slots[name]), name, form)}
 
-    def _form(
+    async def _form(
         self,
         request: Request,
         session: Session,
@@ -124,7 +124,7 @@ class SendPage:
             "most_files": MOST_FILES,
         }
         status = 200 if error is None else error.status
-        return self.pages.answer(request, session, "send.html", context, status=status)
+        return await self.pages.answer(request, session, "send.html", context, status=status)
 
 
 def _fields(slot: ProviderSlot) -> list[OptionField]:

@@ -44,7 +44,7 @@ class SignIn:
     async def form(self, request: Request) -> Response:
         if await self.gate.session(request) is not None:
             return to_page(request, _back(request.query_params.get("next")))
-        return self._form(request)
+        return await self._form(request)
 
     async def sign_in(self, request: Request) -> Response:
         self.gate.check_origin(request)
@@ -53,7 +53,7 @@ class SignIn:
         form = await small_form(request)
         if wait > 0:
             error = "Too many wrong tokens came from your address. Wait a moment, then try again."
-            answer = self._form(request, error=error, status=429)
+            answer = await self._form(request, error=error, status=429)
             answer.headers["retry-after"] = str(int(wait) + 1)
             return answer
         token = form.get("token")
@@ -61,7 +61,7 @@ class SignIn:
         if cookie is None:
             self.attempts.wrong(peer)
             log.warning("sign_in_refused", peer=peer)
-            return self._form(request, error="This is not one of the receiver's API tokens.", status=401)
+            return await self._form(request, error="This is not one of the receiver's API tokens.", status=401)
         log.info("signed_in", peer=peer)
         answer = to_page(request, _back(form.get("next")))
         self.gate.set_cookie(request, answer, cookie)
@@ -75,7 +75,7 @@ class SignIn:
         if cookie is None:
             self.attempts.wrong(peer)
             error = "This link was used before, or is too old. `receiver open` makes a new one."
-            return self._form(request, error=error, status=401)
+            return await self._form(request, error=error, status=401)
         log.info("signed_in", peer=peer, by="link")
         answer = to_page(request)
         self.gate.set_cookie(request, answer, cookie)
@@ -91,10 +91,10 @@ class SignIn:
         self.gate.delete_cookie(request, answer)
         return answer
 
-    def _form(self, request: Request, *, error: str = "", status: int = 200) -> Response:
+    async def _form(self, request: Request, *, error: str = "", status: int = 200) -> Response:
         wanted = _back(request.query_params.get("next"))
         context = {"error": error, "next": wanted}
-        return self.pages.answer(request, None, "login.html", context, status=status)
+        return await self.pages.answer(request, None, "login.html", context, status=status)
 
 
 def _back(wanted: object) -> str:
