@@ -13,7 +13,6 @@ from typing import Any
 from receiver.domain.ids import is_id
 from receiver.web.auth import Caller
 from receiver.web.page.api import Api
-from receiver.web.page.formatting import plural
 from receiver.web.problems import Problem
 
 MOST_AT_ONCE = 1000
@@ -28,7 +27,6 @@ class BulkAction:
     title: str
     warning: str
     states: Sequence[str]
-    done: str
 
 
 ACTIONS = {
@@ -39,7 +37,6 @@ ACTIONS = {
             "Cancel",
             "Jobs that wait in the queue are canceled. Jobs that were sent already run on.",
             ("queued",),
-            "canceled",
         ),
         BulkAction(
             "resubmit",
@@ -47,14 +44,12 @@ ACTIONS = {
             "Each becomes a new job with the same picture and options, and its provider bills it again."
             " Unconfirmed jobs are left out, since they may be running.",
             ("failed", "expired", "canceled"),
-            "resubmitted",
         ),
         BulkAction(
             "replay",
             "Replay deliveries",
             "All deliveries about these jobs that have ended go out again, with the event ids that they had.",
             ("queued", "sending", "running", "succeeded", "failed", "expired", "canceled", "unconfirmed"),
-            "replayed",
         ),
     )
 }
@@ -71,20 +66,11 @@ class Found:
 
 @dataclass(slots=True)
 class Done:
-    """What a round came to."""
+    """What a round came to; `refused` are counts by the code of the problem."""
 
     done: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     left: bool = False
-
-    def words(self, action: BulkAction) -> str:
-        what = "delivery" if action.name == "replay" else "job"
-        several = "deliveries" if action.name == "replay" else "jobs"
-        parts = [f"{plural(self.done, what, several)} {action.done}"]
-        parts += [f"{count} left as they were: {why}" for why, count in self.refused.items()]
-        if self.left:
-            parts.append("there are more: do it again for the next ones")
-        return "; ".join(parts)
 
 
 class Bulk:
@@ -114,7 +100,7 @@ class Bulk:
             try:
                 done.done += await self._act(caller, action, job, newest)
             except Problem as exc:
-                done.refused[exc.detail] = done.refused.get(exc.detail, 0) + 1
+                done.refused[exc.code] = done.refused.get(exc.code, 0) + 1
         return done
 
     async def _act(self, caller: Caller, action: BulkAction, job: Any, key: str) -> int:

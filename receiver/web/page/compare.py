@@ -18,6 +18,7 @@ from receiver.domain.ids import is_id
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.page.api import Api
 from receiver.web.page.gate import Gate, new_key, to_page
+from receiver.web.page.notices import notice_of, notice_query
 from receiver.web.page.pictures import Pictures
 from receiver.web.page.rendering import Pages
 from receiver.web.page.sessions import Session
@@ -74,7 +75,7 @@ class ComparePage:
             "room": MOST_COMPARED - len(jobs),
             "key": new_key(),
             "now": datetime.now(UTC),
-            "done": query.get("done", "")[:400],
+            "done": notice_of(query),
         }
         return await self.pages.answer(request, session, "compare.html", context)
 
@@ -91,20 +92,19 @@ class ComparePage:
             )
         given = str(form.get("key", ""))[:64]
         key = given if given.isascii() and given.isprintable() else new_key()
-        made, refused = [], []
+        made: list[str] = []
+        refused: dict[str, int] = {}
         for name in names:
             document = {"provider": name, "metadata": first["metadata"]}
             once = f"compare {key} {name}"
             try:
-                made.append(
-                    await self.pictures.admit_again(first["id"], document, token_id=session.caller.token_id, key=once)
-                )
+                job = await self.pictures.admit_again(first["id"], document, token_id=session.caller.token_id, key=once)
+                made.append(job.id)
             except Problem as exc:
-                if len(names) == 1:
+                if not made and name == names[-1]:
                     raise
-                refused.append(f"{name} was left out: {exc.detail}")
-        words = "; ".join(["The picture is on its way.", *refused]) if made else "; ".join(refused)
-        return to_page(request, address([*job_ids, *(job.id for job in made)], done=words))
+                refused[exc.code] = refused.get(exc.code, 0) + 1
+        return to_page(request, f"{address([*job_ids, *made])}&{notice_query('compare', refused=refused)}")
 
     def _sides(self, jobs: Sequence[Mapping[str, Any]], *, input_kept: bool) -> list[Side]:
         """The picture that was sent, and each result that is kept."""
@@ -123,10 +123,9 @@ class ComparePage:
         return sides
 
 
-def address(job_ids: Sequence[str], *, done: str = "") -> str:
+def address(job_ids: Sequence[str]) -> str:
     """The page that compares these jobs."""
-    query = [("job", job_id) for job_id in job_ids] + ([("done", done)] if done else [])
-    return f"compare?{urlencode(query)}"
+    return f"compare?{urlencode([('job', job_id) for job_id in job_ids])}"
 
 
 def merits(jobs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

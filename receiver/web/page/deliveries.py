@@ -16,8 +16,8 @@ from receiver.domain.deliveries import DeliveryState
 from receiver.domain.events import EVENT_TYPES
 from receiver.domain.ids import is_id
 from receiver.web.page.api import Api
-from receiver.web.page.formatting import plural
 from receiver.web.page.gate import Gate, to_page
+from receiver.web.page.notices import notice_of, notice_query
 from receiver.web.page.rendering import Pages
 from receiver.web.page.sessions import Session
 from receiver.web.problems import Problem
@@ -63,7 +63,7 @@ class DeliveriesPage:
             "types": EVENT_TYPES,
             "endpoints": (await self.api.get(session.caller, "/v1/endpoints", limit=200))["items"],
             "error": error,
-            "done": query.get("done", "")[:200],
+            "done": notice_of(query),
             "now": datetime.now(UTC),
         }
         status = 200 if error is None else 422
@@ -76,7 +76,7 @@ class DeliveriesPage:
         job = str(form.get("job", ""))
         if is_id("job", job):
             return to_page(request, f"jobs/{job}?done=replay")
-        return to_page(request, "deliveries?done=The+delivery+goes+out+again.")
+        return to_page(request, "deliveries?done=replay")
 
     async def replay_many(self, request: Request, session: Session, form: FormData) -> Response:
         """Count first, then, once that is confirmed, do it."""
@@ -90,8 +90,7 @@ class DeliveriesPage:
             context = {"found": found, "asked": asked}
             return await self.pages.answer(request, session, "replay.html", context)
         done = await self.api.post(session.caller, "/v1/deliveries/replay", asked)
-        words = f"{plural(done['replayed'], 'delivery', 'deliveries')} on the way again"
-        return to_page(request, f"deliveries?{urlencode({'done': words})}")
+        return to_page(request, f"deliveries?{notice_query('replay-many', count=done['replayed'])}")
 
 
 def _in_utc(moment: str) -> str:

@@ -16,6 +16,7 @@ from receiver.domain.events import EVENT_TYPES
 from receiver.domain.ids import is_id
 from receiver.web.page.api import Api
 from receiver.web.page.gate import Gate, to_page
+from receiver.web.page.notices import notice_of
 from receiver.web.page.rendering import Pages
 from receiver.web.page.sessions import Session
 from receiver.web.problems import Problem
@@ -106,20 +107,11 @@ class EndpointsPage:
             "secret": secret,
             "error": error,
             "given": given or {},
-            "done": done or _DONE.get(request.query_params.get("done", ""), ""),
+            "done": done or notice_of(request.query_params),
             "now": datetime.now(UTC),
         }
         status = 200 if error is None else error.status
         return await self.pages.answer(request, session, "endpoints.html", context, status=status)
-
-
-_DONE = {
-    "test": "An example event is on its way: its delivery shows what came of it.",
-    "enable": "The endpoint is enabled.",
-    "disable": "The endpoint is disabled; what waited for it can be replayed later.",
-    "remove": "The endpoint is removed.",
-    "edit": "The endpoint is changed.",
-}
 
 
 def _id(request: Request) -> str:

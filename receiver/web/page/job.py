@@ -21,6 +21,7 @@ from receiver.upstream.slots import ProviderSlot
 from receiver.web.page.api import Api
 from receiver.web.page.bodies import body_of
 from receiver.web.page.gate import Gate, new_key, to_page
+from receiver.web.page.notices import notice_of
 from receiver.web.page.rendering import Pages
 from receiver.web.page.sessions import Session
 from receiver.web.problems import Problem
@@ -92,7 +93,7 @@ class JobPage:
             "can": self._can(job),
             "key": new_key(),
             "curl": _curl(job, self.public_url() or str(request.base_url).rstrip("/")),
-            "done": _DONE.get(request.query_params.get("done", ""), ""),
+            "done": notice_of(request.query_params),
         }
         return await self.pages.answer(request, session, "job.html", context)
 
@@ -149,15 +150,6 @@ class JobPage:
             "abandon": job["state"] in _SENT,
             "resubmit": job["state"] in _RESUBMITTABLE,
         }
-
-
-_DONE = {
-    "poll": "The provider is being asked.",
-    "cancel": "The job is canceled.",
-    "resubmit": "This is the new job.",
-    "replay": "The delivery goes out again.",
-    "sent": "The job is on its way.",
-}
 
 
 def _steps(lines: Iterable[Line]) -> list[Step]:

@@ -18,6 +18,7 @@ from receiver.upstream.slots import ProviderSlot
 from receiver.web.page.api import Api
 from receiver.web.page.bulk import ACTIONS, Bulk
 from receiver.web.page.gate import Gate, to_page
+from receiver.web.page.notices import notice_of, notice_query
 from receiver.web.page.rendering import Pages
 from receiver.web.page.sessions import Session
 from receiver.web.problems import Problem
@@ -65,7 +66,7 @@ class JobsPage:
             "slots": self.slots,
             "error": error,
             "actions": ACTIONS,
-            "done": request.query_params.get("done", "")[:200],
+            "done": notice_of(request.query_params),
             "now": datetime.now(UTC),
         }
         return await self.pages.answer(request, session, "jobs.html", context, status=200 if error is None else 422)
@@ -79,7 +80,10 @@ class JobsPage:
         until = str(form.get("before", ""))
         if form.get("confirmed") == "true" and until:
             done = await self.bulk.run(session.caller, action, filters, until)
-            return to_page(request, f"jobs?{urlencode({**filters, 'done': done.words(action)})}")
+            query = notice_query(
+                f"bulk-{action.name}", count=done.done, refused=done.refused, more=done.left, beside=filters
+            )
+            return to_page(request, f"jobs?{query}")
         found = await self.bulk.count(session.caller, action, filters)
         context = {"action": action, "filters": filters, "found": found}
         return await self.pages.answer(request, session, "bulk.html", context)

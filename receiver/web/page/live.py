@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 
 from receiver.runtime.loops import Loop
@@ -39,7 +39,7 @@ class Live:
     def pages(self) -> int:
         return len(self._pages)
 
-    async def frames(self, still: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+    async def frames(self, still: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes, None]:
         """The stream of one page, as long as *still* says so every few seconds."""
         page = _Page()
         self._pages.append(page)

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.page.api import Api
 from receiver.web.page.gate import Gate, to_page
+from receiver.web.page.notices import notice_of
 from receiver.web.page.rendering import Pages
 from receiver.web.page.sessions import Session
 
@@ -39,7 +40,7 @@ class ProvidersPage:
         context = {
             "providers": (await self.api.get(session.caller, "/v1/providers"))["items"],
             "slots": self.slots,
-            "done": _DONE.get(request.query_params.get("done", ""), ""),
+            "done": notice_of(request.query_params),
             "now": datetime.now(UTC),
         }
         return await self.pages.answer(request, session, "providers.html", context)
@@ -53,9 +54,3 @@ class ProvidersPage:
     async def resume(self, request: Request, session: Session, form: FormData) -> Response:
         await self.api.post(session.caller, f"/v1/providers/{request.path_params['name']}/resume")
         return to_page(request, "" if form.get("back") == "overview" else "providers?done=resume")
-
-
-_DONE = {
-    "pause": "The provider is paused: its jobs wait in the queue.",
-    "resume": "The provider is resumed: what waits is sent.",
-}

@@ -20,6 +20,7 @@ from receiver.upstream.slots import ProviderSlot
 from receiver.web.job_request import MAX_INPUT_BYTES
 from receiver.web.page.compare import address
 from receiver.web.page.gate import FORM_TOKEN, Gate, new_key, to_page
+from receiver.web.page.notices import notice_query
 from receiver.web.page.option_fields import OptionField, option_fields
 from receiver.web.page.pictures import Pictures
 from receiver.web.page.rendering import Pages
@@ -68,7 +69,7 @@ class SendPage:
             return to_page(request, f"jobs/{job_ids[0]}?done=sent")
         if len(_files(form)) == 1:
             return to_page(request, address(job_ids))
-        return to_page(request, f"jobs?done={len(job_ids)}+jobs+are+on+their+way")
+        return to_page(request, f"jobs?{notice_query('sent-many', count=len(job_ids))}")
 
     async def _send(self, session: Session, name: str, form: FormData) -> list[str]:
         files = _files(form)

@@ -369,7 +369,7 @@ class Watch {
     for (const region of regionsDue) {
       const address = new URL(location.href);
       address.hash = "";
-      address.searchParams.delete("done");
+      for (const name of ["done", "count", "refused", "more"]) address.searchParams.delete(name);
       address.searchParams.set("fragment", region.dataset.fragment);
       try {
         const answer = await fetch(address, { headers: { accept: "text/html" }, redirect: "manual", cache: "no-store" });

@@ -72,7 +72,7 @@ async def test_more_providers_are_asked_for_the_same_picture_once(here: RunningR
         assert jobs_of(await browser.post("/compare", data=asked)) == [first, second]
         assert answer.next_request is not None
         page = await browser.send(answer.next_request)
-        assert "none was left out: provider must name one of the providers" in page.text
+        assert "The picture is on its way; 1 left out: no such provider." in page.text
         assert (await browser.get(f"/jobs/{second}/input")).content == picture
         job = (await here.client.get(f"/v1/jobs/{second}")).json()
         assert (job["provider"], job["input"]["file_name"]) == ("freepik", "harbour.png")

@@ -220,3 +220,30 @@ async def test_an_endpoint_is_made_tested_and_its_secret_shown_once(tmp_path: Pa
         assert wrong.status_code == 422 and 'role="alert"' in wrong.text
         assert (await browser.post(f"{path}/remove", data={"form_token": form_token})).status_code == 303
         assert (await here.client.get("/v1/endpoints")).json()["items"] == []
+
+
+async def test_an_address_says_what_was_done_in_words_of_ours_only(here: RunningReceiver) -> None:
+    job = await here.job()
+    async with signed_in(here) as browser:
+        for path in ("/jobs", "/deliveries", "/endpoints", "/providers", f"/jobs/{job.id}", f"/compare?job={job.id}"):
+            for done in ("Call+0800", "poll+Call", "__class__", ""):
+                address = f"{path}{'&' if '?' in path else '?'}done={done}&count=Call+0800&refused=Call:0800&more=Call"
+                page = await browser.get(address)
+                assert (page.status_code, 'role="status"' in page.text) == (200, False), address
+        page = await browser.get("/jobs?done=bulk-cancel&count=Call+0800&refused=Call+0800:12&refused=already_sent:3")
+        said = re.search(r'role="status">([^<]*)<', page.text)
+        assert said is not None
+        assert said[1] == "0 jobs canceled; 12 left out: refused; 3 left out: sent already."
+
+
+async def test_a_bulk_action_says_how_many_there_were(here: RunningReceiver) -> None:
+    for _ in range(3):
+        await here.job(state=State.QUEUED)
+    async with signed_in(here) as browser:
+        asked = {"form_token": form_token_of(await browser.get("/jobs")), "action": "cancel", "state": "queued"}
+        question = await browser.post("/jobs/bulk", data=asked)
+        before = re.search(r'name="before" value="([^"]+)"', question.text)
+        assert before is not None
+        answer = await browser.post("/jobs/bulk", data={**asked, "before": before[1], "confirmed": "true"})
+        assert answer.headers["location"] == "../jobs?state=queued&done=bulk-cancel&count=3"
+        assert "3 jobs canceled." in (await browser.get("/jobs?state=queued&done=bulk-cancel&count=3")).text
