@@ -5,7 +5,8 @@ A page is one template. What changes while it is watched stands in blocks of it,
 itself (`?fragment=name`): the page in the browser and its renewal are made of the same lines. All links are relative to
 the page, so that pages work under any prefix, whoever strips it.
 
-Templates are rendered a millisecond at a time: callbacks that arrive meanwhile are answered in between.
+Templates are compiled on a thread when the first page is asked for, and rendered a millisecond at a time: callbacks
+that arrive meanwhile are answered in between.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,
         )
+        self._compiled = False
         self._environment.filters.update(formatting.FILTERS)
         self._environment.globals.update(formatting.GLOBALS)
         self._environment.globals["version"] = static_version()
@@ -54,6 +57,9 @@ class Pages:
         status: int = 200,
     ) -> Response:
         """The page, or the one block of it that the request asks for."""
+        if not self._compiled:
+            await asyncio.to_thread(self._compile)
+            self._compiled = True
         page = self._environment.get_template(template)
         values = {
             "base": base_of(request),
@@ -69,6 +75,10 @@ class Pages:
         if not name.startswith("live_") or name not in page.blocks:
             raise NOT_FOUND
         return HTMLResponse(await in_slices(page.blocks[name](page.new_context(values))))
+
+    def _compile(self) -> None:
+        for name in self._environment.list_templates():
+            self._environment.get_template(name)
 
 
 async def in_slices(pieces: Iterator[str]) -> str:
