@@ -10,19 +10,26 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from submitter.environment import forced_color, plain_output
 
 _NO_END = 10_000
 """Columns of an output that is no terminal: whoever reads it cuts by itself."""
+_LEAST_WRAPPED = 24
+"""Columns that words can be wrapped in."""
+_WHOLE_WORD = 31
+"""Cells of a word that is never cut within its column, such as an id; longer ones are URLs and paths."""
+_INDENT, _HANGING = 2, 4
+"""Columns before what stands below its row, and before the lines that go on with it."""
 
 _HIGH = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 """DEL, the C1 set, what ends a line or turns its direction, and halves of characters, which can't be printed at all."""
@@ -57,15 +64,73 @@ def rich_console(*, err: bool = False, **options: Any) -> Console:
     return Console(stderr=err, markup=False, highlight=False, **options)
 
 
-class _Table(Table):
-    """A table whose cells are harmless."""
+class Listing:
+    """
+    Rows under headings, every cell whole.
 
-    def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(*(_harmless_cell(cell) for cell in cells), **options)
+    Where a terminal is too narrow, the widest column wraps at its words; where too little is left for that, it moves
+    below its rows under its heading, and the next one is tried. The first column, an id or a name, stays as it is.
+    """
+
+    def __init__(self, *headings: str) -> None:
+        self._headings = headings
+        self._rows: list[list[Text]] = []
+
+    def add_row(self, *cells: str | Text, style: str = "") -> None:
+        self._rows.append([_harmless_cell(cell, style) for cell in cells])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Lines of at most the terminal's width; of any where there is none."""
+        widths, below = self._layout(options.max_width if console.is_terminal else None)
+        if any(self._headings):
+            yield _line([Text(self._headings[n], style="bold") for n in widths], list(widths.values()))
+        for row in self._rows:
+            columns = [_wrapped(console, row[n], width) for n, width in widths.items()]
+            for cells in zip_longest(*columns, fillvalue=Text("")):
+                yield _line(cells, list(widths.values()))
+            for n in below:
+                if row[n].plain:
+                    text = Text.assemble(f"{self._headings[n]}: " if self._headings[n] else "", row[n])
+                    for number, line in enumerate(_wrapped(console, text, options.max_width - _HANGING)):
+                        yield Text(" " * (_HANGING if number else _INDENT)).append_text(line)
+
+    def _layout(self, most: int | None) -> tuple[dict[int, int], list[int]]:
+        """The width of each column that stays in its row, by number, and the columns that move below."""
+        rows = [[Text(heading) for heading in self._headings], *self._rows]
+        widths = {n: max(row[n].cell_len for row in rows) for n in range(len(self._headings))}
+        below: list[int] = []
+        while most is not None and len(widths) > 1 and sum(widths.values()) + len(widths) - 1 > most:
+            widest = max(list(widths)[1:], key=lambda n: widths[n])
+            left = most - sum(width for n, width in widths.items() if n != widest) - len(widths) + 1
+            longest = max((cell_len(word) for row in rows for word in row[widest].plain.split()), default=0)
+            if left >= max(_LEAST_WRAPPED, min(longest, _WHOLE_WORD)):
+                widths[widest] = left
+                break
+            del widths[widest]
+            below.append(widest)
+        return widths, sorted(below)
 
 
-def _harmless_cell(cell: str | Text) -> str | Text:
-    return harmless(cell) if isinstance(cell, str) else Text(harmless(cell.plain), style=cell.style)
+def _line(cells: Sequence[Text], widths: Sequence[int]) -> Text:
+    line = Text()
+    for cell, width in zip(cells, widths, strict=True):
+        line.append_text(cell).append(" " * (width - cell.cell_len + 1))
+    line.rstrip()
+    return line
+
+
+def _wrapped(console: Console, text: Text, width: int) -> list[Text]:
+    """*text* in lines of at most *width* cells, cut between words, and inside those that are longer."""
+    if text.cell_len <= width:
+        return [text]
+    lines = list(text.wrap(console, max(width, 1), overflow="fold"))
+    for line in lines:
+        line.rstrip()
+    return lines
+
+
+def _harmless_cell(cell: str | Text, style: str = "") -> Text:
+    return Text(harmless(cell), style=style) if isinstance(cell, str) else Text(harmless(cell.plain), style=cell.style)
 
 
 def console() -> Console:
@@ -75,28 +140,14 @@ def console() -> Console:
     return rich_console(width=_NO_END, no_color=not forced_color())
 
 
-def headed(*columns: str) -> Table:
-    """An empty table with these headings. The first column, an id or a name, is always whole."""
-    table = _Table(*columns, box=None, pad_edge=False, header_style="bold")
-    table.columns[0].no_wrap = True
-    return table
+def fields_table() -> Listing:
+    """An empty listing of names and values, without headings."""
+    return Listing("", "")
 
 
-def fields_table() -> Table:
-    """An empty table of names and values, without a heading."""
-    return _Table(box=None, pad_edge=False, show_header=False)
-
-
-def print_table(table: Table) -> None:
-    """Fits a terminal; elsewhere every cell is whole and no line ends in blanks."""
-    out = console()
-    if sys.stdout.isatty():
-        out.print(table)
-        return
-    with out.capture() as captured:
-        out.print(table)
-    for line in captured.get().splitlines():
-        typer.echo(line.rstrip())
+def print_table(table: Listing) -> None:
+    """Fits a terminal; elsewhere every row is one line."""
+    console().print(table, soft_wrap=True)
 
 
 _STATE_STYLES = {
@@ -130,11 +181,11 @@ def job_note(*reasons: str | None) -> str:
 
 def print_fields(shown: Mapping[str, Any]) -> None:
     """A line for each field that has a value."""
-    table = _Table.grid(padding=(0, 2))
+    table = fields_table()
     for name, value in shown.items():
         if value not in (None, "", {}, []):
-            text = harmless(value if isinstance(value, str) else json.dumps(value))  # as a Text it would lose some
-            table.add_row(Text(name, style="bold"), Text(text))
+            text = value if isinstance(value, str) else json.dumps(value)
+            table.add_row(Text(name, style="bold"), text)
     print_table(table)
 
 

@@ -25,7 +25,7 @@ from receiver.runtime.secrets import secrets_path
 from receiver.runtime.serving_lock import alone
 from receiver.settings import Settings, load
 from receiver.store.sqlite_file import check_ours, copy_to, state_of
-from submitter.printing import failed, headed, print_json, print_table
+from submitter.printing import Listing, failed, print_json, print_table
 from submitter.provider_settings import ProviderSettings
 
 _FILES = ("images", "inputs", "answers")
@@ -116,7 +116,7 @@ def _list(held: list[Job]) -> None:
         return
     typer.echo(f"\n{len(held)} {'job was' if len(held) == 1 else 'jobs were'} queued when this backup was made and may")
     typer.echo("have been sent, and billed, since. They are unconfirmed and will not be sent again:\n")
-    table = headed("job", "provider", "created")
+    table = Listing("job", "provider", "created")
     for job in held:
         table.add_row(job.id, job.provider, f"{job.created_at:%Y-%m-%d %H:%M:%S}Z")
     print_table(table)

@@ -9,7 +9,7 @@ import typer
 
 from receiver.cli.settings_listing import in_force, misspelt, to_markdown
 from receiver.settings import given, load, names_alone
-from submitter.printing import headed, print_json, print_table, say
+from submitter.printing import Listing, print_json, print_table, say
 
 
 def config(
@@ -27,11 +27,9 @@ def config(
         items = [dataclasses.asdict(setting) for setting in found]
         print_json({"items": items, "warnings": warnings})
         return
-    table = headed("setting", "value", "from")
-    for column in table.columns:
-        column.overflow = "fold"
+    table = Listing("setting", "from", "value")
     for setting in found:
-        table.add_row(setting.name, setting.value, setting.origin, style="dim" if setting.origin == "default" else None)
+        table.add_row(setting.name, setting.origin, setting.value, style="dim" if setting.origin == "default" else "")
     print_table(table)
     for warning in warnings:
         say(f"warning: {warning}", err=True, fg="yellow")

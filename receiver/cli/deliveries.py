@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from receiver.cli.open_database import open_database
@@ -16,7 +15,7 @@ from receiver.domain.events import EVENT_TYPES
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
 from submitter.moments import moment_option
-from submitter.printing import failed, headed, print_fields, print_json, print_table, say
+from submitter.printing import Listing, failed, print_fields, print_json, print_table
 
 deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")
 
@@ -75,10 +74,16 @@ def show(delivery_id: Annotated[str, typer.Argument(help="The delivery's id, dlv
             print_json({**shown.to_json(), "attempts": [attempt.to_json() for attempt in attempts]})
             return
         print_fields(shown.to_json())
+        table = Listing("attempt", "took", "outcome", "answer")
         for attempt in attempts:
-            came = attempt.error or f"answered {attempt.status}"
-            said = (attempt.answer or b"").decode("utf-8", "replace")[:200]
-            say(f"  {attempt.started_at:%Y-%m-%d %H:%M:%S.%f}Z {attempt.seconds:8.3f} s  {came}  {said!r}")
+            table.add_row(
+                f"{attempt.started_at:%Y-%m-%d %H:%M:%S.%f}Z",
+                f"{attempt.seconds:.3f} s",
+                attempt.error or f"answered {attempt.status}",
+                (attempt.answer or b"").decode("utf-8", "replace")[:200],
+            )
+        if attempts:
+            print_table(table)
 
     asyncio.run(run())
 
@@ -123,8 +128,8 @@ def replay(
     typer.echo(f"{counted['replayed']} {verb} (again){missed}")
 
 
-def _table(found: list[DeliveryView]) -> Table:
-    table = headed("delivery", "event", "state", "tries", "status", "to", "note")
+def _table(found: list[DeliveryView]) -> Listing:
+    table = Listing("delivery", "event", "state", "tries", "status", "to", "note")
     for delivery in found:
         table.add_row(
             delivery.id,

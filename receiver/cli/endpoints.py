@@ -24,7 +24,7 @@ from receiver.web.endpoints import BY_OPERATOR
 from receiver.web.examples import example_data
 from receiver.web.problems import Problem
 from receiver.web.schemas import LONGEST_OVERLAP_SECONDS, NewEndpoint, Trial, validated
-from submitter.printing import failed, headed, print_fields, print_json, print_table, say
+from submitter.printing import Listing, failed, print_fields, print_json, print_table, say
 from submitter.signatures import new_secret
 
 endpoints = typer.Typer(no_args_is_help=True, help="Subscribers' URLs: where events are delivered.")
@@ -43,7 +43,7 @@ def list_endpoints(as_json: AsJson = False) -> None:
         if as_json:
             print_json({"items": [endpoint.to_json() for endpoint in found]})
             return
-        table = headed("endpoint", "state", "url", "events", "providers")
+        table = Listing("endpoint", "state", "url", "events", "providers")
         for endpoint in found:
             state = (
                 "failing"

@@ -11,7 +11,7 @@ from receiver.cli.completion import check_provider, complete_job, complete_provi
 from receiver.cli.open_database import open_database
 from receiver.domain.events import EVENT_TYPES, Event, EventFilter
 from receiver.store.events import Events
-from submitter.printing import failed, headed, json_text, print_json, print_table, say
+from submitter.printing import Listing, failed, json_text, print_json, print_table, say
 
 events = typer.Typer(no_args_is_help=True, help="Show events: what subscribers are sent.")
 
@@ -46,7 +46,7 @@ def list_events(
     if as_json:
         print_json({"items": [event.to_json() for event in found]})
         return
-    table = headed("position", "time", "type", "provider", "job", "event")
+    table = Listing("position", "time", "type", "provider", "job", "event")
     for event in found:
         moment = f"{event.created_at:%Y-%m-%d %H:%M:%S}Z"
         table.add_row(str(event.position), moment, event.type, event.provider or "", event.job_id or "", event.id)

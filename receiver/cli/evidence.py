@@ -17,7 +17,7 @@ from receiver.settings import load
 from receiver.store.blobs import Blobs
 from receiver.store.evidence import EvidenceLog
 from receiver.store.jobs import JobStore
-from submitter.printing import failed, headed, print_fields, print_json, print_table
+from submitter.printing import Listing, failed, print_fields, print_json, print_table
 
 evidence = typer.Typer(no_args_is_help=True, help="Show callbacks, poll answers and submit answers as they came.")
 
@@ -33,7 +33,7 @@ def list_evidence(job: JobId, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"items": [evidence_to_json(piece, keys) for piece in found]})
         return
-    table = headed("number", "received", "source", "status", "verdict", "trust", "bytes", "note")
+    table = Listing("number", "received", "source", "status", "verdict", "trust", "bytes", "note")
     for piece in found:
         table.add_row(
             str(piece.id),

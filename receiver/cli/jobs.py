@@ -21,7 +21,19 @@ from receiver.store.job_list import JobFilter
 from receiver.store.jobs import JobStore
 from receiver.store.timeline import Line, Timeline, explain
 from submitter.moments import moment_option
-from submitter.printing import CommandFailed, console, failed, harmless, headed, print_fields, print_json, print_table
+from submitter.printing import (
+    CommandFailed,
+    Listing,
+    age,
+    console,
+    failed,
+    harmless,
+    job_note,
+    print_fields,
+    print_json,
+    print_table,
+    state_text,
+)
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 
@@ -29,16 +41,6 @@ jobs = typer.Typer(no_args_is_help=True, help="Look at jobs.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="The job's id, job_…")]
-
-_STYLES = {
-    "succeeded": "green",
-    "failed": "red",
-    "expired": "red",
-    "canceled": "dim",
-    "unconfirmed": "yellow",
-    "running": "cyan",
-    "sending": "cyan",
-}
 
 
 @jobs.command(name="list")
@@ -94,8 +96,8 @@ async def _found(store: JobStore, wanted: JobFilter, limit: int) -> list[tuple[J
             return found
 
 
-def _ledger(found: Sequence[tuple[Job, list[KeptImage]]]) -> Table:
-    table = headed("id", "provider", "finished", "cost", "reason")
+def _ledger(found: Sequence[tuple[Job, list[KeptImage]]]) -> Listing:
+    table = Listing("id", "provider", "finished", "cost", "reason")
     for job, images in found:
         cost = f"{job.cost.amount:f} {job.cost.unit}" if job.cost else f"unknown: set {job.provider.upper()}_PRICE"
         table.add_row(
@@ -181,18 +183,17 @@ async def _watched(store: JobStore, job_ids: Sequence[str] | None) -> list[tuple
     return [job for _, job in found if job is not None]
 
 
-def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> Table:
-    table = headed("job", "provider", "state", "age", "by", "images", "note")
+def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> Listing:
+    table = Listing("job", "provider", "state", "age", "by", "images", "note")
     for job, images in found:
-        note = job.error.message if job.error else job.last_error or ""
         table.add_row(
             job.id,
             job.provider,
-            Text(job.state.value, style=_STYLES.get(job.state.value, "")),
-            _age(job, now),
+            state_text(job.state.value),
+            age(job.created_at, job.finished_at or now),
             job.settled_by.value if job.settled_by else "",
             f"{sum(image.kept for image in images)}/{len(images)}" if images else "",
-            " ".join(note.split()),
+            job_note(job.error.message if job.error else None, job.last_error),
         )
     return table
 
@@ -202,17 +203,6 @@ def _counts(found: Sequence[tuple[Job, Sequence[KeptImage]]]) -> Text:
     for job, _ in found:
         counts[job.state.value] = counts.get(job.state.value, 0) + 1
     return Text("  ".join(f"{count} {state}" for state, count in sorted(counts.items())), style="dim")
-
-
-def _age(job: Job, now: datetime) -> str:
-    seconds = ((job.finished_at or now) - job.created_at).total_seconds()
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.0f} h"
-    )
 
 
 def _print_timeline(timeline: Timeline) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from receiver.cli.completion import ProviderName, check_provider
-from submitter.printing import headed, print_json, print_table, say
+from submitter.printing import Listing, print_json, print_table, say
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import ProviderInfo
 
@@ -27,7 +27,7 @@ def list_providers(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"items": [info.to_json() for info in found]})
         return
-    table = headed("provider", "key", "queued", "paused", "since")
+    table = Listing("provider", "key", "queued", "paused", "since")
     for info in found:
         since = f"{info.paused.since:%Y-%m-%d %H:%M:%S}Z" if info.paused and info.paused.since else ""
         reason = info.paused.reason if info.paused else "no"

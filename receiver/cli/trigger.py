@@ -14,7 +14,7 @@ from receiver.cli.sandbox_mark import SandboxMark
 from receiver.parts import Credentials
 from receiver.settings import Settings, load
 from submitter.commands.completion import complete_provider
-from submitter.printing import failed, headed, print_json, print_table, say
+from submitter.printing import Listing, failed, print_json, print_table, say
 from submitter.providers import PROVIDERS
 from submitter.sandbox import CALLBACK_STATES, TWIST_FAULTS, Twist, test_picture
 
@@ -96,7 +96,7 @@ def _print_states(as_json: bool) -> None:
     if as_json:
         print_json({"items": [{"provider": name, "states": list(words)} for name, words in CALLBACK_STATES.items()]})
         return
-    table = headed("provider", "states")
+    table = Listing("provider", "states")
     for name, words in CALLBACK_STATES.items():
         table.add_row(name, ", ".join(words) or "(sends no callbacks)")
     print_table(table)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from submitter.commands.completion import ProviderName
 from submitter.commands.connection import CommandFailed, Connection, as_text, run
@@ -28,6 +29,8 @@ from submitter.vocabulary import State
 _JOURNAL = ".submitter-batch.jsonl"
 _UPLOADS = 4
 _POLLS = 8
+_WIDE_COLUMNS = 100
+"""Of a terminal that has room for a long bar beside the counts."""
 _AGAIN = "the same command goes on where this one ended, and sends nothing twice"
 
 
@@ -74,14 +77,15 @@ async def _batch(
 ) -> tuple[list[Ended], float]:
     """How each item ended, in their order, and how long it took in seconds."""
     began = time.monotonic()
+    screen = rich_console(err=True, quiet=connection.verbosity.quiet)
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=40 if screen.width >= _WIDE_COLUMNS else 10),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[states]}"),
+        TextColumn("{task.fields[states]}", table_column=Column(overflow="fold")),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=rich_console(err=True, quiet=connection.verbosity.quiet),
+        console=screen,
         disable=connection.verbosity.quiet,
     )
     async with connection.open() as client:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from submitter.commands.completion import AsJson, JobId, JobIds, complete_provider
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, job_to_json, run
@@ -16,7 +15,7 @@ from submitter.commands.options import check_provider
 from submitter.commands.results import make_ready, naming, save, stem_of
 from submitter.errors import ReceiverError
 from submitter.moments import moment_option
-from submitter.printing import age, headed, job_note, print_fields, print_table, say, state_text
+from submitter.printing import Listing, age, job_note, print_fields, print_table, say, state_text
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import Job
 from submitter.vocabulary import State
@@ -141,8 +140,8 @@ def download(
                 say(str(path))
 
 
-def jobs_table(found: Sequence[Job], now: datetime) -> Table:
-    table = headed("job", "provider", "state", "age", "image", "note")
+def jobs_table(found: Sequence[Job], now: datetime) -> Listing:
+    table = Listing("job", "provider", "state", "age", "image", "note")
     for job in found:
         name = job.input.file_name if job.input and job.input.file_name else ""
         error = job.error.message if job.error else None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, Connection, as_text, run
-from submitter.printing import headed, print_table
+from submitter.printing import Listing, print_table
 
 
 def providers(
@@ -22,7 +22,7 @@ def providers(
     if as_json:
         typer.echo(as_text(found))
         return
-    table = headed("provider", "key", "options", "queue", "paused")
+    table = Listing("provider", "key", "options", "queue", "paused")
     for info in found:
         options = ", ".join(name for name in info["options"].get("properties", {}) if name != "passthrough")
         paused = info["paused"]["reason"] if info["paused"] else "no"

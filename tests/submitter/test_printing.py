@@ -7,7 +7,7 @@ import json
 import pytest
 from rich.text import Text
 
-from submitter.printing import failed, harmless, headed, json_text, print_fields, print_json, print_table, say
+from submitter.printing import Listing, failed, harmless, json_text, print_fields, print_json, print_table, say
 
 EVIL = "a\x1b]0;owned\x07 b\x1b[2J\rc\x9b31m\x7f\u202ed\u2028e\nf\ud800"
 SHOWN = r"a\x1b]0;owned\x07 b\x1b[2J\rc\x9b31m\x7f\u202ed\u2028e\nf\ud800"
@@ -20,7 +20,7 @@ def test_control_characters_are_shown_as_escapes_and_all_else_as_it_is() -> None
 
 
 def test_every_way_of_printing_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
-    table = headed("one", "two")
+    table = Listing("one", "two")
     table.add_row(EVIL, Text(EVIL, style="red"))
     print_table(table)
     print_fields({"name": EVIL, "deep": {"text": EVIL}})

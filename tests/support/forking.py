@@ -16,7 +16,6 @@ import contextlib
 import functools
 import gc
 import importlib
-import io
 import json
 import os
 import pkgutil
@@ -181,9 +180,17 @@ def _become(order: bytes, given: list[int]) -> NoReturn:
     os.chdir(directory)
     sys.path[0] = ""
     encoding, _, errors = environment.get("PYTHONIOENCODING", "utf-8").partition(":")
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        assert isinstance(stream, io.TextIOWrapper)
-        stream.reconfigure(encoding=encoding, errors="backslashreplace" if stream is sys.stderr else errors or "strict")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        handling = "backslashreplace" if name == "stderr" else errors or "strict"
+        opened = open(  # noqa: SIM115 (for as long as the process lives)
+            number,
+            "w" if number else "r",
+            buffering=1 if name == "stderr" else -1,
+            encoding=encoding,
+            errors=handling,
+            closefd=False,
+        )
+        setattr(sys, name, opened)
     sys.argv = ["-c", *arguments]
     random.seed()
     importlib.import_module(_MODULES[program]).main()

@@ -1,14 +1,10 @@
 """`receiver demo`, as a new user runs it."""
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import re
 import signal
-import struct
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from PIL import Image
 
 from tests.support.cli import PROGRAM, bare_environment
 from tests.support.processes import ROOT
+from tests.support.terminal import on_terminal
 from tests.support.waiting import patiently
 
 
@@ -65,15 +62,9 @@ async def _demo(*options: str, directory: Path) -> tuple[int, str]:
 
 
 async def test_at_80_columns_no_word_is_lost(tmp_path: Path) -> None:
-    screen, terminal = os.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-    environment = {**bare_environment(TERM="xterm"), "COLUMNS": "80"}
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "demo", env=environment, cwd=tmp_path, stdout=terminal, stderr=terminal
-    )
-    os.close(terminal)
-    shown = await asyncio.to_thread(_read_all, screen)
-    assert await process.wait() == 0
+    environment = bare_environment()
+    status, shown = await on_terminal("receiver", "demo", environment=environment, directory=tmp_path)
+    assert status == 0
     assert "2560×1920 10 credits verified" in shown
     assert "…" not in shown.rsplit("provider", 1)[1]
 
@@ -91,13 +82,3 @@ async def test_an_interrupt_while_it_runs_is_one_line_and_130(tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     _, err = await patiently(process.communicate())
     assert (process.returncode, err.decode()) == (130, "receiver: interrupted\n")
-
-
-def _read_all(screen: int) -> str:
-    """What is written until the other end is closed."""
-    parts = []
-    with contextlib.suppress(OSError):  # Linux says so that it is
-        while part := os.read(screen, 65536):
-            parts.append(part)
-    os.close(screen)
-    return b"".join(parts).decode("utf-8", "replace")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import os
-import struct
-import termios
 from pathlib import Path
 
 import pytest
 
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.cli import PROGRAM, bare_environment, receiver_command
+from tests.support.cli import bare_environment, receiver_command
 from tests.support.processes import live
 from tests.support.submitter_cli import submitter
+from tests.support.terminal import on_terminal
 
 
 async def test_a_job_is_found_by_file_name_moment_and_loss(tmp_path: Path) -> None:
@@ -59,16 +55,11 @@ async def test_explain_wraps_beside_the_moment_at_80_columns(tmp_path: Path) -> 
     (tmp_path / "cat.jpg").write_bytes(picture_bytes(160, 120))
     async with live(tmp_path) as (receiver, _):
         sent = await submitter(receiver, "send", "cat.jpg", "--provider", "freepik", "--wait", "--json")
-        screen, terminal = os.openpty()
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-        environment = bare_environment(RECEIVER_DATA_DIR=str(receiver.data_dir), COLUMNS="80", TERM="dumb")
-        process = await asyncio.create_subprocess_exec(
-            *PROGRAM, "jobs", "explain", sent.json["id"], env=environment, cwd=tmp_path, stdout=terminal
-        )
-        assert await process.wait() == 0
-        os.close(terminal)
-        lines = os.read(screen, 65536).decode().splitlines()
-        os.close(screen)
+        environment = bare_environment(RECEIVER_DATA_DIR=str(receiver.data_dir))
+        arguments = ("jobs", "explain", sent.json["id"])
+        status, shown = await on_terminal("receiver", *arguments, environment=environment, directory=tmp_path)
+    assert status == 0
+    lines = shown.splitlines()
     entries = [line for line in lines[1:] if line.strip() and not line.startswith("nothing")]
     assert all(line[2:6].isdigit() or line.startswith((48 * " ", "→")) for line in entries), entries
     assert all(len(line.rstrip()) <= 80 for line in lines)
