@@ -155,6 +155,8 @@ class Notifier:
         self._known: Mapping[str, Endpoint] = {}
         self._revision: str | None = None
         self._known_at = -_MINDS_SECONDS
+        self._changes = self._minded = 0
+        """Changes of endpoints made here, and how many of them are minded: until all are, nothing starts."""
         self._walk_at = -_MINDS_SECONDS
         self._upcoming_at: datetime | None = None
         """What the last walk found first that was not due yet."""
@@ -172,7 +174,7 @@ class Notifier:
         more = await self._deliveries.fans_out() and await self._deliveries.fan_out(
             now, first_delay_seconds=self._policy.schedule[0]
         )
-        rest = self._walk_at - time.monotonic()
+        rest = self._walk_at - time.monotonic() if self._minded == self._changes else 0.0
         changed = await self._walk(now) if rest <= 0 else set[str]()
         changed |= await self._take_in(now)
         waits = [self._fill(self._lanes[name]) for name in changed | self._stopped if name in self._lanes]
@@ -188,7 +190,7 @@ class Notifier:
 
     def endpoints_changed(self) -> None:
         """Something about an endpoint was changed here: mind it now. Changes by others are minded within a second."""
-        self._known_at = self._walk_at = -_MINDS_SECONDS
+        self._changes += 1
         self.loop.wake()
 
     async def shutdown(self, *, grace_seconds: float) -> None:
@@ -228,10 +230,12 @@ class Notifier:
         """Bring the lanes' settings up to date, as of a second ago at most. Returns those that were changed."""
         now = time.monotonic()
         unknown = any(name not in self._known and not is_notify_lane(name) for name in agenda.lanes)
-        if not unknown and now - self._known_at < _MINDS_SECONDS:
+        changes = self._changes
+        if not unknown and changes == self._minded and now - self._known_at < _MINDS_SECONDS:
             return set()
         self._known_at = now
         found = await self._endpoints.changed(self._revision)
+        self._minded = changes
         if found is None:
             return set()
         self._revision, endpoints = found
@@ -287,6 +291,9 @@ class Notifier:
     def _fill(self, lane: _Lane) -> float:
         """Start what may start; returns in how many seconds more may."""
         self._stopped.discard(lane.name)
+        if self._minded != self._changes:
+            self._stopped.add(lane.name)
+            return 0.0
         while True:
             if lane.endpoint is None and self._notify_calls >= self._policy.most_notify_calls:
                 self._stopped.add(lane.name)
