@@ -145,12 +145,13 @@ class Arriving:
 
     async def _write(self) -> None:
         pieces, self._waiting, self._unwritten = self._waiting, [], 0
-        await _in_thread(self._digested, pieces)
+        if pieces:
+            await _in_thread(self._digested, pieces)
 
     def _digested(self, pieces: Sequence[bytes]) -> None:
-        data = b"".join(pieces)  # threads that go in and out of Python a lot hold up the event loop
-        self._digest.update(data)
-        self._to.write(data)
+        for piece in pieces:
+            self._digest.update(piece)
+            self._to.write(piece)
 
 
 def _range_start(response: httpx.Response) -> int | None:

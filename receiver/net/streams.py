@@ -2,14 +2,15 @@
 A connection as httpcore wants it, on asyncio's own transports.
 
 httpcore's default asks for 64 KiB at a time, pauses the socket in between, and undoes TLS in Python. Here what arrives
-gathers, up to READ_AHEAD_BYTES, while what came before is being worked on, and is handed over at once: a megabyte takes
-a handful of turns of the event loop. Transports undo TLS, in C where uvloop runs.
+gathers, up to READ_AHEAD_BYTES, while what came before is being worked on, and is handed over as it is: a megabyte
+takes a handful of turns of the event loop, and no copy is made. Transports undo TLS, in C where uvloop runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from typing import Any, cast
 
 import httpcore
@@ -32,7 +33,7 @@ async def connect(address: str, port: int, timeout: float | None) -> httpcore.As
 
 
 class SocketStream(httpcore.AsyncNetworkStream):
-    """One connection. `read` returns all that has gathered, which may be more than it was asked for."""
+    """One connection. `read` returns a piece as it came, which may be more than it was asked for."""
 
     def __init__(self, transport: asyncio.Transport, incoming: _Incoming) -> None:
         self._transport = transport
@@ -100,7 +101,7 @@ class _Incoming(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._encrypted = False
-        self._pieces: list[bytes] = []
+        self._pieces: deque[bytes] = deque()
         self._size = 0
         self._is_paused = True
         self._ended = False
@@ -115,7 +116,7 @@ class _Incoming(asyncio.Protocol):
         return bool(self._pieces) or self._ended
 
     async def read(self) -> bytes:
-        """All that has gathered, at least one byte; nothing at the end. OSError where the connection broke."""
+        """What has come, at least one byte; nothing at the end. OSError where the connection broke."""
         if not self.ready:
             self._resume()
             self._reader = asyncio.get_running_loop().create_future()
@@ -127,10 +128,10 @@ class _Incoming(asyncio.Protocol):
             if self._error is not None:
                 raise ConnectionResetError("the connection broke") from self._error
             return b""
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._size = 0
-        self._resume()
+        data = self._pieces.popleft()
+        self._size -= len(data)
+        if self._size < READ_AHEAD_BYTES:
+            self._resume()
         return data
 
     async def written(self) -> None:

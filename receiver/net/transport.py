@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import httpcore
 import httpx
 
 from receiver.net import streams
+from receiver.net.connections import Pool
 from receiver.net.guard import Guard, UrlRefused
-from submitter import httpcore_adapter
 
 Connect = Callable[[str, int, float | None], Awaitable[httpcore.AsyncNetworkStream]]
 
@@ -46,13 +45,12 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         ssl_context: ssl.SSLContext | None = None,
         max_connections: int = 200,
     ) -> None:
-        def pool(*, encrypted: bool) -> httpcore.AsyncConnectionPool:
-            return httpcore.AsyncConnectionPool(
-                ssl_context=context,
+        def pool(*, encrypted: bool) -> Pool:
+            return Pool(
+                GuardedBackend(guard, connect or streams.connect, encrypted=encrypted),
+                context,
                 max_connections=max_connections,
-                max_keepalive_connections=max_connections,
-                keepalive_expiry=KEEPALIVE_SECONDS,
-                network_backend=GuardedBackend(guard, connect or streams.connect, encrypted=encrypted),
+                keepalive_seconds=KEEPALIVE_SECONDS,
             )
 
         context = ssl_context or httpx.create_ssl_context(trust_env=False)
@@ -62,7 +60,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         pool = self._pools.get(request.url.scheme)
         if pool is None:
             raise httpx.UnsupportedProtocol("only https and http are spoken here", request=request)
-        return await httpcore_adapter.send(pool, request, extensions=request.extensions, errors=_in_httpx_terms)
+        return await pool.send(request)
 
     async def aclose(self) -> None:
         for pool in self._pools.values():
@@ -105,29 +103,3 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-
-
-_HTTPX_ERRORS: dict[type[BaseException], type[httpx.TransportError]] = {
-    httpcore.ConnectTimeout: httpx.ConnectTimeout,
-    httpcore.ReadTimeout: httpx.ReadTimeout,
-    httpcore.WriteTimeout: httpx.WriteTimeout,
-    httpcore.PoolTimeout: httpx.PoolTimeout,
-    httpcore.TimeoutException: httpx.TimeoutException,
-    httpcore.ConnectError: httpx.ConnectError,
-    httpcore.ReadError: httpx.ReadError,
-    httpcore.WriteError: httpx.WriteError,
-    httpcore.NetworkError: httpx.NetworkError,
-    httpcore.LocalProtocolError: httpx.LocalProtocolError,
-    httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
-    httpcore.ProtocolError: httpx.ProtocolError,
-    httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
-}
-
-
-@contextmanager
-def _in_httpx_terms() -> Iterator[None]:
-    try:
-        yield
-    except tuple(_HTTPX_ERRORS) as exc:
-        kind = next(_HTTPX_ERRORS[kind] for kind in type(exc).__mro__ if kind in _HTTPX_ERRORS)
-        raise kind(str(exc)) from exc
