@@ -4,7 +4,8 @@ Pages of jobs, newest first, by filters.
 Every filter is a range of an index, however many jobs there are, and so is a whole id, ours or a provider's. Other text
 has no index: a page looks for it in a number of jobs that pass the other filters, and its cursor, the last of them,
 goes on behind them; so a page may be short, or empty, and still have a next one. The first page looks at few, to take
-hardly longer than one over a thousand jobs; those that somebody asks for once it was not enough look at many.
+hardly longer than one over a thousand jobs; those that somebody asks for once it was not enough look at many. Jobs of
+some states or providers lie apart from each other, so they cost more each, and it looks at fewer of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from submitter.parsing import NO_RESULT
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 
-_TEXT_BUDGET = 1_500
+_TEXT_BUDGET = 1_000
+_SCATTERED_TEXT_BUDGET = 300
 _LATER_TEXT_BUDGET = 30_000
 BEHIND_ALL = "job_" + 26 * "z"
 """Above every id."""
@@ -87,23 +89,25 @@ def _ids(wanted: JobFilter, before: str | None, limit: int) -> Work[tuple[list[s
         query, values = _candidates(wanted, before, 1, only=row[0])
         if found := [row[0] for row in (yield Fetch(query, values))]:
             return found, None
-    budget = _LATER_TEXT_BUDGET if before else _TEXT_BUDGET
-    query, values = _candidates(wanted, before, budget, columns=", ".join(_SEARCHED))
+    first_budget = _SCATTERED_TEXT_BUDGET if wanted.states or wanted.providers else _TEXT_BUDGET
+    budget = _LATER_TEXT_BUDGET if before else first_budget
+    query, values = _candidates(wanted, before, budget)
     condition, patterns = _contains(wanted.text)
-    matching = f"SELECT id FROM ({query}) AS candidates WHERE {condition} ORDER BY id DESC LIMIT ?"
+    # A subquery of each row, so that both engines look up the candidates by their key, and stop at the limit.
+    matches = f"(SELECT {condition} FROM jobs WHERE jobs.id = candidates.id)"
+    matching = f"SELECT id FROM ({query}) AS candidates WHERE {matches} ORDER BY id DESC LIMIT ?"
     found = [row[0] for row in (yield Fetch(matching, (*values, *patterns, limit + 1)))]
     if len(found) > limit:
         return found[:limit], found[limit - 1]
-    query, values = _candidates(wanted, before, budget)
     count, last = yield from first(f"SELECT count(*), min(id) FROM ({query}) AS candidates", *values)
     return found, last if count == budget else None
 
 
 def _candidates(
-    wanted: JobFilter, before: str | None, limit: int, *, columns: str = "id", only: str | None = None
+    wanted: JobFilter, before: str | None, limit: int, *, only: str | None = None
 ) -> tuple[str, tuple[Any, ...]]:
     """
-    A query for *columns* of the newest *limit* jobs, and its values.
+    A query for the ids of the newest *limit* jobs, and its values.
 
     Without states and providers the ids themselves are the index; else each combination is a range of `jobs_listed`.
     """
@@ -115,15 +119,15 @@ def _candidates(
     if wanted.lost:
         within, values = f"{within} AND {_LOST}", [*values, NO_RESULT]
     if not wanted.states and not wanted.providers:
-        return f"SELECT {columns} FROM jobs WHERE {within} ORDER BY id DESC LIMIT ?", (*values, limit)
-    part = f"SELECT {columns} FROM jobs WHERE state = ? AND provider = ? AND {within} ORDER BY id DESC LIMIT ?"
+        return f"SELECT id FROM jobs WHERE {within} ORDER BY id DESC LIMIT ?", (*values, limit)
+    part = f"SELECT id FROM jobs WHERE state = ? AND provider = ? AND {within} ORDER BY id DESC LIMIT ?"
     parts, all_values = [], list[Any]()
     for state in wanted.states or tuple(State):
         for provider in wanted.providers or tuple(PROVIDERS):
-            parts.append(f"SELECT {columns} FROM ({part}) AS part")
+            parts.append(f"SELECT id FROM ({part}) AS part")
             all_values += [str(state), provider, *values, limit]
     union = " UNION ALL ".join(parts)
-    return f"SELECT {columns} FROM ({union}) AS parts ORDER BY id DESC LIMIT ?", (*all_values, limit)
+    return f"SELECT id FROM ({union}) AS parts ORDER BY id DESC LIMIT ?", (*all_values, limit)
 
 
 def _contains(text: str) -> tuple[str, list[str]]:

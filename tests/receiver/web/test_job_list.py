@@ -108,6 +108,17 @@ async def test_text_is_looked_for_in_the_newest_jobs_and_further_back_when_asked
         assert old.id in shown.text and "Search further back" not in shown.text
 
 
+async def test_within_other_filters_text_is_looked_for_in_fewer_jobs_at_first(here: RunningReceiver) -> None:
+    old = await here.job(state=State.FAILED, metadata={"order": "needle"})
+    await fill(here, 450)
+    assert await ids(here, q="needle") == [old.id]
+    for wanted in ({"state": "failed"}, {"provider": "freepik"}, {"state": "failed", "provider": "freepik"}):
+        page = (await here.client.get("/v1/jobs", params={"q": "needle", **wanted})).json()
+        assert page["items"] == []
+        further = (await here.client.get("/v1/jobs", params={"q": "needle", **wanted, "cursor": page["next"]})).json()
+        assert ([job["id"] for job in further["items"]], further["next"]) == ([old.id], None)
+
+
 @pytest.mark.parametrize(
     "wanted",
     [
