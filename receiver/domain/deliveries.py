@@ -19,7 +19,7 @@ from receiver.domain.redaction import redact
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event for one endpoint (or notify URL), taken for an attempt. `example`: a test, tried once."""
+    """One event for one endpoint (or notify URL), leased for an attempt. `example`: a test, tried once."""
 
     id: str
     event_id: str
@@ -37,7 +37,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one attempt came to. `next_at` None: it is over, as `state` says. `gone`: never again, said the endpoint."""
+    """The result of one attempt. `next_at` is None after the last one; `gone`: the endpoint answered 410."""
 
     delivery: Delivery
     state: str
@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """When each lane has its next first try and its next later try that nobody holds. Either may be missing."""
+    """The times of each lane's next first try and next later try that are not leased. Either may be missing."""
 
     first: Mapping[str, datetime]
     later: Mapping[str, datetime]
@@ -63,7 +63,7 @@ class Agenda:
         return {*self.first, *self.later}
 
     def due(self, now: datetime) -> list[tuple[str, bool]]:
-        """(lane, whether it is a later try) of what is due."""
+        """Return (lane, is a later try) of everything that is due."""
         times = ((False, self.first), (True, self.later))
         return [(lane, retry) for retry, of_lanes in times for lane, at in of_lanes.items() if at <= now]
 
@@ -72,7 +72,7 @@ class Agenda:
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery is."""
+    """The state of a delivery."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -108,7 +108,7 @@ class DeliveryView:
     url: str | None = shown("Null: the endpoint was removed.")
     state: DeliveryState = shown()
     tries: int = shown("Since it was queued, or replayed.")
-    example: bool = shown("It came of an endpoint's test.")
+    example: bool = shown("Sent by an endpoint's test.")
     next_at: datetime | None = shown()
     created_at: datetime = shown()
     finished_at: datetime | None = shown()
@@ -122,7 +122,7 @@ class DeliveryView:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
-    """Which deliveries to list. Empty or None: whatever. `undelivered`: ended or tried, and not delivered."""
+    """A filter for deliveries; empty and None match all. `undelivered`: ended or tried, and not delivered."""
 
     states: tuple[str, ...] = ()
     endpoint_id: str | None = None
@@ -135,7 +135,7 @@ class DeliveryFilter:
 
 @entity
 class Replayed:
-    """What a replay put back, or would: deliveries that had ended, and events that had none yet."""
+    """The counts of a replay, made or planned: deliveries that had ended, and events that had none yet."""
 
     again: int = shown("Deliveries that had ended.")
     missing: int = shown("Events that had no delivery there yet.", name="never_queued")
@@ -145,7 +145,7 @@ class Replayed:
 
 
 class ReplayRefused(Exception):
-    """It can't be delivered as things are. `code` is stable, `remedy` says what to change."""
+    """The delivery can't be replayed as things are. `code` is stable, `remedy` says what to change."""
 
     def __init__(self, code: str, message: str, *, remedy: str) -> None:
         super().__init__(message)

@@ -46,14 +46,14 @@ class Endpoint:
         return [each.secret for each in self.secrets if each.until is None or each.until > now]
 
     def rotated(self, secret: str, now: datetime, *, overlap: timedelta) -> Endpoint:
-        """With *secret* as the newest; those before it sign for *overlap* at most."""
+        """Return the endpoint with *secret* as the newest; earlier secrets sign for *overlap* at most."""
         until = now + overlap
         before = (replace(each, until=min(each.until or until, until)) for each in self.secrets)
         kept = [each for each in before if each.until and each.until > now]
         return replace(self, secrets=(SigningSecret(secret), *kept)[:_MOST_SECRETS])
 
     def switched(self, *, on: bool, reason: str | None = None) -> Endpoint:
-        """Enabled, with a clean slate; or disabled for *reason*."""
+        """Return the endpoint enabled, with no failures on record; or disabled for *reason*."""
         if on:
             return replace(self, enabled=True, failing_since=None, told_failing_at=None, disabled_reason=None)
         return replace(self, enabled=False, disabled_reason=reason)
@@ -70,11 +70,11 @@ def judged(
     before: Endpoint, now: datetime, *, well: bool, given_up: bool, gone: bool
 ) -> tuple[Endpoint, tuple[NewEvent, ...]]:
     """
-    An enabled endpoint after some attempts, and the events to write.
+    Return an enabled endpoint as it is after some attempts, and the events to write.
 
-    *well*: a delivery arrived; *given_up*: one had its last try; *gone*: the endpoint answered 410. `endpoint.failing`
-    comes once between the first failure and the next success, when a delivery is given up; `endpoint.disabled` when the
-    endpoint is *gone* or has failed for days.
+    *well*: a delivery arrived; *given_up*: a delivery had its last try; *gone*: the endpoint answered 410.
+    `endpoint.failing` is emitted once between the first failure and the next success, when a delivery is given up;
+    `endpoint.disabled` when the endpoint is *gone* or has failed for days.
     """
     new_events: list[NewEvent] = []
     after = replace(before, failing_since=before.failing_since or now)

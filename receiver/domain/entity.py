@@ -4,7 +4,7 @@ Entities: dataclasses that are the single description of what is stored and show
 A field is described once, where it is declared. Its annotation gives the type; `shown` or `stored` give the rest: the
 name and description it has in the API, and the width of its column. The columns and row codecs (`store.codecs`), the
 JSON (`json_of`) and the OpenAPI schema (`schema_of`) are derived from that when the modules are imported, as source
-code that is compiled once: a row or an answer costs what one written by hand costs.
+code that is compiled once: a row or an answer costs as much as with code written by hand.
 
 The types and how they are represented:
 
@@ -67,9 +67,9 @@ def shown(
     **described: Any,
 ) -> Any:
     """
-    A field that the API shows, as *name* if that is another than the field's own; *text* describes it.
+    A field that the API shows, under *name* if that differs from the field's own; *text* describes it.
 
-    Further: `length` of a text column, or `identifier` for an id of ours; `big` for an integer that may pass 2³¹;
+    Also: `length` of a text column, or `identifier` for one of our ids; `big` for an integer that may exceed 2³¹;
     `schema`, merged into the JSON Schema; `parts`, for a field that is a dataclass, the same (`length`, `schema`) by
     the name of its field.
     """
@@ -78,7 +78,7 @@ def shown(
 
 
 def stored(*, default: Any = MISSING, default_factory: Any = MISSING, repr: bool = True, **described: Any) -> Any:
-    """A field that is stored and not shown; `column` is its name there if that is another than the field's own."""
+    """A field that is stored and not shown; `column` is its column's name if that differs from the field's own."""
     return _field(_Description(shown=False, **described), default, default_factory, repr)
 
 
@@ -93,8 +93,8 @@ def entity(cls: type[E]) -> type[E]:
     """
     A dataclass with slots, whose fields may be `shown` and `stored`. To type checkers it is frozen.
 
-    At run time it is not: a frozen dataclass sets each field past its own guard, and takes ten times as long to make.
-    One is made for every row that is read.
+    At run time it is not: a frozen dataclass sets each field past its own guard, which makes it ten times as slow to
+    create, and an instance is created for every row that is read.
     """
     return dataclass(slots=True, unsafe_hash=True)(cls)
 
@@ -109,7 +109,7 @@ class EntityField:
     name: str
     kind: type
     item: type | None
-    """What a tuple holds."""
+    """The type of a tuple's items."""
     optional: bool
     column: str
     about: _Description
@@ -161,7 +161,7 @@ def _entity_field(name: str, annotation: Any, about: _Description, prefix: str =
 
 
 def iso(moment: datetime | None) -> str | None:
-    """A moment as RFC 3339 in UTC with milliseconds."""
+    """Format a time as RFC 3339 in UTC with milliseconds."""
     if moment is None:
         return None
     if moment.tzinfo is not UTC:
@@ -204,7 +204,7 @@ def compiled(source: str, **names: Any) -> Any:
 
 
 def schema_of(entity: type, **more: Schema) -> Schema:
-    """The JSON Schema of what `json_of` shows, and of the properties *more* that are shown beside it."""
+    """The JSON Schema of what `json_of` shows, with the additional properties *more*."""
     properties = {field.key: _schema(field) for field in fields_of(entity) if field.about.shown} | more
     return {"type": "object", "properties": properties, "required": list(properties)}
 

@@ -1,4 +1,4 @@
-"""Events: their types, what is written of them, and which subscriber gets which."""
+"""Events: their types and bodies, and which subscriber gets which."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def job_event(name: str, job: Job, images: Sequence[KeptImage], *, base_url: str
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What an enabled endpoint subscribes to. Empty: everything."""
+    """The subscription of an enabled endpoint; empty fields match everything."""
 
     endpoint_id: str
     types: frozenset[str]
     providers: frozenset[str]
 
     def wants(self, event_type: str, provider: str | None, subject_id: Any) -> bool:
-        """Whether an event is for it. An endpoint's own failure goes to the other endpoints."""
+        """Return whether it matches an event. An endpoint's own failure goes to the other endpoints."""
         if event_type in ENDPOINT_EVENTS and subject_id == self.endpoint_id:
             return False
         return (not self.types or event_type in self.types) and (not self.providers or provider in self.providers)
@@ -80,7 +80,7 @@ class Subscription:
 
 @entity
 class Event:
-    """One row of `events`. `body` is the very text that is delivered to subscribers."""
+    """One row of `events`. `body` is the exact text that is delivered to subscribers."""
 
     position: int = shown(big=True)
     id: str = shown("The `webhook-id` of its deliveries.", identifier=True)
@@ -98,7 +98,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events to read. Empty: all of them."""
+    """A filter for events; empty fields match all of them."""
 
     types: frozenset[str] = frozenset()
     providers: frozenset[str] = frozenset()
@@ -122,7 +122,7 @@ _event_to_json = json_of(Event)
 
 
 def one_line(body: dict[str, Any]) -> str:
-    """The body of an event: compact JSON with none of the line breaks of any reader, so that a stream can carry it."""
+    """Return the body of an event: compact JSON without any character that a reader takes for a line break."""
     try:
         text = orjson.dumps(body).decode()
     except TypeError:  # an integer beyond 64 bits in the caller's metadata, or half of a surrogate pair
@@ -138,7 +138,7 @@ def is_notify_lane(lane: str) -> bool:
 
 
 def notify_lane(url: str) -> str:
-    """Notify URLs that differ in their query only share a lane, as an endpoint's deliveries do."""
+    """Return the lane of a notify URL. URLs that differ only in their query share it as an endpoint's deliveries do."""
     parts = urlsplit(url)
     place = f"{parts.scheme}://{parts.netloc}".lower() + parts.path
     return _NOTIFY + hashlib.sha256(place.encode()).hexdigest()[:24]

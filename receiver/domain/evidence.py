@@ -1,7 +1,7 @@
 """
 Evidence: every callback, poll answer and submit answer, as it came.
 
-Bytes and headers are never altered; what a piece means is written beside it later, as `verdict` and `read_at`.
+Bytes and headers are never altered; what a piece means is added later, as `verdict` and `read_at`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from submitter.vocabulary import Trust
 
 @entity
 class Evidence:
-    """What came, as it came. `id` is 0 until it is written."""
+    """A piece of evidence, unaltered. `id` is 0 until it is written."""
 
     source: Source = shown()
     provider: str = stored(length=32)
     job_id: str | None = stored(identifier=True)
     received_at: datetime = shown()
     headers_json: str = stored(column="headers")
-    """As they are stored, since they are rarely needed; see `headers_to_json`."""
+    """In stored form, since they are rarely needed; see `headers_to_json`."""
     body: bytes = stored(repr=False)
     verdict: Verdict = shown(default=Verdict.RECEIVED)
     trust: Trust | None = shown("How far it is believed.", default=None, length=32)
@@ -93,9 +93,9 @@ def _octets(text: str) -> bytes:
 
 def delivery_digest(job_id: str, delivery_id: str, body: bytes) -> str:
     """
-    What two deliveries have in common if one is a replay of the other.
+    Return the value that two deliveries share if one is a replay of the other.
 
-    It begins with the job's id: new entries of an index then stand beside each other, and not all over it.
+    It begins with the job's id, so that new entries of an index are adjacent and not scattered all over it.
     """
     digest = hashlib.sha256(b"%s\n%s" % (delivery_id.encode(), body)).digest()
     return f"{job_id}.{base64.urlsafe_b64encode(digest[:18]).decode()}"
@@ -103,7 +103,7 @@ def delivery_digest(job_id: str, delivery_id: str, body: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceFilter:
-    """Which evidence is to be read again. None and empty: all."""
+    """A filter for evidence to read again; None and empty match all."""
 
     since: datetime | None = None
     provider: str | None = None

@@ -32,18 +32,18 @@ def new_id(prefix: str) -> str:
 
 
 def is_id(prefix: str, text: str) -> bool:
-    """Whether *text* looks like one of our ids of *prefix*."""
+    """Return whether *text* has the form of an id with *prefix*."""
     head, _, tail = text.partition("_")
     return head == prefix and len(tail) == 26 and set(tail) <= set(_ALPHABET)
 
 
 def lowest_id(prefix: str, moment: datetime) -> str:
-    """Below every id that was made at or after *moment*."""
+    """Return a lower bound of every id that was made at or after *moment*."""
     return _text(prefix, max(int(moment.timestamp() * 1000), 0) << 80)
 
 
 def made_at(identifier: str) -> datetime:
-    """When an id of ours was made, to the millisecond; for whatever `is_id` takes."""
+    """Return when an id was made, to the millisecond; for anything that `is_id` accepts."""
     number = 0
     for letter in identifier.rpartition("_")[2]:
         number = number << 5 | _ALPHABET.index(letter)

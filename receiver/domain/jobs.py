@@ -1,4 +1,4 @@
-"""The job, our durable record of a task, and its images. Values only: `store` keeps them, `lifecycle` moves them."""
+"""The job, our durable record of a task, and its images. Values only: `store` keeps, `lifecycle` changes them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Source(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What became of a piece of evidence."""
+    """The outcome of reading a piece of evidence."""
 
     RECEIVED = "received"
     """Durable, not yet read."""
     BELIEVED = "believed"
-    """It was taken as true; it may still have changed nothing."""
+    """Accepted as true; it may still have changed nothing."""
     HINT = "hint"
     """Not trusted enough to change a state: it makes the job's poll due."""
     DUPLICATE = "duplicate"
@@ -39,12 +39,12 @@ class Verdict(StrEnum):
     """It names another task than the job's, or is not about a task."""
     UNREADABLE = "unreadable"
     REFUSED = "refused"
-    """It did not prove where it came from."""
+    """Its origin was not proven."""
 
 
 @entity
 class InputImage:
-    """What is known of the image that a job upscales."""
+    """The image that a job upscales, as far as it is known."""
 
     file_name: str | None = shown("As it was uploaded, or the last part of its URL.", default=None)
     width: int | None = shown("In pixels.", default=None)
@@ -94,11 +94,11 @@ class Job:
     """When a queued job may be sent (again)."""
     sent_at: datetime | None = shown(default=None)
     next_poll_at: datetime | None = shown("When its next status call is due.", name="due_at", default=None)
-    """None when it needs none."""
+    """None where no poll is needed."""
     polled_at: datetime | None = stored(default=None)
     polls: int = stored(default=0)
     hinted_at: datetime | None = stored(default=None)
-    """An unconfirmed claim of its end waits for a poll."""
+    """Set while an unconfirmed claim that the job ended waits for a poll."""
     deadline_at: datetime | None = shown("When it expires.", default=None)
     overdue_at: datetime | None = stored(default=None)
     late_at: datetime | None = stored(default=None)
@@ -116,29 +116,29 @@ class Job:
 
 
 class Reason(StrEnum):
-    """Why a job does not move."""
+    """The reason why a job makes no progress."""
 
     RATE_LIMIT = "rate_limit"
     """It is queued, and is sent as soon as its provider's rate and concurrency admit it."""
     PROVIDER_PAUSED = "provider_paused"
     RETRY = "retry"
-    """The provider did not take it: it is sent again."""
+    """The provider did not accept it: it is sent again."""
     CALLBACK = "callback"
-    """It was sent, and its callback has not come."""
+    """It was sent, and its callback has not arrived."""
     POLL = "poll"
     """The next status call will ask for its state."""
 
 
 @entity
 class WaitingFor:
-    """What a job waits for."""
+    """The condition that a job waits for."""
 
     reason: Reason = shown()
-    until: datetime | None = shown("Null if that is not known. It may have passed: any moment now.", default=None)
+    until: datetime | None = shown("Null if unknown. A time in the past: imminent.", default=None)
 
 
 def waiting_for(job: Job, pause: Pause | None = None) -> WaitingFor | None:
-    """Why *job* does not move; None while a call for it is under way, and once nothing more will come by itself."""
+    """Return why *job* makes no progress; None while a call for it is under way, and once nothing more is expected."""
     if job.state is State.QUEUED:
         if pause is not None:
             return WaitingFor(Reason.PROVIDER_PAUSED, None if pause.by_operator else pause.probe_at)
@@ -159,7 +159,7 @@ _SHORT_OF_SCALE = 0.9
 
 def enlargement(job: Job, image: KeptImage) -> dict[str, Any]:
     """
-    How many times larger *image* is than the job's input, and whether that is what was asked for.
+    Return how many times larger *image* is than the job's input, and whether that is the scale that was asked for.
 
     `upscaled` is false for a result that is no larger than its input, or clearly smaller than the scale that the job's
     options name; both are null where a size is not known.
@@ -174,7 +174,7 @@ def enlargement(job: Job, image: KeptImage) -> dict[str, Any]:
 
 
 def _asked_scale(options: Mapping[str, Any]) -> float | None:
-    """The scale that a caller asked for, by either of the names that providers give it: a number, or a text as 4x."""
+    """Return the scale that a caller asked for, under either of the providers' names: a number, or text such as 4x."""
     asked = options.get("scale_factor", options.get("scale"))
     if isinstance(asked, str) and re.fullmatch(r"\d{1,3}(\.\d{1,3})?x?", asked):
         asked = float(asked.removesuffix("x"))
@@ -182,7 +182,7 @@ def _asked_scale(options: Mapping[str, Any]) -> float | None:
 
 
 def lost_reason(job: Job, images: Sequence[KeptImage]) -> str | None:
-    """Why not all results of a task that was paid for are kept; None if none of them is given up."""
+    """Return why results of a task that was paid for are not all kept; None if no image was given up."""
     reasons = [image.last_error or "its link is dead" for image in images if image.state == "lost"]
     if reasons:
         return "; ".join(dict.fromkeys(reasons))
@@ -212,9 +212,9 @@ class KeptImage:
     last_error: str | None = stored(default=None)
     """Why the last try failed; of a lost image, why it was given up."""
     renewals: int = stored(default=0)
-    """How often the provider was asked for a fresh link."""
+    """The number of times that the provider was asked for a fresh link."""
     renewed_at: datetime | None = stored(default=None)
-    """When it last named one."""
+    """The time when it last gave a fresh link."""
 
     @property
     def kept(self) -> bool:

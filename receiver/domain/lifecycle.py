@@ -1,9 +1,9 @@
 """
 Job lifecycle. Pure: no clock, no database, no network.
 
-Whatever a job learns is an update: a callback, the answer to a poll, the answer to the submit call, or a decision of
-ours. `advance` takes the job as read, one update and the current time, and returns what the job becomes, the events to
-emit, and the verdict to write beside the evidence. A table decides what a believed update makes of a job:
+Everything that a job learns is an update: a callback, the answer to a poll, the answer to the submit call, or our own
+decision. `advance` takes the job as read, an update and the current time, and returns the job as it becomes, the events
+to emit, and the verdict to add to the evidence. A table decides what a believed update does to a job:
 
     state of the job    the update reports
                         running    succeeded, failed    queued    unconfirmed    expired    canceled
@@ -16,8 +16,8 @@ emit, and the verdict to write beside the evidence. A table decides what a belie
     expired, canceled   note_id    late                 -         -              -          -
 
 `succeeded` and `failed` are the provider's word: the first believed report wins, and nothing moves the job again.
-But a task that is done and names no image is polled a few times more, and then fails by our reading alone: an image
-that is named later, by a signed callback or a poll, still makes the job succeed (`found`). A poll of a job that has its
+But a task that is done and names no image is polled a few more times, and then fails by our own judgment: an image that
+is named later, by a signed callback or a poll, still makes the job succeed (`found`). A poll of a job that has its
 result brings fresh links for images that are not kept (`relink`).
 `expired` and `canceled` are ours: a result that arrives later is kept and announced (`job.late_result`); the state
 stays.
@@ -44,8 +44,8 @@ class Update:
     """
     A report about a job, with where it came from and how far it is believed.
 
-    `report.state` may also be one of ours (`queued`: send again at `retry_at`; `unconfirmed`, `expired`, `canceled`).
-    `report` is None for a poll that brought no answer. `source` is None for a decision of ours.
+    `report.state` may also be our own (`queued`: send again at `retry_at`; `unconfirmed`, `expired`, `canceled`).
+    `report` is None for a poll that got no answer. `source` is None for our own decision.
     """
 
     report: Report | None
@@ -60,7 +60,7 @@ class Update:
     received_at: datetime | None = None
     """When the callback that brought this was received; it may be read much later."""
     empty_polls: int = 0
-    """How many polls in a row, the one that brought this included, found the task done and no image listed."""
+    """The number of polls in a row, this one included, that found the task done and no image listed."""
     again: bool = False
     """Old evidence read again: no poll was made, and it restarts no timer."""
 
@@ -198,7 +198,7 @@ def _finish(job: Job, report: Report, update: Update, now: datetime, timing: Tim
 
 
 def _found(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """The image of a task that was done and named none: its provider never reported a failure."""
+    """An image appears for a task that was done and named none: its provider never reported a failure."""
     row = _finish if nothing_listed(job) else _ignore
     return row(job, report, update, now, timing)
 
@@ -264,7 +264,7 @@ def _suspect(job: Job, report: Report, update: Update, now: datetime, timing: Ti
 
 
 def _end(job: Job, report: Report, update: Update, now: datetime, timing: Timing) -> Change:
-    """Expired or canceled: a decision of ours."""
+    """Expired or canceled: our own decision."""
     ended = replace(
         job,
         state=report.state,
@@ -380,12 +380,12 @@ def _polled(change: Change, update: Update, now: datetime, timing: Timing, jitte
 
 
 def nothing_listed(job: Job) -> bool:
-    """Whether *job* failed by our reading alone: its task is done, and several polls named no image."""
+    """Return whether *job* failed by our own judgment: its task is done, and several polls named no image."""
     return job.state is State.FAILED and job.error is not None and job.error.code == NO_RESULT
 
 
 def _may_list_it_later(job: Job, report: Report, update: Update, timing: Timing) -> bool:
-    """Whether a report of a task that is done and names no image is to be followed by another poll."""
+    """Return whether a report of a task that is done and names no image calls for another poll."""
     if not lists_nothing(report) or not timing.pollable or job.state.terminal:
         return False
     if update.source is Source.POLL and not update.again:
@@ -396,7 +396,7 @@ def _may_list_it_later(job: Job, report: Report, update: Update, timing: Timing)
 
 
 def _is_of_an_earlier_try(job: Job, report: Report, update: Update) -> bool:
-    """Whether *report* refuses an earlier submit call: read again, it says nothing about the one under way."""
+    """Return whether *report* refuses an earlier submit call: read again, it says nothing about the current one."""
     return (
         update.source is Source.RESPONSE
         and report.state in (State.QUEUED, State.FAILED, State.UNCONFIRMED)
@@ -407,13 +407,13 @@ def _is_of_an_earlier_try(job: Job, report: Report, update: Update) -> bool:
 
 
 def _names_another_task(job: Job, report: Report, update: Update) -> bool:
-    """Whether *report* is about a task that is not the job's; a poll by a claimed id must bring that very task."""
+    """Return whether *report* is about another task than the job's; a poll by a claimed id must report that task."""
     ours = job.remote_id or (job.claimed_id if update.source is Source.POLL else None)
     return update.source is not None and ours is not None and report.remote_id not in (None, ours)
 
 
 def _still_meant(job: Job, known: Job) -> datetime | None:
-    """The open hint, unless the task it claimed is another than the job's."""
+    """Return the time of the open hint, unless the task that it claimed is not the job's."""
     return job.hinted_at if job.claimed_id in (None, known.remote_id) else None
 
 

@@ -10,12 +10,12 @@ from receiver.domain.entity import iso
 FIRST_PROBE = timedelta(seconds=30)
 _LAST_PROBE = timedelta(hours=1)
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
-"""When a pause by an operator is probed: the operator resumes the provider."""
+"""The probe time of a pause by an operator: the operator resumes the provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """`probes` were refused since it began."""
+    """A pause. `probes` is the number of jobs refused since it began."""
 
     reason: str
     since: datetime

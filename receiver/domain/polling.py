@@ -30,7 +30,7 @@ _HINT_LIFETIME = timedelta(hours=1)
 @dataclass(frozen=True, slots=True)
 class Timing:
     """
-    When a provider's jobs are polled, in seconds.
+    The times at which a provider's jobs are polled, in seconds.
 
     `silence` is how long to wait for a callback before the first poll. `lifetime` is how long a job may run before it
     expires; at half of it a running job is overdue. `growth` is at least 1.
@@ -52,13 +52,13 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A poll that was made: sent at `asked_at`, over at `now`."""
+    """A poll that was made: sent at `asked_at`, finished at `now`."""
 
     now: datetime
     asked_at: datetime | None
     answered: bool
     retry_at: datetime | None = None
-    """Not again before this: the provider asked for a pause."""
+    """No poll before this time: the provider asked for a pause."""
     forget_claim: bool = False
     """The provider knows no task with the claimed id."""
 
@@ -95,7 +95,7 @@ def not_after_deadline(job: Job, moment: datetime) -> datetime:
 
 
 class _Due(NamedTuple):
-    """What the cells compute moments from."""
+    """The input from which the cells compute times."""
 
     poll: Poll
     timing: Timing
@@ -144,7 +144,7 @@ def _expire(job: Job, due: _Due) -> Job:
 
 
 def _last_word(job: Job) -> str:
-    """What the last poll of *job* brought."""
+    """Describe the result of the last poll of *job*."""
     if job.last_error is not None:
         return f"the last poll failed: {job.last_error.removeprefix('poll: ')}"
     if job.remote_status is not None:
@@ -158,13 +158,13 @@ def _expire_hinted(job: Job, due: _Due) -> Job:
 
 
 def _hold(job: Job, due: _Due) -> Job:
-    """Nothing can be asked for without a task id; at the deadline the job becomes overdue."""
+    """No poll is possible without a task id; at the deadline the job becomes overdue."""
     past_deadline = job.deadline_at is not None and due.poll.now >= job.deadline_at
     return replace(job, next_poll_at=None if past_deadline else job.deadline_at, hinted_at=None)
 
 
 def _hold_briefly(job: Job, due: _Due) -> Job:
-    """As `hold`, but a callback that names no task just came: another one may name it soon."""
+    """As `hold`, but a callback that names no task has just arrived: another may name it soon."""
     held = _hold(job, due)
     return held if held.next_poll_at is None else replace(held, next_poll_at=min(held.next_poll_at, due.soon))
 
@@ -204,7 +204,7 @@ def _ended(job: Job, poll: Poll) -> bool:
 
 
 def _last_poll(job: Job, poll: Poll) -> bool:
-    """Whether the poll was sent at the deadline or later."""
+    """Return whether the poll was sent at the deadline or later."""
     if job.state is not State.RUNNING or job.deadline_at is None:
         return False
     return (poll.asked_at or poll.now) >= job.deadline_at
@@ -236,7 +236,7 @@ _TABLE: tuple[tuple[Callable[[Job, Poll], bool], _Row], ...] = (
 
 
 def _is_overdue(job: Job, now: datetime) -> bool:
-    """Whether an unconfirmed job is past its deadline, or any other past half of its lifetime."""
+    """Return whether an unconfirmed job is past its deadline, or any other past half of its lifetime."""
     if job.deadline_at is None or job.sent_at is None:
         return False
     if job.state is State.UNCONFIRMED:

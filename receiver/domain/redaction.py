@@ -1,8 +1,8 @@
 """
 Redaction of evidence on every way out (API, pages, logs); the store keeps it as it came.
 
-A callback's URL holds a token that is a secret; Novita, for one, echoes it in the body. Whatever looks like one of our
-capability URLs, every header that carries a credential, and every key of ours that a provider echoes is masked in what
+A callback's URL holds a secret token; Novita, for example, echoes it in the body. Anything that looks like a capability
+URL of this service, every header that carries a credential, and every API key that a provider echoes is masked in what
 the API, pages and logs show.
 """
 

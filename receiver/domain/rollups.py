@@ -1,4 +1,4 @@
-"""Sums of an hour: what was made and finished, how long it took, what callbacks and deliveries did, what it cost."""
+"""Hourly sums: jobs created and finished, turnaround times, callbacks, deliveries and costs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sums:
                 mine[key] = mine.get(key, 0) + value
 
     def turnaround_seconds(self, share: float) -> float | None:
-        """The time within which *share* of the finished jobs were finished; None if there were none."""
+        """The time within which *share* of the finished jobs finished; None if there were none."""
         total = sum(self.turnaround.values())
         passed = 0
         for milliseconds, count in sorted(self.turnaround.items()):

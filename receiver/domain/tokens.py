@@ -25,7 +25,7 @@ from itsdangerous.signer import SigningAlgorithm
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a token proves."""
+    """The facts that a token proves."""
 
     job_id: str
     provider: str
@@ -33,14 +33,14 @@ class Claim:
 
 
 class TokenInvalid(Exception):
-    """Not one of ours, or altered."""
+    """The token was not made with any of our keys, or it was altered."""
 
 
 def job_of_callback_url(url: str) -> str | None:
     """
-    The job that a callback URL of ours is for; None for any other URL.
+    Return the job that a callback URL of this service is for; None for any other URL.
 
-    Not proven by a signature: for a URL from a provider's answer to our own call, which gives back what it was given.
+    The signature is not checked: use it for a URL in a provider's answer to our own call, which echoes what was sent.
     """
     found = _CALLBACK_URL.search(url)
     return found[1] if found else None
@@ -53,7 +53,7 @@ class Tokens:
     """
     Mints and reads tokens. *keys*: the first signs, all verify (itsdangerous wants the signing key last).
 
-    *clock* gives the moment, in seconds since 1970, that a token is minted at.
+    *clock* returns the current time, in seconds since 1970, as the time of minting.
     """
 
     def __init__(self, keys: Sequence[str], *, clock: Callable[[], float] = time.time) -> None:
@@ -66,7 +66,7 @@ class Tokens:
         self._newest_callback_key = self._callback.derive_key()
 
     def signer(self, purpose: str) -> TimestampSigner:
-        """A signer with the same keys for another *purpose*, whose signatures are worth nothing for any other."""
+        """Return a signer with the same keys for another *purpose*; its signatures are invalid for any other."""
         return _signer(self._keys, purpose, self._clock)
 
     def callback(self, job_id: str, provider: str) -> str:
@@ -80,10 +80,10 @@ class Tokens:
 
     def job_of_callback(self, token: bytes, provider: bytes, *, not_before: float) -> str | None:
         """
-        The job of an ordinary callback token, for half of the time that `read_callback` takes.
+        Return the job of an ordinary callback token, in half of the time that `read_callback` takes.
 
         That is a token of *provider*, signed with the newest key and minted at or after *not_before*, in seconds since
-        1970. Of any other, which may be valid all the same, the result is None.
+        1970. For any other, which may still be valid, the result is None.
         """
         signed, _, signature = token.rpartition(b".")
         expected = b2a_base64(hmac.digest(self._newest_callback_key, signed, "sha256"), newline=False)
@@ -105,14 +105,14 @@ _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 class _HmacSha256(SigningAlgorithm):
-    """itsdangerous' own, in one call of the library instead of four."""
+    """The same as itsdangerous' class, with one call of `hmac` instead of four."""
 
     def get_signature(self, key: bytes, value: bytes) -> bytes:
         return hmac.digest(key, value, "sha256")
 
 
 class _Signer(TimestampSigner):
-    """Derives each key once: that would be half of the work of reading a token."""
+    """A signer that derives each key once: deriving it again would be half of the work of reading a token."""
 
     def __init__(self, *args: Any, clock: Callable[[], float], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -143,9 +143,9 @@ def _signer(keys: list[str], purpose: str, clock: Callable[[], float]) -> Timest
 
 def _read(signer: TimestampSigner, token: str) -> Claim:
     """
-    What `unsign` reads, for a third of the time: the signature that it should have is made and compared as text.
+    Read what `unsign` reads in a third of the time: compute the expected signature and compare it as text.
 
-    So one signature has one spelling, where base64 read leniently would let letters be added or exchanged.
+    So a signature has a single spelling, where lenient base64 decoding would let letters be added or exchanged.
     """
     if len(token) > 512 or not token.isascii():
         raise TokenInvalid("not a token")
