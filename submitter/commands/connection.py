@@ -22,7 +22,7 @@ __all__ = ["SHORT_TIMEOUT_SECONDS", "CommandFailed", "Connection", "as_text", "j
 T = TypeVar("T")
 
 SHORT_TIMEOUT_SECONDS = 10.0
-"""What a command that only shows something waits for a receiver; others outlast its restart."""
+"""How long a command that shows something or acts once waits for a receiver; those that wait outlast its restart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from submitter.commands.completion import AsJson, JobId, JobIds, complete_provid
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, job_to_json, run
 from submitter.commands.options import check_provider
 from submitter.commands.results import make_ready, naming, save, stem_of
-from submitter.errors import ReceiverError
+from submitter.errors import Overloaded, RequestRefused, Unauthorized
 from submitter.moments import moment_option
 from submitter.printing import Listing, age, job_note, print_fields, print_table, say, state_text
 from submitter.sdk.async_client import AsyncClient
@@ -123,7 +123,7 @@ def download(
         saved: list[tuple[Job, list[Path]]] = []
         async with connection.open() as client:
             for job_id in jobs:
-                job = await client.job(job_id)
+                job = await client.job(job_id, timeout=SHORT_TIMEOUT_SECONDS)
                 if not job.ended:
                     raise CommandFailed(
                         f"{job.id} is {job.state.value}; `submitter wait {job.id} --out {out}` waits for it"
@@ -158,17 +158,17 @@ def jobs_table(found: Sequence[Job], now: datetime) -> Listing:
 
 
 def _change(context: typer.Context, jobs: Sequence[str], change: Change, as_json: bool) -> None:
-    """Carry out *change* on each job; one that is refused is reported, and the others go on."""
+    """Carry out *change* on each job; a job that is refused is reported, and the others go on."""
     connection: Connection = context.obj
 
     async def work() -> int:
         refused = 0
-        async with connection.open() as client:
+        async with connection.open(timeout=SHORT_TIMEOUT_SECONDS) as client:
             for job_id in jobs:
                 try:
                     job = await change(client, job_id)
-                except ReceiverError as exc:
-                    if len(jobs) == 1:
+                except RequestRefused as exc:
+                    if len(jobs) == 1 or isinstance(exc, Unauthorized | Overloaded):
                         raise
                     refused += 1
                     say(f"{job_id}: {exc}", err=True)

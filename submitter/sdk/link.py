@@ -151,7 +151,11 @@ class Link:
         yield Sleep(pause)
 
     def gone(self, cause: Exception) -> NoReceiver:
-        return NoReceiver(f"no answer from {self.url} ({type(cause).__name__}); is it running?", code="no_answer")
+        return NoReceiver(
+            f"no answer from {self.url} ({type(cause).__name__}); is it running?",
+            code="no_answer",
+            remedy="start it with `receiver serve`, or set SUBMITTER_RECEIVER_URL to where it is",
+        )
 
     def compressed(self) -> NoReceiver:
         """The error for an answer in a content coding that was not asked for."""
