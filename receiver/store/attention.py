@@ -19,7 +19,7 @@ from submitter.vocabulary import State
 
 MOST_COUNTED = 1000
 _RECENT = timedelta(days=7)
-_SHOWN = 5
+_SHOWN = 3
 _OLDEST_EXAMINED = 2000
 
 

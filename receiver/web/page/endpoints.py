@@ -117,9 +117,7 @@ class EndpointsPage:
 def _id(request: Request) -> str:
     endpoint_id: str = request.path_params["id"]
     if not is_id("ep", endpoint_id):
-        raise Problem(
-            404, "no_such_endpoint", "there is no such endpoint", remedy="the list shows those that there are"
-        )
+        raise Problem(404, "no_such_endpoint", "there is no such endpoint", remedy="choose one of the list")
     return endpoint_id
 
 

@@ -75,7 +75,7 @@ def until(value: str | None, now: datetime) -> Markup:
         return Markup("")
     at = datetime.fromisoformat(value)
     seconds = (at - now).total_seconds()
-    text = f"in {duration(seconds)}" if seconds >= 0 else f"{duration(-seconds)} ago"
+    text = "now" if abs(seconds) < 1 else f"in {duration(seconds)}" if seconds >= 0 else f"{duration(-seconds)} ago"
     machine = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return Markup('<time datetime="{}" data-moment="until" title="{}">{}</time>').format(machine, machine, text)
 
@@ -154,6 +154,20 @@ def sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def waiting(reason: str) -> str:
+    """The words for a reason why a job does not move; the API has more of them some day."""
+    return _WAITING.get(reason, reason.replace("_", " "))
+
+
+_WAITING = {
+    "rate_limit": "waits for its turn",
+    "provider_paused": "the provider is paused",
+    "retry": "waits to be sent again",
+    "callback": "waits for a callback",
+    "poll": "waits for the next poll",
+}
+
+
 def host(url: str | None) -> str:
     """An address without its scheme."""
     return (url or "").partition("://")[2] or url or "–"
@@ -173,6 +187,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "plural": plural,
     "sentence": sentence,
     "host": host,
+    "waiting": waiting,
     "breakable": breakable,
 }
 GLOBALS: Mapping[str, Any] = {"escape": escape}

@@ -19,10 +19,11 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
+from receiver.store.errors import StoreError
 from receiver.web.page.rendering import FRAGMENT, Pages, base_of
 from receiver.web.page.sessions import Session, Sessions
 from receiver.web.page.shared import SharedFragments
-from receiver.web.problems import Problem
+from receiver.web.problems import Problem, busy
 
 log = structlog.get_logger("receiver.page")
 
@@ -82,7 +83,10 @@ class Gate:
 
         @wraps(view)
         async def guarded(request: Request) -> Response:
-            session = await self.session(request)
+            try:
+                session = await self.session(request)
+            except (StoreError, OSError) as exc:
+                return with_headers(await self._failed(request, None, exc))
             if session is None:
                 return with_headers(_to_sign_in(request))
             fragment = shared and FRAGMENT in request.query_params and request.method == "GET"
@@ -172,10 +176,20 @@ class Gate:
         try:
             return await answer
         except Problem as exc:
-            context = {"problem": exc, "session": session}
-            page = await self._pages.answer(request, session, "problem.html", context, status=exc.status)
-            page.headers.update(exc.headers)
-            return page
+            return await self._problem(request, session, exc)
+        except (StoreError, OSError) as exc:
+            return await self._failed(request, session, exc)
+
+    async def _failed(self, request: Request, session: Session | None, exc: Exception) -> Response:
+        """The page for a fault of the database or the disk."""
+        log.error("page_failed", method=request.method, error=type(exc).__name__, detail=str(exc)[:300])
+        return await self._problem(request, session, busy("something went wrong on our side"))
+
+    async def _problem(self, request: Request, session: Session | None, problem: Problem) -> Response:
+        context = {"problem": problem, "session": session}
+        page = await self._pages.answer(request, session, "problem.html", context, status=problem.status)
+        page.headers.update(problem.headers)
+        return page
 
 
 async def small_form(request: Request) -> FormData:

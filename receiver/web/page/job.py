@@ -136,9 +136,7 @@ class JobPage:
         try:
             return await self.api.get(session.caller, f"/v1/jobs/{request.path_params['id']}")
         except Problem as exc:
-            raise Problem(
-                exc.status, exc.code, exc.detail, remedy="the list of jobs shows those that there are"
-            ) from exc
+            raise Problem(exc.status, exc.code, exc.detail, remedy="look for it in the list of jobs") from exc
 
     def _can(self, job: Mapping[str, Any]) -> dict[str, bool]:
         """Which buttons apply."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
 
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -37,8 +39,10 @@ class ProvidersPage:
         ]
 
     async def list(self, request: Request, session: Session) -> Response:
+        providers = (await self.api.get(session.caller, "/v1/providers"))["items"]
         context = {
-            "providers": (await self.api.get(session.caller, "/v1/providers"))["items"],
+            "providers": providers,
+            "spend": {provider["name"]: _by_unit(provider["spend"]) for provider in providers},
             "slots": self.slots,
             "done": notice_of(request.query_params),
             "now": datetime.now(UTC),
@@ -54,3 +58,11 @@ class ProvidersPage:
     async def resume(self, request: Request, session: Session, form: FormData) -> Response:
         await self.api.post(session.caller, f"/v1/providers/{request.path_params['name']}/resume")
         return to_page(request, "" if form.get("back") == "overview" else "providers?done=resume")
+
+
+def _by_unit(days: Iterable[Mapping[str, Any]]) -> dict[str, Decimal]:
+    """What some days cost together, by unit: credits and money can't be added."""
+    spend: dict[str, Decimal] = {}
+    for day in days:
+        spend[day["unit"]] = spend.get(day["unit"], Decimal(0)) + Decimal(day["amount"])
+    return spend

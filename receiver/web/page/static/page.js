@@ -34,7 +34,7 @@ function showMoment(element) {
   if (Number.isNaN(at.getTime())) return;
   if (element.dataset.moment === "until") {
     const seconds = (at.getTime() - Date.now()) / 1000;
-    element.textContent = seconds >= 0 ? `in ${duration(seconds)}` : `${duration(-seconds)} ago`;
+    element.textContent = Math.abs(seconds) < 1 ? "now" : seconds >= 0 ? `in ${duration(seconds)}` : `${duration(-seconds)} ago`;
   } else if (element.dataset.moment === "short") {
     const now = new Date();
     const style = at.toDateString() === now.toDateString() ? "time" : at.getFullYear() === now.getFullYear() ? "short" : "full";
@@ -58,30 +58,41 @@ function prepareCompare(root) {
   const split = root.querySelector("[data-split]");
   const flip = root.querySelector("[data-flip]");
   const zoom = root.querySelector("[data-zoom]");
-  const move = (value) => {
-    stage.style.setProperty("--split", `${value}%`);
+  let held = false;
+  // At 1:1 the split is one of what is in view, wherever that was scrolled to.
+  const show = () => {
+    const value = held ? 100 : Number(split.value);
+    const zoomed = stage.classList.contains("zoomed");
+    stage.style.setProperty("--split", zoomed ? `${stage.scrollLeft + (value * stage.clientWidth) / 100}px` : `${value}%`);
+    stage.style.setProperty("--middle", zoomed ? `${stage.scrollTop + stage.clientHeight / 2}px` : "50%");
     split.setAttribute("aria-valuetext", `${value} % before, ${100 - value} % after`);
   };
-  split.addEventListener("input", () => move(Number(split.value)));
-  move(Number(split.value));
+  split.addEventListener("input", show);
+  stage.addEventListener("scroll", show);
+  show();
 
   const toPointer = (event) => {
     const box = before.getBoundingClientRect();
     split.value = String(Math.round((100 * (event.clientX - box.left)) / box.width));
-    move(Number(split.value));
+    show();
   };
+  // At 1:1 a mouse drags the picture; a finger scrolls it by itself.
   stage.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || stage.classList.contains("zoomed")) return;
+    const zoomed = stage.classList.contains("zoomed");
+    if (event.button !== 0 || (zoomed && event.pointerType !== "mouse")) return;
     event.preventDefault();
     stage.setPointerCapture(event.pointerId);
-    toPointer(event);
+    if (!zoomed) toPointer(event);
   });
   stage.addEventListener("pointermove", (event) => {
-    if (stage.hasPointerCapture(event.pointerId)) toPointer(event);
+    if (!stage.hasPointerCapture(event.pointerId)) return;
+    if (stage.classList.contains("zoomed")) stage.scrollBy(-event.movementX, -event.movementY);
+    else toPointer(event);
   });
 
-  const hold = (held) => {
-    move(held ? 100 : Number(split.value));
+  const hold = (pressed) => {
+    held = pressed;
+    show();
     flip.setAttribute("aria-pressed", String(held));
   };
   flip.addEventListener("pointerdown", () => hold(true));
@@ -98,6 +109,7 @@ function prepareCompare(root) {
       stage.tabIndex = 0;
       stage.scrollTo((stage.scrollWidth - stage.clientWidth) / 2, (stage.scrollHeight - stage.clientHeight) / 2);
     } else stage.removeAttribute("tabindex");
+    show();
   });
   flip.hidden = zoom.hidden = false;
   root.querySelectorAll("[data-sides] select").forEach((select) => select.addEventListener("change", () => choose(root, select)));
@@ -160,9 +172,9 @@ function prepareSend(form) {
   const provider = form.querySelector("[data-options]");
   const show = () =>
     chosen.replaceChildren(
-      ...[...file.files].map((one) => {
+      ...[...file.files].map((picture) => {
         const item = document.createElement("li");
-        item.textContent = `${one.name}, ${Math.max(1, Math.round(one.size / 1000))} kB`;
+        item.textContent = `${picture.name}, ${Math.max(1, Math.round(picture.size / 1000))} kB`;
         return item;
       }),
     );
@@ -180,7 +192,13 @@ function prepareSend(form) {
       show();
     }
   });
+  // The chosen provider is none to compare with.
+  const others = () => {
+    for (const input of form.querySelectorAll("input[name=also]")) input.closest("label").hidden = input.value === provider.value;
+  };
+  others();
   provider.addEventListener("change", async () => {
+    others();
     const wanted = provider.value;
     const address = new URL(location.href);
     address.search = new URLSearchParams({ provider: wanted, fragment: provider.dataset.options });
@@ -378,7 +396,7 @@ class Watch {
           const fresh = parsed(await answer.text());
           if (this.paused()) this.due.add(region);
           else renew(region, fresh);
-        }
+        } else if (answer.status >= 500) this.due.add(region);
       } catch {
         this.due.add(region);
       }

@@ -93,7 +93,7 @@ async def test_what_can_not_be_compared_is_said(here: RunningReceiver) -> None:
             ({"provider": "novita"}, 422),
         ):
             answer = await browser.post("/compare", data={"form_token": token, **asked})
-            assert (answer.status_code, "What to change" in answer.text) == (status, True), asked
+            assert (answer.status_code, "Go to the overview" in answer.text) == (status, True), asked
 
 
 async def test_a_read_token_compares_and_asks_nobody(here: RunningReceiver) -> None:

@@ -15,6 +15,7 @@ from starlette.routing import Mount
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Failure, State
 from tests.support.pages import PAGES, TOKEN, Browser, form_token_of, signed_in
+from tests.support.rows import execute
 from tests.support.running_receiver import RunningReceiver, running_receiver
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}"
@@ -247,3 +248,30 @@ async def test_a_bulk_action_says_how_many_there_were(here: RunningReceiver) -> 
         answer = await browser.post("/jobs/bulk", data={**asked, "before": before[1], "confirmed": "true"})
         assert answer.headers["location"] == "../jobs?state=queued&done=bulk-cancel&count=3"
         assert "3 jobs canceled." in (await browser.get("/jobs?state=queued&done=bulk-cancel&count=3")).text
+
+
+async def test_a_replay_of_many_is_counted_and_asked_about_first(here: RunningReceiver) -> None:
+    made = await here.client.post("/v1/endpoints", json={"url": "https://hooks.example.com/a"})
+    async with signed_in(here) as browser:
+        form_token = form_token_of(await browser.get("/deliveries"))
+        for asked in (
+            {},
+            {"since": "2026-01-31T12:00"},
+            {"endpoint": made.json()["id"]},
+            {"endpoint": made.json()["id"], "since": "2026-01-31"},
+        ):
+            question = await browser.post("/deliveries/replay", data={"form_token": form_token, **asked})
+            assert (question.status_code, "Replay 0 deliveries" in question.text) == (200, True), asked
+            confirmed = {"form_token": form_token, **asked, "confirmed": "true"}
+            answer = await browser.post("/deliveries/replay", data=confirmed)
+            assert answer.headers["location"] == "../deliveries?done=replay-many&count=0", asked
+
+
+@pytest.mark.parametrize("table", ["jobs", "spent_tokens"])
+async def test_a_database_that_fails_is_a_page_that_says_so(here: RunningReceiver, table: str) -> None:
+    async with signed_in(here) as browser:
+        await execute(here.receiver.parts.database, f"DROP TABLE {table}")
+        for path in ("/", "/jobs", "/jobs?fragment=live_rows"):
+            page = await browser.get(path)
+            assert (page.status_code, page.headers["retry-after"]) == (503, "5"), path
+            assert "<h1>Something went wrong on our side</h1>" in page.text, path
