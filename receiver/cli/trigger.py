@@ -16,7 +16,7 @@ from receiver.settings import Settings, load
 from submitter.commands.completion import complete_provider
 from submitter.printing import Listing, failed, print_json, print_table, say
 from submitter.providers import PROVIDERS
-from submitter.sandbox import CALLBACK_STATES, TWIST_FAULTS, Twist, test_picture
+from submitter.sandbox import CALLBACK_STATES, TWIST_FAULTS, Twist, announced_state, test_picture
 
 _PATIENCE_SECONDS = 15.0
 _PAUSE_SECONDS = 0.05
@@ -74,12 +74,14 @@ def _check(provider: str, state: str) -> None:
     """Refuse what can't be called back about, before there is a job."""
     if provider not in PROVIDERS:
         raise failed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
-    kind, states = PROVIDERS[provider], CALLBACK_STATES[provider]
-    if not states:
-        instead = "its jobs are polled" if kind.pollable else "it answers the submit call with the result"
+    if not CALLBACK_STATES[provider]:
+        polled = PROVIDERS[provider].pollable
+        instead = "its jobs are polled" if polled else "it answers the submit call with the result"
         raise failed(f"{provider} sends no callbacks: {instead}", status=2)
-    if state.strip().casefold().removeprefix("task_status_") not in states:
-        raise failed(f"state must be one of {', '.join(states)}", status=2)
+    try:
+        announced_state(provider, state)
+    except ValueError as exc:
+        raise failed(str(exc), status=2) from exc
 
 
 def _override(text: str) -> tuple[str, Any]:

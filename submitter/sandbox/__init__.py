@@ -8,7 +8,7 @@ Local stand-ins for the five upscaling APIs, with faults on demand.
 Or on its own: `python -m submitter.sandbox --port 8100`.
 """
 
-from submitter.sandbox.app import API_KEYS, CALLBACK_STATES, FREEPIK_WEBHOOK_SECRET, Sandbox
+from submitter.sandbox.app import API_KEYS, CALLBACK_STATES, FREEPIK_WEBHOOK_SECRET, Sandbox, announced_state
 from submitter.sandbox.faults import Chance, Faults
 from submitter.sandbox.picture import test_picture
 from submitter.sandbox.tasks import Attempt, RemoteTask, SentCallback
@@ -26,5 +26,6 @@ __all__ = [
     "Sandbox",
     "SentCallback",
     "Twist",
+    "announced_state",
     "test_picture",
 ]

@@ -41,6 +41,17 @@ CALLBACK_STATES: dict[str, tuple[str, ...]] = {
 }
 """The states that each provider calls back about, as people write them."""
 
+
+def announced_state(provider: str, word: str) -> str:
+    """The state that a person means by *word*, as *provider* writes it in callbacks. Raises ValueError."""
+    stand_in = next((found for found in STAND_INS if found.name == provider), None)
+    if stand_in is None:
+        raise ValueError(f"provider must be one of {', '.join(CALLBACK_STATES)}")
+    if not issubclass(stand_in, CallingStandIn):
+        raise ValueError(f"{provider} sends no callbacks")
+    return stand_in.announced_state(word)
+
+
 API_KEYS: dict[str, str] = {stand_in.name: f"sandbox-{stand_in.name}-key" for stand_in in STAND_INS}
 FREEPIK_WEBHOOK_SECRET = "sandbox-freepik-secret-0123456789"
 
@@ -177,12 +188,9 @@ class Sandbox:
         where its links lead if the sandbox has none of its own. What is returned is about the first of several; a lost
         one has neither status nor error. Raises ValueError.
         """
-        stand_in = self.stand_ins.get(provider)
-        if stand_in is None:
-            raise ValueError(f"provider must be one of {', '.join(self.stand_ins)}")
-        if not isinstance(stand_in, CallingStandIn):
-            raise ValueError(f"{provider} sends no callbacks")
-        named = stand_in.announced_state(state)
+        named = announced_state(provider, state)
+        stand_in = self.stand_ins[provider]
+        assert isinstance(stand_in, CallingStandIn)
         task = self.bench.tasks.find(provider, task_id) if task_id else None
         url = callback_url or (task.callback_url if task else None)
         if not is_url(url):
