@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-import httpx
 import structlog
 
 from receiver.domain.polling import Timing
@@ -180,7 +179,6 @@ async def build(
     guard = Guard(settings.allow_networks)
     outbound = await stack.enter_async_context(Outbound(guard))
     sender = await stack.enter_async_context(HttpSender())
-    tls = httpx.create_ssl_context(trust_env=False)
     shared = Announcements(database.notify, database.listen)
     wakes = shared.wakes()
 
@@ -203,7 +201,7 @@ async def build(
     notifier = Notifier(
         Deliveries(database),
         endpoints,
-        lambda: Outbound(guard, ssl_context=tls, max_connections=1),
+        lambda: Outbound(guard, max_connections=1),
         metrics,
         DeliveryPolicy(secrets=credentials.notify_secrets, schedule=settings.retry_schedule),
         owner=leases.owner,

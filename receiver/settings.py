@@ -7,6 +7,7 @@ Durations are seconds and may be fractional.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import logging
 import os
@@ -288,6 +289,7 @@ def load(
     return settings, each
 
 
+@functools.cache
 def _environment_of(provider: type[Provider]) -> type[ProviderSettings]:
     """*provider*'s settings, as a model that reads them from `<NAME>_…`."""
     config = SettingsConfigDict(**_READING, env_prefix=f"{provider.name.upper()}_")

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import httpx
 
+from submitter import tls
 from submitter.content_coding import ContentRefused, decoded
 
 MAX_ANSWER_BYTES = 64 << 20
@@ -21,7 +22,7 @@ class BoundedTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None = None, *, max_bytes: int = MAX_ANSWER_BYTES) -> None:
-        self._transport = transport or httpx.AsyncHTTPTransport(trust_env=False)
+        self._transport = transport or httpx.AsyncHTTPTransport(verify=tls.context(), trust_env=False)
         self._max_bytes = max_bytes
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

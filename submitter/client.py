@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 import httpcore
 import httpx
 
+from submitter import tls
 from submitter.content_coding import ContentRefused, ContentTooLarge, decoded
 from submitter.errors import AnswerLost, NotSent, ProviderBusy, ProviderError
 from submitter.images import inspect
@@ -82,9 +83,8 @@ class HttpSender:
         if transport is not None:
             self._fresh = self._kept = transport
         else:
-            context = httpx.create_ssl_context(verify=True, trust_env=False)
-            self._fresh = DirectTransport(context, keep=False)
-            self._kept = DirectTransport(context, keep=True)
+            self._fresh = DirectTransport(tls.context(), keep=False)
+            self._kept = DirectTransport(tls.context(), keep=True)
 
     async def send(
         self,

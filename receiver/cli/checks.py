@@ -32,6 +32,7 @@ from receiver.settings import Settings, SettingsInvalid, names_alone
 from receiver.store.database import open_database
 from receiver.store.errors import StoreError
 from receiver.store.sqlite_file import enabled_endpoints, state_of
+from submitter import tls
 from submitter.bounded import BoundedTransport
 from submitter.client import HttpSender, converse
 from submitter.errors import AccountRefused, NotSent, ProviderBusy, ProviderError
@@ -267,7 +268,7 @@ async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None, *
 
 async def _certificate(url: httpx.URL) -> Finding:
     check, port = "TLS", url.port or 443
-    context = ssl.create_default_context()
+    context = tls.context()
     try:
         async with asyncio.timeout(15):
             _, writer = await asyncio.open_connection(url.host, port, ssl=context, server_hostname=url.host)
@@ -349,7 +350,7 @@ async def endpoint_findings(settings: Settings) -> AsyncIterator[Finding]:
                 _, writer = await asyncio.open_connection(
                     str(addresses[0]),
                     port,
-                    ssl=ssl.create_default_context() if encrypted else None,
+                    ssl=tls.context() if encrypted else None,
                     server_hostname=target.host if encrypted else None,
                 )
             writer.close()

@@ -35,6 +35,7 @@ from receiver.cli.serve import Served, served
 from receiver.runtime import logs
 from receiver.runtime.server import listen, run, running, server
 from receiver.settings import load
+from submitter import tls
 from submitter.errors import CallbackRefused, TaskRefused
 from submitter.images import inspect
 from submitter.printing import CommandFailed, harmless
@@ -142,7 +143,9 @@ async def _until_stopped(live: Served, work: Coroutine[Any, Any, bool]) -> bool:
 
 async def _run(live: Served, picture: Path, notify_url: str, show: _Show, out: Path) -> bool:
     headers = {"authorization": f"Bearer {live.receiver.credentials.api_tokens[0]}"}
-    async with httpx.AsyncClient(base_url=live.origin, headers=headers, trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(
+        base_url=live.origin, headers=headers, trust_env=False, verify=tls.context(), timeout=30
+    ) as client:
         data = await asyncio.to_thread(picture.read_bytes)
         encoded = base64.b64encode(data).decode("ascii")
         with Live(show.table(), console=show.console, refresh_per_second=8) as screen:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 import httpx
 
+from submitter import tls
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.event_types import Event
 from submitter.signatures import signed_headers
@@ -65,7 +66,7 @@ class Forwarder:
     ) -> None:
         """Go on until cancelled. Raises `RequestRefused` if the receiver does not let us listen."""
         # Answers are neither decoded nor kept, so neither a wrong label nor a bomb does anything.
-        async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False, verify=tls.context()) as client:
             lane = asyncio.Lock()
             again = asyncio.create_task(self._redeliver(client, lane, forwarded))
             try:

@@ -13,6 +13,7 @@ import typer
 from receiver.cli.sandbox_mark import SandboxMark
 from receiver.parts import Credentials
 from receiver.settings import Settings, load
+from submitter import tls
 from submitter.commands.completion import complete_provider
 from submitter.printing import Listing, failed, print_json, print_table, say
 from submitter.providers import PROVIDERS
@@ -109,7 +110,7 @@ async def _trigger(
 ) -> dict[str, Any]:
     credentials = Credentials.of(settings)
     headers = {"authorization": f"Bearer {credentials.api_tokens[0]}"}
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=tls.context(), timeout=30) as client:
         api = _Api(client, found["receiver"], headers)
         job = await api.job(job_id) if job_id else await api.new_job(provider)
         if job["provider"] != provider:

@@ -20,6 +20,7 @@ import httpx
 from receiver.net import streams
 from receiver.net.connections import Pool
 from receiver.net.guard import Guard, UrlRefused
+from submitter import tls
 
 Connect = Callable[[str, int, float | None], Awaitable[httpcore.AsyncNetworkStream]]
 
@@ -53,7 +54,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 keepalive_seconds=KEEPALIVE_SECONDS,
             )
 
-        context = ssl_context or httpx.create_ssl_context(trust_env=False)
+        context = ssl_context or tls.context()
         self._pools = {"https": pool(encrypted=True), "http": pool(encrypted=False)}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

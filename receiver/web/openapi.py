@@ -7,6 +7,7 @@ that are really served and against real answers.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -42,12 +43,18 @@ from submitter.provider import Provider
 
 def routes(providers: Mapping[str, type[Provider]]) -> list[Route]:
     """Where the description is served; without a token."""
-    text = json.dumps(describe(providers), ensure_ascii=False, separators=(",", ":")).encode()
+    text = _written(tuple(providers.values()))
 
     async def show(request: Request) -> Response:
         return Response(text, media_type=JSON)
 
     return [Route("/openapi.json", show, methods=["GET"])]
+
+
+@functools.cache
+def _written(providers: tuple[type[Provider], ...]) -> bytes:
+    description = describe({provider.name: provider for provider in providers})
+    return json.dumps(description, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def describe(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:

@@ -8,12 +8,11 @@ Every call has its own connection, as from a provider's fleet; proxies from the 
 from __future__ import annotations
 
 import asyncio
-import functools
-import ssl
 from collections.abc import Mapping
 
 import httpx
 
+from submitter import tls
 from submitter.sandbox.tasks import Failing
 
 LARGEST_INPUT_BYTES = 100 * 1024 * 1024
@@ -77,16 +76,10 @@ class Outbound:
     async def _send(self, request: httpx.Request) -> httpx.Response:
         if self._transport is None:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-            self._transport = httpx.AsyncHTTPTransport(verify=_trusted(), trust_env=False, limits=limits)
+            self._transport = httpx.AsyncHTTPTransport(verify=tls.context(), trust_env=False, limits=limits)
         if request.url.scheme not in ("http", "https"):
             raise httpx.UnsupportedProtocol("http and https only")
         request.headers.setdefault("user-agent", "upscaling-sandbox")
         response = await self._transport.handle_async_request(request)
         response.request = request
         return response
-
-
-@functools.cache
-def _trusted() -> ssl.SSLContext:
-    """Reading the certificates takes longer than everything else here: once a process is enough."""
-    return httpx.create_ssl_context(trust_env=False)

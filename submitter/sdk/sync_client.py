@@ -12,6 +12,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 import httpx
 
+from submitter import tls
 from submitter.connecting import find_receiver
 from submitter.sdk import administration, events, jobs
 from submitter.sdk.administration import DeliveryFilters, EndpointChanges, EndpointSettings
@@ -45,7 +46,7 @@ class Client:
     ) -> None:
         address = find_receiver(url, token, profile=profile)
         self._link = Link(address.url, address.token, timeout=timeout, on_retry=on_retry)
-        self._http = httpx.Client(trust_env=False)
+        self._http = httpx.Client(trust_env=False, verify=tls.context())
         self.endpoints = Endpoints(self)
         self.deliveries = Deliveries(self)
 
