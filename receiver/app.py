@@ -151,6 +151,7 @@ class Receiver:
             parts.blobs,
             parts.outbound,
             parts.slots,
+            parts.presence,
             public_url=lambda: self.public_url,
             wakes=parts.wakes,
         )

@@ -116,6 +116,7 @@ class Parts:
     outbound: Outbound
     store: JobStore
     slots: Mapping[str, ProviderSlot]
+    presence: ProviderPresence
     pauses: Pauses
     statistics: ProviderStatistics
     leases: Leases
@@ -217,6 +218,7 @@ async def build(
         outbound=outbound,
         store=store,
         slots=slots,
+        presence=ProviderPresence(slots, ProviderTable(database), works=Role.SUBMISSIONS in roles),
         pauses=pauses,
         statistics=statistics,
         leases=leases,
@@ -252,8 +254,7 @@ async def _loops(parts: Parts, settings: Settings, shared: Announcements, number
         return _CHECKPOINT_SECONDS
 
     await watch_clock()
-    presence = ProviderPresence(slots, ProviderTable(database), works=Role.SUBMISSIONS in parts.roles)
-    await presence.step()
+    await parts.presence.step()
     by_role = {
         Role.WEB: (parts.stream.loop,),
         Role.READER: (
@@ -275,7 +276,7 @@ async def _loops(parts: Parts, settings: Settings, shared: Announcements, number
         parts.leases.loop,
         CallbackWatch(parts.statistics, slots, wakes, judges=Role.READER in parts.roles).loop,
         *(loop for role in Role if role in parts.roles for loop in by_role[role]),
-        presence.loop,
+        parts.presence.loop,
         shared.loop,
         of_engine,
     )

@@ -34,8 +34,21 @@ class ProviderPresence:
         self._table = table
         self._works = works
         self._own = frozenset(name for name, slot in slots.items() if slot.configured)
+        self._reported = False
         self._clock = clock
         self.loop = Loop("presence", self.step, idle_seconds=_WRITTEN_SECONDS if works else _READ_SECONDS)
+
+    async def has_key(self, provider: str) -> bool | None:
+        """
+        Whether some process that submits has a key for *provider*, as of now; None before any has said what it has.
+
+        Between the start of the public side and that of the first worker nothing is known, and nothing can be refused.
+        """
+        slot = self._slots[provider]
+        if slot.configured or self._works:
+            return slot.configured
+        await self.step()
+        return slot.configured if self._reported else None
 
     async def step(self) -> float:
         now = self._clock()
@@ -43,6 +56,7 @@ class ProviderPresence:
             await self._table.note_keys(sorted(self._own), now)
             return _WRITTEN_SECONDS
         elsewhere = await self._table.with_keys(now - _COUNTS_FOR)
+        self._reported = bool(self._own or elsewhere)
         for name, slot in self._slots.items():
             slot.configured = name in self._own or name in elsewhere
         return _READ_SECONDS

@@ -28,6 +28,7 @@ from receiver.net.guard import AddressForbidden, Guard, OutboundError
 from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.jobs import JobStore, KeyReused
+from receiver.upstream.presence import ProviderPresence
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.job_request import MAX_INPUT_BYTES, JobRequest
 from receiver.web.problems import Problem
@@ -50,6 +51,7 @@ class Admissions:
         blobs: Blobs,
         outbound: Outbound,
         slots: Mapping[str, ProviderSlot],
+        presence: ProviderPresence,
         *,
         public_url: Callable[[], str | None],
         wakes: Wakes,
@@ -59,6 +61,7 @@ class Admissions:
         self._blobs = blobs
         self._outbound = outbound
         self._slots = slots
+        self._presence = presence
         self._public_url = public_url
         self._wakes = wakes
         self._clock = clock
@@ -84,6 +87,7 @@ class Admissions:
         if idempotency is not None and (known := await self._known(idempotency)) is not None:
             return (*known, False)
         provider, options = self._what(job_request.document)
+        await self._check_key(provider.name)
         metadata = _metadata(job_request.document.get("metadata"))
         notify_url = await self._notify_url(job_request.document.get("notify_url"))
         part = job_request.part or await self._fetch(job_request.url or "")
@@ -138,8 +142,7 @@ class Admissions:
 
     async def resubmit(self, job: Job, *, token_id: str, key: str | None) -> tuple[Job, list[KeptImage], bool]:
         """A new job with the input and options of *job*, and whether it is new: a known *key* gives its job back."""
-        if not self._slots[job.provider].configured:
-            raise _no_key(job.provider)
+        await self._check_key(job.provider)
         now = self._clock()
         job_id = new_id("job")
         try:
@@ -189,10 +192,7 @@ class Admissions:
                 field="provider",
                 remedy=f"use one of {', '.join(self._slots)}",
             )
-        slot = self._slots[name]
-        if not slot.configured:
-            raise _no_key(name)
-        provider = slot.provider
+        provider = self._slots[name].provider
         options = document.get("options")
         if options is None:
             options = {}
@@ -208,6 +208,20 @@ class Admissions:
             return provider, provider.Options.model_validate(options)
         except ValidationError as exc:
             raise _bad_option(exc, provider) from exc
+
+    async def _check_key(self, provider: str) -> None:
+        """Refuse what nobody can send: for good if workers have other keys, for now if none has started yet."""
+        has_key = await self._presence.has_key(provider)
+        if has_key is None:
+            raise Problem(
+                503,
+                "no_worker",
+                "no process that submits jobs has started yet",
+                remedy="come again after a moment; `receiver work` holds the providers' keys",
+                headers={"retry-after": "2"},
+            )
+        if not has_key:
+            raise _no_key(provider)
 
     def _check(self, provider: Provider, options: ProviderOptions, part: Path, url: str | None) -> Picture:
         try:

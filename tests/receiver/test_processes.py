@@ -5,6 +5,7 @@ In full: RECEIVER_TEST_PROCESSES=100000 callbacks on one SQLite file; CI sends f
 """
 
 import asyncio
+import base64
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 from receiver.store.database import open_database
+from submitter import AsyncClient
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.bench.load import run
@@ -26,7 +28,7 @@ from tests.receiver.test_crash import KEY, Callbacks, missing, unread, wrong
 from tests.receiver.test_spine import SETTLED_BY
 from tests.support.cli import bare_environment, receiver_command
 from tests.support.ports import free_port
-from tests.support.processes import LiveReceiver, provider_environment, submit, wait_for_state
+from tests.support.processes import TOKEN, LiveReceiver, provider_environment, submit, wait_for_state
 from tests.support.rows import fetch
 from tests.support.running_receiver import SECRET
 from tests.support.streams import Frame, read_frames, record_events
@@ -34,6 +36,7 @@ from tests.support.waiting import PATIENCE_SECONDS, eventually, patience
 
 CALLBACKS = int(os.environ.get("RECEIVER_TEST_PROCESSES", "3000"))
 AT_ONCE = 3000
+NOVITA = {"provider": "novita", "image": {"base64": base64.b64encode(picture_bytes(120, 90)).decode()}}
 
 
 @asynccontextmanager
@@ -80,6 +83,29 @@ async def test_without_a_worker_jobs_wait_and_callbacks_are_kept(tmp_path: Path,
         assert (await client.get(f"/v1/jobs/{job['id']}")).json()["state"] == "queued"
         await worker.start()
         assert (await wait_for_state(client, job["id"]))["state"] == "succeeded"
+
+
+async def test_before_the_first_worker_a_job_is_refused_for_now_and_a_client_gets_it_in(
+    tmp_path: Path, engine: dict[str, str]
+) -> None:
+    async with Sandbox(seed=7, turnaround_seconds=(0.1, 0.3)).serve() as origin:
+        keys = provider_environment({"novita": Sandbox.base_urls(origin)["novita"]})
+        web = LiveReceiver(tmp_path / "data", engine, command=("serve", "--no-workers"))
+        private = {**keys, **engine, "RECEIVER_PUBLIC_URL": web.url}
+        worker = replace(web, environment=private, port=free_port(), command=("work",))
+        await web.start()
+        try:
+            async with web.client() as plain, AsyncClient(web.url, TOKEN) as client:
+                refused = await plain.post("/v1/jobs", json=NOVITA)
+                assert (refused.status_code, refused.json()["code"]) == (503, "no_worker"), refused.text
+                assert int(refused.headers["retry-after"]) > 0
+                submitting = asyncio.create_task(client.submit("novita", picture_bytes(120, 90)))
+                await worker.start()
+                assert (await client.wait(await submitting)).state == "succeeded"
+                refused = await plain.post("/v1/jobs", json={**NOVITA, "provider": "upscayl"})
+                assert (refused.status_code, refused.json()["code"]) == (422, "provider_not_configured")
+        finally:
+            await asyncio.gather(web.stop(), worker.stop())
 
 
 async def test_two_workers_together_call_a_provider_no_faster_than_its_rate(
@@ -190,6 +216,7 @@ async def frames(client: httpx.AsyncClient, *, after: int, count: int) -> list[F
     return found
 
 
+@pytest.mark.sqlite(reason="locks of the file")
 @pytest.mark.slow
 async def test_processes_on_one_sqlite_file_take_many_callbacks_without_locking_each_other_out(tmp_path: Path) -> None:
     environment = {

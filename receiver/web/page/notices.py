@@ -45,6 +45,7 @@ _REASONS: Mapping[str, str] = {
     "public_url_required": "callbacks need RECEIVER_PUBLIC_URL",
     "unknown_provider": "no such provider",
     "provider_not_configured": "the provider has no key",
+    "no_worker": "no worker has started yet",
 }
 """Words by the code of a problem; all others are a refusal."""
 
