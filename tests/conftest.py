@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
+from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
 
 import pytest
+
+from tests.support import engines
 
 _MEMORY = "/dev/shm"
 _ROOM = 4 << 30
@@ -31,3 +37,40 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if named == config.args and len({argument.partition("::")[0] for argument in named}) == 1:
         return 0
     return min((os.cpu_count() or 1) + 1, 8)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On PostgreSQL, leave out what is about SQLite, and what has no database."""
+    if not engines.ON_POSTGRESQL:
+        return
+    kept = [item for item in items if item.get_closest_marker("sqlite") is None and _has_database(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def pytest_sessionfinish() -> None:
+    engines.end_server()
+
+
+@pytest.fixture(autouse=True)
+def _databases_of_the_test() -> Iterator[None]:
+    before = engines.known_databases()
+    yield
+    engines.drop_databases(but=before)
+
+
+def _has_database(item: pytest.Item) -> bool:
+    """Whether the module of *item*, or a fixture that it asks for, may ask for a database."""
+    assert isinstance(item, pytest.Function)
+    return "postgresql_server" in item.fixturenames or engines.__name__ in _reached(item.module.__name__)
+
+
+@cache
+def _reached(name: str) -> frozenset[str]:
+    """The test modules that the module *name* imports from, and those that they do."""
+    direct = {
+        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        for value in vars(sys.modules[name]).values()
+    }
+    ours = {other for other in direct if isinstance(other, str) and other.startswith("tests.") and other != name}
+    return frozenset(ours).union(*(_reached(other) for other in ours))

@@ -9,10 +9,14 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import Done, receiver_command
 from tests.support.processes import LiveReceiver, live, submit, wait_for_state
+
+pytestmark = pytest.mark.sqlite(reason="backup and restore are of the file")
 
 
 async def command(receiver: LiveReceiver, *arguments: str) -> Done:

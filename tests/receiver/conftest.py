@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from receiver.store.engines.postgresql import PostgresqlDatabase
-from receiver.store.engines.sqlite import SqliteDatabase
-from tests.support.postgresql import PostgresqlServer, running_postgresql
+from receiver.store.database import Database, open_database
+from tests.support.engines import ENGINES, SHARED_SECRETS, shared_server
+from tests.support.postgresql import PostgresqlServer
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[PostgresqlServer]:
-    with running_postgresql() as server:
-        yield server
+def postgresql_server() -> PostgresqlServer:
+    return shared_server()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+@pytest.fixture(params=ENGINES)
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     if request.param == "sqlite":
-        sqlite = await SqliteDatabase.open(tmp_path / "receiver.db")
+        sqlite = await open_database(tmp_path / "receiver.db")
         yield sqlite
         await sqlite.close()
         return
-    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
-    async with server.database() as url:
-        postgresql = await PostgresqlDatabase.open(url)
+    async with shared_server().database() as url:
+        postgresql = await open_database(url)
         yield postgresql
         await postgresql.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=ENGINES)
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[dict[str, str]]:
     """Settings that put a receiver on each engine."""
     if request.param == "sqlite":
         yield {}
         return
-    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
-    async with server.database() as url:
-        yield {"RECEIVER_DATABASE_URL": url, "RECEIVER_SECRET_KEYS": "a-key-that-all-processes-share"}
+    async with shared_server().database() as url:
+        yield {"RECEIVER_DATABASE_URL": url, "RECEIVER_SECRET_KEYS": SHARED_SECRETS["RECEIVER_SECRET_KEYS"]}

@@ -60,6 +60,7 @@ class Callbacks:
         return [self.requests[n] for n in left], left
 
 
+@pytest.mark.sqlite(reason="fills the file and reads it; tests/receiver/test_fleet.py has PostgreSQL")
 @pytest.mark.slow
 async def test_sigkill_under_load_loses_no_acknowledged_callback(tmp_path: Path) -> None:
     dice = random.Random(4)
@@ -131,6 +132,7 @@ class DyingReceiver(LiveReceiver):
         self.command = (str(commit), when, "serve")
 
 
+@pytest.mark.sqlite(reason="dies at a commit of SQLite's connection")
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
 async def test_a_death_at_each_commit_point_of_the_way_of_a_job(when: str, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from tests.support.cli import receiver_command
 from tests.support.processes import live, submit, wait_for_state
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.sqlite(reason="the file is gone")
+
 
 @pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
 async def test_callbacks_are_refused_and_the_receiver_is_not_ready(tmp_path: Path, how: str) -> None:

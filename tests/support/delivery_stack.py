@@ -31,6 +31,7 @@ from receiver.web.deliveries import DeliveriesApi
 from receiver.web.endpoints import EndpointsApi
 from receiver.web.problems import Problem, answer_problem
 from submitter.signatures import new_secret
+from tests.support.engines import database_of
 from tests.support.streams import record_events
 from tests.support.waiting import eventually
 
@@ -113,7 +114,7 @@ class DeliveryStack:
 @contextlib.asynccontextmanager
 async def delivery_stack(tmp_path: Path, **more: Any) -> AsyncIterator[DeliveryStack]:
     """A `DeliveryStack` whose notifier runs."""
-    database = await open_database(tmp_path / "receiver.db")
+    database = await open_database(database_of(tmp_path))
     made = DeliveryStack(database, **more)
     loops = [made.notifier.loop, made.notifier.renewals]
     running = [asyncio.create_task(loop.run()) for loop in loops]

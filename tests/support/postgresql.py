@@ -45,6 +45,14 @@ class PostgresqlServer:
     @contextlib.asynccontextmanager
     async def database(self, *, migrated: bool = True) -> AsyncIterator[str]:
         """The URL of a new database, dropped again at the end."""
+        url = await self.create(migrated=migrated)
+        try:
+            yield url
+        finally:
+            await self.drop(url)
+
+    async def create(self, *, migrated: bool = True) -> str:
+        """Make a database; returns its URL."""
         if migrated and self._template is None:
             name = f"template_{os.getpid()}"
             await self._administer(f'CREATE DATABASE "{name}"')
@@ -52,10 +60,12 @@ class PostgresqlServer:
             self._template = name
         name = f"test_{os.getpid()}_{next(_numbers)}"
         await self._administer(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{self._template}"' if migrated else ""))
-        try:
-            yield self.url_of(name)
-        finally:
-            await self._administer(f'DROP DATABASE "{name}" WITH (FORCE)')
+        return self.url_of(name)
+
+    async def drop(self, url: str) -> None:
+        """Drop the database at *url*, whoever is connected to it."""
+        name = urlsplit(url).path.removeprefix("/")
+        await self._administer(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     def close(self) -> None:
         if self._template is not None:

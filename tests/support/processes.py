@@ -18,6 +18,7 @@ import httpx
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.signatures import new_secret
 from tests.support import forking
+from tests.support.engines import on_engine
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -70,7 +71,7 @@ class LiveReceiver:
     def full_environment(self) -> dict[str, str]:
         # PYTHONUNBUFFERED would hide what buffers do at the end.
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RECEIVER_", "PYTHONUNBUF"))}
-        return {
+        environment = {
             **kept,
             "PYTHONPATH": str(ROOT),
             "RECEIVER_DATA_DIR": str(self.data_dir),
@@ -82,6 +83,7 @@ class LiveReceiver:
             "RECEIVER_RETRY_SCHEDULE": "0,0.2,0.4,0.8",
             **self.environment,
         }
+        return on_engine(environment, self.data_dir.parent)
 
     async def start(self, *, ready: bool = True) -> None:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)

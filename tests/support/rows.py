@@ -23,6 +23,11 @@ async def execute(database: Database, sql: str, *values: Any) -> int:
     return changed
 
 
+async def define(database: Database, sql: str) -> None:
+    """Change the schema."""
+    await database.write(alone(Fetch(sql)))
+
+
 async def execute_many(database: Database, sql: str, rows: list[tuple[Any, ...]]) -> None:
     await database.write(alone(RunMany(sql, rows)))
 

@@ -32,6 +32,7 @@ from receiver.runtime.server import listen, running, server
 from receiver.settings import load
 from receiver.store.codecs import us
 from submitter.vocabulary import State
+from tests.support.engines import engine_settings
 from tests.support.rows import execute, fetch
 from tests.support.waiting import eventually
 
@@ -182,7 +183,7 @@ class RunningReceiver:
 
     async def events(self, job: Job) -> list[str]:
         """What was told of *job* behind `job.queued`, in order."""
-        query = "SELECT type FROM events WHERE job_id = ? ORDER BY position"
+        query = "SELECT type FROM events WHERE job_id = ? ORDER BY position, id"
         return [row[0] for row in await fetch(self.receiver.parts.database, query, job.id)][1:]
 
     async def read(self) -> None:
@@ -210,6 +211,7 @@ async def running_receiver(
     listener = listen("127.0.0.1", 0)
     origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
     given: dict[str, Any] = {
+        **engine_settings(tmp_path / "data"),
         "data_dir": tmp_path / "data",
         "public_url": "https://hooks.example.com",
         "secret_keys": SECRET_KEY,

@@ -37,6 +37,7 @@ from submitter.providers import PROVIDERS, build
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
 from tests.support.clock import Clock
+from tests.support.engines import database_of
 from tests.support.rows import fetch
 
 
@@ -174,7 +175,7 @@ async def loops(
     """The loops of one process; every provider unlimited unless *paces* says otherwise."""
     clock = clock or Clock()
     outside = Providers(clock, turnaround)
-    database = await open_database(tmp_path / "receiver.db")
+    database = await open_database(database_of(tmp_path))
     blobs = Blobs(tmp_path)
     blobs.prepare()
     blobs.input_path("picture").write_bytes(picture_bytes(64, 64))

@@ -15,6 +15,8 @@ from tests.support.processes import ROOT
 from tests.support.terminal import on_terminal
 from tests.support.waiting import patiently
 
+pytestmark = pytest.mark.sqlite(reason="a demo has a file of its own")
+
 
 @pytest.mark.parametrize("options", [(), ("--faults",)], ids=["as it should be", "with faults"])
 async def test_the_demo_ends_with_five_kept_and_verified_results(options: tuple[str, ...], tmp_path: Path) -> None:

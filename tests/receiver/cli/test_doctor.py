@@ -21,10 +21,13 @@ from receiver.cli.checks import examine
 from receiver.cli.findings import Finding, healthy, to_json
 from receiver.runtime.server import listen, origin_of, running, server
 from receiver.settings import given, load
+from receiver.store.database import open_database
 from submitter.sandbox import Sandbox
 from tests.support.cli import Done, bare_environment, receiver_command
+from tests.support.engines import database_of
 from tests.support.ports import free_port
 from tests.support.processes import LiveReceiver, provider_environment
+from tests.support.rows import execute
 
 GOOD_TOKEN = "a-token-that-is-long-enough-for-anybody"
 
@@ -78,6 +81,7 @@ async def examined(receiver: LiveReceiver, monkeypatch: pytest.MonkeyPatch, **se
         return [finding async for finding in examine(*load(), given())]
 
 
+@pytest.mark.sqlite(reason="the findings about its file and its generated secrets")
 async def test_a_healthy_installation_and_eighteen_seeded_faults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,9 +242,9 @@ async def test_a_key_that_the_running_server_lacks_is_reported(tmp_path: Path) -
 async def test_pauses_and_lost_callbacks_of_the_running_server_are_reported(tmp_path: Path) -> None:
     async with installation(tmp_path) as receiver:
         await receiver.stop()
-        with contextlib.closing(sqlite3.connect(receiver.data_dir / "receiver.db")) as database:
-            database.execute("UPDATE providers SET degraded_at = 1 WHERE name = 'novita'")
-            database.commit()
+        database = await open_database(database_of(receiver.data_dir))
+        await execute(database, "UPDATE providers SET degraded_at = 1 WHERE name = 'novita'")
+        await database.close()
         await receiver.start()
         headers = {"authorization": f"Bearer {GOOD_TOKEN}"}
         async with httpx.AsyncClient(base_url=receiver.url, headers=headers, trust_env=False) as client:

@@ -145,6 +145,8 @@ def place(tmp_path: Path) -> Path:
 _RUNNER = """
 import gc, importlib, json, os, pkgutil, sys, time
 import receiver.cli, submitter.cli
+
+pytestmark = pytest.mark.sqlite(reason="what is refused before a database is opened, and the file")
 for package in (receiver, submitter):  # most are imported when a command needs them
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not any(part in module.name for part in ("__main__", ".contrib.", ".migrations.", ".testing.")):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from receiver.store.database import open_database
 from receiver.store.tables import metadata
@@ -20,6 +21,8 @@ from tests.support.postgresql import PostgresqlServer
 from tests.support.processes import LiveReceiver, live, submit, wait_for_state
 from tests.support.rows import execute, fetch
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.sqlite(reason="the source is a file")
 
 SECRETS = {"RECEIVER_SECRET_KEYS": "a-key-of-both"}
 SLOW = {"RECEIVER_CALLBACK_TIMEOUT": "600"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
+from tests.support.engines import on_engine, secrets_of
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -31,7 +31,7 @@ STATES = {
 @contextlib.asynccontextmanager
 async def sandboxed(directory: Path) -> AsyncIterator[None]:
     port = free_port()
-    environment = bare_environment(RECEIVER_POLL_INTERVAL="0.3")
+    environment = on_engine(bare_environment(RECEIVER_POLL_INTERVAL="0.3"), directory)
     process = await asyncio.create_subprocess_exec(
         *PROGRAM, "serve", "--sandbox", "--port", str(port), env=environment, cwd=directory, stderr=sys.stderr
     )
@@ -64,7 +64,7 @@ async def test_every_state_of_every_provider_that_calls_back_is_shown_with_what_
             assert (reported["answered"], reported["verdict"], reported["job"]["is"]) == (200, verdict, became), (
                 reported
             )
-        token = json.loads((tmp_path / "data" / "secrets.json").read_text())["api_token"]
+        token = secrets_of(tmp_path / "data")["api_token"]
         again = await trigger(tmp_path, "novita", "succeed", "--job", reported["job"]["id"])
         assert again.status == 0, again.err
         assert "evidence: late" in again.out or "evidence: hint" in again.out or "evidence: duplicate" in again.out

@@ -22,6 +22,7 @@ from receiver.cli.tunnel_process import by_cloudflared, by_ssh
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import PROGRAM, bare_environment, receiver_command
+from tests.support.engines import on_engine
 from tests.support.ports import free_port
 from tests.support.processes import TOKEN, provider_environment, submit, wait_for_state
 from tests.support.waiting import eventually, patiently
@@ -85,7 +86,7 @@ async def tunnelled(tmp_path: Path, sandbox: Sandbox, *arguments: str, **environ
                 "--port",
                 str(port),
                 *arguments,
-                env=bare_environment(**settings),
+                env=on_engine(bare_environment(**settings), tmp_path),
                 cwd=tmp_path,
                 stderr=log,
             )

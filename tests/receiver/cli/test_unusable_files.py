@@ -32,6 +32,7 @@ def assert_reported(done: Done, *words: str) -> None:
     assert [word for word in words if word not in done.err] == [], done.err
 
 
+@pytest.mark.sqlite(reason="a damaged file")
 @pytest.mark.parametrize(
     "arguments", [SERVE, (*SERVE, "--sandbox"), ("migrate",), ("jobs", "list"), ("endpoints", "list")]
 )
@@ -44,6 +45,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path, arguments: tuple[str, 
     assert not (tmp_path / "data" / "sandbox.json").exists()
 
 
+@pytest.mark.sqlite(reason="a damaged file")
 async def test_a_database_that_is_damaged_deep_inside_does_not_start(tmp_path: Path) -> None:
     assert (await run(tmp_path, "migrate")).status == 0
     with (tmp_path / "data" / "receiver.db").open("r+b") as file:
@@ -58,6 +60,7 @@ async def test_a_database_that_is_damaged_deep_inside_does_not_start(tmp_path: P
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.sqlite(reason="a file; tests/receiver/store/test_migrations.py has PostgreSQL")
 async def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
     database = await open_database(tmp_path / "receiver.db")
     await execute(database, "UPDATE alembic_version SET version_num = '9999'")
@@ -86,6 +89,7 @@ def test_secrets_that_are_broken_are_reported_and_never_made_anew(tmp_path: Path
     assert path.read_text() == content
 
 
+@pytest.mark.sqlite(reason="secrets are generated beside the file")
 @pytest.mark.parametrize(("content", "wrong"), [("{bad", "is not the JSON"), ("{}", "lacks secret_key")])
 async def test_broken_secrets_stop_the_start_and_doctor_says_so(tmp_path: Path, content: str, wrong: str) -> None:
     (tmp_path / "data").mkdir()
@@ -105,6 +109,7 @@ async def test_a_broken_mark_of_a_sandbox_names_none_that_runs(tmp_path: Path, c
     assert_reported(await run(tmp_path, "trigger", "freepik", "completed"), "serve --sandbox")
 
 
+@pytest.mark.sqlite(reason="the file can't be made")
 @pytest.mark.parametrize("place", ["a_file", "a_file/below", "/proc"])
 async def test_a_data_directory_that_cannot_be_written(tmp_path: Path, place: str) -> None:
     """A file where it should be; /proc, where nobody can make a file, not even root."""
@@ -139,6 +144,7 @@ async def test_a_host_that_is_not_ours(tmp_path: Path, host: str) -> None:
     assert_reported(await run(tmp_path, *SERVE, "--host", host), host, "give --host an address of this machine")
 
 
+@pytest.mark.sqlite(reason="a damaged file")
 async def test_a_start_that_failed_can_be_tried_again_at_once(tmp_path: Path) -> None:
     receiver = LiveReceiver(tmp_path / "data")
     receiver.data_dir.mkdir()
@@ -178,6 +184,7 @@ def test_a_server_without_a_sandbox_is_not_taken_for_one_that_had_its_number(tmp
     assert mark.read() is None
 
 
+@pytest.mark.sqlite(reason="a backup of the file")
 async def test_any_name_of_a_data_directory_can_be_backed_up(tmp_path: Path) -> None:
     name = "a#b 50%41x really? é"
     assert (await run(tmp_path, "migrate", data_dir=name)).status == 0

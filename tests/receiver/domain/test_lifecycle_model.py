@@ -28,6 +28,7 @@ from receiver.store.database import open_database
 from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from submitter.vocabulary import Failure, Image, Report, State
+from tests.support.engines import ON_POSTGRESQL, database_of, drop_databases, known_databases
 from tests.support.rows import fetch
 
 T = TypeVar("T")
@@ -57,9 +58,11 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.directory = Path(tempfile.mkdtemp())
-        shutil.copy(_empty_database(), self.directory / "receiver.db")
+        if not ON_POSTGRESQL:
+            shutil.copy(_empty_database(), self.directory / "receiver.db")
+        self.others = known_databases()
         self.clock = datetime(2026, 11, 1, tzinfo=UTC)
-        self.database = self.run(open_database(self.directory / "receiver.db"))
+        self.database = self.run(open_database(database_of(self.directory)))
         self.store = JobStore(self.database, public_url=lambda: "")
         self.decided: State | None = None
         self.changes: list[State] = []
@@ -72,6 +75,7 @@ class Life(RuleBasedStateMachine):
         self.run(self.database.close())
         self.loop.close()
         shutil.rmtree(self.directory)
+        drop_databases(but=self.others)
 
     @initialize()
     def submitted(self) -> None:
@@ -233,7 +237,7 @@ class Life(RuleBasedStateMachine):
         assert (job.error is not None and job.error.message != "") or job.state is not State.FAILED
 
     async def events(self) -> list[str]:
-        rows = await fetch(self.database, "SELECT type FROM events WHERE job_id = ? ORDER BY position", self.id)
+        rows = await fetch(self.database, "SELECT type FROM events WHERE job_id = ? ORDER BY position, id", self.id)
         return [row[0] for row in rows]
 
 

@@ -25,6 +25,7 @@ from receiver.upstream.intake import Intake
 from receiver.web.callbacks import CallbackLimits, Callbacks
 from submitter.providers.freepik import Freepik
 from submitter.vocabulary import State
+from tests.support.engines import database_of
 from tests.support.running_receiver import SECRET_KEY, running_receiver
 
 TOKENS = Tokens(["new", "old"])
@@ -113,7 +114,7 @@ async def test_a_token_holds_for_a_day_longer_than_its_job_may_run_and_while_it_
 
 async def test_a_bad_token_is_answered_without_intake_or_database(tmp_path: Path) -> None:
     """There is no intake, and the database is closed: a use of either would fail."""
-    database = await open_database(tmp_path / "receiver.db")
+    database = await open_database(database_of(tmp_path))
     await database.close()
     providers = {"freepik": Freepik(api_key="-", webhook_secrets=["-"])}
     callbacks = Callbacks(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import sqlite3
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +16,9 @@ from receiver.store.database import open_database
 from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
 from submitter.signatures import new_secret
+from tests.support.engines import database_of
 from tests.support.processes import LiveReceiver
+from tests.support.rows import fetch
 from tests.support.streams import record_events
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import eventually
@@ -36,7 +36,7 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
         for n in range(ROUNDS):
             subscriber.seen.clear()
             receiver = LiveReceiver(tmp_path / f"data{n}")
-            reported = await _events_written(receiver.data_dir / "receiver.db", f"{origin}/hook")
+            reported = await _events_written(receiver.data_dir, f"{origin}/hook")
             await receiver.start(ready=False)
             wanted = luck.randrange(EVENTS // 20, EVENTS * 3 // 4)
             await eventually(lambda wanted=wanted: len(subscriber.seen) >= wanted)  # type: ignore[misc]
@@ -47,7 +47,7 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
                 lambda: len({seen.id for seen in subscriber.seen}) == EVENTS,
                 what=lambda: f"{len({seen.id for seen in subscriber.seen})} of {EVENTS} arrived",
             )
-            await eventually(lambda database=receiver.data_dir / "receiver.db": pending(database) == 0)  # type: ignore[misc]
+            await eventually(lambda receiver=receiver: nothing_pending(receiver.data_dir))  # type: ignore[misc]
             await receiver.stop()
             counts = Counter(seen.id for seen in subscriber.seen)
             assert set(counts) == reported
@@ -56,15 +56,18 @@ async def test_every_event_arrives_through_kills_and_each_kill_repeats_at_most_t
     assert max(repeated) <= CONCURRENCY
 
 
-def pending(path: Path) -> int:
-    with contextlib.closing(sqlite3.connect(path, timeout=30)) as db:
-        return int(db.execute("SELECT count(*) FROM deliveries WHERE state = 'pending'").fetchone()[0])
+async def nothing_pending(data_dir: Path) -> bool:
+    database = await open_database(database_of(data_dir))
+    try:
+        return await fetch(database, "SELECT count(*) FROM deliveries WHERE state = 'pending'") == [(0,)]
+    finally:
+        await database.close()
 
 
-async def _events_written(path: Path, url: str) -> set[str]:
+async def _events_written(data_dir: Path, url: str) -> set[str]:
     """A database with events that wait for one endpoint. Returns their ids."""
-    path.parent.mkdir(parents=True)
-    database = await open_database(path)
+    data_dir.mkdir(parents=True)
+    database = await open_database(database_of(data_dir))
     endpoint = Endpoint(new_id("ep"), url, datetime.now(UTC), (SigningSecret(new_secret()),), concurrency=CONCURRENCY)
     await Endpoints(database).add(endpoint)
     await record_events(database, ["job.succeeded"] * EVENTS)

@@ -20,6 +20,7 @@ from receiver.web.auth import Bearer
 from receiver.web.events import EventsApi
 from receiver.web.problems import Problem, answer_problem
 from submitter.sandbox import test_picture as picture_bytes
+from tests.support.engines import database_of
 from tests.support.processes import live, submit, wait_for_state
 from tests.support.serving import serving
 from tests.support.streams import Frame, read_frames, record_events
@@ -64,7 +65,7 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    database = await open_database(tmp_path / "receiver.db")
+    database = await open_database(database_of(tmp_path))
     yield Served(database)
     await database.close()
 
@@ -164,7 +165,7 @@ async def test_a_filter_that_can_not_be_is_refused_in_words(served: Served, para
 
 
 async def test_silence_is_filled_with_heartbeats(tmp_path: Path) -> None:
-    database = await open_database(tmp_path / "receiver.db")
+    database = await open_database(database_of(tmp_path))
     async with Served(database, heartbeat_seconds=0.05).running() as client, listen(client) as response:
         lines = response.aiter_lines()
         async with patience():

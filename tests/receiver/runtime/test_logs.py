@@ -20,6 +20,7 @@ from receiver.runtime.loops import TaskPool
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import bare_environment
+from tests.support.engines import secrets_of
 from tests.support.ports import free_port
 from tests.support.processes import INTERPRETER, TOKEN, LiveReceiver, live, provider_environment, submit, wait_for_state
 from tests.support.subscriber import Subscriber
@@ -166,7 +167,7 @@ async def test_a_log_that_cannot_be_written_keeps_nobody_from_an_answer_or_a_pro
                 await eventually(paused)
                 await asyncio.sleep(0.5)
                 assert 1 <= sandbox.calls("novita") <= 2
-                tokens = Tokens([json.loads((tmp_path / "data" / "secrets.json").read_text())["secret_key"]])
+                tokens = Tokens([secrets_of(tmp_path / "data")["secret_key"]])
                 forged = f"/callbacks/freepik/{tokens.callback(job['id'], 'freepik')}"
                 assert (await client.post(forged, content=b"{}")).status_code == 401
         finally:
@@ -189,7 +190,7 @@ async def test_a_log_that_nobody_reads_stops_nothing_and_its_lines_are_counted(t
     receiver = Unread(tmp_path / "data", {"FREEPIK_WEBHOOK_SECRET": "a-secret-of-the-tests"})
     await receiver.start()
     try:
-        tokens = Tokens([json.loads((tmp_path / "data" / "secrets.json").read_text())["secret_key"]])
+        tokens = Tokens([secrets_of(tmp_path / "data")["secret_key"]])
         forged = f"/callbacks/freepik/{tokens.callback('job_' + '0' * 26, 'freepik')}"
 
         async def dropped() -> float:

@@ -19,6 +19,7 @@ import pytest
 from submitter.sandbox import API_KEYS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
+from tests.support.engines import on_engine, secrets_of
 from tests.support.ports import free_port
 from tests.support.processes import LiveReceiver, live, submit, wait_for_state
 from tests.support.waiting import eventually, patiently
@@ -84,6 +85,7 @@ async def test_a_taken_port_is_reported_in_one_line(tmp_path: Path) -> None:
         assert "Traceback" not in done.err
 
 
+@pytest.mark.sqlite(reason="secrets are generated beside the file")
 @pytest.mark.parametrize("terminal", [True, False])
 async def test_a_generated_token_is_shown_on_a_terminal_and_nowhere_else(tmp_path: Path, terminal: bool) -> None:
     port = free_port()
@@ -128,6 +130,7 @@ async def test_serve_with_a_sandbox_needs_no_settings_and_settles_jobs_of_all_pr
     assert json.loads(mark.read_text()) == {}
 
 
+@pytest.mark.sqlite(reason="the mark of a sandbox guards a file")
 async def test_a_sandbox_never_touches_the_jobs_of_real_providers(tmp_path: Path) -> None:
     async with live(tmp_path) as (receiver, _), receiver.client() as client:
         await submit(client, "freepik", picture_bytes(160, 120))
@@ -140,6 +143,7 @@ async def test_a_sandbox_never_touches_the_jobs_of_real_providers(tmp_path: Path
         assert database.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
 
 
+@pytest.mark.sqlite(reason="two servers on one file, and its backup")
 async def test_two_on_one_data_directory_are_reported_and_neither_end_takes_the_other_away(tmp_path: Path) -> None:
     async def triggered() -> tuple[int, str]:
         done = await receiver_command(
@@ -206,14 +210,14 @@ async def sandboxed(directory: Path, log: Path | None = None, *, end: int = sign
             "--sandbox",
             "--port",
             str(port),
-            env=bare_environment(RECEIVER_POLL_INTERVAL="0.5"),
+            env=on_engine(bare_environment(RECEIVER_POLL_INTERVAL="0.5"), directory),
             cwd=directory,
             stderr=stderr,
         )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
             await eventually(lambda: _answers(client))
-            token = json.loads((directory / "data" / "secrets.json").read_text())["api_token"]
+            token = secrets_of(directory / "data")["api_token"]
             client.headers["authorization"] = f"Bearer {token}"
             yield client
     finally:

@@ -152,6 +152,7 @@ async def test_a_locked_file_is_unavailable_and_a_mistake_in_our_sql_is_not(data
         await database.check_writable()
 
 
+@pytest.mark.sqlite(reason="a damaged page")
 async def test_a_file_that_becomes_unreadable_is_unavailable(tmp_path: Path) -> None:
     database = await SqliteDatabase.open(tmp_path / "receiver.db")
     await database.append("idempotency", COLUMNS, [("t", "a", "key_to_find", "job_1", 1)])
@@ -167,6 +168,7 @@ async def test_a_file_that_becomes_unreadable_is_unavailable(tmp_path: Path) -> 
     await database.close()
 
 
+@pytest.mark.sqlite(reason="its driver has threads")
 async def test_closing_leaves_no_thread_behind_even_of_a_query_that_was_cancelled(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     database = await SqliteDatabase.open(tmp_path / "receiver.db")

@@ -25,6 +25,7 @@ from receiver.store.outbox import MOST_AT_ONCE
 from receiver.store.statements import Fetch, alone
 from submitter.signatures import new_secret
 from tests.support.delivery_stack import delivery_stack
+from tests.support.engines import database_of
 from tests.support.processes import ROOT
 from tests.support.streams import record_events
 from tests.support.subscriber import Subscriber
@@ -100,6 +101,7 @@ asyncio.run(run())
 """
 
 
+@pytest.mark.sqlite(reason="dies at a commit of SQLite's connection")
 @pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
 @pytest.mark.parametrize("commit", [1, 2])
 async def test_a_process_that_is_killed_between_two_pieces_leaves_the_rest_to_the_next(
@@ -121,7 +123,7 @@ async def test_a_process_that_is_killed_between_two_pieces_leaves_the_rest_to_th
 
 
 async def test_a_change_of_subscriptions_by_another_process_counts_at_once(tmp_path: Path) -> None:
-    here, there = [await open_database(tmp_path / "receiver.db") for _ in range(2)]
+    here, there = [await open_database(database_of(tmp_path)) for _ in range(2)]
     await record_events(here, ["job.failed"])
     (endpoint,) = await subscribe(there, 1)
     await record_events(here, ["job.failed"])
@@ -146,6 +148,7 @@ class CountingConnection(sqlite3.Connection):
         self.set_progress_handler(lambda: next(CountingConnection.steps) < 0, 1)
 
 
+@pytest.mark.sqlite(reason="counts steps of SQLite's machine")
 async def test_endpoints_that_do_not_want_an_event_cost_it_nothing(tmp_path: Path) -> None:
     """Counted in steps of SQLite's machine: reading all endpoints would show at once."""
     database = await SqliteDatabase.open(tmp_path / "receiver.db", writer=CountingConnection)

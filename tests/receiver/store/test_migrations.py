@@ -25,6 +25,7 @@ from tests.support.processes import ROOT
 from tests.support.rows import execute, fetch
 
 
+@pytest.mark.sqlite(reason="the schema of a file")
 async def test_a_migrated_database_has_the_tables_of_the_code(tmp_path: Path) -> None:
     database = await open_database(tmp_path / "receiver.db")
     assert await database.schema_is_current()
@@ -59,6 +60,7 @@ async def test_postgresql_is_migrated_by_its_command_alone(postgresql_server: Po
                 await use(url)
 
 
+@pytest.mark.sqlite(reason="made as a file of an older version")
 async def test_a_test_event_of_an_older_version_is_not_taken_for_one_that_waits_for_its_position(
     tmp_path: Path,
 ) -> None:
@@ -75,6 +77,7 @@ async def test_a_test_event_of_an_older_version_is_not_taken_for_one_that_waits_
     await database.close()
 
 
+@pytest.mark.sqlite(reason="made as a file of an older version")
 async def test_replays_of_what_an_older_version_kept_are_known(tmp_path: Path) -> None:
     path, job = tmp_path / "receiver.db", f"job_{1:026d}"
     at_revision(path, "0004")
@@ -97,6 +100,7 @@ async def test_replays_of_what_an_older_version_kept_are_known(tmp_path: Path) -
     await database.close()
 
 
+@pytest.mark.sqlite(reason="a file is migrated as it is opened")
 async def test_opening_a_database_again_changes_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         database = await open_database(tmp_path / "receiver.db")
@@ -120,6 +124,7 @@ def _differences(connection: Connection) -> list[object]:
     return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
 
+@pytest.mark.sqlite(reason="the modes of the file")
 async def test_a_new_database_is_for_its_owner_only(tmp_path: Path) -> None:
     database = await open_database(tmp_path / "receiver.db")
     await execute(database, "CREATE TABLE something (a)")

@@ -11,6 +11,7 @@ import httpx
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import Done, receiver_command
+from tests.support.engines import secrets_of
 from tests.support.processes import TOKEN, LiveReceiver, live, submit, wait_for_state
 from tests.support.waiting import eventually
 
@@ -144,10 +145,8 @@ async def test_an_unknown_job_and_a_missing_database_are_reported_and_nothing_is
 
 async def _callback_url_of(receiver: LiveReceiver, client: httpx.AsyncClient, job_id: str) -> str:
     """A callback URL of our own minting, with the secret in the data directory."""
-    import json
-
     from receiver.domain.tokens import Tokens
 
-    secret = json.loads((receiver.data_dir / "secrets.json").read_text())["secret_key"]
+    secret = secrets_of(receiver.data_dir)["secret_key"]
     provider = (await client.get(f"/v1/jobs/{job_id}")).json()["provider"]
     return f"/callbacks/{provider}/{Tokens([secret]).callback(job_id, provider)}"

@@ -12,6 +12,7 @@ from receiver.store.codecs import us
 from receiver.store.database import Database, open_database
 from receiver.upstream.statistics import ProviderStatistics
 from submitter.sandbox import test_picture as picture_bytes
+from tests.support.engines import database_of
 from tests.support.processes import live, submit, wait_for_state
 from tests.support.rows import fetch
 
@@ -20,7 +21,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await open_database(tmp_path / "receiver.db")
+    database = await open_database(database_of(tmp_path))
     yield database
     await database.close()
 

@@ -26,6 +26,7 @@ from receiver.store.jobs import JobStore
 from receiver.store.object_store import PART_BYTES, ObjectStore
 from receiver.store.settling import JobUpdate
 from submitter.vocabulary import Image, Report, State
+from tests.support.engines import database_of
 from tests.support.object_stores import Bucket, bucket
 from tests.support.pictures import chunk, png
 from tests.support.processes import LiveReceiver, live
@@ -73,11 +74,11 @@ class Wanted:
     """Images that are wanted, and what is known of them in the database of *receiver*."""
 
     def __init__(self, receiver: LiveReceiver) -> None:
-        self._path = receiver.data_dir / "receiver.db"
+        self._address = database_of(receiver.data_dir)
 
     async def add(self, urls: Sequence[str]) -> None:
         """One job for each link, succeeded just now."""
-        database = await open_database(self._path)
+        database = await open_database(self._address)
         try:
             store, now = JobStore(database), datetime.now(UTC)
             for url in urls:
@@ -90,7 +91,7 @@ class Wanted:
 
     async def states(self) -> dict[str, str]:
         """The state of each image, by the name of its picture."""
-        database = await open_database(self._path)
+        database = await open_database(self._address)
         try:
             rows = await fetch(database, "SELECT source_url, state FROM images")
         finally:

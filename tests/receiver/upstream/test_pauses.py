@@ -11,6 +11,7 @@ from receiver.store.database import Database, open_database
 from receiver.upstream.pauses import Pauses
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from tests.support.engines import database_of
 from tests.support.processes import live, submit
 from tests.support.rows import fetch
 from tests.support.waiting import eventually
@@ -59,13 +60,13 @@ async def test_a_queue_of_100_costs_two_requests_and_is_done_after_the_cause_is_
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await open_database(tmp_path / "receiver.db")
+    database = await open_database(database_of(tmp_path))
     yield database
     await database.close()
 
 
 async def reported(database: Database) -> list[str]:
-    return [row[0] for row in await fetch(database, "SELECT type FROM events ORDER BY position")]
+    return [row[0] for row in await fetch(database, "SELECT type FROM events ORDER BY position, id")]
 
 
 async def test_one_job_probes_after_30_seconds_and_each_refused_probe_doubles_the_wait(database: Database) -> None:

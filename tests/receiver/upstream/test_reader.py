@@ -22,13 +22,14 @@ from receiver.store.jobs import JobStore
 from receiver.upstream.reader import Reading
 from submitter.providers import build
 from submitter.vocabulary import State
+from tests.support.engines import database_of
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 @pytest.fixture
 async def reading(tmp_path: Path) -> AsyncIterator[Reading]:
-    database, blobs = await open_database(tmp_path / "receiver.db"), Blobs(tmp_path)
+    database, blobs = await open_database(database_of(tmp_path)), Blobs(tmp_path)
     blobs.prepare()
     yield Reading(JobStore(database), {"novita": build("novita", api_key="key")}, blobs, confirm="unsigned")
     await database.close()
@@ -62,6 +63,7 @@ async def test_an_internal_error_leaves_an_answer_unread_for_a_while(reading: Re
     assert gone.update.report.state is State.UNCONFIRMED
 
 
+@pytest.mark.sqlite(reason="a damaged page")
 async def test_a_corrupt_page_leaves_evidence_unread_however_old_it_is(tmp_path: Path) -> None:
     path = tmp_path / "receiver.db"
     await (await open_database(path)).close()

@@ -303,6 +303,7 @@ async def test_nobody_can_tell_by_which_way_a_callback_was_answered(of: int, tmp
             assert found["bytes"].startswith(b"HTTP/1.1 "), name
 
 
+@pytest.mark.sqlite(reason="another program holds the file's lock")
 async def test_what_can_not_be_recorded_is_answered_alike(tmp_path: Path) -> None:
     """Another process holds the write lock for longer than a provider waits."""
     answers = []
@@ -329,6 +330,7 @@ async def test_what_can_not_be_recorded_is_answered_alike(tmp_path: Path) -> Non
     assert answers[0][0].startswith(b"HTTP/1.1 503 ")
 
 
+@pytest.mark.sqlite(reason="another program holds the file's lock")
 async def test_a_sender_that_is_gone_before_its_answer_is_kept_all_the_same(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job()

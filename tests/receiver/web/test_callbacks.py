@@ -139,6 +139,7 @@ async def test_a_compressed_body_is_kept_as_it_came_and_never_unpacked(tmp_path:
         assert (await here.now(job)).state is State.RUNNING
 
 
+@pytest.mark.sqlite(reason="another program holds the file's lock")
 async def test_a_locked_database_is_our_own_fault_response(tmp_path: Path) -> None:
     """Another process holds the write lock for longer than a provider waits."""
     async with running_receiver(tmp_path) as here:
@@ -153,6 +154,7 @@ async def test_a_locked_database_is_our_own_fault_response(tmp_path: Path) -> No
         await here.becomes(job, State.SUCCEEDED)
 
 
+@pytest.mark.sqlite(reason="bounds the pages of the file")
 async def test_a_full_disk_is_our_own_fault_response(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job()

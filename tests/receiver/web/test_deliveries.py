@@ -214,6 +214,7 @@ async def test_attempts_are_forgotten_oldest_first_once_they_are_too_old(tmp_pat
             assert len(found[1]) == count
 
 
+@pytest.mark.sqlite(reason="counts steps of SQLite's machine")
 async def test_the_agenda_does_not_cost_more_where_much_is_pending(tmp_path: Path) -> None:
     """Its statements are counted in steps of SQLite's machine: a walk over all that waits would show at once."""
     async with delivery_stack(tmp_path) as made:

@@ -21,6 +21,7 @@ from receiver.store.jobs import JobStore, KeyReused
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
+from tests.support.engines import database_of
 from tests.support.processes import LiveReceiver, live, wait_for_state
 from tests.support.serving import serving
 
@@ -136,7 +137,7 @@ async def test_two_processes_on_one_database_make_one_job_of_one_key(tmp_path: P
 
 async def test_a_key_is_forgotten_after_24_hours(tmp_path: Path) -> None:
     now = datetime(2026, 11, 20, tzinfo=UTC)
-    database = await open_database(tmp_path / "receiver.db")
+    database = await open_database(database_of(tmp_path))
     try:
         store = JobStore(database)
         first, new = await store.add_job(_job("job_1", now), idempotency=("t", "k", "d"))

@@ -119,6 +119,7 @@ async def test_within_other_filters_text_is_looked_for_in_fewer_jobs_at_first(he
         assert ([job["id"] for job in further["items"]], further["next"]) == ([old.id], None)
 
 
+@pytest.mark.sqlite(reason="reads the plans of SQLite; tests/receiver/store/test_plans.py has both")
 @pytest.mark.parametrize(
     "wanted",
     [
