@@ -264,7 +264,7 @@ async def _loops(parts: Parts, settings: Settings, shared: Announcements, number
         ),
         Role.SUBMISSIONS: (parts.submissions.loop,),
         Role.POLLER: (parts.poller.loop,),
-        Role.ARCHIVE: (parts.archive.loop,),
+        Role.ARCHIVE: (parts.archive.loop, parts.archive.renewals),
         Role.NOTIFIER: (parts.notifier.loop, parts.notifier.renewals),
     }
     if settings.on_postgresql:

@@ -54,9 +54,11 @@ class Images:
         taken = await self._database.write(lambda: _taken(due, us(now), us(now + lease), self._owner))
         return [(_CODEC.from_row(row[:-1]), from_us(row[-1])) for row in taken]
 
-    async def renew(self, image: KeptImage, now: datetime, *, lease: timedelta) -> None:
+    async def renew(self, images: Sequence[KeptImage], now: datetime, *, lease: timedelta) -> None:
+        """Hold on to *images*, as far as they are still held."""
         until = us(now + lease)
-        await self._database.write(alone(Run(_RENEW, (until, until, image.job_id, image.n, self._owner))))
+        rows = [(until, until, image.job_id, image.n, self._owner) for image in images]
+        await self._database.write(alone(RunMany(_RENEW, rows)))
 
     async def next_at(self) -> datetime | None:
         """When the next try of a wanted image is due."""
@@ -74,8 +76,11 @@ class Images:
             ids = sorted({image.job_id for image, _ in images})
             yield LockRows("jobs", ids)
             jobs = yield from jobs_by_id(ids)
+            done = {}
             for image, now in images:
-                yield from self._done(image, jobs, now, state="kept", last_error=None)
+                if (yield from self._done(image, now, state="kept", last_error=None)):
+                    done[image.job_id] = now
+            yield from self._all_decided(done, jobs)
             return jobs
 
         return await self._database.write(work)
@@ -86,7 +91,8 @@ class Images:
         def work() -> Work[None]:
             yield LockRows("jobs", [image.job_id])
             jobs = yield from jobs_by_id([image.job_id])
-            yield from self._done(image, jobs, now, state="lost", last_error=last_error)
+            if (yield from self._done(image, now, state="lost", last_error=last_error)):
+                yield from self._all_decided({image.job_id: now}, jobs)
 
         await self._database.write(work)
 
@@ -124,28 +130,28 @@ class Images:
             if (yield Run(_GONE, values)) != 1:
                 return False
             if lost:
-                yield from self._all_decided(image, (yield from jobs_by_id([image.job_id])), now)
+                yield from self._all_decided({image.job_id: now}, (yield from jobs_by_id([image.job_id])))
             return True
 
         return await self._database.write(work)
 
-    def _done(
-        self, image: KeptImage, jobs: Mapping[str, Job], now: datetime, *, state: str, last_error: str | None
-    ) -> Work[None]:
-        """Under a lock on the job: of two of its images that end together, one is the last."""
+    def _done(self, image: KeptImage, now: datetime, *, state: str, last_error: str | None) -> Work[bool]:
+        """Whether it was held here. Needs a lock on the job: of two images that end together, only one is the last."""
         values = (state, image.content_type, image.width, image.height, image.bytes, image.sha256, last_error, us(now))
-        if (yield Run(_DONE, (*values, image.job_id, image.n, self._owner))) == 1:
-            yield from self._all_decided(image, jobs, now)
+        return bool((yield Run(_DONE, (*values, image.job_id, image.n, self._owner))) == 1)
 
-    def _all_decided(self, image: KeptImage, jobs: Mapping[str, Job], now: datetime) -> Work[None]:
-        """Emit what became of a job's images, if none of them is wanted any more."""
-        images = yield from images_of([image.job_id])
-        if any(other.state == "wanted" for other in images):
+    def _all_decided(self, done: Mapping[str, datetime], jobs: Mapping[str, Job]) -> Work[None]:
+        """Emit what became of the images of those jobs of which none is wanted any more, each *done* at its moment."""
+        if not done:
             return
-        job = jobs[image.job_id]
-        name = "job.images_kept" if all(other.kept for other in images) else "job.images_lost"
-        new_event = job_event(name, job, images, base_url=self._public_url())
-        yield from write_events([new_event], now, first_delay_seconds=self._first_delay)
+        undecided = {row[0] for row in (yield Fetch(_UNDECIDED, (sorted(done),)))}
+        decided = {job_id: list[KeptImage]() for job_id in sorted(done) if job_id not in undecided}
+        for image in (yield from images_of(list(decided))):
+            decided[image.job_id].append(image)
+        for job_id, images in decided.items():
+            name = "job.images_kept" if all(image.kept for image in images) else "job.images_lost"
+            new_event = job_event(name, jobs[job_id], images, base_url=self._public_url())
+            yield from write_events([new_event], done[job_id], first_delay_seconds=self._first_delay)
 
 
 _CODEC = Codec(KeptImage)
@@ -185,6 +191,7 @@ _GONE_PATIENCE = timedelta(hours=1)
 # The sum keeps the planner off the index on next_at: it would read and sort all that is due.
 _FREE = "next_at + 0 <= ? AND (lease_until IS NULL OR lease_until <= ?)"
 _TAKE = f"UPDATE images SET lease_until = ?, next_at = ?, lease_owner = ? WHERE {_WANTED} AND {_FREE}"
+_UNDECIDED = "SELECT DISTINCT job_id FROM images WHERE job_id IN (??) AND state = 'wanted'"
 _OF_JOBS = f"SELECT {_COLUMNS} FROM images WHERE job_id IN (??) ORDER BY job_id, n"
 
 

@@ -90,6 +90,7 @@ class Archive:
         self._hosts = hosts
         self._clock = clock
         self.loop = Loop("archive", self.step, woken=wakes.archive)
+        self.renewals = Loop("image-leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
         self.pool = TaskPool(3 * _AT_ONCE, on_idle=self.loop.wake)
         self._keeping: GroupCommit[tuple[KeptImage, datetime]] = GroupCommit(
             self._keep, batch=self.pool.size, patience_seconds=_PATIENCE_SECONDS, weigh=lambda _: 1
@@ -99,6 +100,7 @@ class Archive:
         self._places_at: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._settling = asyncio.Semaphore(_SETTLING)
         self._held: Counter[str] = Counter()
+        self._leased: list[KeptImage] = []
         self._searched: frozenset[str] | None = None
         """The full hosts beside which the last search found nothing, and until when that is taken to be so."""
         self._search_at = 0.0
@@ -111,12 +113,12 @@ class Archive:
         rest = self._search_at - time.monotonic()
         if full and full == self._searched and rest > 0:
             return rest
-        next_at = await self._store.images.next_at()
-        if next_at is None or next_at > now:
-            return 3600.0 if next_at is None else (next_at - now).total_seconds()
         claimed = await self._store.images.claim(
             now, lease=LEASE, limit=self.pool.free, without=sorted(full), choose=self._with_room
         )
+        if not (claimed or full):
+            next_at = await self._store.images.next_at()
+            return 3600.0 if next_at is None else max((next_at - now).total_seconds(), 0.1)
         self._searched, self._search_at = (None, 0.0) if claimed else (full, time.monotonic() + _SEARCH_SECONDS)
         for image, give_up_at in claimed:
             origin = _origin(image)
@@ -136,7 +138,7 @@ class Archive:
         return chosen
 
     async def _work(self, image: KeptImage, give_up_at: datetime, origin: str) -> None:
-        renewing = asyncio.create_task(self._renew(image))
+        self._leased.append(image)
         try:
             kept = await self._fetch(image, origin)
         except OutboundError as exc:
@@ -153,8 +155,10 @@ class Archive:
             log.info("image_kept", job=image.job_id, n=image.n, bytes=kept.bytes, width=kept.width, height=kept.height)
             self._wakes.events_written()
         finally:
-            renewing.cancel()
-            self._held -= Counter([origin])
+            self._leased.remove(image)
+            self._held[origin] -= 1
+            if self._held[origin] == 0:
+                del self._held[origin]
 
     async def _keep(self, images: Sequence[tuple[KeptImage, datetime]]) -> None:
         """Write what is kept; log each result that is not as large as was paid for."""
@@ -234,10 +238,10 @@ class Archive:
             self._wakes.poller.set()
         return asked
 
-    async def _renew(self, image: KeptImage) -> None:
-        while True:
-            await asyncio.sleep(LEASE.total_seconds() / 4)
-            await self._store.images.renew(image, self._clock(), lease=LEASE)
+    async def _renew(self) -> float:
+        if self._leased:
+            await self._store.images.renew(list(self._leased), self._clock(), lease=LEASE)
+        return LEASE.total_seconds() / 4
 
 
 def _origin(image: KeptImage) -> str:

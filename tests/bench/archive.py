@@ -148,13 +148,13 @@ class Stage:
 
     async def run(self) -> None:
         """Until nothing is wanted."""
-        running = asyncio.create_task(self.archive.loop.run())
+        loops = asyncio.gather(self.archive.loop.run(), self.archive.renewals.run())
         try:
             while await self.store.images.next_at() is not None:
                 await asyncio.sleep(0.02)
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            loops.cancel()
+            await asyncio.gather(loops, return_exceptions=True)
             await self.archive.pool.shutdown(grace_seconds=5)
 
 

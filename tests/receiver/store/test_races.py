@@ -152,7 +152,7 @@ async def test_an_image_whose_lease_another_process_took_over_is_ended_by_that_o
     ((image, _),) = await stalled.claim(NOW, lease=LEASE, limit=1)
     later = NOW + LEASE
     assert len(await other.claim(later, lease=LEASE, limit=1)) == 1
-    await stalled.renew(image, later + LEASE, lease=LEASE)
+    await stalled.renew([image], later + LEASE, lease=LEASE)
     await stalled.later(image, next_at=later, last_error="it hung")
     await stalled.lost(image, later, last_error="it hung")
     assert await fetch(database, "SELECT state, tries, lease_until FROM images") == [("wanted", 0, us(later + LEASE))]

@@ -128,7 +128,7 @@ async def test_the_image_whose_link_dies_first_is_taken_first_and_held_until_its
         assert first.job_id == soon
         assert [image.job_id for image, _ in await images.claim(now, lease=LEASE, limit=9)] == [late]
         assert await images.next_at() == now + LEASE
-        await images.renew(first, now + LEASE / 2, lease=LEASE)
+        await images.renew([first], now + LEASE / 2, lease=LEASE)
         assert [image.job_id for image, _ in await images.claim(now + LEASE, lease=LEASE, limit=9)] == [late]
 
 
