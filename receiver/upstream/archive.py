@@ -52,7 +52,7 @@ _AT_ONCE = 16
 """Downloads, over all hosts."""
 MOST_PER_HOST = 6
 _MOST_HELD = 3 * MOST_PER_HOST
-"""Of one host, those that wait for their turn included: so the next download does not wait for a claim."""
+"""Of one host, downloads that wait for their turn included: so the next one does not wait for a claim."""
 _FEW_HELD = 2 * MOST_PER_HOST
 """More of a host are claimed when no more of its images are held, so that a claim brings several."""
 _SETTLING = 3
@@ -122,7 +122,7 @@ class Archive:
         self._searched, self._search_at = (None, 0.0) if claimed else (full, time.monotonic() + _SEARCH_SECONDS)
         for image, give_up_at in claimed:
             origin = _origin(image)
-            self._held[origin] += 1
+            self._held[origin] += bool(origin)
             name = f"image {image.job_id}/{image.n}"
             self.pool.start(self._work(image, give_up_at or now, origin), name=name, job=image.job_id)
         return 0.0 if claimed else 1.0
@@ -156,9 +156,6 @@ class Archive:
             self._wakes.events_written()
         finally:
             self._leased.remove(image)
-            self._held[origin] -= 1
-            if self._held[origin] == 0:
-                del self._held[origin]
 
     async def _keep(self, images: Sequence[tuple[KeptImage, datetime]]) -> None:
         """Write what is kept; log each result that is not as large as was paid for."""
@@ -197,10 +194,14 @@ class Archive:
         """Fetch *url* into *part*, once its host has a place for it. Places are given in the order of claims."""
         patience = _DOWNLOAD_SECONDS[min(tries, len(_DOWNLOAD_SECONDS) - 1)]
         place_there = self._places_at.setdefault(origin, asyncio.Semaphore(MOST_PER_HOST))
-        async with place_there, self._places:
-            return await self._outbound.download(
-                url, part, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience, hosts=self._hosts
-            )
+        try:
+            async with place_there, self._places:
+                return await self._outbound.download(
+                    url, part, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience, hosts=self._hosts
+                )
+        finally:
+            self._held -= Counter([origin])
+            self.loop.wake()
 
     async def _failed(
         self, image: KeptImage, give_up_at: datetime, last_error: str, *, dead: bool = False, refused: bool = False
