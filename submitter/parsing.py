@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, unquote_to_bytes, urlsplit
 
 import httpx
 
@@ -118,7 +118,8 @@ _PLAIN_LINK = re.compile(r"https?://[a-z0-9.-]*[a-z0-9](:[1-9][0-9]{0,3})?(/[A-Z
 
 def result(item: Any, *names: str, expires_at: datetime | None = None, content_type: str | None = None) -> Image | None:
     """
-    The image that *item* names: a link, a `data:` address that holds it, or an object with one under one of *names*.
+    The image that *item* names: a link, a `data:` address or base64 that holds it, or an object with one under one of
+    *names*.
 
     None if it names none that can be had.
     """
@@ -132,16 +133,36 @@ def result(item: Any, *names: str, expires_at: datetime | None = None, content_t
 
 
 def _inline(text: str) -> bytes | None:
-    """The bytes of a base64 `data:` address, if they are a whole image."""
-    head = re.match(r"\s*data:[^,]{0,100};base64,", text, re.IGNORECASE)
-    if head is None:
-        return None
+    """The bytes of a `data:` address, or of base64 alone, if they are a whole image."""
+    head = re.match(r"\s*data:[^,]{0,200},", text, re.IGNORECASE)
     try:
-        data = base64.b64decode(text[head.end() :].strip())
+        if head is None:
+            data = base64_bytes(text)
+        elif head[0].rstrip(",").rstrip().lower().endswith(";base64"):
+            data = base64_bytes(unquote(text[head.end() :]))
+        else:
+            data = unquote_to_bytes(text[head.end() :].strip())
         measure(MemoryBytes(data))
     except ValueError:
         return None
     return data
+
+
+def base64_bytes(text: str) -> bytes:
+    """
+    The bytes that *text* writes in base64: of either alphabet, padded or not, in lines or in one; else ValueError.
+
+    Nothing is skipped but white space, and the alphabets are not mixed: what can be read in two ways is not read.
+    """
+    digits = re.sub(r"\s+", "", text)
+    bare = digits.rstrip("=")
+    padding = len(digits) - len(bare)
+    if padding > 2 or (padding and len(digits) % 4) or not bare:
+        raise ValueError("not base64")
+    urlsafe = not {"-", "_"}.isdisjoint(bare)
+    if urlsafe and not {"+", "/"}.isdisjoint(bare):
+        raise ValueError("of two alphabets")
+    return base64.b64decode(bare + "=" * (-len(bare) % 4), altchars=b"-_" if urlsafe else None, validate=True)
 
 
 def moment(value: Any) -> datetime | None:

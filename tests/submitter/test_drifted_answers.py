@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -14,7 +15,7 @@ from submitter.parsing import NO_RESULT, moment
 from submitter.providers import build
 from submitter.vocabulary import Report, State
 from tests.support.answers import answer
-from tests.support.pictures import png
+from tests.support.pictures import chunk, png
 
 LINK = "https://cdn.example/r/a.png"
 KEY = "secret-key-0123456789"
@@ -111,15 +112,50 @@ def test_an_unlisted_word_is_still_running(status: str) -> None:
     assert freepik(status=status).state is State.RUNNING
 
 
-def test_an_image_in_a_data_address_is_a_result() -> None:
-    data = png(20, 10)
-    report = freepik(generated=["data:image/png;base64," + base64.b64encode(data).decode()])
-    assert [(image.data, image.content_type) for image in report.images] == [(data, "image/png")]
+INLINE = png(
+    20, 11, extra=chunk(b"teXt", bytes([251, 255, 190, 239] * 6 + [7]))
+)  # its base64 has + and /, and is padded
+STANDARD, URLSAFE = base64.b64encode(INLINE).decode(), base64.urlsafe_b64encode(INLINE).decode()
+ESCAPED = "".join(f"%{byte:02x}" for byte in INLINE)
 
 
-def test_half_an_image_in_a_data_address_is_no_result() -> None:
-    report = freepik(generated=["data:image/png;base64," + base64.b64encode(png(20, 10)[:-8]).decode()])
-    assert report.state is State.FAILED
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"data:image/png;base64,{STANDARD}",
+        f"data:image/png;base64,{URLSAFE}",
+        f"data:image/png;base64,{URLSAFE.rstrip('=')}",
+        f"data:image/png;charset=utf-8;BASE64,{quote(STANDARD, safe='')}",
+        f" DATA:;base64,{STANDARD[:50]}\r\n {STANDARD[50:]}\n",
+        f"data:image/png,{ESCAPED}",
+        STANDARD,
+        URLSAFE.rstrip("="),
+        base64.encodebytes(INLINE).decode(),
+    ],
+)
+def test_an_image_that_is_written_out_is_a_result(said: str) -> None:
+    report = freepik(generated=[said])
+    assert [(image.data, image.content_type) for image in report.images] == [(INLINE, "image/png")]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"data:image/png;base64,{base64.b64encode(INLINE[:-8]).decode()}",
+        f"data:image/png;base64,{STANDARD.replace('+', '-', 1)}",  # two alphabets
+        f"data:image/png;base64,{STANDARD[:40]}*{STANDARD[40:]}",
+        f"data:image/png;base64,{STANDARD[:40]}=={STANDARD[40:]}",
+        f"data:image/png;base64,{STANDARD.rstrip('=')}===",
+        f"data:image/png;base64,{STANDARD.rstrip('=')[:-3]}",
+        f"data:image/png,{STANDARD}",
+        "data:image/png;base64,",
+        "data:",
+        "IMAGE",
+        "",
+    ],
+)
+def test_what_is_no_whole_image_without_doubt_is_no_result(said: str) -> None:
+    assert freepik(generated=[said]).state is State.FAILED
 
 
 @pytest.mark.parametrize(
