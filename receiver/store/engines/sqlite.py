@@ -68,6 +68,7 @@ class SqliteDatabase:
         self._keeper = keeper
         self._readers: list[_Thread] = []
         self._idle: list[_Thread] = []
+        self._opening: set[asyncio.Task[_Thread]] = set()
         self._places = asyncio.Semaphore(readers)
         self._lock = asyncio.Lock()
         self._wakes: dict[str, list[Callable[[], None]]] = {}
@@ -155,6 +156,7 @@ class SqliteDatabase:
                 return
             self._closed = True
             self._signals.close()
+            await asyncio.gather(*self._opening, return_exceptions=True)
             for reader in self._readers:
                 await reader.close(at_once=True)
             for thread in (self._keeper, self._writer):
@@ -173,11 +175,26 @@ class SqliteDatabase:
         return thread
 
     async def _new_reader(self) -> _Thread:
+        """Open another reader. Whoever gives up waiting for it leaves it to the next one, and `close` closes it."""
         self._presence.check()
+        opening = asyncio.create_task(self._open_reader())
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._keep_for_later)
+            raise
+
+    async def _open_reader(self) -> _Thread:
         with _mapped():
             reader = await _Thread.start(self.path, _prepare_reader)
         self._readers.append(reader)
         return reader
+
+    def _keep_for_later(self, opened: asyncio.Task[_Thread]) -> None:
+        if not opened.cancelled() and opened.exception() is None:
+            self._idle.append(opened.result())
 
 
 # --- Connections and their threads ------------------------------------------------------------------------------------

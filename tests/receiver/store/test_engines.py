@@ -192,3 +192,27 @@ async def test_closing_leaves_no_thread_behind_even_of_a_query_that_was_cancelle
     await database.close()
     left = set(threading.enumerate()) - before
     assert not [thread.name for thread in left if thread.name.startswith("sqlite")]
+
+
+async def test_a_reader_that_is_being_opened_is_closed_with_the_rest(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    for gives_up in (False, True):
+        database = await SqliteDatabase.open(tmp_path / f"{gives_up}.db")
+        reading = [asyncio.create_task(database.read(alone(Fetch("SELECT 1")))) for _ in range(3)]
+        await asyncio.sleep(0)  # the readers are being opened now
+        if gives_up:
+            reading[0].cancel()
+        await database.close()
+        await asyncio.gather(*reading, return_exceptions=True)
+        mine = [thread for thread in set(threading.enumerate()) - before if "aiosqlite" in repr(thread).lower()]
+        assert [thread for thread in mine if thread.is_alive()] == []
+
+
+async def test_a_reader_that_nobody_waited_for_serves_the_next(tmp_path: Path) -> None:
+    database = await SqliteDatabase.open(tmp_path / "a.db", readers=1)
+    reading = asyncio.create_task(database.read(alone(Fetch("SELECT 1"))))
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert await database.read(alone(Fetch("SELECT 2"))) == [(2,)]
+    await database.close()
