@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from receiver.store.object_store import ObjectStore
+
+log = structlog.get_logger("receiver.images")
 
 _FOR_EVER = "private, max-age=31536000, immutable"
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
@@ -38,7 +43,11 @@ async def file_response(request: Request, path: Path, content_type: str, *, name
 async def object_response(
     request: Request, objects: ObjectStore, key: str, content_type: str, *, name: str, tag: str | None
 ) -> Response:
-    """An object, streamed through us, or 304; one range at a time is served. Raises FileNotFoundError."""
+    """
+    An object, streamed through us, or 304; one range at a time is served.
+
+    Its first bytes are there before the answer begins: FileNotFoundError if it is gone by then.
+    """
     headers = _headers(tag)
     size = await objects.size(key)
     if _known(request, headers):
@@ -55,7 +64,21 @@ async def object_response(
     headers["content-length"] = str(end - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=content_type)
-    return StreamingResponse(objects.read(key, start, end), status, headers=headers, media_type=content_type)
+    pieces = objects.read(key, start, end)
+    beginning = await anext(pieces, b"")
+    return StreamingResponse(_joined(beginning, pieces, key), status, headers=headers, media_type=content_type)
+
+
+async def _joined(beginning: bytes, rest: AsyncGenerator[bytes, None], key: str) -> AsyncGenerator[bytes, None]:
+    """The pieces of an object. One that fails in the middle ends its connection: the length that was said is missed."""
+    yield beginning
+    try:
+        async with aclosing(rest):
+            async for piece in rest:
+                yield piece
+    except OSError as exc:
+        log.warning("object_cut_off", object=key, reason=exc.strerror)
+        raise
 
 
 def _headers(tag: str | None) -> dict[str, str]:

@@ -13,14 +13,20 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from receiver.settings import SettingsInvalid, load
 from receiver.store.blobs import Blobs
 from receiver.store.object_store import PART_BYTES, ObjectStore
+from receiver.web.files import object_response
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import Done, receiver_command
 from tests.support.object_stores import Bucket, bucket
 from tests.support.processes import LiveReceiver, live
+from tests.support.serving import serving
 from tests.support.waiting import eventually
 
 
@@ -190,3 +196,52 @@ async def test_a_kept_image_whose_object_is_gone_is_fetched_again(
         (again,) = await all_kept(client, [job["id"]])
         assert again["images"][0]["sha256"] == job["images"][0]["sha256"]
         assert (await client.get(f"/v1/jobs/{job['id']}/images/0")).status_code in (200, 307)
+
+
+class VanishingObject:
+    """An S3 server on which an object of *size* bytes is there when it is asked for, and gone after *served* bytes."""
+
+    def __init__(self, size: int, served: int) -> None:
+        self.size = size
+        self.served = served
+        self.asked = 0
+
+    async def answer(self, request: Request) -> Response:
+        headers = {"etag": '"1"', "last-modified": "Thu, 26 Nov 2026 00:00:00 GMT", "accept-ranges": "bytes"}
+        if request.method == "HEAD":
+            return Response(headers=headers | {"content-length": str(self.size)})
+        self.asked += 1
+        if self.asked > 1 or self.served == 0:
+            return Response(b"<Error><Code>NoSuchKey</Code></Error>", 404)
+
+        async def cut() -> AsyncIterator[bytes]:
+            yield bytes(self.served)
+            raise ConnectionResetError
+
+        span = f"bytes 0-{self.size - 1}/{self.size}"
+        headers |= {"content-length": str(self.size), "content-range": span}
+        return StreamingResponse(cut(), 206, headers=headers)
+
+
+@pytest.mark.parametrize("served", [0, 3 << 20])
+async def test_an_object_that_goes_while_it_is_read_is_no_whole_answer(
+    monkeypatch: pytest.MonkeyPatch, served: int
+) -> None:
+    vanishing = VanishingObject(8 << 20, served)
+    app = Starlette(routes=[Route("/{path:path}", vanishing.answer)])
+    async with serving(app) as origin:
+        for name, value in {**Bucket(0).environment, "AWS_ENDPOINT_URL": origin}.items():
+            monkeypatch.setenv(name, value)
+        request = Request({"type": "http", "method": "GET", "headers": []})
+        answering = object_response(request, ObjectStore(Bucket.url), "images/1/0", "image/png", name="a", tag="t")
+        if served == 0:
+            with pytest.raises(FileNotFoundError):  # answered as an image that is gone, and fetched again
+                await answering
+            return
+        answer = await answering
+        assert isinstance(answer, StreamingResponse)
+        came = 0
+        with pytest.raises(OSError, match="object store"):
+            async for piece in answer.body_iterator:
+                came += len(piece)
+        assert 0 < came < vanishing.size
