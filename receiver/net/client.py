@@ -30,6 +30,7 @@ from receiver.net.guard import (
     OutboundRefused,
     UrlRefused,
 )
+from receiver.net.plain import PlainAnswer
 from receiver.net.transport import CONNECT_SECONDS, Connect, GuardedTransport
 
 __all__ = [
@@ -51,7 +52,7 @@ MOST_RESUMES = 3
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.I | re.A)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_DEFAULTS = httpx.Headers({"user-agent": "upscale-receiver", "accept": "*/*", "accept-encoding": "identity"})
+_DEFAULTS = {"user-agent": "upscale-receiver", "accept": "*/*", "accept-encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +105,16 @@ class Outbound:
         drips on, breaks off or is larger than wanted: the connection is then dropped.
         """
         target = self.guard.check_url(url)
+        fields = _DEFAULTS | {name.lower(): value for name, value in headers.items()}
         response: httpx.Response | None = None
         body = bytearray()
         complete = False
         try:
             async with asyncio.timeout(timeout_seconds):
-                response = await self._send("POST", target, headers, content)
+                came = await self._transport.post(target, fields, content, most_bytes=max_answer_bytes)
+                if isinstance(came, PlainAnswer):
+                    return Answer(came.status, httpx.Headers(came.headers), came.body, True)
+                response = came
                 try:
                     async with aclosing(parts_of(response)) as parts:
                         async for part in parts:
@@ -203,14 +208,12 @@ class Outbound:
                 raise UrlRefused("redirected to a URL that can't be read") from exc
         return self.guard.check_url(location)
 
-    async def _send(
-        self, method: str, target: httpx.URL, headers: Mapping[str, str], content: bytes | None = None
-    ) -> httpx.Response:
-        merged = _DEFAULTS.copy()
+    async def _send(self, method: str, target: httpx.URL, headers: Mapping[str, str]) -> httpx.Response:
+        merged = httpx.Headers(_DEFAULTS)
         merged.update(headers)
         # httpcore's other limits are per read and write; ours is on the whole, around this call.
         extensions = {"timeout": {"connect": CONNECT_SECONDS}}
-        request = httpx.Request(method, target, headers=merged, content=content, extensions=extensions)
+        request = httpx.Request(method, target, headers=merged, extensions=extensions)
         return await self._transport.handle_async_request(request)
 
 

@@ -3,7 +3,7 @@ HTTP/1.1 over connections that are kept for a while.
 
 h11 reads heads and chunked bodies. A body whose length was said, or that ends with its connection, needs no parser: it
 is handed on as it arrives, not copied in and out of one. A megabyte costs a third of what it does through httpcore's
-pool, a small answer half.
+pool, a small answer half. A post whose answer is an ordinary one (plain.py) needs no parser at all.
 
 Raises httpx's exceptions.
 """
@@ -14,11 +14,13 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import h11
 import httpcore
 import httpx
+
+from receiver.net.plain import PlainAnswer, plain_answer
 
 _READ_BYTES = 64 * 1024
 _LARGEST_HEAD = 100 * 1024
@@ -56,13 +58,35 @@ class Pool:
     async def send(self, request: httpx.Request) -> httpx.Response:
         """Send *request*; the response's body is still to be read, and the response to be closed."""
         timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
+        async with self._exchange(request.url, timeouts.get("pool"), timeouts.get("connect")) as connection:
+            return await connection.exchange(request, timeouts, self)
+
+    async def post(
+        self, url: httpx.URL, head: bytes, body: bytes, *, connect_timeout: float, most_bytes: int
+    ) -> PlainAnswer | httpx.Response:
+        """
+        Write *head* and *body*, and return the answer: whole if it is plain and has at most *most_bytes*.
+
+        Otherwise it is as that of `send`. The caller sees to the time.
+        """
+        async with self._exchange(url, None, connect_timeout) as connection:
+            answer = await connection.post(url, head, body, most_bytes, self)
+        if isinstance(answer, PlainAnswer):
+            await self.give_back(connection, reusable=answer.lasting)
+        return answer
+
+    @asynccontextmanager
+    async def _exchange(
+        self, url: httpx.URL, pool_timeout: float | None, connect_timeout: float | None
+    ) -> AsyncIterator[Connection]:
+        """A connection to *url*, busy until it is given back; it is closed if the block raises."""
         with _in_httpx_terms():
-            await self._place(timeouts.get("pool"))
+            await self._place(pool_timeout)
             connection: Connection | None = None
             try:
-                connection = await self._connection(request.url, timeouts.get("connect"))
+                connection = await self._connection(url, connect_timeout)
                 self._busy.add(connection)
-                return await connection.exchange(request, timeouts, self)
+                yield connection
             except BaseException:
                 if connection is None:
                     self._places.release()
@@ -144,10 +168,33 @@ class Connection:
         parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
         with suppress(httpcore.WriteError):  # what it has to say may have come before
             await self._write(parser, request, timeouts.get("write"))
-        read_timeout = timeouts.get("read")
+        return await self._answer(parser, request.method, timeouts.get("read"), pool)
+
+    async def post(
+        self, url: httpx.URL, head: bytes, body: bytes, most_bytes: int, pool: Pool
+    ) -> PlainAnswer | httpx.Response:
+        with suppress(httpcore.WriteError):
+            await self._stream.write(head + body, None)
+        data = await self.read(None)
+        answer = plain_answer(data, most_bytes)
+        if answer is not None and not answer.missing:
+            return answer
+        if answer is not None:  # its status counts, even if the rest never comes
+            framing = Framing(answer.body, len(answer.body) + answer.missing, parser=None, lasting=answer.lasting)
+            return httpx.Response(answer.status, headers=answer.headers, stream=Body(self, pool, framing, None))
+        parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
+        headers = [(b"host", url.netloc), (b"content-length", b"%d" % len(body))]
+        parser.send(h11.Request(method="POST", target=url.raw_path, headers=headers))
+        parser.send(h11.Data(data=body))
+        parser.send(h11.EndOfMessage())
+        if data:
+            parser.receive_data(data)
+        return await self._answer(parser, "POST", None, pool)
+
+    async def _answer(self, parser: h11.Connection, method: str, timeout: float | None, pool: Pool) -> httpx.Response:
         with _protocol_errors(httpcore.RemoteProtocolError):
-            head = await self._head(parser, read_timeout)
-            body = Body(self, pool, _framing(request, head, parser), read_timeout)
+            head = await self._head(parser, timeout)
+            body = Body(self, pool, _framing(method, head, parser), timeout)
         return httpx.Response(head.status_code, headers=head.headers.raw_items(), stream=body)
 
     async def read(self, timeout: float | None) -> bytes:
@@ -192,13 +239,13 @@ class Framing:
         """Whether the connection may be used again behind it."""
 
 
-def _framing(request: httpx.Request, head: h11.Response, parser: h11.Connection) -> Framing:
+def _framing(method: str, head: h11.Response, parser: h11.Connection) -> Framing:
     said = {name: value.lower() for name, value in head.headers}
     lasting = head.http_version >= b"1.1" and b"close" not in said.get(b"connection", b"")
-    if b"transfer-encoding" in said and head.status_code not in _NO_BODY and request.method != "HEAD":
+    if b"transfer-encoding" in said and head.status_code not in _NO_BODY and method != "HEAD":
         return Framing(b"", None, parser=parser, lasting=lasting)
     first, _ = parser.trailing_data
-    if head.status_code in _NO_BODY or request.method == "HEAD":
+    if head.status_code in _NO_BODY or method == "HEAD":
         length: int | None = 0
     else:
         length = int(said[b"content-length"]) if b"content-length" in said else None

@@ -10,8 +10,9 @@ second verdict.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import httpcore
@@ -20,6 +21,7 @@ import httpx
 from receiver.net import streams
 from receiver.net.connections import Pool
 from receiver.net.guard import Guard, UrlRefused
+from receiver.net.plain import PlainAnswer
 from submitter import tls
 
 Connect = Callable[[str, int, float | None], Awaitable[httpcore.AsyncNetworkStream]]
@@ -28,6 +30,7 @@ CONNECT_SECONDS = 10.0
 MOST_DIALS = 4  # addresses tried per connection, so that a name with hundreds of dead ones costs no more
 # Shorter than what servers commonly keep an idle connection for (5 s), so that we rarely write into one being closed.
 KEEPALIVE_SECONDS = 2.0
+_LINE = re.compile(r"[\t\x20-\x7e]+")
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
@@ -62,6 +65,19 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         if pool is None:
             raise httpx.UnsupportedProtocol("only https and http are spoken here", request=request)
         return await pool.send(request)
+
+    async def post(
+        self, url: httpx.URL, headers: Mapping[str, str], content: bytes, *, most_bytes: int
+    ) -> PlainAnswer | httpx.Response:
+        """Post to an http or https *url*, without httpx's objects where the answer is plain and short enough."""
+        target, host = url.raw_path.decode("ascii"), url.netloc.decode("ascii")
+        fields = {"Host": host, **headers, "Content-Length": str(len(content))}
+        lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        if not all(map(_LINE.fullmatch, lines)):
+            raise httpx.LocalProtocolError("a header's value is not printable ASCII")
+        head = "\r\n".join([*lines, "\r\n"]).encode("ascii")
+        pool = self._pools[url.scheme]
+        return await pool.post(url, head, content, connect_timeout=CONNECT_SECONDS, most_bytes=most_bytes)
 
     async def aclose(self) -> None:
         for pool in self._pools.values():

@@ -20,10 +20,11 @@ Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None
 
 
 class Host:
-    """Gives the same answer to every request; counts connections, and those that are open."""
+    """Gives the same answer to every request, and its *rest* later; counts connections, and those that are open."""
 
-    def __init__(self, answer: bytes, *, closes: bool = False) -> None:
+    def __init__(self, answer: bytes, *, rest: bytes = b"", closes: bool = False) -> None:
         self.answer = answer
+        self.rest = rest
         self.closes = closes
         self.connections = 0
         self.open = 0
@@ -35,6 +36,9 @@ class Host:
             while await reader.readuntil(b"\r\n\r\n"):
                 writer.write(self.answer)
                 await writer.drain()
+                if self.rest:
+                    await asyncio.sleep(0.02)
+                    writer.write(self.rest)
                 if self.closes:
                     break
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
