@@ -4,71 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Page, expect
 
-from submitter.sandbox import test_picture as picture_bytes
-from tests.support.chromium import SCREENSHOTS, chromium, needs_chromium, watched
-from tests.support.processes import TOKEN, LiveReceiver, live, submit, wait_for_state
-from tests.support.subscriber import Subscriber
+from tests.support.chromium import SCREENSHOTS, needs_chromium, watched
+from tests.support.dashboard import READ_TOKEN, Setup, endpoint, go_to
+from tests.support.processes import TOKEN, submit, wait_for_state
 
 pytestmark = [needs_chromium, pytest.mark.slow]
-READ_TOKEN = "a-read-token-of-the-browser-tests"
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>{{7*7}}"
-ENVIRONMENT = {
-    "RECEIVER_READ_TOKENS": READ_TOKEN,
-    "RECEIVER_ALLOW_NETWORKS": "127.0.0.0/8",
-    "RECEIVER_RETRY_SCHEDULE": "0",
-}
-
-
-@dataclass
-class Setup:
-    """A running receiver with a sandbox, a subscriber, and a browser."""
-
-    receiver: LiveReceiver
-    browser: Browser
-    subscriber: Subscriber
-    picture: Path
-
-    @property
-    def origin(self) -> str:
-        return self.receiver.url
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Setup]:
-    picture = tmp_path / "harbour at dusk.png"
-    picture.write_bytes(picture_bytes(160, 120))
-    subscriber = Subscriber({"/bad": [500]})
-    async with (
-        subscriber.serve() as _,
-        live(tmp_path, environment=ENVIRONMENT) as (receiver, _sandbox),
-        chromium() as browser,
-    ):
-        yield Setup(receiver, browser, subscriber, picture)
-
-
-async def endpoint(running: Setup, path: str, **more: Any) -> dict[str, Any]:
-    async with running.receiver.client() as client:
-        answer = await client.post("/v1/endpoints", json={"url": f"{running.subscriber.origin}{path}", **more})
-        assert answer.status_code == 201, answer.text
-        made: dict[str, Any] = answer.json()
-        return made
-
-
-async def go_to(page: Page, name: str) -> None:
-    link = page.get_by_role("navigation").get_by_role("link", name=name, exact=True)
-    address = await link.evaluate("link => link.href")
-    await link.click()
-    await page.wait_for_url(address)
 
 
 async def test_the_walk_of_an_operator(running: Setup) -> None:
@@ -304,19 +252,3 @@ async def test_a_read_token_sees_pages_without_buttons(running: Setup) -> None:
             await expect(page.get_by_role("heading", level=1)).to_have_text(name)
             assert await page.locator("main form[method=post]").count() == 0, name
         await expect(page.get_by_text("Read only")).to_be_visible()
-
-
-async def test_a_page_waits_while_something_is_selected(running: Setup) -> None:
-    async with running.receiver.client() as client:
-        first = await submit(client, "pixelcut", running.picture.read_bytes())
-        await wait_for_state(client, first["id"], "succeeded", kept=True)
-        async with watched(running.browser, running.origin) as browser:
-            page = await browser.signed_in(TOKEN)
-            await page.goto(f"{running.origin}/jobs")
-            await expect(page.locator("#live-words")).to_have_text("Live")
-            await page.locator("tbody tr .name").first.evaluate("element => getSelection().selectAllChildren(element)")
-            second = await submit(client, "pixelcut", running.picture.read_bytes())
-            await expect(page.locator("#live-words")).to_have_text("Paused while you select")
-            await expect(page.locator(f"#{second['id']}")).to_have_count(0)
-            await page.evaluate("getSelection().removeAllRanges()")
-            await expect(page.locator(f"#{second['id']}")).to_be_visible()
