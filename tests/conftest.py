@@ -39,6 +39,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min((os.cpu_count() or 1) + 1, 8)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long value by its argument: a file as an id is unreadable, and a compressed one differs by process."""
+    return argname if isinstance(val, bytes | str) and len(val) > 100 else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On PostgreSQL, leave out what is about SQLite, and what has no database."""
     if not engines.ON_POSTGRESQL:

@@ -112,7 +112,7 @@ def test_headers_may_be_pairs_of_bytes_and_an_old_delivery_is_refused() -> None:
 def fastapi_app(handled: list[Event]) -> Any:
     app = fastapi.FastAPI()
 
-    @app.post("/hooks", status_code=204)
+    @app.post("/hooks", status_code=204, response_model=None)
     async def hook(event: Annotated[Event, fastapi.Depends(submitter.contrib.fastapi.event(SECRET))]) -> None:
         handled.append(event)
 
