@@ -9,6 +9,7 @@ only where the first try surely did nothing; all others are safe by their nature
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -145,12 +146,16 @@ class Link:
         if isinstance(cause, httpx.DecodingError):
             raise self.compressed() from cause
         pause = pause_seconds(tries)
-        if self.clock() + pause >= deadline:
+        if self.clock() + pause >= deadline or _certificate_problem(cause) is not None:
             raise self.gone(cause) from cause
         self.on_retry(f"no answer from {self.url} yet; trying again")
         yield Sleep(pause)
 
     def gone(self, cause: Exception) -> NoReceiver:
+        problem = _certificate_problem(cause)
+        if problem is not None:
+            message = f"the certificate of {self.url} is not good: {problem}"
+            return NoReceiver(message, code="bad_certificate", remedy="name the authority to trust by SSL_CERT_FILE")
         return NoReceiver(
             f"no answer from {self.url} ({type(cause).__name__}); is it running?",
             code="no_answer",
@@ -245,6 +250,15 @@ def _problem(answer: httpx.Response) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _certificate_problem(exc: BaseException | None) -> str | None:
+    """What is wrong with the server's certificate, if that caused *exc*. Another try would not help."""
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return exc.verify_message
+        exc = exc.__cause__ or exc.__context__
+    return None
 
 
 def _answer_lost(url: str, cause: Exception) -> NoReceiver:
