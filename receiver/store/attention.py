@@ -1,5 +1,5 @@
 """
-What needs a person: jobs that nobody can settle alone, lost images, deliveries that were given up.
+Whatever needs attention: jobs that can't settle by themselves, lost images, deliveries that were given up.
 
 Each kind is a few rows and a count that stops at `MOST_COUNTED`; all of them are ranges of indexes. Deliveries and
 images are looked for among the last week's.
@@ -25,7 +25,7 @@ _OLDEST_EXAMINED = 2000
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Ids of one kind, those to look at first at the front, and how many there are in all."""
+    """Ids of one kind, the most urgent first, and how many there are in all."""
 
     ids: Sequence[str]
     count: int
@@ -42,7 +42,7 @@ class Concerns:
 
 
 async def concerns(database: Database, now: datetime) -> Concerns:
-    """Everything that waits for a person now."""
+    """Return everything that waits for an operator now."""
 
     def work() -> Work[Concerns]:
         since = now - _RECENT
@@ -57,7 +57,7 @@ async def concerns(database: Database, now: datetime) -> Concerns:
 
 
 async def open_jobs(database: Database, providers: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many jobs are open, by state and provider."""
+    """Count the open jobs, by state and provider."""
 
     def work() -> Work[dict[str, dict[str, int]]]:
         counts: dict[str, dict[str, int]] = {}

@@ -1,4 +1,4 @@
-"""How much waits, and since when. Every sum is counted in an index, or bounded: none reads a table from end to end."""
+"""Queue lengths and ages. Every count reads an index, or is bounded: none reads a table from end to end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPEN_STATES = [state.value for state in State if not state.terminal]
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """How many wait in a queue, and since when the oldest does."""
+    """The length of a queue, and the time since which its oldest item waits."""
 
     name: str
     waiting: int
@@ -26,7 +26,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class OpenJobs:
-    """Jobs of one provider in one open state; `overdue` of them are known to be."""
+    """The number of jobs of one provider in one open state, and how many of them are known to be overdue."""
 
     provider: str
     state: str
@@ -35,18 +35,18 @@ class OpenJobs:
 
 
 class Backlog:
-    """The statements of probes and scrapers."""
+    """The statements for probes and scrapers."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def unread(self, *, most: int) -> int:
-        """How many pieces of evidence wait to be read; counting ends behind *most*."""
+        """Count the unread pieces of evidence; counting stops just above *most*."""
         row = await self._database.read(lambda: first(UNREAD, most + 1))
         return int(row[0])
 
     async def measure(self, now: datetime, providers: Sequence[str]) -> tuple[list[Queue], list[OpenJobs]]:
-        """All queues, and the open jobs; polls that are due count for *providers* only."""
+        """Return all queues, and the open jobs; due polls are counted for *providers* only."""
 
         def work() -> Work[tuple[list[Queue], list[OpenJobs]]]:
             queues = []

@@ -1,8 +1,8 @@
 """
-Files beside the database: inputs, kept images, large answers. Written to a temporary name, synced, then renamed.
+Files next to the database: inputs, kept images, large answers. Written to a temporary name, synced, then renamed.
 
-With an object store, kept images are objects there and nowhere else; inputs are objects too, of which each process that
-needs one fetches a copy. Thumbnails and answers stay with the process that made them.
+With an object store, kept images are objects there and nowhere else; inputs are objects too, and each process fetches
+copies of those that it needs. Thumbnails and answers stay with the process that made them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from submitter.vocabulary import Image, Picture
 
 
 def open_blobs(data_dir: Path, url: str | None) -> Blobs:
-    """Files in *data_dir*, or those that are shared in the object store at *url*."""
+    """Open the files in *data_dir*, or the shared ones in the object store at *url*."""
     return Blobs(data_dir, None if url is None else ObjectStore(url))
 
 
 @dataclass(frozen=True, slots=True)
 class Blobs:
     """
-    *root* is the data directory. Names that go into rows are relative to it.
+    The files of an installation. *root* is the data directory; names stored in rows are relative to it.
 
     OSError means that the disk or the object store failed.
     """
@@ -45,17 +45,17 @@ class Blobs:
         object.__setattr__(self, "parts", PartFiles(self.root))
 
     def prepare(self) -> None:
-        """Make the directories (mode 0700) and drop what dead processes left half written."""
+        """Create the directories (mode 0700) and remove files that dead processes left half written."""
         for name in ("inputs", "images", "answers"):
             (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.parts.claim()
 
     def close(self) -> None:
-        """Nothing more is written by this process."""
+        """Release this process's claim: it writes no more files."""
         self.parts.release()
 
     def new_part(self) -> Path:
-        """A fresh temporary path, for something on its way in."""
+        """Return a new temporary path, for a file being written."""
         return self.parts.path()
 
     def input_path(self, name: str) -> Path:
@@ -65,7 +65,7 @@ class Blobs:
         return self.root / "images" / job_id / str(n)
 
     def thumbnail_path(self, job_id: str, n: int | None) -> Path:
-        """Beside what it was made of: a result, or the input where *n* is None."""
+        """Return the thumbnail's path, next to its source: a result, or the input where *n* is None."""
         return self.root / "thumbnails" / job_id / ("input" if n is None else str(n))
 
     async def keep_thumbnail(self, part: Path, job_id: str, n: int | None) -> None:
@@ -79,7 +79,7 @@ class Blobs:
         return job_id
 
     async def copy_input(self, name: str, job_id: str) -> str:
-        """The input of one job for another one, without a second copy where the file system can link."""
+        """Give another job the input of a job, without a second copy where the file system supports links."""
         source = await self.input_file(name)
         if self.objects is not None:
             await self.objects.put(f"inputs/{job_id}", source, await asyncio.to_thread(self.content_type, source))
@@ -87,7 +87,7 @@ class Blobs:
         return job_id
 
     async def input_file(self, name: str) -> Path:
-        """An input as a file here; FileNotFoundError if it is not kept any more."""
+        """Return an input as a local file; FileNotFoundError if it is no longer kept."""
         path = self.input_path(name)
         if self.objects is not None and not await asyncio.to_thread(path.is_file):
             await self._fetch(f"inputs/{name}", path)
@@ -96,7 +96,7 @@ class Blobs:
         return path
 
     def content_type(self, path: Path) -> str:
-        """What the first bytes of a file say it is."""
+        """Return the content type that the first bytes of a file indicate."""
         with path.open("rb") as stream:
             return magic_type(stream.read(64)) or "application/octet-stream"
 
@@ -130,7 +130,7 @@ class Blobs:
         """
         Inspect a downloaded file, of *size* bytes with the digest *sha256*, and keep it as image *n* of the job.
 
-        The part is gone then. Raises `TaskRefused` if it is no whole image, `OSError` if not all of it is on the disk.
+        This consumes the part. Raises `TaskRefused` if it is not a whole image, `OSError` if the file is incomplete.
         """
         target = self.image_path(job_id, n) if self.objects is None else None
         picture = await asyncio.to_thread(_inspected, part, sha256, size, target)
@@ -140,7 +140,7 @@ class Blobs:
         return picture
 
     async def keep_data(self, job_id: str, n: int, image: Image) -> Image:
-        """Keep an image that came as bytes. It has no link then, and the archive finds it in place."""
+        """Keep an image that arrived as bytes. It then has no link, and the archive finds it in place."""
         assert image.data is not None
         part = self.new_part()
         try:
@@ -158,7 +158,7 @@ class Blobs:
 
     @asynccontextmanager
     async def image_file(self, job_id: str, n: int) -> AsyncIterator[Path]:
-        """A kept image as a file, for as long as the block runs. Raises FileNotFoundError."""
+        """Provide a kept image as a file while the block runs. Raises FileNotFoundError."""
         key = await self.image_key(job_id, n)
         if self.objects is None or key is None:
             path = self.image_path(job_id, n)
@@ -179,7 +179,7 @@ class Blobs:
         await asyncio.to_thread(_remove, self.image_path(job_id, n), self.thumbnail_path(job_id, n))
 
     async def image_key(self, job_id: str, n: int) -> str | None:
-        """Where a kept image is in the object store; None if it is a file here, as those from before there was one."""
+        """Return the object store's key of a kept image; None if it is a local file, as images kept earlier are."""
         if self.objects is None or await asyncio.to_thread(self.image_path(job_id, n).is_file):
             return None
         return _image_key(job_id, n)
@@ -200,7 +200,7 @@ class Blobs:
 
 
 def _inspected(part: PartWriter, sha256: str, size: int, target: Path | None) -> Picture:
-    """Inspect *part* and move it to *target*, if there is one, in a single turn on a thread."""
+    """Inspect *part* and move it to *target*, if given, in a single call on a thread."""
     picture = inspect(part.path, sha256=sha256)
     if picture.size != size:
         raise OSError(errno.EIO, "the file is not as long as what was written")
@@ -211,7 +211,7 @@ def _inspected(part: PartWriter, sha256: str, size: int, target: Path | None) ->
 
 
 def _remove(*paths: Path) -> None:
-    """Remove files, and the directories of jobs that are empty then."""
+    """Remove files, and the directories of jobs that this leaves empty."""
     for path in paths:
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -230,7 +230,7 @@ def _settle_file(part: Path, target: Path) -> None:
 
 
 def _place(part: Path, target: Path) -> None:
-    """Give a file that is on the disk its name, for good."""
+    """Give a file that is on the disk its final name, durably."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part.replace(target)
     directory = os.open(target.parent, os.O_RDONLY)

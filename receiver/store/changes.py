@@ -1,4 +1,4 @@
-"""What has changed since a place in the logs: jobs, deliveries, providers and endpoints, for pages that are watched."""
+"""Changes since a place in the logs: jobs, deliveries, providers and endpoints, for pages that are being watched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST = 500
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far the logs were read: the last event's position, the last ids of evidence and attempts."""
+    """A place in the logs: the last event's position, the last ids of evidence and attempts."""
 
     event: int
     evidence: int
@@ -21,7 +21,7 @@ class Place:
 
 @dataclass(slots=True)
 class Changed:
-    """`jobs` are ids; None: more than are worth naming."""
+    """The things that changed. `jobs` are ids; None: too many to name."""
 
     jobs: set[str] | None = field(default_factory=set)
     deliveries: bool = False
@@ -39,12 +39,12 @@ class ChangeLog:
         self._database = database
 
     async def place(self) -> Place:
-        """The end of the logs now."""
+        """Return the current end of the logs."""
         row = await self._database.read(lambda: first(_ENDS))
         return Place(*row)
 
     async def after(self, place: Place) -> tuple[Changed, Place]:
-        """What was written behind *place*, and the new end."""
+        """Return the changes written after *place*, and the new end."""
 
         def work() -> Work[tuple[Changed, Place]]:
             ends = Place(*(yield from first(_ENDS)))

@@ -1,9 +1,9 @@
 """
-The clock of the machine may be set back; what was due by the old time must not wait until that time comes again.
+The machine's clock may be set back; what was due by the old time must not wait until that time comes again.
 
-A row holds the latest moment at which a process was alive. A clock that shows much less than that was set back by the
-difference, while somebody ran or between two lives; every moment that lies ahead is then moved by as much, in the
-transaction that sets the row back too, so that of several processes one does it. Clocks of several machines differ by
+A row holds the latest time at which a process was alive. A clock that shows a much earlier time was set back by the
+difference, while a process ran or between two runs. Every time that lies ahead is then moved by as much, in the same
+transaction that sets the row back, so that only one of several processes does it. Clocks of several machines differ by
 less than `_TOLERANCE`, or signatures would not be accepted either.
 """
 
@@ -33,7 +33,7 @@ _AHEAD = (
     ("images", "lease_until", " AND state = 'wanted'"),
     ("providers", "probe_at", ""),
 )
-"""Moments that something waits for."""
+"""The columns with times that something waits for."""
 
 
 class ClockRecord:
@@ -43,7 +43,7 @@ class ClockRecord:
         self._database = database
 
     async def beat(self, now: datetime) -> timedelta | None:
-        """Note that it is *now*. Returns by how much the clock was set back, if it was; what waits is moved then."""
+        """Record that it is *now*. If the clock was set back, move the due times along; returns by how much."""
 
         def work() -> Work[timedelta | None]:
             yield Run(_FIRST, (us(now),))

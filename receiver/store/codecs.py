@@ -25,7 +25,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def to_us(moment: datetime | None) -> int | None:
-    """A moment as it is stored: microseconds since 1970."""
+    """Convert a time to its stored form: microseconds since 1970."""
     return None if moment is None else (moment - _EPOCH) // _MICROSECOND
 
 
@@ -47,11 +47,11 @@ _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 class Codec(Generic[E]):
     """
-    Rows of *entity*, without the columns that belong to the store alone (leases and the like).
+    The codec for rows of *entity*, without the columns that belong to the store alone (such as leases).
 
     `columns` are their names, `from_row` takes their values in that order. `to_row` gives the values of `written`: all
-    of them but *numbered*, a column that the database counts up. `changes` gives the columns in which the second of two
-    entities differs from the first, with their new values, always in the same order.
+    of them but *numbered*, a column that the database increments. `changes` gives the columns in which the second of
+    two entities differs from the first, with their new values, always in the same order.
     """
 
     def __init__(self, entity: type[E], *, numbered: str | None = None) -> None:
@@ -71,9 +71,9 @@ def columns_of(
     entity: type, *, key: Collection[str] = ("id",), numbered: bool = False, unset: Collection[str] = ()
 ) -> list[sa.Column[Any]]:
     """
-    The columns of *entity*. *key* are those of the primary key; *numbered*: the database counts it up.
+    Return the columns of *entity*. *key* names the primary key; *numbered*: the database increments it.
 
-    *unset* are columns that a row may not have yet, although an entity that is read always has them.
+    *unset* names columns that may still be NULL in a row, although an entity that is read always has them.
     """
     return [
         sa.Column(
@@ -89,7 +89,7 @@ def columns_of(
 
 
 IDENTIFIER = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
-"""Ids sort by the time that they were made, byte by byte, whatever language a database server speaks."""
+"""The type of ids, which sort by the time they were made: byte by byte, whatever a database server's locale."""
 _NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _WORD_LENGTH = 16
 _COLUMN_TYPES: Mapping[type, type[Any]] = {
@@ -114,7 +114,7 @@ def _column_type(leaf: EntityField) -> Any:
 
 
 def _leaves(field: EntityField) -> tuple[EntityField, ...]:
-    """The fields that have a column."""
+    """Return the fields that have a column of their own."""
     return field.parts or (field,)
 
 
@@ -122,7 +122,7 @@ def _leaves(field: EntityField) -> tuple[EntityField, ...]:
 
 
 class _Names:
-    """Values that the source code names."""
+    """The values that the source code refers to by name."""
 
     def __init__(self) -> None:
         self.known: dict[str, Any] = {
@@ -183,7 +183,7 @@ def _function(name: str, source: str, names: _Names) -> Any:
 
 
 def _written(field: EntityField, value: str, names: _Names) -> list[str]:
-    """The expressions for the columns of *field*, whose value is the expression *value*."""
+    """Return the expressions for the columns of *field*, whose value is the expression *value*."""
     if not field.parts:
         return [_write(field, value, names)]
     written = [_write(part, f"{value}.{part.name}", names) for part in field.parts]

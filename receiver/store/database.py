@@ -2,8 +2,8 @@
 The storage interface: what the rest of the code sees of a database.
 
 A transaction is a generator of statements (`receiver.store.statements`), which an engine drives: SQLite on a thread of
-its own, PostgreSQL statement by statement. Work that is called anew because another transaction was in the way starts
-from nothing, so everything it needs from outside is read-only.
+its own, PostgreSQL statement by statement. Work that is called again because another transaction interfered starts from
+scratch, so everything that it uses from outside is read-only.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ class Database(Protocol):
 
     async def write(self, work: Callable[[], Work[T]], *, attempts: int = 5) -> T:
         """
-        Run *work* in one transaction, committed when this returns; a cancelled caller does not know.
+        Run *work* in one transaction, committed when this returns. If the caller is cancelled, the outcome is unknown.
 
-        Where another transaction was in the way (`Conflict`), it is called anew, *attempts* times in all.
+        If another transaction interferes (`Conflict`), *work* is called again, up to *attempts* times in all.
         """
         ...
 
     async def read(self, work: Callable[[], Work[T]]) -> T:
-        """Run *work*, which only reads, on one snapshot."""
+        """Run *work*, which only reads, on a single snapshot."""
         ...
 
     async def append(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        """Insert *rows* in one transaction, the fastest way there is."""
+        """Insert *rows* in one transaction, in the engine's fastest way."""
         ...
 
     async def notify(self, channel: str) -> None:
-        """Wake who listens to *channel*, in every process on the database that can be reached."""
+        """Wake every listener to *channel*, in every process on the database that can be reached."""
         ...
 
     def listen(self, channel: str, wake: Callable[[], None]) -> None:
-        """Call *wake* when *channel* is notified. A notification may be lost: sweep behind it."""
+        """Call *wake* when *channel* is notified. A notification may be lost: sweep as well."""
         ...
 
     async def checkpoint(self) -> None:
-        """Do the upkeep that committing puts off."""
+        """Do the upkeep that commits postpone."""
         ...
 
     async def check_writable(self) -> None:
-        """Commit a change that changes nothing; raises what keeps anything from being written."""
+        """Commit a change that has no effect; raises the error that prevents writing, if any."""
         ...
 
     async def schema_is_current(self) -> bool:
-        """Whether the schema is the one that this version needs."""
+        """Return whether the schema is the one that this version needs."""
         ...
 
     async def close(self) -> None:
@@ -70,9 +70,9 @@ async def open_database(address: Path | str, *, listen_url: str | None = None) -
     """
     Open the SQLite file at a path, or the PostgreSQL database at a URL.
 
-    A file is made if it is not there, and migrated; raises `DataUnusable`. A PostgreSQL database must be at the schema
-    of this version, by `migrate`; raises `DatabaseRefused`, and `DatabaseUnavailable`. *listen_url* reaches the same
-    server directly, where the URL goes through a pooler.
+    A file is created if missing, and migrated; raises `DataUnusable`. A PostgreSQL database must have been brought to
+    this version's schema by `migrate`; raises `DatabaseRefused` and `DatabaseUnavailable`. *listen_url* reaches the
+    same server directly, where the URL goes through a pooler.
     """
     if isinstance(address, Path):
         return await SqliteDatabase.open(address)
@@ -89,7 +89,7 @@ async def migrate(address: Path | str) -> None:
 
 
 async def schema_is_newest(address: Path | str) -> bool:
-    """Whether `migrate` has nothing to do. Changes nothing."""
+    """Return whether `migrate` has nothing to do. Changes nothing."""
     if isinstance(address, Path):
         return await asyncio.to_thread(lambda: address.exists() and state_of(address).schema_is_current)
     found: str | None = await _postgresql().schema_at(address)
@@ -98,10 +98,10 @@ async def schema_is_newest(address: Path | str) -> bool:
 
 async def transfer(path: Path, url: str) -> dict[str, int]:
     """
-    Copy the SQLite file at *path*, which nobody writes, into the empty PostgreSQL database at *url*.
+    Copy the SQLite file at *path*, which must not be in use, into the empty PostgreSQL database at *url*.
 
-    Returns the rows of each table, all of them compared. Changes nothing at *path*. Raises `DatabaseRefused`,
-    `DatabaseUnavailable`.
+    Returns the number of rows of each table, all of them compared. Changes nothing at *path*. Raises
+    `DatabaseRefused`, `DatabaseUnavailable`.
     """
     _postgresql()
     from receiver.store.engines.transfer import transfer as copy

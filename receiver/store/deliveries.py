@@ -2,9 +2,9 @@
 Deliveries and attempts: their statements, one transaction each.
 
 A delivery is `pending` until it is `delivered` or `given_up` (or `dropped`, when its endpoint was removed). An attempt,
-what it made of its delivery, and how its endpoint fares are one commit, written after the answer came: a death in
-between delivers again, with the same event id. Deliveries wait in lanes, one for each endpoint and one for each origin
-among notify URLs; first tries and later ones wait apart.
+its effect on its delivery, and the health of its endpoint are one commit, written after the answer arrived: after a
+crash in between, the event is delivered again, with the same event id. Deliveries wait in lanes, one for each endpoint
+and one for each origin among notify URLs; first tries and later ones wait apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Deliveries:
         self._database = database
 
     async def fans_out(self) -> bool:
-        """Whether there are events with deliveries to write."""
+        """Return whether there are events with deliveries to write."""
         return await self._database.read(lambda: first(_FAN_OUT)) is not None
 
     async def fan_out(self, now: datetime, *, first_delay_seconds: float) -> bool:
@@ -37,7 +37,7 @@ class Deliveries:
         return await self._database.write(lambda: fan_out(now, first_delay_seconds))
 
     async def agenda(self, now: datetime) -> Agenda:
-        """What waits in each lane, found by skipping from lane to lane in the index."""
+        """Return when each lane has work, found by skipping from lane to lane in the index."""
         rows = await self._database.read(alone(Fetch(AGENDA, (us(now), us(now)))))
         return Agenda(
             {row[0]: moment(row[1]) for row in rows if row[1] is not None},
@@ -60,15 +60,15 @@ class Deliveries:
         return await self._database.write(work)
 
     async def renew(self, ids: Sequence[str], now: datetime, *, owner: str, lease: timedelta) -> None:
-        """Hold *ids* on until *now* + *lease*, those of them that *owner* still holds."""
+        """Extend the leases on those of *ids* that *owner* still holds, until *now* + *lease*."""
         await self._database.write(alone(Run(_RENEW, (us(now + lease), list(ids), owner))))
 
     async def hand_back(self, ids: Sequence[str], *, owner: str) -> None:
-        """Let others have *ids*, those of them that *owner* holds."""
+        """Release those of *ids* that *owner* holds."""
         await self._database.write(alone(Run(_HAND_BACK, (list(ids), owner))))
 
     async def book(self, outcomes: Sequence[Outcome], now: datetime) -> int:
-        """Write attempts and what follows from them, in one commit. Returns the number of new events."""
+        """Write attempts and their consequences, in one commit. Returns the number of new events."""
         return await self._database.write(lambda: _book(outcomes, now))
 
 
@@ -111,7 +111,7 @@ _FAN_OUT = "SELECT 1 FROM fan_outs LIMIT 1"
 _HOLD = "UPDATE deliveries SET lease_owner = ?, lease_until = ? WHERE id IN (??)"
 _RENEW = "UPDATE deliveries SET lease_until = ? WHERE id IN (??) AND lease_owner = ?"
 _HAND_BACK = "UPDATE deliveries SET lease_owner = NULL, lease_until = NULL WHERE id IN (??) AND lease_owner = ?"
-# What was ended meanwhile (its endpoint was disabled or removed during the try) stays so; the try counts.
+# A delivery that ended meanwhile (its endpoint was disabled or removed during the try) stays so; the try counts.
 _COUNT_TRY = (
     "UPDATE deliveries SET tries = tries + 1"
     " WHERE id = ? AND state <> 'pending' AND NOT (state = 'given_up' AND ? = 'delivered')"

@@ -1,9 +1,9 @@
 """
-What became of deliveries: the list, the attempts, and replays.
+The delivery log: the list of deliveries, their attempts, and replays.
 
-A replay puts a delivery that has ended back to its beginning: the same delivery and event id, a new round of tries,
-with those before still in the log. Replays wait with the later tries, so that they never hold up what is new. Events
-that an endpoint would have been sent had it not been disabled get their first delivery in a replay since a moment.
+A replay puts a delivery that has ended back to its beginning: the same delivery and event id, a new round of tries; the
+earlier ones stay in the log. Replays wait with the later tries, so that they never hold up new deliveries. Events
+that an endpoint missed because it was disabled get their first delivery in a replay *since* a time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _CHUNK = 500
 
 
 class DeliveryLog:
-    """The operators' statements about deliveries."""
+    """The statements about deliveries for operators."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def page(self, wanted: DeliveryFilter, *, before: str | None = None, limit: int) -> list[DeliveryView]:
-        """Newest first. *before* is a delivery's id: the cursor."""
+        """Return a page, newest first. *before* is a delivery's id: the cursor."""
         condition, values = _where(wanted)
         if before:
             condition += " AND d.id < ?"
@@ -56,7 +56,7 @@ class DeliveryLog:
 
     async def replay(self, delivery_id: str, now: datetime, *, dry_run: bool = False) -> bool:
         """
-        Deliver it (again) from now on; one that waits for its next try gets it now. False: there is no such delivery.
+        Deliver it (again) from now on; a pending delivery is tried now. False: there is no such delivery.
 
         Raises `ReplayRefused` where its endpoint is gone or disabled.
         """
@@ -86,10 +86,10 @@ class DeliveryLog:
         dry_run: bool = False,
     ) -> Replayed:
         """
-        Deliver again what has ended in *states*, of one endpoint or of all, since a moment or ever.
+        Deliver again what has ended in *states*, of one endpoint or of all, since a time or ever.
 
         Without *states*: all failures, and with *since* everything. Deliveries whose endpoint is disabled or removed
-        stay as they are. Committed piece by piece; what was put back when a process dies stays so.
+        stay as they are. Committed piece by piece; what was queued before a process dies stays queued.
         """
         if not states:
             states = ("given_up", "delivered") if since else ("given_up",)
@@ -127,7 +127,7 @@ class DeliveryLog:
 
     async def _ended(self, after: str, endpoint_id: str | None, states: Sequence[str]) -> list[str]:
         of_endpoint = " AND d.endpoint_id = ?" if endpoint_id else ""
-        # Several states are not in the order of ids in their index: every piece would be sorted anew.
+        # Several states are not in the order of ids in their index: every piece would be sorted again.
         state = "d.state" if len(states) == 1 and not endpoint_id else "d.state || ''"
         query = (
             "SELECT d.id FROM deliveries d LEFT JOIN endpoints e ON e.id = d.endpoint_id"
@@ -155,7 +155,7 @@ class DeliveryLog:
 
 
 def _missing_of(events: Sequence[Any], endpoint_id: str | None, now: datetime) -> Work[list[tuple[Any, ...]]]:
-    """Rows for what enabled endpoints would have been sent of *events* since they were made, and never were."""
+    """Return rows for the deliveries of *events* that enabled endpoints, made before them, were never sent."""
     known = yield Fetch(_SENT, ([event[0] for event in events],))
     sent = {(row[0], row[1]) for row in known}
     made = dict((yield Fetch("SELECT id, created_at FROM endpoints")))
@@ -200,7 +200,7 @@ _EVENTS_AFTER = (
 
 
 def _where(choice: DeliveryFilter) -> tuple[str, list[Any]]:
-    """*choice* as a condition and its values."""
+    """Return *choice* as a condition and its values."""
     parts, values = ["1 = 1"], list[Any]()
     for column, several in (("state", choice.states), ("event_type", choice.event_types)):
         if several:

@@ -2,7 +2,7 @@
 Endpoints in the database.
 
 An endpoint that is disabled or removed has no pending deliveries: they end in the same transaction, listed and (for a
-disabled one) replayable. Its health changes in the transaction that books an attempt, never beside it.
+disabled one) replayable. Its health changes only in the transaction that books an attempt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Endpoints:
         return await self._database.read(lambda: _fetch(_ALL))
 
     async def changed(self, revision: str | None) -> tuple[str, list[Endpoint]] | None:
-        """All endpoints and their revision, unless that is *revision* still. Their health is no change."""
+        """Return all endpoints and their revision, unless it is still *revision*. Health does not count as a change."""
 
         def work() -> Work[tuple[str, list[Endpoint]] | None]:
             found = yield from subscriptions_revision()
@@ -128,7 +128,7 @@ _WRITE = (
 _WELL_AGAIN = (
     "UPDATE endpoints SET failing_since = NULL, told_failing_at = NULL WHERE id = ? AND failing_since IS NOT NULL"
 )
-# What waits for a disabled endpoint is listed as undelivered, and can be replayed once it is enabled.
+# Deliveries that wait for a disabled endpoint are listed as undelivered, and can be replayed once it is enabled.
 _GIVE_UP = (
     "UPDATE deliveries SET state = 'given_up', next_at = NULL, finished_at = ?, fault = 'theirs',"
     " last_error = ?, lease_owner = NULL, lease_until = NULL WHERE endpoint_id = ? AND state = 'pending'"

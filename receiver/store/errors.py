@@ -1,8 +1,8 @@
 """
-What a transaction may raise, split by what the caller can do about it.
+Errors that a transaction may raise, split by what the caller can do about them.
 
     StoreError
-    ├── Conflict              another transaction was in the way: read again and try again
+    ├── Conflict              another transaction interfered: read again and try again
     │   └── Overtaken         a row is no longer in the version that was read
     ├── DatabaseUnavailable   the database cannot be reached or written now: answer 503 and try later
     └── DatabaseRefused       the database is not one that this version can use: do what the text says
@@ -16,11 +16,11 @@ class StoreError(Exception):
 
 
 class Conflict(StoreError):
-    """Another transaction was in the way (a unique key, a deadlock, a serialization failure). Nothing was written."""
+    """Another transaction interfered (a unique key, a deadlock, a serialization failure). Nothing was written."""
 
 
 class Overtaken(Conflict):
-    """What the transaction was planned from has changed meanwhile. Nothing was written."""
+    """The rows that the transaction was planned from have changed meanwhile. Nothing was written."""
 
 
 class DatabaseUnavailable(StoreError):

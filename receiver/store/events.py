@@ -1,8 +1,8 @@
 """
 Reading events by position.
 
-Positions have no gaps for a reader that goes by them: a reader that has seen position n has seen all below it. Events
-are never changed once they are written.
+Positions have no gaps for a reader that follows them: a reader that has seen position n has seen all below it. Events
+never change once written.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Events:
         self._database = database
 
     async def newest(self) -> int:
-        """The highest position; 0 where there is no event yet."""
+        """Return the highest position; 0 where there is no event yet."""
         return int((await self._database.read(lambda: first(_NEWEST)))[0])
 
     async def after(self, position: int, *, limit: int, choice: EventFilter = ALL) -> tuple[Sequence[Event], int]:
         """
-        Up to *limit* events above *position*, lowest first, and the position that has been read up to.
+        Return up to *limit* events above *position*, lowest first, and the position that has been read up to.
 
-        The latter lies beyond the last event where the ones behind it were not wanted.
+        The latter lies beyond the last event if the events after it did not match.
         """
         condition, values = _where(choice)
         query = f"SELECT {_CODEC.sql} FROM events WHERE position > ?{condition} ORDER BY position LIMIT ?"
@@ -50,7 +50,7 @@ class Events:
 
 
 def _where(choice: EventFilter) -> tuple[str, list[Any]]:
-    """*choice* as conditions, each behind an AND, with their values."""
+    """Return *choice* as conditions, each preceded by AND, and their values."""
     condition, values = "", list[Any]()
     for clause, value in (
         ("type IN (??)", sorted(choice.types)),

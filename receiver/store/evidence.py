@@ -1,4 +1,4 @@
-"""Evidence: the append-only log of what came, durable before it is acknowledged."""
+"""Evidence: the append-only log of everything received, durable before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from submitter.vocabulary import Trust
 @dataclass(frozen=True, slots=True)
 class Unread:
     """
-    Evidence that nobody has read, in the order in which it came, and the job that it ends at.
+    Unread evidence, in the order of its arrival, and the job that it ends at.
 
     `more`: there is more, of the same jobs or of others.
     """
@@ -39,21 +39,21 @@ class EvidenceLog:
 
     async def unread(self, *, limit: int, after: str = "") -> Unread:
         """
-        Up to *limit* pieces that nobody has read, from the job behind *after* on and round to it again.
+        Return up to *limit* unread pieces, starting at the job that follows *after* and wrapping around to it.
 
-        Of one job there are at most `_MOST_OF_JOB`, its oldest: with each batch's `place` as the next one's *after*, a
-        job with any number of callbacks takes no more of the reader's time than others do.
+        Of each job, at most the `_MOST_OF_JOB` oldest are returned: with each batch's `place` as the next one's
+        *after*, a job with any number of callbacks takes no more of the reader's time than others do.
         """
         return await self._database.read(lambda: _unread(limit, after))
 
     async def unsigned_bytes(self, job_id: str) -> int:
-        """About how much unsigned callbacks of a job take on disk."""
+        """Return about how many bytes the unsigned callbacks of a job take on disk."""
         row = await self._database.read(lambda: first(_UNSIGNED_BYTES, job_id))
         return int(row[0] or 0)
 
     async def repeats(self, evidence: Sequence[Evidence], *, also_later: bool = False) -> set[int]:
         """
-        Those of *evidence* (by id) that are replays: their job has the same delivery, id and body, from earlier.
+        Return the ids of replays among *evidence*: their job has the same delivery, id and body, from earlier.
 
         A repeated id with another body is not the same delivery: it was signed anew.
         """
@@ -64,7 +64,7 @@ class EvidenceLog:
         return {row[0] for row in rows}
 
     async def read_before(self, selection: EvidenceFilter, *, after: int, limit: int) -> list[Evidence]:
-        """Evidence of *selection* that was read, oldest first, from behind the id *after* on."""
+        """Return evidence that matches *selection* and was read, oldest first, with ids above *after*."""
         clauses = ["id > ?", "read_at IS NOT NULL"]
         values: list[Any] = [after]
         for clause, value in (
@@ -83,7 +83,7 @@ class EvidenceLog:
         return [_CODEC.from_row(row) for row in rows]
 
     async def answers_before(self, evidence: Evidence, *, limit: int = 100) -> list[Evidence]:
-        """Earlier answers to the same kind of call for the same job, with the same status, newest first."""
+        """Return earlier answers to the same kind of call for the same job, with the same status, newest first."""
         key = (evidence.job_id, evidence.source.value, evidence.status, evidence.id, limit)
         rows = await self._database.read(alone(Fetch(_ANSWERS_BEFORE, key)))
         return [_CODEC.from_row(row) for row in rows]
@@ -107,7 +107,7 @@ _REPEATS = (
 )
 _REPEATS_BEFORE = _REPEATS.replace("!=", "<")
 ROW_BYTES = 512
-"""What a row takes beside its headers and body, about."""
+"""The approximate size of a row without its headers and body."""
 _UNSIGNED_BYTES = (
     f"SELECT sum(length(body) + length(headers) + {ROW_BYTES}) FROM evidence WHERE job_id = ?"
     f" AND source = '{Source.CALLBACK.value}' AND trust = '{Trust.CAPABILITY_TOKEN.value}'"

@@ -1,4 +1,4 @@
-"""Images: the results that jobs brought, wanted until our copy is kept or the link is dead."""
+"""Images: the results of jobs, wanted until our copy is kept or the link is dead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Images:
     """
     The statements about images, one transaction each.
 
-    Claims are leases of this object, so there is one in a process: what another holds is renewed and ended by it alone.
+    Claims are leases of this object, of which a process has a single one; only it renews and ends them.
     """
 
     def __init__(self, database: Database, *, public_url: Callable[[], str], first_delay_seconds: float) -> None:
@@ -40,10 +40,10 @@ class Images:
         choose: Callable[[Sequence[KeptImage]], Sequence[KeptImage]] = lambda due: due,
     ) -> list[tuple[KeptImage, datetime | None]]:
         """
-        Take wanted images whose try is due, the one whose link dies first at the front; with when to give up.
+        Claim wanted images whose try is due, earliest dying link first; each with the time to give up.
 
-        *without* are beginnings of links (`https://host`) that are not wanted now; *choose* says which of what is due
-        to take. What is held is due again at its lease's end, so that it is not among what is due, and a dead holder's
+        *without* are prefixes of links (`https://host`) to leave out for now; *choose* selects among the due images.
+        A claimed image is due again at its lease's end: so a held one is not found among the due, and a dead holder's
         is.
         """
         due = await self._database.read(lambda: _due(us(now), limit, without))
@@ -61,13 +61,13 @@ class Images:
         await self._database.write(alone(RunMany(_RENEW, rows)))
 
     async def next_at(self) -> datetime | None:
-        """When the next try of a wanted image is due."""
+        """Return when the next try of a wanted image is due."""
         row = await self._database.read(lambda: first(_NEXT))
         return from_us(row[0])
 
     async def kept(self, images: Sequence[tuple[KeptImage, datetime]]) -> dict[str, Job]:
         """
-        Our copies are safe, each since its moment. With a job's last one that was wanted, `job.images_kept`.
+        Record that our copies are safe, each since its time. The last wanted image of a job emits `job.images_kept`.
 
         Returns the jobs by id.
         """
@@ -86,7 +86,7 @@ class Images:
         return await self._database.write(work)
 
     async def lost(self, image: KeptImage, now: datetime, *, last_error: str) -> None:
-        """Given up. The job's state stays; `job.images_lost` is emitted."""
+        """Give an image up. The job's state stays; `job.images_lost` is emitted."""
 
         def work() -> Work[None]:
             yield LockRows("jobs", [image.job_id])
@@ -102,7 +102,7 @@ class Images:
         """
         Make a poll of the image's job due, for a fresh link; the image itself is tried again at *next_at*.
 
-        False, and nothing is changed, if its provider is not among *providers*, or the job has no task to ask about.
+        Returns False, and changes nothing, if its provider is not among *providers*, or the job has no task to poll.
         """
 
         def work() -> Work[bool]:
@@ -118,8 +118,8 @@ class Images:
 
     async def gone(self, image: KeptImage, now: datetime) -> bool:
         """
-        Our copy is not there any more: have it fetched again. Where there never was a link to it, it is lost, and
-        `job.images_lost` is emitted. False if that is known.
+        Record that our copy no longer exists: have it fetched again. An image that never had a link is lost, and
+        `job.images_lost` is emitted. Returns False if that is known.
         """
         lost = image.source_url is None
         state, next_at = ("lost", None) if lost else ("wanted", us(now))
@@ -170,7 +170,7 @@ _POLL_FOR_LINK = (
 _ASKED = (
     f"UPDATE images SET tries = tries + 1, renewals = renewals + 1, next_at = ?, last_error = ?, {_FREED} WHERE {_HELD}"
 )
-# One that is being fetched is left alone. A link that is the same as before is as dead as before.
+# An image that is being fetched is left alone. A link that is the same as before is as dead as before.
 _RELINK = (
     f"UPDATE images SET state = 'wanted', next_at = ?, renewed_at = ?, {_FREED}, kept_at = NULL,"
     " give_up_at = CASE WHEN source_url = ? THEN give_up_at ELSE ? END,"
@@ -187,7 +187,7 @@ _GONE = (
     " renewals = 0, renewed_at = NULL WHERE job_id = ? AND n = ? AND state = 'kept'"
 )
 _GONE_PATIENCE = timedelta(hours=1)
-"""For the old link, or the fresh one that its provider is asked for."""
+"""The time for the old link, or a fresh one from the provider, to bring the image again."""
 # The sum keeps the planner off the index on next_at: it would read and sort all that is due.
 _FREE = "next_at + 0 <= ? AND (lease_until IS NULL OR lease_until <= ?)"
 _TAKE = f"UPDATE images SET lease_until = ?, next_at = ?, lease_owner = ? WHERE {_WANTED} AND {_FREE}"
@@ -196,7 +196,7 @@ _OF_JOBS = f"SELECT {_COLUMNS} FROM images WHERE job_id IN (??) ORDER BY job_id,
 
 
 def _due(now: int, limit: int, without: Sequence[str]) -> Work[list[Any]]:
-    """Read beside the writer: where most links are not wanted now, finding the others is a long search."""
+    """Read due images without holding the writer: where most links are left out, finding the others takes long."""
     elsewhere = " AND substr(coalesce(source_url, ''), 1, ?) <> ?" * len(without)
     query = f"SELECT {_COLUMNS}, give_up_at FROM images WHERE state = 'wanted' AND {_FREE}{elsewhere}" + (
         " ORDER BY give_up_at LIMIT ?"
@@ -207,7 +207,7 @@ def _due(now: int, limit: int, without: Sequence[str]) -> Work[list[Any]]:
 
 
 def _taken(due: Sequence[Any], now: int, until: int, owner: str) -> Work[list[Any]]:
-    """Those that nobody else has taken meanwhile."""
+    """Lease the *due* rows, except those that another process has leased meanwhile."""
     taken = []
     for row in due:
         if (yield Run(_TAKE, (until, until, owner, row[0], row[1], now, now))) == 1:
@@ -216,14 +216,14 @@ def _taken(due: Sequence[Any], now: int, until: int, owner: str) -> Work[list[An
 
 
 def insert_images(images: Sequence[tuple[KeptImage, datetime]]) -> Work[None]:
-    """Write results as wanted, each with the moment at which it was learned. One that is known stays as it is."""
+    """Write results as wanted, each with the time at which it was learned. A known image stays as it is."""
     if images:
         rows = [_image_values(image, now) for image, now in images]
         yield InsertMany("images", _NEW_COLUMNS, rows, known=("job_id", "n"))
 
 
 def relink_images(images: Sequence[tuple[KeptImage, datetime]]) -> Work[None]:
-    """Give images that are not kept the links that were just named; lost ones are wanted again."""
+    """Give images that are not kept their fresh links; lost ones are wanted again."""
     rows = []
     for image, now in images:
         url, learned_at = image.source_url, us(now)
@@ -235,7 +235,7 @@ def relink_images(images: Sequence[tuple[KeptImage, datetime]]) -> Work[None]:
 
 
 def images_of(job_ids: Sequence[str]) -> Work[list[KeptImage]]:
-    """All images of these jobs, in their order."""
+    """Return all images of these jobs, in order."""
     if not job_ids:
         return []
     rows = yield Fetch(_OF_JOBS, (list(job_ids),))
@@ -259,7 +259,7 @@ def _image_values(image: KeptImage, now: datetime) -> tuple[Any, ...]:
 
 
 def _give_up_at(image: KeptImage, now: datetime) -> datetime:
-    """When the link is dead. A past moment is no moment: a link that was just named is taken to live for a day."""
+    """Return when the link is dead. An expiry in the past is ignored: a fresh link is assumed to live for a day."""
     if image.expires_at is None or image.expires_at <= now:
         return now + timedelta(hours=24)
     return max(image.expires_at, now + timedelta(minutes=1))

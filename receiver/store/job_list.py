@@ -2,9 +2,9 @@
 Pages of jobs, newest first, by filters.
 
 Every filter is a range of an index, however many jobs there are, and so is a whole id, ours or a provider's. Other text
-has no index: a page looks for it in a number of jobs that pass the other filters, and its cursor, the last of them,
-goes on behind them; so a page may be short, or empty, and still have a next one. The first page looks at few, to take
-hardly longer than one over a thousand jobs; those that somebody asks for once it was not enough look at many. Jobs of
+has no index: a page searches a limited number of jobs that pass the other filters, and its cursor is the last of them;
+so a page may be short, or empty, and still have a next one. The first page searches few jobs, so that it takes hardly
+longer than with a thousand jobs in all; the following pages search many. Jobs of
 some states or providers lie apart from each other, so they cost more each, and it looks at fewer of them.
 """
 
@@ -28,7 +28,7 @@ _TEXT_BUDGET = 1_000
 _SCATTERED_TEXT_BUDGET = 300
 _LATER_TEXT_BUDGET = 30_000
 BEHIND_ALL = "job_" + 26 * "z"
-"""Above every id."""
+"""An upper bound of every id."""
 _LOST = (
     "(id IN (SELECT job_id FROM images WHERE images.state = 'lost')"
     " OR state = 'failed' AND coalesce(error_code, '') = ?)"
@@ -38,10 +38,10 @@ _LOST = (
 @dataclass(frozen=True, slots=True)
 class JobFilter:
     """
-    Which jobs to list; what is empty or None filters nothing.
+    A filter for jobs; empty and None match all.
 
-    Jobs made from `since` on and before `until`. `text` is sought in ids, the file's name and metadata, without regard
-    to case.
+    Jobs made from `since` on and before `until`. `text` is searched for in ids, the file's name and metadata, ignoring
+    case.
     """
 
     states: Sequence[str] = ()
@@ -50,7 +50,7 @@ class JobFilter:
     until: datetime | None = None
     text: str = ""
     lost: bool = False
-    """Only jobs that were done, and paid for, and of whose results not all reached us."""
+    """Only jobs that were done and paid for, but whose results did not all arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ class JobPage:
 
 
 def job_page(wanted: JobFilter, *, before: str | None, limit: int) -> Work[JobPage]:
-    """Up to *limit* jobs that were made before the job with the id *before*."""
+    """Return up to *limit* jobs that were made before the job with the id *before*."""
     ids, following = yield from _ids(wanted, before, limit)
     rows = (yield Fetch(_ROWS, (ids,))) if ids else []
     return JobPage((yield from with_images([JOBS.from_row(row) for row in rows])), following)
 
 
 def with_images(jobs: Sequence[Job]) -> Work[list[tuple[Job, list[KeptImage]]]]:
-    """Each of *jobs* and its images."""
+    """Return each of *jobs* with its images."""
     pictures: dict[str, list[KeptImage]] = {job.id: [] for job in jobs}
     for image in (yield from images_of(list(pictures))):
         pictures[image.job_id].append(image)
@@ -131,7 +131,7 @@ def _candidates(
 
 
 def _contains(text: str) -> tuple[str, list[str]]:
-    """A condition and its values: a column holds *text*. SQLite lowers ASCII only, so other text is tried as it is."""
+    """Return a condition that a column holds *text*, and its values. SQLite lowers ASCII only: other text as it is."""
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     patterns = [f"%{escaped.lower()}%"] + ([] if text.isascii() else [f"%{escaped}%"])
     parts = [f"lower({column}) LIKE ? ESCAPE '\\'" for column in _SEARCHED]

@@ -1,9 +1,9 @@
 """
 Jobs: every statement about them, as verbs of the domain, one transaction each.
 
-`settle` is where updates become state: it reads the jobs of a batch, lets `lifecycle.advance` say what each becomes,
-and writes jobs, events, deliveries, images and verdicts in one transaction. Evidence is written before it is read, so a
-process that dies anywhere in between reads it again at its next start.
+`settle` turns updates into state: it reads the jobs of a batch, has `lifecycle.advance` decide what each becomes, and
+writes jobs, events, deliveries, images and verdicts in one transaction. Evidence is written before it is read, so
+evidence that a process had not settled when it died is read again at the next start.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OPTIMISM = 3
 
 class JobStore:
     """
-    The statements about jobs; `evidence`, `leases` and `images` hold those about the rest of their way.
+    The statements about jobs; `evidence`, `leases` and `images` hold the others of their lifecycle.
 
     *public_url*, which may change, goes into the image addresses of events; *first_delay_seconds* delays deliveries.
     """
@@ -78,10 +78,10 @@ class JobStore:
         """
         Advance the jobs that *items* are about, in their order, in one transaction.
 
-        Changes, events, deliveries, images and the verdicts on the evidence are committed together. What they are is
-        worked out beside the writer; should a job have changed meanwhile (its version tells), once more. A task id that
-        another job holds is never taken over: such an update is recorded and ignored. Evidence that another process
-        has settled meanwhile is left as it is, unless all of it is read *again*. With *dry_run*, nothing is written.
+        Changes, events, deliveries, images and the verdicts on the evidence are committed together. They are planned
+        without holding the writer, and planned again if a job's version changed meanwhile. A task id that another job
+        holds is never taken over: such an update is recorded and ignored. Evidence that another process has settled
+        meanwhile is left as it is, unless all of it is read *again*. With *dry_run*, nothing is written.
         """
         batch = Batch(items, closed, again)
 
@@ -141,7 +141,7 @@ class JobStore:
         return await self.database.write(work)
 
     async def job_of_key(self, token_id: str, key: str, now: datetime) -> tuple[str, str] | None:
-        """(digest, job id) of a known idempotency key."""
+        """Return (digest, job id) of a known idempotency key."""
         row = await self.database.read(lambda: first(_KEY, token_id, key, us(now - _KEY_LIFETIME)))
         return None if row is None else (row[0], row[1])
 
@@ -162,9 +162,9 @@ class JobStore:
         limit: int = 50,
     ) -> list[tuple[Job, list[KeptImage]]]:
         """
-        Newest first. *before* is a job id: the cursor.
+        Return jobs, newest first. *before* is a job id: the cursor.
 
-        With *lost*, only jobs that were done, and paid for, and of whose results not all reached us.
+        With *lost*, only jobs that were done and paid for, but whose results did not all arrive.
         """
         wanted = JobFilter(states=tuple(states), providers=tuple(providers), lost=lost)
         return (await self.page(wanted, before=before, limit=limit)).jobs
@@ -174,12 +174,12 @@ class JobStore:
         return await self.database.read(lambda: job_page(wanted, before=before, limit=limit))
 
     async def is_open(self, job_id: str) -> bool:
-        """Whether the job exists and has not ended."""
+        """Return whether the job exists and has not ended."""
         row = await self.database.read(lambda: first("SELECT state FROM jobs WHERE id = ?", job_id))
         return row is not None and not State(row[0]).terminal
 
     async def cancel(self, job_id: str, now: datetime, *, abandon: bool) -> bool:
-        """End a job by our own word: queued ones, with *abandon* also those that were sent. False: too late."""
+        """End a job by our own decision: a queued one, with *abandon* also one that was sent. False: too late."""
 
         def work() -> Work[bool]:
             job = (yield from jobs_by_id([job_id])).get(job_id)
@@ -194,7 +194,7 @@ class JobStore:
         return await self.database.write(work)
 
     async def queue_lengths(self) -> dict[str, int]:
-        """Queued jobs by provider."""
+        """Count the queued jobs by provider."""
         return dict(await self.database.read(alone(Fetch(_QUEUE_LENGTHS))))
 
 
@@ -210,7 +210,7 @@ _QUEUE_LENGTHS = "SELECT provider, count(*) FROM jobs WHERE state = 'queued' GRO
 
 
 def _known(job: Job, token_id: str, key: str, digest: str) -> Work[Job | None]:
-    """The job of a known key. None: the key is *job*'s now, since it was new, or had expired, or its job is gone."""
+    """Return the job of a known key. None: the key is *job*'s now; it was new, had expired, or its job is gone."""
     created_at, expired_at = us(job.created_at), us(job.created_at - _KEY_LIFETIME)
     if (yield from first(_TAKE_KEY, token_id, key, digest, job.id, created_at, expired_at)) is not None:
         return None
@@ -226,7 +226,7 @@ def _known(job: Job, token_id: str, key: str, digest: str) -> Work[Job | None]:
 
 
 class KeyReused(Exception):
-    """An idempotency key came again with other content. `job_id` is the job it made."""
+    """An idempotency key was reused with other content. `job_id` is the job that it made."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(job_id)

@@ -1,11 +1,11 @@
 """
 Leases on jobs: which process may send or poll one.
 
-A claim is a lease with an owner token; a holder that dies lets it lapse. `begin_sending` is a compare-and-set on that
-token, so that a job whose holder was given up for dead is not sent by two.
+A claim is a lease with an owner token; when its holder dies, it lapses. `begin_sending` is a compare-and-set on that
+token, so that a job whose holder was taken for dead is not sent twice.
 
-A claim also moves the job's due moment (`retry_at` or `next_poll_at`) to the lease's end, and a renewal moves it on. So
-what is held is not among what is due, a search for due jobs never walks over held ones, and a dead holder's job falls
+A claim also moves the job's due time (`retry_at` or `next_poll_at`) to the lease's end, and a renewal moves it on. So
+held jobs are not among the due ones, a search for due jobs never walks over held ones, and a dead holder's job falls
 due by itself.
 """
 
@@ -24,7 +24,7 @@ from receiver.store.statements import SKIP_LOCKED, Fetch, Run, Work, alone
 from submitter.parsing import NO_RESULT
 
 LEASE = timedelta(seconds=8)
-"""How long a claim lasts unless it is renewed: with the second that a loop may sleep, and one to spare, ten."""
+"""The duration of a claim unless it is renewed: ten seconds with the one that a loop may sleep and one to spare."""
 
 _JOBS = JOBS.sql
 _ID = JOBS.place("id")
@@ -66,7 +66,7 @@ class Claimed:
     """
     The jobs that were claimed, and what the provider's shared limits allow after that.
 
-    *fills_in* is in how many seconds each token bucket is full; *crowded*, whether other processes have all places.
+    *fills_in*: the seconds until each token bucket is full; *crowded*: whether other processes hold all places.
     """
 
     jobs: list[Job]
@@ -83,7 +83,7 @@ class JobLeases:
     # --- Submitting -------------------------------------------------------------------------------------------------
 
     async def first_queued(self, providers: Sequence[str]) -> dict[str, datetime]:
-        """When the first queued job of each of *providers* may be sent; those without one are left out."""
+        """Return when the first queued job of each of *providers* may be sent; those without one are left out."""
         return await self._firsts(_FIRST_QUEUED, providers)
 
     async def claim_queued(
@@ -97,9 +97,9 @@ class JobLeases:
         allowance: Allowance | None = None,
     ) -> Claimed:
         """
-        Take up to *limit* queued jobs of *provider* whose time has come, longest waiting first.
+        Claim up to *limit* queued jobs of *provider* that are due, longest waiting first.
 
-        No more than *allowance* has left over all processes; a token of it is taken for each.
+        No more are claimed than *allowance* has left over all processes; each takes one of its tokens.
         """
 
         def work() -> Work[Claimed]:
@@ -118,31 +118,31 @@ class JobLeases:
     async def begin_sending(
         self, job: Job, now: datetime, *, owner: str, lease: timedelta, deadline_at: datetime, awaits_callback: bool
     ) -> bool:
-        """`queued` → `sending`, if *owner* still holds it. Committed before the first byte leaves."""
+        """Move *job* from `queued` to `sending`, if *owner* still holds it. Committed before the first byte is sent."""
         values = (us(now), us(deadline_at), int(awaits_callback), us(now + lease), job.id, owner)
         return bool(await self._database.write(alone(Run(_BEGIN_SENDING, values))) == 1)
 
     async def lapsed_sending(self, now: datetime, *, limit: int = 200) -> list[str]:
-        """Jobs whose holder died while sending, unless their answer is there and waits to be read."""
+        """Return jobs whose holder died while sending, unless their answer has arrived and waits to be read."""
         rows = await self._database.read(alone(Fetch(_LAPSED_SENDING, (us(now), limit))))
         return [row[0] for row in rows]
 
     # --- Leases -----------------------------------------------------------------------------------------------------
 
     async def renew(self, job_ids: Sequence[str], now: datetime, *, owner: str, lease: timedelta) -> None:
-        """Hold on; a due moment that was moved to the lease's end goes with it."""
+        """Extend leases; a due time that was moved to the lease's end moves along."""
         until = us(now + lease)
         await self._database.write(alone(Run(_RENEW, (until, until, until, list(job_ids), owner))))
 
     async def hand_back(self, job_ids: Sequence[str], due_at: datetime, *, owner: str) -> None:
-        """Let go of jobs that were not sent or not polled; they fall due at *due_at*."""
+        """Release jobs that were not sent or not polled; they fall due at *due_at*."""
         due = us(due_at)
         await self._database.write(alone(Run(_HAND_BACK, (due, due, list(job_ids), owner))))
 
     # --- Polling ----------------------------------------------------------------------------------------------------
 
     async def first_due(self, providers: Sequence[str]) -> dict[str, datetime]:
-        """When the first poll of each of *providers* is due; those without one are left out."""
+        """Return when the first poll of each of *providers* is due; those without one are left out."""
         return await self._firsts(_FIRST_DUE, providers)
 
     async def claim_due(
@@ -155,9 +155,9 @@ class JobLeases:
         allowances: Mapping[str, Allowance] | None = None,
     ) -> dict[str, Claimed]:
         """
-        Take jobs whose poll is due, earliest first, of each provider in *limits* at most so many.
+        Claim jobs whose poll is due, earliest first, and of each provider at most its entry in *limits*.
 
-        No more of each than its entry in *allowances* has left; a token of it is taken for each.
+        No more are claimed of each than its entry in *allowances* has left; each takes one of its tokens.
         """
         shared = allowances or {}
 
@@ -180,7 +180,7 @@ class JobLeases:
         return await self._database.write(work)
 
     async def poll_now(self, job_id: str, now: datetime, *, interval_seconds: float) -> bool:
-        """Make a poll due, *interval_seconds* after the last at the earliest; False if the job can't be polled."""
+        """Make a poll due, no earlier than *interval_seconds* after the last; False if the job can't be polled."""
         interval = int(interval_seconds * 1_000_000)
         values = (us(now) - interval, interval, us(now), job_id, NO_RESULT)
         return bool(await self._database.write(alone(Run(_POLL_NOW, values))) == 1)

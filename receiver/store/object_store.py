@@ -1,9 +1,9 @@
 """
 An object store (S3, GCS, Azure) for kept images and inputs, through obstore (the extra `s3`).
 
-An object is visible only when it is whole: uploads of several parts become an object when they are completed. What is
-uploaded was inspected and digested before, as a file of ours, and its size is checked behind the upload. Credentials
-come from the standard variables of the process (`AWS_…`, `GOOGLE_…`, `AZURE_…`) or from the machine's role.
+An object is visible only when it is whole: uploads of several parts become an object when they are completed. Images
+are inspected and digested as local files before the upload, and their size is checked after it. Credentials come from
+the standard environment variables (`AWS_…`, `GOOGLE_…`, `AZURE_…`) or from the machine's role.
 
 Raises OSError and nothing else, with a message that names neither keys nor addresses.
 """
@@ -46,7 +46,7 @@ class ObjectStore:
                 break
 
     async def put(self, key: str, source: Path, content_type: str) -> None:
-        """Upload *source*, streamed in parts of `PART_BYTES`, and replace what was there."""
+        """Upload *source*, streamed in parts of `PART_BYTES`, replacing an existing object."""
         with _as_os_error():
             with await asyncio.to_thread(source.open, "rb") as file:
                 size = (await asyncio.to_thread(source.stat)).st_size
@@ -61,12 +61,12 @@ class ObjectStore:
                 raise OSError(errno.EIO, "the object store holds another number of bytes than it was sent")
 
     async def size(self, key: str) -> int:
-        """Bytes of an object; FileNotFoundError if there is none."""
+        """Return the size of an object in bytes; FileNotFoundError if there is none."""
         with _as_os_error():
             return int((await self._store.head_async(key))["size"])
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        """The bytes of an object from *start* up to *end*, in pieces."""
+        """Yield the bytes of an object from *start* up to *end*, in pieces."""
         with _as_os_error():
             end = await self.size(key) if end is None else end
             if start >= end:
@@ -82,7 +82,7 @@ class ObjectStore:
                 await asyncio.to_thread(file.write, piece)
 
     async def delete(self, key: str) -> None:
-        """Remove an object; none is fine."""
+        """Remove an object, if it exists."""
         with _as_os_error():
             try:
                 await self._store.delete_async(key)
@@ -98,7 +98,7 @@ class ObjectStore:
         return found
 
     async def signed_url(self, key: str, *, lifetime: timedelta) -> str:
-        """A link that reads an object for as long as *lifetime*, without further credentials."""
+        """Return a link that reads an object for *lifetime*, without further credentials."""
         import obstore
 
         with _as_os_error():
@@ -106,7 +106,7 @@ class ObjectStore:
 
 
 async def warn_if_unreachable(objects: ObjectStore) -> None:
-    """Say it at start if the store can't be read; it may be there later, so nothing is refused."""
+    """Log a warning at start if the store can't be read; it may be reachable later, so nothing is refused."""
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
             await objects.check()

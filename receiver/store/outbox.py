@@ -6,8 +6,8 @@ endpoint are committed together or not at all. Positions are given here: on one 
 `BEGIN IMMEDIATE` transactions is the order of their commits, so a reader that saw position n has seen all below it.
 
 An event for more endpoints than one transaction should write for is committed with the place that its deliveries have
-come to; the notifier writes the others behind it, piece by piece (`fan_out`). A death between two pieces leaves the
-place of the last one. Whoever subscribes, is disabled or removed meanwhile counts as of the piece that it belongs to.
+reached; the notifier writes the remaining ones, piece by piece (`fan_out`). A crash between two pieces leaves the place
+of the last one. An endpoint that subscribes, is disabled or removed meanwhile counts as of the piece it belongs to.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from receiver.store.statements import Fetch, Hold, InsertMany, Positions, Run, W
 from receiver.store.subscriptions import Subscribers, subscribers
 
 MOST_AT_ONCE = 500
-"""Deliveries to endpoints in one transaction: it holds the writer for about 16 µs for each."""
+"""The most deliveries to endpoints in one transaction: each holds the writer for about 16 µs."""
 
 
 def write_events(new_events: Sequence[NewEvent], now: datetime, *, first_delay_seconds: float = 0.0) -> Work[int]:
@@ -42,13 +42,13 @@ def write_events(new_events: Sequence[NewEvent], now: datetime, *, first_delay_s
 
 @dataclass(frozen=True, slots=True)
 class EventRows:
-    """The rows of some events, all but their positions, and of their deliveries, by a *revision* of subscriptions."""
+    """The rows of events, without their positions, and of their deliveries, as of a *revision* of subscriptions."""
 
     revision: str
     events: list[tuple[Any, ...]]
     deliveries: list[tuple[Any, ...]]
     fan_outs: list[tuple[str, str]]
-    """(event id, place) of those with more deliveries to write."""
+    """(event id, place) of the events with more deliveries to write."""
 
 
 def event_rows(

@@ -1,10 +1,10 @@
 """
-How fast providers may be called, over all processes: token buckets in the table `pace`.
+Shared rate limits of providers, over all processes: token buckets in the table `pace`.
 
-A bucket is kept as the moment at which it will be full: tokens that are taken move it on, and time that passes needs no
-write. Who claims jobs locks the buckets of the provider first, so that of two processes the second sees what the first
-took; the tokens are taken in the transaction of the claim. What a process that dies has taken is lost with it, which
-is on the safe side.
+A bucket is stored as the time at which it will be full: taking tokens moves it on, and the passage of time needs no
+write. A claim of jobs locks the provider's buckets first, so that of two processes the second sees what the first took;
+the tokens are taken in the transaction of the claim. Tokens taken by a process that dies are lost, which errs on the
+safe side.
 
 Calls in flight are counted by the leases of the other processes: each knows its own.
 """
@@ -24,10 +24,10 @@ from submitter.provider_settings import Rate
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """
-    What calls of one kind to a provider are held to, over all processes.
+    The shared limits of one kind of call to a provider, over all processes.
 
-    *name* is what they share; all of *rates* hold. *places* are those of the provider's concurrency that this process
-    has not taken itself; None: no limit. *unused* tokens were taken for calls that were not made, and go back.
+    *name* is their key; all of *rates* apply. *places* are the slots of the provider's concurrency that this process
+    does not use itself; None: no limit. *unused* tokens were taken for calls that were not made, and are returned.
     """
 
     name: str
@@ -39,9 +39,9 @@ class Allowance:
 @dataclass(frozen=True, slots=True)
 class Grant:
     """
-    What may be claimed now: up to *limit*.
+    Permission to claim up to *limit* jobs now.
 
-    *fills_in* is in how many seconds each bucket is full; *crowded*, whether other processes hold all places.
+    *fills_in*: the seconds until each bucket is full; *crowded*: whether other processes hold all places.
     """
 
     limit: int
@@ -52,7 +52,7 @@ class Grant:
 def granted(
     allowance: Allowance | None, provider: str, limit: int, now: datetime, *, owner: str, lease: timedelta
 ) -> Work[Grant]:
-    """Lock what *allowance* shares until the transaction ends. `spend` is to follow, with what was claimed."""
+    """Lock the buckets of *allowance* until the transaction ends. Call `spend` next, with the number claimed."""
     if allowance is None or (not allowance.rates and allowance.places is None):
         return Grant(limit)
     full_at = yield from _full_at(allowance, us(now))
@@ -70,7 +70,7 @@ def granted(
 
 
 def spend(allowance: Allowance | None, grant: Grant, count: int, now: datetime) -> Work[tuple[float, ...]]:
-    """Take *count* tokens of what was granted. Returns in how many seconds each bucket is full."""
+    """Take *count* of the granted tokens. Returns the seconds until each bucket is full."""
     if allowance is None or not allowance.rates:
         return grant.fills_in
     if not count and not allowance.unused:
@@ -85,7 +85,7 @@ def spend(allowance: Allowance | None, grant: Grant, count: int, now: datetime) 
 
 
 def _full_at(allowance: Allowance, now: int) -> Work[list[int]]:
-    """When each bucket is full, in the order of the rates; their rows are locked, or made."""
+    """Return when each bucket is full, in the order of the rates; lock their rows, or create them."""
     names = [str(rate) for rate in allowance.rates] or [_NO_RATE]
     rows = yield Fetch(_BUCKETS, (allowance.name, names), FOR_UPDATE)
     if len(rows) < len(set(names)):
@@ -105,12 +105,12 @@ def _full_at(allowance: Allowance, now: int) -> Work[list[int]]:
 
 
 def _held(rate: Rate, full_at: int, now: int) -> int:
-    """Whole tokens; one that lacks less than the rounding of moments is whole."""
+    """Count the whole tokens; a token that lacks less than the rounding of times counts as whole."""
     return int(rate.count - (full_at - now - 1) / _microseconds(rate)) if full_at > now else rate.count
 
 
 def _microseconds(rate: Rate) -> float:
-    """How long a token takes to come."""
+    """Return how long a token takes to refill."""
     return rate.seconds * 1_000_000 / rate.count
 
 
@@ -122,12 +122,12 @@ _NO_RATE = "-"
 _BUCKETS = "SELECT rate, full_at FROM pace WHERE name = ? AND rate IN (??) ORDER BY rate"
 _NEW = "INSERT INTO pace (name, rate, full_at) VALUES (?, ?, ?) ON CONFLICT (name, rate) DO NOTHING"
 _SPEND = "UPDATE pace SET full_at = ? WHERE name = ? AND rate = ?"
-# What was answered is in flight no more, though the answer waits to be read.
+# A call that was answered is no longer in flight, though the answer waits to be read.
 _SENDING = (
     "SELECT count(*) FROM jobs WHERE state = 'sending' AND provider = ? AND lease_until > ? AND lease_owner <> ?"
     " AND NOT EXISTS (SELECT 1 FROM evidence WHERE job_id = jobs.id AND source = 'response' AND read_at IS NULL)"
 )
-# A claim moves the due moment to the lease's end: what is held is found in a few seconds of the queue.
+# A claim moves the due time to the lease's end: held jobs are found within a few seconds of the queue.
 _PREPARING = (
     "SELECT count(*) FROM jobs WHERE state = 'queued' AND provider = ? AND retry_at > ? AND retry_at <= ?"
     " AND lease_until > ? AND lease_owner <> ?"

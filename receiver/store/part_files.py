@@ -1,9 +1,9 @@
 """
-Files on their way into the data directory, and which process writes them.
+Files being written into the data directory, each owned by a process.
 
-A part's name begins with its owner: a random name that every process has for itself, and holds a lock on a file of for
-as long as it lives. The kernel releases that lock at any end, SIGKILL included. So a process that starts on the same
-directory drops what dead ones left half written, and touches nothing that is under way.
+A part's name begins with its owner: a random name of the process, which holds a lock on a file of that name for as long
+as it lives. The kernel releases that lock at any exit, SIGKILL included. So a process that starts on the same directory
+removes what dead ones left half written, and touches nothing that is still being written.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class PartFiles:
         self._lock: int | None = None
 
     def path(self) -> Path:
-        """A fresh path for something on its way in."""
+        """Return a new path for a file to write."""
         return self._directory / f"{self._owner}-{next(self._numbers)}"
 
     def claim(self) -> None:
-        """Make the directories, hold this process's lock, and drop the parts of processes that are gone."""
+        """Create the directories, take this process's lock, and remove the parts of processes that are gone."""
         for directory in (self._directory, self._owners):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         starting = os.open(self._owners, os.O_RDONLY)
@@ -58,7 +58,7 @@ class PartFiles:
 
 
 class PartWriter:
-    """A part while it is written, readable by its owner only. Made at the first write; all of it blocks."""
+    """A part while it is written, readable by its owner only. Created at the first write; all methods block."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,7 +72,7 @@ class PartWriter:
             rest = rest[self._file.write(rest) or 0 :]
 
     def finish(self) -> None:
-        """Have all of it on the disk."""
+        """Flush all of it to the disk."""
         if self._file is not None:
             with self._file:
                 os.fsync(self._file.fileno())
@@ -90,12 +90,12 @@ def _owners_only(path: str, flags: int) -> int:
 
 def _lock(descriptor: int) -> None:
     if sys.platform != "win32":
-        with contextlib.suppress(OSError):  # a file system without locks: every process is taken for a living one
+        with contextlib.suppress(OSError):  # a file system without locks: every process is assumed to live
             fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def _is_alive(owner: Path) -> bool:
-    """Whether the process of *owner*'s file lives; a dead one's file is removed."""
+    """Return whether the process of *owner*'s file lives; remove a dead one's file."""
     if sys.platform == "win32":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Providers: their pauses, whether their callbacks get lost, and what their jobs so far say."""
+"""Providers: their pauses, whether their callbacks get lost, and statistics of their jobs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from receiver.store.outbox import write_events
 from receiver.store.statements import FOR_UPDATE, Fetch, Run, RunMany, Work, alone
 
 _RECENT = 500
-"""The sample is sought among so many last finished jobs: a million that awaited no callback are not walked over."""
+"""The sample is taken from this many last finished jobs: a million that awaited no callback are not walked over."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedJob:
-    """How a job ended. `called_back`: a callback came after a status call had settled it."""
+    """The end of a job. `called_back`: a callback arrived after a status call had settled it."""
 
     seconds: float
     awaited_callback: bool
@@ -31,7 +31,7 @@ class FinishedJob:
 
 @dataclass(frozen=True, slots=True)
 class JobCost:
-    """What *count* jobs of one provider cost each, on one day (days since 1970, UTC)."""
+    """The cost of each of *count* jobs of one provider on one day (days since 1970, UTC)."""
 
     provider: str
     day: int
@@ -71,7 +71,7 @@ class ProviderTable:
         return await self._database.write(work)
 
     async def begin_probe(self, provider: str, pause: Pause, next_at: datetime) -> bool:
-        """Take the probe that *pause* waits for; the next one is due at *next_at*. False: another process has it."""
+        """Claim the probe that *pause* waits for; the next is due at *next_at*. False: another process has it."""
         values = (us(next_at), provider, us(pause.since), us(pause.probe_at))
         return bool(await self._database.write(alone(Run(_BEGIN_PROBE, values))) == 1)
 
@@ -89,7 +89,7 @@ class ProviderTable:
     # --- Keys -------------------------------------------------------------------------------------------------------
 
     async def note_keys(self, providers: Sequence[str], now: datetime) -> None:
-        """Note that a process that submits has a key for each of *providers*."""
+        """Record that a process that submits has a key for each of *providers*."""
 
         def work() -> Work[None]:
             yield RunMany(_NOTE_KEY, [(provider, us(now)) for provider in providers])
@@ -98,17 +98,17 @@ class ProviderTable:
             await self._database.write(work)
 
     async def with_keys(self, since: datetime) -> set[str]:
-        """The providers for which some process had a key after *since*."""
+        """Return the providers for which any process had a key after *since*."""
         return {row[0] for row in await self._database.read(alone(Fetch(_WITH_KEYS, (us(since),))))}
 
     # --- Statistics -------------------------------------------------------------------------------------------------
 
     async def degraded(self) -> set[str]:
-        """The providers whose callbacks get lost."""
+        """Return the providers whose callbacks get lost."""
         return {row[0] for row in await self._database.read(alone(Fetch(_DEGRADED)))}
 
     async def set_degraded(self, provider: str, data: dict[str, Any] | None, now: datetime) -> bool:
-        """Note that callbacks get lost, with *data* for the event, or come again (None). False if that was known."""
+        """Record that callbacks get lost, with *data* for the event, or arrive again (None). False if that is known."""
         worse = data is not None
 
         def work() -> Work[bool]:
@@ -121,13 +121,13 @@ class ProviderTable:
         return await self._database.write(work)
 
     async def last_finished(self, provider: str, *, limit: int, awaited: bool = False) -> list[FinishedJob]:
-        """The last jobs of *provider* that finished; with *awaited*, those whose callback was awaited."""
+        """Return the last finished jobs of *provider*; with *awaited*, only those whose callback was awaited."""
         query = _FINISHED.format(" AND awaits_callback = 1 AND settled_by <> 'response'" if awaited else "")
         rows = await self._database.read(alone(Fetch(query, (provider, limit))))
         return [FinishedJob(us_ / 1_000_000, bool(waited), by, bool(later)) for us_, waited, by, later in rows]
 
     async def costs(self, since: datetime) -> list[JobCost]:
-        """What jobs made after *since* cost, by provider, day, unit and amount."""
+        """Return the costs of jobs made after *since*, by provider, day, unit and amount."""
         rows = await self._database.read(alone(Fetch(_COSTS, (lowest_id("job", since),))))
         return [JobCost(*row) for row in rows]
 

@@ -1,12 +1,12 @@
 """
-What is old goes: evidence and attempts after `KEEP_DAYS`, finished jobs' inputs and idempotency keys after a day.
+Removal of old data: evidence and attempts after `KEEP_DAYS`, finished jobs' inputs and idempotency keys after a day.
 
-Finished jobs (with their images and evidence) and events (with their deliveries) go where an operator says when. The
-newest event stays whatever its age: positions go on from it.
+Finished jobs (with their images and evidence) and events (with their deliveries) are removed where an operator has set
+an age. The newest event stays at any age: positions continue from it.
 
-Evidence that nobody has read stays, and so does that of a job that has not ended. Everything goes in small batches,
-each a short transaction with a pause of several times its length behind it, so that a callback never waits long. A file
-goes before the row that names it: a death in between leaves a row without a file, which the next pass removes.
+Unread evidence stays, and so does that of a job that has not ended. Everything is removed in small batches, each a
+short transaction followed by a pause of several times its length, so that a callback never waits long. A file is
+removed before the row that names it: a crash in between leaves a row without a file, which the next pass removes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _DAY = timedelta(hours=24)
 _PASS_SECONDS = 600.0
 _BATCH = 100
 _REST = 4
-"""Pauses behind a batch, in lengths of it."""
+"""The pause after a batch, as a multiple of its duration."""
 _ENDED = "('succeeded', 'failed', 'expired', 'canceled')"
 
 
 @dataclass(slots=True)
 class Pruned:
-    """How much one pass removed."""
+    """The number of things that a pass removed."""
 
     evidence: int = 0
     attempts: int = 0
@@ -55,7 +55,7 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long what is kept: *evidence* and attempts, finished *jobs*, *events* and deliveries; None: for ever."""
+    """The ages to keep: *evidence* and attempts, finished *jobs*, *events* and deliveries; None: for ever."""
 
     evidence: timedelta
     jobs: timedelta | None = None
@@ -63,7 +63,7 @@ class Retention:
 
 
 class Pruning:
-    """The loop that removes what is old. One pass at start, then one every ten minutes."""
+    """The loop that removes old data: one pass at start, then one every ten minutes."""
 
     def __init__(
         self,
@@ -83,14 +83,14 @@ class Pruning:
         self.loop = Loop("pruning", self._step)
 
     async def prune(self) -> Pruned:
-        """One whole pass over everything that is old now."""
+        """Make one whole pass over everything that is old now."""
         self._pruned = Pruned()
         async for pause in self._batches():
             await asyncio.sleep(pause)
         return self._pruned
 
     async def _step(self) -> float:
-        """One batch; between the passes, nothing."""
+        """Remove one batch; between the passes, nothing."""
         if self._pass is None:
             if time.monotonic() < self._next_at:
                 return self._next_at - time.monotonic()
@@ -107,7 +107,7 @@ class Pruning:
         return _PASS_SECONDS
 
     async def _batches(self) -> AsyncGenerator[float, None]:
-        """Does one batch after the other; gives the seconds to rest behind each."""
+        """Remove one batch after the other; yields the seconds to rest after each."""
         now = self._clock()
         old, a_day_ago = us(now - self._keep.evidence), us(now - _DAY)
         async for count, pause in self._walk(_OLD_EVIDENCE, "DELETE FROM evidence WHERE id IN (??)", old):
@@ -135,7 +135,7 @@ class Pruning:
                 yield pause
 
     async def _walk(self, query: str, deletion: str, before: int) -> AsyncGenerator[tuple[int, float], None]:
-        """Walks a log from its start. Ids are in the order of time, so it ends where the young rows begin."""
+        """Walk a log from its start. Ids are in the order of time, so the walk ends where the young rows begin."""
         after, more = 0, True
         while more:
             rows = await self._database.read(alone(Fetch(query, (after, _SCAN))))
@@ -150,7 +150,7 @@ class Pruning:
                 yield len(batch), _rest(began)
 
     async def _jobs(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
-        """Walks the jobs by id, which is by age. Files go first, and a job that is being polled or read stays."""
+        """Walk the jobs by id, that is, by age. Files go first, and a job that is being polled or read stays."""
         after, more = "", True
         while more:
             rows = await self._database.read(
@@ -166,7 +166,7 @@ class Pruning:
                 yield await self._database.write(partial(_without_jobs, list(batch))), _rest(began)
 
     async def _events(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
-        """Walks the events by id, which is by age."""
+        """Walk the events by id, that is, by age."""
         after, more = "", True
         while more:
             rows = await self._database.read(alone(Fetch(_OLD_EVENTS, (after, lowest_id("evt", before), _SCAN))))
@@ -176,7 +176,7 @@ class Pruning:
                 yield await self._database.write(partial(_without_events, list(batch))), _rest(began)
 
     async def _inputs(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
-        """The directory says which inputs are there, the jobs say which of them nobody needs any more."""
+        """Remove inputs: the directory lists those that exist, the jobs say which of them are no longer needed."""
         names = await asyncio.to_thread(self._blobs.inputs_older_than, before.timestamp())
         for batch in _batches(names):
             began = time.monotonic()
@@ -189,7 +189,7 @@ class Pruning:
 
 def _without_jobs(job_ids: list[str]) -> Work[int]:
     yield LockRows("jobs", job_ids)
-    # What came in or was asked for since they were found keeps a job.
+    # Evidence or requests that arrived since they were found keep a job.
     going = [row[0] for row in (yield Fetch(_STILL_OLD, (job_ids,)))]
     for deletion in ("DELETE FROM evidence WHERE job_id IN (??)", "DELETE FROM images WHERE job_id IN (??)"):
         yield Run(deletion, (going,))
@@ -197,7 +197,7 @@ def _without_jobs(job_ids: list[str]) -> Work[int]:
 
 
 def _without_events(event_ids: list[str]) -> Work[int]:
-    # A delivery that was asked for again since they were found keeps its event.
+    # A delivery that was replayed since they were found keeps its event.
     pending = {row[0] for row in (yield Fetch(_PENDING, (event_ids,)))}
     going = [event_id for event_id in event_ids if event_id not in pending]
     yield Run(_ATTEMPTS_OF_EVENTS, (going,))

@@ -1,9 +1,9 @@
 """
 Sums by hour and provider, in the table `rollups`.
 
-An hour is summed anew from what the tables hold, by ranges of indexes, and written over what was known of it: writing
-it twice, or in two processes, changes nothing. Logs without an index on time are entered by bisection, since their ids
-are in the order of time. Deliveries belong to no provider: their sums stand under the empty name.
+An hour is always summed from the tables, by ranges of indexes, and overwrites its earlier sums: writing it twice, or in
+two processes, changes nothing. Logs without an index on time are entered by bisection, since their ids are in the order
+of time. Deliveries belong to no provider: their sums are stored under the empty name.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class RollupTable:
         self._database = database
 
     async def newest(self) -> datetime | None:
-        """The last hour that has been summed."""
+        """Return the last hour that has been summed."""
         row = await self._database.read(lambda: first("SELECT max(hour) FROM rollups"))
         return None if row[0] is None else moment(row[0])
 
     async def oldest_job(self) -> datetime | None:
-        """When the first job was made."""
+        """Return when the first job was made."""
         row = await self._database.read(lambda: first("SELECT created_at FROM jobs ORDER BY id LIMIT 1"))
         return None if row is None else moment(row[0])
 
     async def summed(self, hour: datetime, providers: Sequence[str]) -> dict[str, Sums]:
-        """Sum the hour that begins at *hour* from the tables, by provider that had any; always under `DELIVERIES`."""
+        """Sum the hour that begins at *hour* from the tables, by provider with any jobs, and under `DELIVERIES`."""
         return await self._database.read(lambda: _summed(hour, providers))
 
     async def write(self, hour: datetime, sums: Mapping[str, Sums]) -> None:
@@ -49,7 +49,7 @@ class RollupTable:
         await self._database.write(alone(RunMany(_WRITE, rows)))
 
     async def between(self, since: datetime, until: datetime) -> list[tuple[datetime, str, Sums]]:
-        """Sums from *since* until before *until*, oldest first: (hour, provider, sums)."""
+        """Return the sums from *since* until before *until*, oldest first: (hour, provider, sums)."""
         rows = await self._database.read(alone(Fetch(_BETWEEN, (us(since), us(until)))))
         return await asyncio.to_thread(_read, rows)  # a month is thousands of rows
 
@@ -96,13 +96,13 @@ def _add_finished(
 
 
 def _range(table: str, column: str, start: datetime, end: datetime) -> Work[tuple[int, int]]:
-    """The ids of a log's rows from *start* until before *end*: from the first of them, and up to before the second."""
+    """Return the range of ids of a log's rows from *start* until before *end*, its end excluded."""
     lowest = yield from _first_id(table, column, us(start))
     return lowest, (yield from _first_id(table, column, us(end)))
 
 
 def _first_id(table: str, column: str, at: int) -> Work[int]:
-    """The id of the first row that is not from before *at*; behind the last one if there is none."""
+    """Return the id of the first row from *at* or later; if there is none, an id above the last."""
     low, high = yield from first(f"SELECT coalesce(min(id), 0), coalesce(max(id), 0) + 1 FROM {table}")
     query = f"SELECT id, {column} FROM {table} WHERE id >= ? ORDER BY id LIMIT 1"
     while low < high:

@@ -1,4 +1,4 @@
-"""Jobs as rows: what the modules that read them share."""
+"""Jobs as rows: the parts shared by the modules that read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ JOBS = Codec(Job)
 
 
 def jobs_by_id(ids: Iterable[str]) -> Work[dict[str, Job]]:
-    """Those of the jobs that exist."""
+    """Return the jobs with these *ids* that exist, by id."""
     rows = yield FetchWide(JOBS.columns, "FROM jobs WHERE id IN (??)", (sorted(ids),))
     place = JOBS.place("id")
     return {row[place]: JOBS.from_row(row) for row in rows}

@@ -1,4 +1,4 @@
-"""The schema of a database: which revision it has, and the migrations that it lacks."""
+"""The schema of a database: its revision, and the migrations that it lacks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sqlalchemy import Connection
 
 @cache
 def newest_schema() -> str | None:
-    """The revision that this version of the code needs."""
+    """Return the revision that this version of the code needs."""
     return _script().get_current_head()
 
 
 @cache
 def known_schemas() -> frozenset[str]:
-    """Every revision that this version of the code can start from."""
+    """Return every revision that this version of the code can start from."""
     return frozenset(script.revision for script in _script().walk_revisions())
 
 
 def schema_of(connection: Connection) -> str | None:
-    """The revision of *connection*'s database; None for an empty one."""
+    """Return the revision of *connection*'s database; None for an empty one."""
     return MigrationContext.configure(connection).get_current_revision()
 
 

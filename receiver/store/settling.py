@@ -1,8 +1,8 @@
 """
-What a batch of updates comes to: planned beside the writer, carried out in one short transaction.
+Settling a batch of updates: planned without holding the writer, carried out in one short transaction.
 
-The plan is made from a reader's view of the jobs; `lifecycle.advance` says what each becomes. Carrying it out is SQL
-alone, and stops (`Overtaken`) where a job is no longer in the version that was read: then all of it is planned again.
+The plan is made from a reader's view of the jobs; `lifecycle.advance` decides what each becomes. Carrying it out is SQL
+alone, and stops (`Overtaken`) if a job is no longer in the version that was read: then the batch is planned again.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class JobUpdate:
     update: Update
     evidence_id: int | None = None
     verdict: Verdict | None = None
-    """What to write behind the evidence instead of what `advance` says."""
+    """The verdict to write on the evidence instead of the one from `advance`."""
     trust: Trust | None = None
-    """What the evidence is worth, if that is known only now."""
+    """The trust in the evidence, if that is known only now."""
 
 
 EvidenceVerdict = tuple[int, Verdict, str | None]
@@ -48,16 +48,16 @@ EvidenceVerdict = tuple[int, Verdict, str | None]
 
 @dataclass(slots=True)
 class Settled:
-    """What a batch came to: `changes` in the order of the items (None: no such job, or `overtaken`)."""
+    """The result of a batch: `changes` in the order of the items (None: no such job, or `overtaken`)."""
 
     changes: list[Change | None]
     moved: list[bool] = field(default_factory=list)
-    """Whether each item changed its job."""
+    """For each item, whether it changed its job."""
     events: int = 0
     deliveries: int = 0
     images: int = 0
     overtaken: frozenset[int] = frozenset()
-    """Evidence that somebody else settled meanwhile: nothing was made of it here."""
+    """Evidence that another process settled meanwhile; it had no effect here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Batch:
     """
     Updates to settle together, in their order, and verdicts on evidence that is no update.
 
-    The evidence is unread; or all of it was read before, and is read *again*.
+    The evidence is unread, or all of it was read before and is read *again*.
     """
 
     items: Sequence[JobUpdate]
@@ -73,7 +73,7 @@ class Batch:
     again: bool = False
 
     def settled_by_others(self) -> Work[frozenset[int]]:
-        """Which of its evidence another reader has settled meanwhile."""
+        """Return the ids of its evidence that another reader has settled meanwhile."""
         ids = [item.evidence_id for item in self.items if item.evidence_id is not None]
         ids += [number for number, _, _ in self.closed]
         rows = yield Fetch("SELECT id FROM evidence WHERE id IN (??) AND read_at IS NULL", (ids,))
@@ -89,7 +89,7 @@ def plan(
     first_delay_seconds: float,
     overtaken: bool,
 ) -> Work[Plan]:
-    """What *batch* comes to, worked out from a reader's view; if it was *overtaken*, without what others settled."""
+    """Plan *batch* from a reader's view; if it was *overtaken*, leave out the evidence that others settled."""
     settled = Settled([])
     if overtaken and not batch.again:
         settled.overtaken = yield from batch.settled_by_others()
@@ -144,7 +144,7 @@ def plan(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a batch comes to, made without holding the writer, and carried out if nothing has moved meanwhile."""
+    """The changes of a batch, planned without holding the writer, carried out if nothing has changed meanwhile."""
 
     settled: Settled
     read_at: int
@@ -185,14 +185,14 @@ def _one(job: Job, update: Update, now: datetime, timing: Timing, holders: dict[
     learned, claimed = change.job.remote_id, change.job.claimed_id
     if learned is not None and learned != job.remote_id:
         held = holders.setdefault((job.provider, learned), job.id) != job.id
-        return _taken(job, update, now, timing) if held else change
+        return _taken_by_another(job, update, now, timing) if held else change
     if claimed is not None and holders.get((job.provider, claimed), job.id) != job.id:
         return Change(job, Verdict.IGNORED)
     return change
 
 
-def _taken(job: Job, update: Update, now: datetime, timing: Timing) -> Change:
-    """The update names a task that another job holds: it is not taken over, but the call that brought it was made."""
+def _taken_by_another(job: Job, update: Update, now: datetime, timing: Timing) -> Change:
+    """Ignore an update that names a task that another job holds, but count the call that brought it."""
     if update.source is Source.POLL:
         update = replace(update, report=None, forget_claim=True)
     elif update.source is Source.RESPONSE:
@@ -208,7 +208,7 @@ def _taken(job: Job, update: Update, now: datetime, timing: Timing) -> Change:
 def job_updates(
     read: dict[str, Job], current: dict[str, Job], released: set[str]
 ) -> dict[tuple[str, ...], list[tuple[Any, ...]]]:
-    """What changed, by the columns that did; the leases on *released* are let go of."""
+    """Return the changed values, grouped by the columns that changed; leases on *released* are removed."""
     updates: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
     for job_id, job in current.items():
         before = read[job_id]
@@ -221,14 +221,14 @@ def job_updates(
 
 
 def update_jobs(updates: dict[tuple[str, ...], list[tuple[Any, ...]]]) -> Work[None]:
-    """Write them where the version is still the one that was read. Raises `Overtaken` if one is not."""
+    """Write *updates* where the version is still the one that was read. Raises `Overtaken` otherwise."""
     for names, rows in updates.items():
         if (yield UpdateMany("jobs", names, rows)) != len(rows):
             raise Overtaken
 
 
 def _holders(items: Sequence[JobUpdate], jobs: dict[str, Job]) -> Work[dict[tuple[str, str], str]]:
-    """Which job holds each task id that a job without one is about to learn."""
+    """Return the holder of each task id that a job without one is about to learn."""
     learned: dict[str, set[str]] = {}
     for item in items:
         report, job = item.update.report, jobs.get(item.job_id)

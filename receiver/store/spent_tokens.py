@@ -14,7 +14,7 @@ _KNOWN = "SELECT 1 FROM spent_tokens WHERE id = ?"
 
 
 class SpentTokens:
-    """Which tokens are worth nothing any more, although their signatures hold."""
+    """The statements about tokens that are no longer valid, although their signatures are."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

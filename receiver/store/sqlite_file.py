@@ -1,7 +1,7 @@
 """
-The file of a SQLite database: made for its owner only, migrated, checked, copied, and looked into from outside.
+The file of a SQLite database: created for its owner only, migrated, checked, copied, and inspected from outside.
 
-`DataUnusable` says what keeps it from being used: the file, what is wrong with it, and what to do.
+`DataUnusable` says why it can't be used: the file, what is wrong with it, and what to do.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _REMEDIES = {
     sqlite3.SQLITE_IOERR: "see what the system's log says of this disk",
     sqlite3.SQLITE_BUSY: "another process holds it; try again, or end that process",
 }
-"""By SQLite's primary code: what is wrong with the file. Everything else is a mistake of ours."""
+"""Causes by SQLite's primary code that lie with the file. Every other code is a bug in this program."""
 
 
 @contextlib.contextmanager
 def usable_database(path: Path) -> Iterator[None]:
-    """Turn what SQLite has against the file at *path* into `DataUnusable`; a mistake of ours stays what it is."""
+    """Turn SQLite's complaints about the file at *path* into `DataUnusable`; our own bugs are raised as they are."""
     try:
         yield
     except CommandError as exc:
@@ -57,7 +57,7 @@ def usable_database(path: Path) -> Iterator[None]:
 
 
 def make_private(path: Path) -> None:
-    """Secrets of endpoints are in there: a new file, and the log files beside it, are for their owner only."""
+    """Create the file, and its log files, for their owner only: they hold the secrets of endpoints."""
     with usable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
@@ -65,10 +65,10 @@ def make_private(path: Path) -> None:
 
 class Presence:
     """
-    Whether the file that was opened at *path* is still the one there.
+    A check that the file that was opened at *path* is still the one there.
 
-    A file that is deleted, moved away or replaced can be written on through an open connection, and everything written
-    is lost with it. Call `check` before a transaction; it costs a few microseconds.
+    After a file was deleted, moved away or replaced, an open connection can still write to it, and everything written
+    is lost. Call `check` before a transaction; it costs a few microseconds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,7 +77,7 @@ class Presence:
         self._reported = False
 
     def check(self) -> None:
-        """Raise `DatabaseUnavailable` if the file is not there any more, and log it the first time."""
+        """Raise `DatabaseUnavailable` if the file is no longer there, and log it the first time."""
         if _identity(self._path) == self._identity:
             self._reported = False
             return
@@ -102,7 +102,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def migrate(path: Path) -> None:
-    """Bring the file to the newest schema; the log that it is written through stays switched on in it."""
+    """Bring the file to the newest schema; its write-ahead log stays enabled."""
     url = URL.create("sqlite", database=str(path))
     engine = create_engine(url, connect_args={"isolation_level": None}, hide_parameters=True, poolclass=NullPool)
     event.listen(engine, "connect", _write_ahead)
@@ -126,12 +126,12 @@ def _begin_immediate(connection: Connection) -> None:
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """A plain connection that can neither write nor make the file."""
+    """Open a plain connection that can neither write nor create the file."""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
 
 
 def check_ours(path: Path, *, remedy: str) -> None:
-    """The database at *path* must have our tables and a schema that we know. Raises `DataUnusable`; changes nothing."""
+    """Check that the database at *path* has our tables and a known schema. Raises `DataUnusable`; changes nothing."""
     with usable_database(path), contextlib.closing(open_to_read(path)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "jobs", "evidence"} <= names:
@@ -151,7 +151,7 @@ def copy_to(path: Path, target: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What a look into the file found. `damage` is None for a whole one; then the rest is known."""
+    """The result of inspecting the file. `damage` is None for an intact one; only then is the rest known."""
 
     damage: str | None
     schema_is_current: bool = False
@@ -159,7 +159,7 @@ class FileState:
 
 
 def state_of(path: Path) -> FileState:
-    """Read the whole file at *path* for damage, and what else matters to a writer. Changes nothing."""
+    """Read the whole file at *path* for damage and for what matters to a writer. Changes nothing."""
     try:
         with contextlib.closing(open_to_read(path)) as connection:
             found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
@@ -167,7 +167,7 @@ def state_of(path: Path) -> FileState:
                 return FileState(found)
             mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            known = "alembic_version" in tables  # a file without our tables is no damaged one
+            known = "alembic_version" in tables  # a file without our tables is not a damaged one
             revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall() if known else []
     except sqlite3.DatabaseError as exc:
         return FileState(str(exc))
@@ -175,7 +175,7 @@ def state_of(path: Path) -> FileState:
 
 
 def has_jobs(path: Path) -> bool:
-    """Whether there is a job in the file. Raises `DataUnusable` where that cannot be read."""
+    """Return whether there is a job in the file. Raises `DataUnusable` if that cannot be read."""
     with usable_database(path), contextlib.closing(open_to_read(path)) as connection:
         try:
             return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
@@ -186,7 +186,7 @@ def has_jobs(path: Path) -> bool:
 
 
 def enabled_endpoints(path: Path) -> list[tuple[str, str]]:
-    """Id and URL of the enabled endpoints in a file that may be in use; none where it can't be read."""
+    """Return id and URL of the enabled endpoints in a file that may be in use; none if it can't be read."""
     try:
         with contextlib.closing(open_to_read(path)) as connection:
             return connection.execute("SELECT id, url FROM endpoints WHERE enabled = 1 ORDER BY id").fetchall()

@@ -3,8 +3,8 @@ Statements that a transaction yields, as values.
 
 A transaction is a generator: it yields statements, is sent their results, and returns its own result. It does no I/O,
 so one body of code runs on every engine: SQLite drives a whole generator on the thread of a connection, PostgreSQL
-awaits each statement. An engine calls the work anew when another transaction was in the way; a work must therefore
-start from nothing each time it is called.
+awaits each statement. An engine calls the work again when another transaction interfered; so the work must start from
+scratch each time it is called.
 
 SQL texts are written once. Every `?` stands for one value; `IN (??)` stands for a list of values, given as one list in
 the place of that value. Engines translate the rest:
@@ -82,7 +82,7 @@ class InsertMany:
 @dataclass(frozen=True, slots=True)
 class UpdateMany:
     """
-    Set *columns* of *table* row by row, each only if its `version` is the one that was read; versions go up by one.
+    Set *columns* of *table* row by row, each only if its `version` is the one that was read; increment the versions.
 
     Each of *rows* is (id, version read, a value for each column). The result is the number of rows that were written.
     """
@@ -95,7 +95,7 @@ class UpdateMany:
 @dataclass(frozen=True, slots=True)
 class Hold:
     """
-    A named lock, held until the transaction ends; *shared* holders exclude only an exclusive one.
+    A named lock, held until the transaction ends; *shared* holders exclude only an exclusive holder.
 
     SQLite's one writer holds all of them anyway.
     """
@@ -109,7 +109,7 @@ class LockRows:
     """
     Lock the rows of *table* with these *ids* until the transaction ends, always in the same order.
 
-    Transactions that would lock rows of each other wait instead of meeting. SQLite's one writer needs no lock.
+    So transactions that want the same rows wait for each other and never deadlock. SQLite's one writer needs no lock.
     """
 
     table: str
@@ -133,7 +133,7 @@ class NumberEvents:
     """
     Give positions to up to *limit* committed events that have none.
 
-    The result is how many were numbered; None if another transaction is numbering.
+    The result is the number of events numbered; None if another transaction is numbering.
     """
 
     limit: int
@@ -145,7 +145,7 @@ Work = Generator[Statement, Any, T]
 
 
 def alone(statement: Statement) -> Callable[[], Work[Any]]:
-    """A transaction of *statement* alone, for `Database.read` and `Database.write`."""
+    """Return a transaction of a single *statement*, for `Database.read` and `Database.write`."""
 
     def work() -> Work[Any]:
         return (yield statement)

@@ -1,9 +1,10 @@
 """
-Who subscribes to what: kept in memory, and looked up by the type and the provider of an event.
+Subscriptions of the endpoints: kept in memory, and looked up by the type and the provider of an event.
 
 Every change of an endpoint gives the subscriptions a new revision, in the transaction of the change. No revision is
-ever used twice, so what was read at one holds wherever it is found again: a transaction reads one small row instead of
-all endpoints. Whoever writes deliveries holds `subscriptions` shared, whoever changes an endpoint holds it alone.
+ever used twice, so subscriptions read at a revision are valid wherever that revision is found again: a transaction
+reads one small row instead of all endpoints. Writing deliveries takes the lock `subscriptions` shared, changing an
+endpoint takes it exclusively.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from receiver.store.statements import Fetch, Run, Work, first
 
 _KEPT = 4
 _kept: dict[str, Subscribers] = {}
-"""By revision, the newest last. Revisions are unique, so databases can share this."""
+"""Subscribers by revision, the newest last. Revisions are unique, so databases can share this."""
 
 
 class Subscribers:
@@ -29,7 +30,7 @@ class Subscribers:
         self._interested: dict[tuple[str, str | None], tuple[str, ...]] = {}
 
     def interested(self, event_type: str, provider: str | None, subject_id: object = None) -> Sequence[str]:
-        """Ids of the endpoints that want an event, in their order; an endpoint's own failure goes to the others."""
+        """Return the ids of endpoints that want an event, in order; an endpoint's own failure goes to the others."""
         kind = (event_type, provider)
         found = self._interested.get(kind)
         if found is None:
@@ -62,7 +63,7 @@ def subscribers() -> Work[Subscribers]:
 
 
 def subscriptions_changed() -> Work[None]:
-    """Give the subscriptions a new revision, behind a change of an endpoint and in its transaction."""
+    """Give the subscriptions a new revision, after a change of an endpoint and in its transaction."""
     yield Run(_CHANGED, (new_id("rev"),))
 
 

@@ -1,7 +1,7 @@
 """
-The tables: columns of entities, what the store keeps beside them, and indexes. `migrations/` builds exactly this.
+The tables: columns of entities, columns of the store's own, and indexes. `migrations/` builds exactly this.
 
-Moments are integer microseconds since the epoch (UTC); JSON is text. The same schema serves SQLite and PostgreSQL: no
+Times are integer microseconds since the epoch (UTC); JSON is text. The same schema serves SQLite and PostgreSQL: no
 type, default or statement here is one engine's own.
 """
 
@@ -168,7 +168,7 @@ fan_outs = sa.Table(
     sa.Column("event_id", IDENTIFIER, primary_key=True),
     sa.Column("place", IDENTIFIER, nullable=False),
 )
-"""Events whose deliveries are not all written yet: `place` is the last endpoint that has its own."""
+"""Events whose deliveries are not all written yet: `place` is the last endpoint whose delivery is."""
 
 revisions = sa.Table(
     "revisions",

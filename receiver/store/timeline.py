@@ -1,5 +1,5 @@
 """
-A job's timeline: what came in, what it led to, which events were delivered, and what happens next and when.
+A job's timeline: what was received, what it led to, which events were delivered, and what happens next and when.
 
 Everything is read from the tables; nothing is guessed. Lines hold no URL with a token, no payload and no prompt.
 """
@@ -29,7 +29,7 @@ _MOST_EVIDENCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Something that happened, or will happen. `what` is one word; `at` None: nobody can say when."""
+    """Something that happened, or will happen. `what` is one word; `at` is None if the time is unknown."""
 
     at: datetime | None
     what: str
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The way so far, oldest first, and what comes next."""
+    """The steps so far, oldest first, and the next ones."""
 
     job: Job
     images: Sequence[KeptImage]
@@ -58,7 +58,7 @@ class Timeline:
 
 
 async def explain(database: Database, job_id: str, now: datetime) -> Timeline | None:
-    """The timeline of a job, or None if there is no such job."""
+    """Return the timeline of a job, or None if there is no such job."""
     found = await JobStore(database).job(job_id)
     if found is None:
         return None
@@ -92,7 +92,7 @@ async def explain(database: Database, job_id: str, now: datetime) -> Timeline | 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What the tables hold about one job, beside itself and its evidence."""
+    """The rows about one job, other than itself and its evidence."""
 
     events: list[Any]
     images: list[Any]
@@ -209,7 +209,7 @@ def _delivery(row: Sequence[Any]) -> Line:
 
 
 def _next(job: Job, paused: Any, now: datetime) -> list[Line]:
-    """What the job itself waits for."""
+    """Return the lines about what the job itself waits for."""
     match job.state:
         case State.QUEUED if paused is not None and paused[1] >= us(NEVER):
             return [Line(None, "resume", f"{job.provider} is paused ({paused[0]}); it is sent once that is resumed")]

@@ -1,8 +1,8 @@
 """
 Signals between the processes on one SQLite file: a datagram that names a channel, and nothing else.
 
-Each process binds a socket of its own in a directory beside the file, which only the file's owner can enter. A signal
-may be lost; whoever waits for one also wakes by itself. Where there are no such sockets, none is sent.
+Each process binds a socket of its own in a directory next to the file, which only the file's owner can enter. A signal
+may be lost; its receivers also wake by themselves. On platforms without such sockets, none is sent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LocalSignals:
         self._descriptor: int | None = None
 
     def open(self) -> None:
-        """Begin to receive, in the running event loop."""
+        """Start receiving, in the running event loop."""
         if not hasattr(socket, "AF_UNIX"):
             return
         with contextlib.suppress(OSError):  # no such sockets here: signals are not needed
@@ -57,7 +57,7 @@ class LocalSignals:
                     self._socket.sendto(channel.encode(), self._address(name))
                 except ConnectionRefusedError:
                     (self._directory / name).unlink(missing_ok=True)
-                except OSError:  # its buffer is full: it will wake all the same
+                except OSError:  # its buffer is full: it will wake anyway
                     continue
 
     def close(self) -> None:
@@ -79,6 +79,6 @@ class LocalSignals:
                 self._receive(self._socket.recv(_MOST_BYTES).decode("ascii", "replace"))
 
     def _address(self, name: str) -> str:
-        """A short address: its length is limited to about a hundred bytes, and that of a directory's name is not."""
+        """Return a short address: addresses are limited to about a hundred bytes, directory names are not."""
         through = f"/proc/self/fd/{self._descriptor}/{name}"
         return through if os.path.isdir("/proc/self/fd") else str(self._directory / name)

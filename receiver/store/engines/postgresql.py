@@ -1,14 +1,14 @@
 """
 PostgreSQL: a bounded pool of connections, each statement of a transaction awaited on asyncpg.
 
-Writing transactions are `READ COMMITTED`: a row that is to be changed by what was read of it is locked first, or
-updated by its version. Reading ones are one snapshot (`REPEATABLE READ`, read only). A transaction that met another one
-is called anew, a few times. Row locks and `pg_advisory_xact_lock` end with their transaction, and no session state is
-set, so that a pooler in transaction mode may stand in between; then prepared statements are not kept, and LISTEN needs
-a connection of its own that goes to the server directly (`listen_url`).
+Writing transactions are `READ COMMITTED`: a row to be changed according to its contents is locked before it is read, or
+updated by its version. Reading ones use one snapshot (`REPEATABLE READ`, read only). A transaction that conflicts with
+another is called again, a few times. Row locks and `pg_advisory_xact_lock` end with their transaction, and no session
+state is set, so that a pooler in transaction mode may stand in between; then prepared statements are not kept, and
+LISTEN needs a connection of its own that goes to the server directly (`listen_url`).
 
 Positions of events are given after the commit, by `NumberEvents`: ids and sequences are in the order of writing, not of
-commits, and a reader who goes by them would miss what was committed late.
+commits, and a reader that follows them would miss events that were committed late.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _MISTAKES = (asyncpg.DataError, asyncpg.exceptions.DataError)
 
 
 class PostgresqlDatabase:
-    """A pool on one PostgreSQL database. Make one with `PostgresqlDatabase.open`."""
+    """A pool of connections to one PostgreSQL database. Create it with `PostgresqlDatabase.open`."""
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], listen_url: str) -> None:
         self._pool = pool
@@ -87,7 +87,7 @@ class PostgresqlDatabase:
         """
         Connect to *url*, whose schema must be this version's.
 
-        *listen_url* is a direct connection, for where *url* goes through a pooler. Raises `DatabaseUnavailable`, and
+        *listen_url* connects directly, where *url* goes through a pooler. Raises `DatabaseUnavailable`, and
         `DatabaseRefused` for a database that was not migrated to the schema of this version.
         """
         pool = asyncpg.create_pool(
@@ -110,7 +110,7 @@ class PostgresqlDatabase:
         return database
 
     async def write(self, work: Callable[[], Work[T]], *, attempts: int = 5) -> T:
-        """Run *work* in one transaction; call it anew, up to *attempts* times in all, when it raises `Conflict`."""
+        """Run *work* in one transaction; call it again, up to *attempts* times in all, when it raises `Conflict`."""
         for attempt in range(1, attempts + 1):
             try:
                 async with self._connection() as connection, connection.transaction():
@@ -127,13 +127,13 @@ class PostgresqlDatabase:
             await _insert_many(connection, InsertMany(table, columns, rows))
 
     async def read(self, work: Callable[[], Work[T]]) -> T:
-        """Run *work*, which only reads, on one snapshot."""
+        """Run *work*, which only reads, on a single snapshot."""
         snapshot: dict[str, Any] = {"isolation": "repeatable_read", "readonly": True}
         async with self._connection() as connection, connection.transaction(**snapshot):
             return await _drive(connection, work())
 
     async def notify(self, channel: str) -> None:
-        """Wake who listens to *channel*, in every process."""
+        """Wake every listener to *channel*, in every process."""
         async with self._connection() as connection:
             await connection.execute("SELECT pg_notify($1, '')", channel)
 
@@ -148,7 +148,7 @@ class PostgresqlDatabase:
         """Nothing to do: the server does it."""
 
     async def check_writable(self) -> None:
-        """Commit a change that changes nothing; raises what keeps anything from being written."""
+        """Commit a change that has no effect; raises the error that prevents writing, if any."""
         async with self._connection() as connection:
             await connection.execute("UPDATE alembic_version SET version_num = version_num")
 
@@ -157,7 +157,7 @@ class PostgresqlDatabase:
             return await _schema(connection) == newest_schema()
 
     async def close(self) -> None:
-        """Close all connections; what runs on them for longer than a few seconds is cut off."""
+        """Close all connections; statements that run for more than a few seconds longer are cut off."""
         self._closed = True
         if self._listener is not None:
             self._listener.cancel()
@@ -188,7 +188,7 @@ class PostgresqlDatabase:
         raise DatabaseRefused(_NEWER)
 
     async def _listen(self) -> None:
-        """Hold a connection that listens; after each reconnect everybody is woken, for what was missed."""
+        """Hold a connection that listens; after each reconnect, wake all listeners for notifications they missed."""
         pause = 0.1
         while True:
             try:
@@ -238,7 +238,7 @@ async def migrate(url: str) -> None:
 
 @contextlib.asynccontextmanager
 async def connected(url: str, *, command_seconds: float) -> AsyncIterator[Any]:
-    """One connection to *url* for as long as the block runs."""
+    """Provide a connection to *url* while the block runs."""
     connection = await asyncpg.connect(
         url, timeout=_CONNECT_SECONDS, command_timeout=command_seconds, statement_cache_size=0
     )
@@ -249,7 +249,7 @@ async def connected(url: str, *, command_seconds: float) -> AsyncIterator[Any]:
 
 
 async def schema_at(url: str) -> str | None:
-    """The revision of the database at *url*; None for an empty one. Raises `StoreError`."""
+    """Return the revision of the database at *url*; None for an empty one. Raises `StoreError`."""
     with mapped_errors():
         async with connected(url, command_seconds=_COMMAND_SECONDS) as connection:
             return await _schema(connection)
@@ -263,12 +263,12 @@ async def _schema(connection: Any) -> str | None:
 
 
 async def _keep(connection: Any) -> None:
-    """Between two transactions a session has no state to be reset; the default costs a round trip each time."""
+    """Skip the reset between transactions: a session has no state, and the default costs a round trip each time."""
 
 
 @contextlib.contextmanager
 def mapped_errors() -> Iterator[None]:
-    """The driver's errors as ours; mistakes in our SQL or in values stay what they are."""
+    """Turn the driver's errors into ours; bugs in our SQL or values are raised as they are."""
     try:
         yield
     except _MISTAKES:
@@ -352,7 +352,7 @@ async def _positions(connection: Any, statement: Positions) -> list[None]:
 
 async def _number_events(connection: Any, statement: NumberEvents) -> int | None:
     """
-    Only committed rows can be numbered, and the lock is given back after its holder's commit is visible.
+    Number committed events. The lock is released only after its holder's commit is visible.
 
     The update is a statement of its own, so that its snapshot is younger than the lock.
     """
@@ -383,7 +383,7 @@ _EXECUTE: dict[type[Statement], Callable[[Any, Any], Awaitable[Any]]] = {
 
 
 def clean(values: Row) -> Row:
-    """PostgreSQL's text holds every character but NUL, which providers' answers may contain."""
+    """Remove NUL from texts: providers' answers may contain it, and PostgreSQL's text holds every other character."""
     if any(type(value) is str and "\0" in value for value in values):
         return tuple(value.replace("\0", "\ufffd") if type(value) is str else value for value in values)
     return values
@@ -394,7 +394,7 @@ _TOKENS = re.compile(r"\bNOT IN \(\?\?\)|\bIN \(\?\?\)|\?| INDEXED BY \w+")
 
 @lru_cache(maxsize=1024)
 def _translated(sql: str) -> str:
-    """*sql* in PostgreSQL's words: numbered values, lists as arrays, no index named."""
+    """Translate *sql* for PostgreSQL: numbered values, lists as arrays, no index named."""
     count = 0
 
     def token(found: re.Match[str]) -> str:

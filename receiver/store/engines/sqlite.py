@@ -8,11 +8,11 @@ processes only.
 
 Each connection has a thread of its own. A whole transaction runs there in one crossing, since a crossing costs more
 than SQLite takes for most statements. A transaction is committed when `write` returns (`synchronous=FULL`); a process
-that dies before has written nothing. A cancelled caller does not know: all of it is written, or nothing.
+that dies before has written nothing. If the caller is cancelled, either all of it is written or nothing.
 
-Many rows go in one statement, and come back in one row: the driver releases the interpreter at every row, and beside a
-busy event loop it gets it back half a millisecond later. A batch of a hundred would take fifty, with the transaction
-open.
+Many rows go in one statement, and come back in one row: the driver releases the interpreter at every row, and with a
+busy event loop it gets it back half a millisecond later. A batch of a hundred rows would take fifty milliseconds, with
+the transaction open.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ from receiver.store.statements import (
 T = TypeVar("T")
 _READERS = 8
 _ROWS_AT_ONCE = 64
-"""So many rows, or fewer, are one statement, and with it a transaction by themselves."""
+"""Up to this many rows are one statement, and so a transaction by themselves."""
 _PACKED_BYTES = 4 * 1024 * 1024
 """More than this is fetched row by row: packing would hold it three times."""
 _LOG_PAGES = 25_000
-"""100 MB: where a commit checkpoints after all, should nobody call `checkpoint`."""
+"""100 MB: the size at which a commit checkpoints by itself, should nothing call `checkpoint`."""
 
 
 class SqliteDatabase:
-    """An open SQLite file. Make one with `SqliteDatabase.open`."""
+    """An open SQLite file. Create it with `SqliteDatabase.open`."""
 
     def __init__(self, path: Path, writer: _Thread, keeper: _Thread, *, readers: int) -> None:
         self.path = path
@@ -80,7 +80,7 @@ class SqliteDatabase:
         cls, path: Path, *, readers: int = _READERS, writer: type[sqlite3.Connection] = sqlite3.Connection
     ) -> SqliteDatabase:
         """
-        Open *path*, make it if it is not there, and bring it to the newest schema. Raises `DataUnusable`.
+        Open *path*, create it if missing, and bring it to the newest schema. Raises `DataUnusable`.
 
         *writer* is the class of the writing connection, for tests that watch what is written.
         """
@@ -100,19 +100,19 @@ class SqliteDatabase:
         return database
 
     async def write(self, work: Callable[[], Work[T]], *, attempts: int = 1) -> T:
-        """Run *work* in one transaction. *attempts* are for engines on which transactions meet."""
+        """Run *work* in one transaction. *attempts* is for engines on which transactions conflict."""
         async with self._lock:
             return await self._running(self._writer).run(self._where_it_was_opened, _in_one_transaction, work)
 
     async def append(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
-        """Insert *rows* in one transaction; a single statement is one by itself, and the fastest there is."""
+        """Insert *rows* in one transaction; a single statement is one by itself, and the fastest way."""
         statement = InsertMany(table, columns, rows)
         run = _in_one_transaction if len(rows) > _ROWS_AT_ONCE else _by_itself
         async with self._lock:
             await self._running(self._writer).run(self._where_it_was_opened, run, lambda: _only(statement))
 
     async def read(self, work: Callable[[], Work[T]]) -> T:
-        """Run *work*, which only reads, on one snapshot."""
+        """Run *work*, which only reads, on a single snapshot."""
         async with self._places:
             reader = self._idle.pop() if self._idle else await self._new_reader()
             try:
@@ -124,7 +124,7 @@ class SqliteDatabase:
                 self._idle.append(reader)
 
     async def notify(self, channel: str) -> None:
-        """Wake who listens to *channel*, in every process on this file and this machine."""
+        """Wake every listener to *channel*, in every process on this file and this machine."""
         self._wake(channel)
         self._signals.send(channel)
 
@@ -137,11 +137,11 @@ class SqliteDatabase:
             wake()
 
     async def checkpoint(self) -> None:
-        """Move what was committed from the log into the file, beside the writer."""
+        """Move committed pages from the log into the file, without blocking the writer."""
         await self._running(self._keeper).run(_checkpoint)
 
     async def check_writable(self) -> None:
-        """Commit a change that changes nothing; raises what keeps anything from being written."""
+        """Commit a change that has no effect; raises the error that prevents writing, if any."""
         statement = Run("UPDATE alembic_version SET version_num = version_num")
         await self.write(lambda: _only(statement))
 
@@ -150,7 +150,7 @@ class SqliteDatabase:
         return [row[0] for row in rows] == [newest_schema()]
 
     async def close(self) -> None:
-        """Close all connections and wait for their threads. What is being written is finished."""
+        """Close all connections and wait for their threads. A write in progress is finished."""
         async with self._lock:
             if self._closed:
                 return
@@ -202,7 +202,7 @@ class SqliteDatabase:
 
 class _Thread:
     """
-    A connection and the one thread that uses it.
+    A connection and the only thread that uses it.
 
     aiosqlite runs single statements; whole transactions go to its thread by `_execute` with `_conn`, and a closed
     connection is waited for by `_thread`: private names, tried with aiosqlite 0.22.1.
@@ -218,8 +218,8 @@ class _Thread:
         prepare: Callable[[sqlite3.Connection], None],
         factory: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> _Thread:
-        # Statements of the hot paths come in as many lengths as there are batches. The thread that interrupts a
-        # connection is another than the one that uses it.
+        # Statements of the hot paths have as many lengths as there are batch sizes. The thread that interrupts a
+        # connection is not the thread that uses it.
         connection = aiosqlite.connect(
             path, isolation_level=None, cached_statements=512, check_same_thread=False, factory=factory
         )
@@ -232,16 +232,16 @@ class _Thread:
         return thread
 
     async def run(self, work: Callable[..., T], *more: Any) -> T:
-        """`work(connection, *more)` on the thread."""
+        """Call `work(connection, *more)` on the thread."""
         return cast(T, await self._connection._execute(work, self._connection._conn, *more))  # type: ignore[no-untyped-call]
 
     def interrupt(self) -> None:
-        """End what runs on the thread, if anything does."""
+        """Interrupt the statement that runs on the thread, if any."""
         with contextlib.suppress(sqlite3.ProgrammingError, ValueError):  # closed already
             self._connection._conn.interrupt()
 
     async def close(self, *, at_once: bool = False) -> None:
-        """Close the connection and end the thread, after what runs on it; *at_once* interrupts that."""
+        """Close the connection and end the thread, after its current work; *at_once* interrupts that."""
         closing = asyncio.ensure_future(self._connection.close())
         while at_once and not closing.done():
             self.interrupt()  # again, should a query have begun only now
@@ -318,7 +318,7 @@ def _only(statement: Statement) -> Work[Any]:
 
 @contextlib.contextmanager
 def _mapped() -> Iterator[None]:
-    """SQLite's errors as ours; mistakes in our SQL or in values stay what they are."""
+    """Turn SQLite's errors into ours; bugs in our SQL or values are raised as they are."""
     try:
         yield
     except sqlite3.IntegrityError as exc:
@@ -412,7 +412,7 @@ _EXECUTE: dict[type[Statement], Callable[[sqlite3.Connection, Any], Any]] = {
 
 
 def _expanded(sql: str, values: Row) -> tuple[str, Row]:
-    """*sql* with a `?` for each value of a list."""
+    """Return *sql* with a `?` for each value of a list, and all values."""
     if "??" not in sql:
         return sql, values
     flat: list[Any] = []

@@ -2,9 +2,9 @@
 A SQLite installation, copied into PostgreSQL.
 
 Theory. All tables are copied in one transaction of the target, over one read-only snapshot of the source, and compared
-before the commit: the target holds everything or nothing, and a transfer that failed is simply begun again. A table is
-the same where the count of its rows and the sum of their digests are; a sum does not depend on the order in which the
-engines give rows. Positions of events come along, and the numbers of new rows go on behind the old ones.
+before the commit: the target holds everything or nothing, and a transfer that failed is simply started again. Tables
+are equal if the numbers of their rows and the sums of their digests are; a sum does not depend on the order in which
+engines return rows. Positions of events are copied, and the numbers of new rows continue after the old ones.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TableDigest:
 
 async def transfer(path: Path, url: str) -> dict[str, int]:
     """
-    Copy the file at *path*, which nobody writes, into the empty database at *url*; returns the rows of each table.
+    Copy the file at *path*, which must not be in use, into the empty database at *url*; return each table's row count.
 
     The file is only read, and must be at the newest schema. The database is migrated first. Raises `DatabaseRefused`
     where it is not empty or the copy is not the same, and `DatabaseUnavailable`.
@@ -92,7 +92,7 @@ async def _digest(target: Any, table: sa.Table) -> TableDigest:
 
 
 async def _number_on(target: Any, table: sa.Table) -> None:
-    """Have the next row of a numbered table take the number behind the last."""
+    """Have the next row of a numbered table take the number after the last."""
     for column in table.primary_key.columns:
         if column.autoincrement is True:
             await target.execute(

@@ -1,4 +1,4 @@
-"""Evidence: a digest that tells a replay at once, and unread evidence by job, so that none waits behind another's."""
+"""Evidence: a digest that reveals a replay at once, and unread evidence by job, so that no job waits for another's."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The latest moment at which a process was alive: a clock that is set back is noticed."""
+"""The latest time at which a process was alive, so that a clock that is set back is noticed."""
 
 import sqlalchemy as sa
 from alembic import op

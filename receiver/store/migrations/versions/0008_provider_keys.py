@@ -1,4 +1,4 @@
-"""When a process that submits last had a provider's key: the public side has none, and must know."""
+"""The time when a process that submits last had a provider's key: the public side has none, and must know."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What the dashboard reads: hourly sums, an index for every filter of the job list, and tokens that were spent."""
+"""Tables for the dashboard: hourly sums, an index for every filter of the job list, and spent tokens."""
 
 import sqlalchemy as sa
 from alembic import op

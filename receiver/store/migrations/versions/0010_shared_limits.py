@@ -1,4 +1,4 @@
-"""What holds over all processes: how fast providers are called, and who fetches an image."""
+"""Limits over all processes: the rates of calls to providers, and the leases on images being fetched."""
 
 import sqlalchemy as sa
 from alembic import op

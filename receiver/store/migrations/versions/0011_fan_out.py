@@ -1,4 +1,4 @@
-"""Revisions of what is kept in memory, and events whose deliveries are not all written yet."""
+"""Revisions of data kept in memory, and events whose deliveries are not all written yet."""
 
 import sqlalchemy as sa
 from alembic import op
