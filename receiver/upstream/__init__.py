@@ -1,1 +1,1 @@
-"""Towards providers: sending, polling, reading what came, keeping images."""
+"""Towards providers: sending, polling, reading evidence, keeping images."""

@@ -3,9 +3,9 @@ Keeping images before their links die.
 
 The image whose link dies first is fetched first, through the guard, into a temporary file, inspected, and renamed into
 place; only then is it `kept`. A download that fails is tried again with growing pauses. If the link seems to be dead,
-the provider is asked for a fresh one by a status call, until one was answered. Only then is an image whose link is
-dead `lost`: announced, never held against the job, which is paid and done. A death in between
-leaves a part file, dropped at the next start, and a lapsed lease.
+the provider is asked for a fresh one by status calls, until it has answered one. Only then is an image whose link is
+dead `lost`: this is announced, and does not affect the job, which is paid and done. A crash in between leaves a part
+file, removed at the next start, and a lapsed lease.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
 _MAX_IMAGE_BYTES = 512 * 1024 * 1024
 _DOWNLOAD_SECONDS = (60.0, 120.0, 300.0)  # by tries made: a host that hangs holds its place for a minute at first
 _PATIENCE_SECONDS = 60.0
-"""How long a commit may take; an image whose commit failed is fetched again once its lease has lapsed."""
+"""The longest time for a commit; an image whose commit failed is fetched again once its lease has lapsed."""
 _REFUSALS = 3
-"""After so many tries, a host that says no is taken to mean that the link is dead before its time."""
+"""After this many tries, a host's refusal means that the link died before its time."""
 _RENEWALS = (20.0, 60.0, 180.0)
-"""How long the status call for a fresh link may take, in seconds, by how often it was asked for."""
+"""The longest wait for the status call that brings a fresh link, in seconds, by the number of requests so far."""
 _FINAL = frozenset({200, 203, 206, 410})
-"""Where the file itself is what can't be kept, or is gone for good."""
+"""Statuses with which the file itself can't be kept, or is gone for good."""
 _AT_ONCE = 16
 """Downloads, over all hosts."""
 MOST_PER_HOST = 6
@@ -56,17 +56,17 @@ _MOST_HELD = 3 * MOST_PER_HOST
 _FEW_HELD = 2 * MOST_PER_HOST
 """More of a host are claimed when no more of its images are held, so that a claim brings several."""
 _SETTLING = 3
-"""How many downloads are synced and inspected at once: it blocks threads that others need, too."""
+"""Downloads that are synced and inspected at once: this blocks threads that others need, too."""
 _SEARCH_SECONDS = 1.0
-"""How often images of other hosts are searched for among those of hosts that are busy enough."""
+"""The interval of searches for images of other hosts, while the known hosts are busy enough."""
 
 
 class Archive:
     """
     Fetches wanted images, several at once, a few from each host: one that hangs delays only itself.
 
-    Three times as many are claimed, so that the database is not waited for between two downloads. *renewable* are the
-    providers that can be asked for fresh links; *hosts* the only ones to fetch from, if there are any.
+    Three times as many are claimed, so that no download waits for the database. *renewable* are the providers that can
+    be asked for fresh links; *hosts*, if not empty, the only ones to fetch from.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Archive:
         self._held: Counter[str] = Counter()
         self._leased: list[KeptImage] = []
         self._searched: frozenset[str] | None = None
-        """The full hosts beside which the last search found nothing, and until when that is taken to be so."""
+        """The full hosts other than which the last search found nothing, and until when that is assumed to hold."""
         self._search_at = 0.0
 
     async def step(self) -> float:
@@ -128,7 +128,7 @@ class Archive:
         return 0.0 if claimed else 1.0
 
     def _with_room(self, due: Sequence[KeptImage]) -> list[KeptImage]:
-        """Those of *due* that their hosts have room for."""
+        """Select the images of *due* that their hosts have room for."""
         held, chosen = self._held.copy(), []
         for image in due:
             origin = _origin(image)
@@ -158,7 +158,7 @@ class Archive:
             self._leased.remove(image)
 
     async def _keep(self, images: Sequence[tuple[KeptImage, datetime]]) -> None:
-        """Write what is kept; log each result that is not as large as was paid for."""
+        """Record kept images; log each result that is smaller than what was paid for."""
         jobs = await self._store.images.kept(images)
         for image, _ in images:
             job = jobs.get(image.job_id)
@@ -206,7 +206,7 @@ class Archive:
     async def _failed(
         self, image: KeptImage, give_up_at: datetime, last_error: str, *, dead: bool = False, refused: bool = False
     ) -> None:
-        """*dead*: what the link leads to can't be kept, ever. *refused*: its host says no, which may pass."""
+        """Try again, renew or give up. *dead*: the linked file can never be kept; *refused*: its host may relent."""
         now, last_error = self._clock(), last_error[:300]
         over = dead or now >= give_up_at
         if (over or (refused and image.tries + 1 >= _REFUSALS)) and await self._ask_for_link(image, now, last_error):
@@ -223,7 +223,7 @@ class Archive:
         await self._store.images.later(image, next_at=min(now + pause, give_up_at), last_error=last_error)
 
     async def _ask_for_link(self, image: KeptImage, now: datetime, last_error: str) -> bool:
-        """Whether a fresh link is asked for: until the provider has answered once, a few times at most."""
+        """Ask for a fresh link, a few times at most until the provider has answered once. Returns whether it did."""
         if image.source_url is None or image.renewed_at is not None or image.renewals >= len(_RENEWALS):
             return False
         asked = await self._store.images.ask_for_link(
@@ -246,5 +246,5 @@ class Archive:
 
 
 def _origin(image: KeptImage) -> str:
-    """`https://host` of its link; empty for one that came as bytes."""
+    """Return `https://host` of its link; empty for an image that arrived as bytes."""
     return "://".join(urlsplit(image.source_url)[:2]) if image.source_url else ""

@@ -1,5 +1,5 @@
 """
-Notices providers whose callbacks stop coming, and polls their jobs early until they come again.
+Detection of providers whose callbacks stop arriving; their jobs are polled early until they arrive again.
 
 Processes that read evidence judge; all others learn of it from the table `providers`.
 """
@@ -22,7 +22,7 @@ _SECONDS = 5.0
 
 
 class CallbackWatch:
-    """Keeps `degraded` of each slot as the statistics have it."""
+    """Updates `degraded` of each slot from the statistics."""
 
     def __init__(
         self,

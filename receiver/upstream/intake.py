@@ -1,14 +1,14 @@
 """
-The one door: callbacks, answers to polls and answers to submit calls are recorded, read and settled here.
+The single way in: callbacks, answers to polls and answers to submit calls are recorded, read and settled here.
 
 Theory. `record` returns when the evidence is on disk; only then may the sender be answered 200. Reading comes
-afterwards: the reader takes whatever has no `read_at`, oldest first, turns each piece into an update, and hands the
-batch to `store.settle`, which writes the new states and the verdicts in one transaction. A death before the recording:
-the sender was not answered and comes again, or we poll. A death between recording and settling: the evidence is still
-unread, and the next start reads it. A death after settling: done.
+afterwards: the reader takes all evidence without `read_at`, oldest first, turns each piece into an update, and passes
+the batch to `store.settle`, which writes the new states and the verdicts in one transaction. After a crash before the
+recording, the sender has no answer and tries again, or we poll. After a crash between recording and settling, the
+evidence is still unread, and the next start reads it. A crash after settling loses nothing.
 
 Answers come first: while many callbacks wait for the disk, the reader takes only a share of the time, a larger one once
-it is seconds behind. What is recorded can wait; a provider that waits for its 200 may give up.
+it is seconds behind. Recorded evidence can wait; a provider that waits for its 200 may give up.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ log = structlog.get_logger("receiver.intake")
 
 _MAX_BODY_IN_ROW = 256 * 1024
 _BATCH = 100
-"""Evidence settled in one transaction: what a callback may have to wait behind."""
+"""Evidence settled in one transaction, which a callback may have to wait for."""
 _PATIENCE_SECONDS = 2.0
 """The shortest time that a provider is documented to wait for its 200 is 5 s; a 503 in time is better than silence."""
 _CROWD = 24
-"""More callbacks than this that wait for the disk are a rush; fewer are answered in time without the reader's help."""
+"""More callbacks than this waiting for the disk are a rush; fewer are answered in time without slowing the reader."""
 _GATHER_SECONDS = 0.005
-"""Between two batches that are not full: a few more come, and each batch has its price."""
+"""The pause between two batches that are not full: more may arrive, and each batch has its cost."""
 _LONGEST_PAUSE_SECONDS = 0.5
 _BEHIND = timedelta(seconds=5)
 _EVENT_LINES = {
@@ -59,7 +59,7 @@ _EVENT_LINES = {
     for name in JOB_EVENTS
 }
 _SOON = timedelta(seconds=1)
-"""No loop sleeps longer than this; only what is due earlier is worth waking one for."""
+"""No loop sleeps longer than this; only work that is due earlier is worth waking it for."""
 
 
 class Intake:
@@ -92,11 +92,11 @@ class Intake:
         )
         self.reading = asyncio.Lock()
         self._place = ""
-        """The job that the last batch ended at; the next one goes on behind it."""
+        """The job that the last batch ended at; the next batch continues after it."""
         self.loop = Loop("reader", self.read_some, woken=wakes.reader)
 
     async def record(self, evidence: Evidence) -> None:
-        """Return when *evidence* is durable. Raises `Overloaded` when too much waits for the disk."""
+        """Return once *evidence* is durable. Raises `Overloaded` when too much waits for the disk."""
         await self._recording.add(evidence)
 
     def hand_in(self, evidence: Evidence, done: Callable[[BaseException | None], None]) -> None:
@@ -118,7 +118,7 @@ class Intake:
         asked_at: datetime,
         note: str | None = None,
     ) -> None:
-        """Record the answer to one of our own calls. A large body (an image) is kept beside the database."""
+        """Record the answer to one of our own calls. A large body (an image) is kept as a file."""
         body, name = response.content, None
         if len(body) > _MAX_BODY_IN_ROW:
             name, body = await self._blobs.put_body(body), b""
@@ -156,7 +156,7 @@ class Intake:
         return 0.0 if unread.more else 0.001
 
     async def hint(self, job_id: str) -> None:
-        """Make a poll of *job_id* due, as an unsigned callback would that is not kept."""
+        """Make a poll of *job_id* due, for an unsigned callback that is not kept."""
         report = Report(None, State.SUCCEEDED)
         update = Update(report, Source.CALLBACK, believed=False, received_at=self._clock())
         await self.settle([JobUpdate(job_id, update)])
@@ -185,7 +185,7 @@ class Intake:
     async def settle(
         self, items: Sequence[JobUpdate], now: datetime | None = None, closed: Sequence[EvidenceVerdict] = ()
     ) -> Settled:
-        """Settle *items* and wake whoever has work from it. Images that came as bytes are kept first."""
+        """Settle *items* and wake the loops that have work from it. Images that arrived as bytes are kept first."""
         now = now or self._clock()
         items = [
             replace(item, update=await keep_data(self._blobs, item.job_id, item.update))
@@ -217,9 +217,9 @@ class Intake:
         self, items: Sequence[JobUpdate], closed: Sequence[EvidenceVerdict], now: datetime
     ) -> Settled:
         """
-        Settle a batch; should one piece of it break our own code, settle the others without it.
+        Settle a batch; if one piece of it fails in our own code, settle the others without it.
 
-        A database error is no piece's fault: it is raised, and everything stays unread.
+        A database error is not the fault of any piece: it is raised, and everything stays unread.
         """
         try:
             return await self.settle(items, now, closed)

@@ -1,5 +1,5 @@
 """
-Who holds what. A lease is renewed while its work lives; a dead holder's work is free again within ten seconds.
+Leases of this process. A lease is renewed while its work lasts; a dead holder's work is free again within ten seconds.
 
 Each process has one owner token. Renewals of everything held go out together.
 """
@@ -18,7 +18,7 @@ from receiver.store.pace import Allowance
 
 
 class Leases:
-    """This process's hold on jobs."""
+    """The leases of this process on jobs."""
 
     def __init__(self, statements: JobLeases, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.owner = secrets.token_hex(8)
@@ -29,7 +29,7 @@ class Leases:
 
     @contextmanager
     def holding(self, job_id: str) -> Iterator[None]:
-        """Renew the lease on *job_id* as long as the block runs."""
+        """Renew the lease on *job_id* while the block runs."""
         self._held.add(job_id)
         try:
             yield
@@ -38,7 +38,7 @@ class Leases:
 
     @property
     def held(self) -> frozenset[str]:
-        """What this process works on. Its leases may have lapsed all the same, if it was stopped for a while."""
+        """The jobs that this process works on. If it was suspended for a while, their leases may have lapsed."""
         return frozenset(self._held)
 
     async def first_queued(self, providers: Sequence[str]) -> dict[str, datetime]:
@@ -46,13 +46,13 @@ class Leases:
         return await self._statements.first_queued(providers)
 
     async def claim_queued(self, provider: str, *, limit: int, allowance: Allowance) -> Claimed:
-        """Take up to *limit* queued jobs of *provider* whose time has come, within what all processes may."""
+        """Claim up to *limit* queued jobs of *provider* that are due, within the limits shared by all processes."""
         return await self._statements.claim_queued(
             provider, self._clock(), owner=self.owner, lease=LEASE, limit=limit, allowance=allowance
         )
 
     async def begin_sending(self, job: Job, now: datetime, *, deadline_at: datetime, awaits_callback: bool) -> bool:
-        """`queued` → `sending`, if it is still held here. Committed before the first byte leaves."""
+        """Move *job* from `queued` to `sending`, if it is still held here. Committed before the first byte is sent."""
         return await self._statements.begin_sending(
             job, now, owner=self.owner, lease=LEASE, deadline_at=deadline_at, awaits_callback=awaits_callback
         )
@@ -62,13 +62,13 @@ class Leases:
         return await self._statements.first_due(providers)
 
     async def claim_due(self, limits: Mapping[str, int], allowances: Mapping[str, Allowance]) -> dict[str, Claimed]:
-        """Take jobs whose poll is due, of each provider in *limits* at most so many, within what all processes may."""
+        """Claim jobs whose poll is due, within *limits* by provider and the limits shared by all processes."""
         return await self._statements.claim_due(
             limits, self._clock(), owner=self.owner, lease=LEASE, allowances=allowances
         )
 
     async def hand_back(self, job_id: str, due_at: datetime) -> None:
-        """Let go of a job that was not sent or not polled; it falls due at *due_at*."""
+        """Release a job that was not sent or not polled; it falls due at *due_at*."""
         await self._statements.hand_back([job_id], due_at, owner=self.owner)
 
     async def lapsed_sending(self) -> list[str]:

@@ -25,7 +25,7 @@ _FRESH = timedelta(seconds=1)
 
 
 class Pauses:
-    """Who is paused, and which job probes."""
+    """The paused providers, and the jobs that probe them."""
 
     def __init__(self, database: Database) -> None:
         self._table = ProviderTable(database)
@@ -40,7 +40,7 @@ class Pauses:
             self._paused = await self._table.pauses()
 
     async def refresh(self, now: datetime) -> None:
-        """Learn what other processes wrote, once a second."""
+        """Read changes by other processes, once a second."""
         if self._loaded_at is None or not _FRESH > now - self._loaded_at >= timedelta(0):
             self._loaded_at = now
             await self.load()
@@ -49,15 +49,15 @@ class Pauses:
         return self._paused.get(provider)
 
     def may_probe(self, provider: str, now: datetime) -> bool:
-        """Whether one job of a paused provider may leave, to find out."""
+        """Return whether a job of a paused provider may be sent as a probe."""
         pause = self._paused.get(provider)
         return pause is not None and provider not in self._probing and now >= pause.probe_at
 
     async def begin_probe(self, provider: str, job_id: str, now: datetime) -> bool:
         """
-        Whether *job_id* may leave: as the probe of a pause, until `probe_ended`, or because there is no pause any more.
+        Return whether *job_id* may be sent: as the probe of a pause, until `probe_ended`, or because the pause ended.
 
-        Of several processes one has the probe. Whatever comes of it, the next one waits its delay.
+        Only one of several processes gets the probe. Whatever its result, the next one waits its delay.
         """
         async with self._lock:
             pause = self._paused.get(provider)
@@ -76,7 +76,7 @@ class Pauses:
             del self._probing[provider]
 
     async def answered(self, provider: str, now: datetime, *, sent_at: datetime) -> bool:
-        """The provider took our key for a call sent at *sent_at*. True if that ended a pause."""
+        """Record that the provider accepted our key for a call sent at *sent_at*. True if that ended a pause."""
         pause = self._paused.get(provider)
         if pause is None or pause.by_operator or sent_at <= pause.since:
             return False
@@ -91,7 +91,7 @@ class Pauses:
         log.info("provider_paused", provider=provider, by="operator")
 
     async def refused(self, provider: str, now: datetime, *, sent_at: datetime, reason: str) -> bool:
-        """The provider refused our key for a call sent at *sent_at*. True if that began a pause."""
+        """Record that the provider refused our key for a call sent at *sent_at*. True if that began a pause."""
         async with self._lock:
             before = self._paused.get(provider)
             if before is not None and (before.by_operator or sent_at <= before.since):

@@ -1,10 +1,10 @@
 """
 Polling: the status calls for jobs whose poll is due.
 
-A job is due because a callback did not come in time, because its provider sends none, because a hint wants to be
-confirmed, or because its deadline has come (the last poll). One index search finds them, however many jobs are open.
-The claim is a lease, so status calls for one job never overlap; the answer is evidence, and settling it says when the
-next poll is due. A poll that brings no answer at all is settled here as what it is: nothing new, come again later.
+A job is due because a callback did not arrive in time, because its provider sends none, because a hint needs to be
+confirmed, or because its deadline has passed (the last poll). One index search finds them, however many jobs are open.
+The claim is a lease, so status calls for one job never overlap; the answer is evidence, and settling it determines when
+the next poll is due. A poll without any answer is settled here: nothing new, to be polled again later.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Poller:
     """
     Makes due polls, *concurrency* at once for each provider, each within its documented pace.
 
-    Providers have their own places: one whose status calls hang takes none of another's.
-    A job whose provider can't be asked, for want of a key, falls due all the same: its deadline holds.
+    Each provider has its own slots: one whose status calls hang takes none of another's.
+    A job whose provider can't be polled, for lack of a key, still falls due: its deadline applies.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Poller:
         for job in jobs:
             pool = self.pools[job.provider]
             if f"poll {job.id}" in pool.names():
-                continue  # we were stopped for longer than a lease, and have it back
+                continue  # this process was suspended for longer than a lease, and claimed it again
             self._slots[job.provider].poll_pace.leaving(job.id)
             pool.start(self._work(job), name=f"poll {job.id}", job=job.id)
-        # Due and yet not to be had: another poll of the same job is under way.
+        # Due but not to be claimed: another poll of the same job is under way.
         return 0.0 if jobs else 0.5
 
     async def _work(self, job: Job) -> None:
@@ -113,7 +113,7 @@ class Poller:
                 self._slots[job.provider].poll_pace.ended(job.id, made=asked)
 
     async def _poll(self, job: Job) -> bool:
-        """Returns whether the provider was asked."""
+        """Poll *job*. Returns whether the provider was called."""
         slot = self._slots[job.provider]
         provider, pace = slot.provider, slot.poll_pace
         remote_id = job.remote_id or job.claimed_id
@@ -145,7 +145,7 @@ class Poller:
             report = await converse(provider.poll(remote_id), send)
         except ProviderError as exc:
             self._metrics.polls.labels(job.provider, type(exc).__name__).inc()
-            # Only what says something about all tasks holds back the others: 429 and 503, and no way there at all.
+            # Only failures that concern all tasks hold back the others: 429, 503, and no connection at all.
             if isinstance(exc, ProviderBusy | NotSent) and getattr(exc, "tries", None) is None:
                 pace.not_now(exc.retry_after_seconds, for_all=isinstance(exc, ProviderBusy))
             else:

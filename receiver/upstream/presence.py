@@ -1,8 +1,8 @@
 """
-Which providers have a key, known to every process.
+Providers that have a key, known to every process.
 
-The public side holds no provider key, and yet must say which providers take jobs. Processes that submit write down for
-which providers they have a key; the others read it. A key that nobody has had for a day counts no more.
+The public side holds no provider key, and yet must report which providers accept jobs. Processes that submit record the
+providers for which they have a key; the others read this. A key that no process has had for a day no longer counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COUNTS_FOR = timedelta(days=1)
 
 
 class ProviderPresence:
-    """Writes (where the process *works*) or reads which providers have a key, into `configured` of each slot."""
+    """Records (where the process *works*) or reads which providers have a key, and sets `configured` of each slot."""
 
     def __init__(
         self,

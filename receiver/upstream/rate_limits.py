@@ -1,8 +1,8 @@
 """
-How fast a provider may be called, as one process knows it.
+The rate limits of a provider, as one process knows them.
 
-Rates and concurrency hold over all processes, by `receiver.store.pace`: every claim takes its tokens there, and brings
-back how full the buckets are. What answers say of the moment (the window, "not now") each process learns by itself.
+Rates and concurrency apply over all processes, by `receiver.store.pace`: every claim takes its tokens there, and
+returns how full the buckets are. What answers reveal (the window, "not now") each process learns by itself.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _LONGEST_BACKOFF_SECONDS = 30.0
 
 class Pace:
     """
-    How many calls to one provider may leave now: by its rates, by *concurrency*, and by what its last answers say.
+    The number of calls that may be sent to one provider now: by its rates, *concurrency*, and its last answers.
 
-    The window opens slowly: one call until one was answered, then twice as many with every answer. So a bad key or an
-    empty account is found out by one call and not by a whole queue. A call that takes longer than a few seconds is no
-    such refusal and stops holding others back. "Not now" halves the window; said three times in a row, or *for all*,
-    it holds the provider back as long as it wishes.
+    The window opens slowly: a single call until the first answer, then twice as many with every answer. So a bad key or
+    an empty account costs one call and not a whole queue. A call that takes longer than a few seconds is no such
+    refusal and stops holding others back. "Not now" halves the window; three times in a row, or *for all*, it stops
+    calls to the provider for as long as the provider asks.
     """
 
     def __init__(self, rates: Sequence[Rate], *, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,7 +46,7 @@ class Pace:
         self._call_seconds: float | None = None
 
     def allowed(self) -> int:
-        """How many calls may leave now."""
+        """Return how many calls may be sent now."""
         now = self._clock()
         if self._held_until is not None and now < self._held_until:
             return 0
@@ -58,7 +58,7 @@ class Pace:
         return max(free if tokens is None else min(free, tokens), 0)
 
     def seconds_to_next(self) -> float:
-        """When to ask again, where `allowed` was 0 and no call ends before."""
+        """Return when to ask again, if `allowed` was 0 and no call ends before."""
         now = self._clock()
         waits = [self.bucket.seconds_to_next()]
         if self._held_until is not None:
@@ -68,25 +68,25 @@ class Pace:
         return max(*waits, 0.0)
 
     def allowance(self, name: str, *, places: int | None = None) -> Allowance:
-        """What a claim for calls under the shared *name* is held to; tokens that were not used go back with it."""
+        """Return the allowance of a claim for calls under the shared *name*; it returns the unused tokens."""
         unused, self._unused = self._unused, 0
         return Allowance(name, self._rates, places, unused)
 
     @property
     def places(self) -> int:
-        """What this process leaves of the provider's concurrency."""
+        """The slots of the provider's concurrency that this process does not use."""
         return max(self.concurrency - len(self._left_at), 0)
 
     def claimed(self, fills_in: Sequence[float]) -> None:
-        """A claim took its tokens, and brought back in how many seconds each bucket is full."""
+        """Record a claim's tokens: *fills_in* are the seconds until each bucket is full."""
         self.bucket.fill(fills_in)
 
     def leaving(self, call: str) -> None:
-        """A call leaves, whose token was taken by its claim; `ended` takes the same name."""
+        """Record the start of a call, whose token was taken by its claim; `ended` takes the same name."""
         self._left_at[call] = self._clock()
 
     def ended(self, call: str, *, made: bool = True) -> None:
-        """The call is over; *made* is false if nothing was sent after all."""
+        """Record the end of a call; *made* is false if nothing was sent after all."""
         left_at = self._left_at.pop(call, None)
         if not made:
             self._unused += 1
@@ -96,17 +96,17 @@ class Pace:
             self._call_seconds = took if self._call_seconds is None else 0.8 * self._call_seconds + 0.2 * took
 
     def answered(self) -> None:
-        """The provider took a call of ours, with our key."""
+        """Record that the provider accepted a call with our key."""
         self._failures = 0
         self._proven_at = self._clock()
         self._window = min(self._window * 2, self.concurrency)
 
     def refused(self) -> None:
-        """The provider did not take our key: from here on, one at a time."""
+        """Record that the provider did not accept our key: from now on, one call at a time."""
         self._window = 1
 
     def not_now(self, retry_after_seconds: float | None, *, for_all: bool = False) -> None:
-        """Too many calls, a failure on the other side, or no way there."""
+        """Record too many calls, a failure on the other side, or a failed connection."""
         self._failures += 1
         self._window = max(self._window // 2, 1)
         if self._failures >= _FAILURES or for_all:
@@ -119,9 +119,9 @@ class Pace:
 
     def seconds_for(self, count: int, *, call_seconds: float | None = None) -> float | None:
         """
-        Until *count* calls have ended, by the rates and by how long calls take; None where neither is known.
+        Return the seconds until *count* calls have ended, by the rates and the length of calls; None if unknown.
 
-        *call_seconds* is what is known of that from elsewhere, before a call was made here.
+        *call_seconds* is the length of a call as known from elsewhere, until this process has made calls.
         """
         if count == 0:
             return 0.0

@@ -1,9 +1,9 @@
 """
-From evidence to updates: what a callback, or the answer to a poll or a submit call, says of its job.
+From evidence to updates: the meaning for its job of a callback, or of the answer to a poll or a submit call.
 
 The provider's own readers do the work, on the stored bytes, so that everything can be read again after a crash or a
-fix. Whatever they raise, a piece of evidence never stands in the way of the others: what can't be read is marked, and
-its job is resolved by a poll.
+fix. Whatever they raise, a piece of evidence never blocks the others: an unreadable piece is marked, and its job is
+resolved by a poll.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _DECODED = frozenset({b"content-encoding", b"content-length", b"transfer-encodin
 
 _PASSING = timedelta(minutes=10)
 """
-How long a file that can't be read may hold up the reading; then it counts as this piece's, or a bad block would stop
-all. A database that can't be read (a corrupt page) is not the evidence's fault at any time: it stays unread until a
-backup is restored.
+How long an unreadable file may hold up all reading; after that, it counts as a fault of its piece, or a bad block would
+stop everything. An unreadable database (a corrupt page) is never the evidence's fault: it stays unread until a backup
+is restored.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a piece of evidence came to. Without `update` it is closed with `verdict`; with it, `verdict` overrides."""
+    """The result of reading a piece. Without `update` it is closed with `verdict`; with it, `verdict` overrides."""
 
     update: Update | None
     verdict: Verdict | None = None
@@ -72,9 +72,9 @@ class Reading:
 
     async def read(self, evidence: Evidence, now: datetime, *, again: bool = False) -> Read:
         """
-        What *evidence* says. Raises only for passing errors of our own (disk, database): then it stays unread.
+        Read *evidence*. Raises only for passing errors on our side (disk, database); then it stays unread.
 
-        Read *again* (long after), an answer counts for what it says of the task, not for what was to be done then.
+        Read *again* (long after), an answer counts for what it says about the task, not for what to do next.
         """
         try:
             return _discreet(await self._read(evidence, now, again))
@@ -150,7 +150,7 @@ class Reading:
         return Read(Update(report, Source.RESPONSE, asked_at=evidence.asked_at, again=again))
 
     async def _alike(self, provider: Provider, evidence: Evidence, exc: ProviderError) -> int:
-        """How many of the job's answers so far, this one included, are of the kind that is not tried for ever."""
+        """Count the job's answers so far, this one included, of the kind that is retried only a few times."""
         if not isinstance(exc, ProviderBusy) or exc.tries is None:
             return 0
         count = 1
@@ -193,9 +193,9 @@ class Reading:
 
     async def _is_anothers(self, report: Report, evidence: Evidence) -> bool:
         """
-        Whether the task was submitted for something else than the job, as far as the provider's answer tells.
+        Return whether the task was submitted for something other than the job, as far as the answer shows.
 
-        A job without a task id is polled by the id that an unsigned callback claims: anybody who knows the job's
+        A job without a task id is polled by the id that an unsigned callback claims: anyone who knows the job's
         callback URL may name any task of the account.
         """
         if report.callback_url is None or job_of_callback_url(report.callback_url) == evidence.job_id:
@@ -204,7 +204,7 @@ class Reading:
         return found is not None and found[0].remote_id is None
 
     async def _empty_polls(self, provider: Provider, evidence: Evidence) -> int:
-        """How many polls in a row, this one included, found the job's task done and no image listed."""
+        """Count the polls in a row, this one included, that found the job's task done and no image listed."""
         count = 1
         for earlier in await self._store.evidence.answers_before(evidence, limit=EMPTY_POLLS):
             try:
@@ -217,7 +217,7 @@ class Reading:
 
 
 def _discreet(read: Read) -> Read:
-    """What a provider said of a failure goes to events and pages: without a token of ours that it may quote."""
+    """Redact the provider's description of a failure, which goes to events and pages and may quote our tokens."""
     update = read.update
     if update is None or (update.last_error is None and (update.report is None or update.report.error is None)):
         return read
@@ -228,12 +228,12 @@ def _discreet(read: Read) -> Read:
 
 
 def holds_data(update: Update) -> bool:
-    """Whether *update* brings images as bytes."""
+    """Return whether *update* brings images as bytes."""
     return update.report is not None and any(image.data for image in update.report.images)
 
 
 async def keep_data(blobs: Blobs, job_id: str, update: Update) -> Update:
-    """Write images that came as bytes to disk; from there on they are rows like all others, already kept."""
+    """Write images that arrived as bytes to disk; from then on they are rows like all others, already kept."""
     report = update.report
     if report is None or not holds_data(update):
         return update
@@ -244,7 +244,7 @@ async def keep_data(blobs: Blobs, job_id: str, update: Update) -> Update:
 
 
 def as_callback(evidence: Evidence) -> Callback:
-    """The callback as it came, from its evidence."""
+    """Return the callback as it was received, from its evidence."""
     return Callback(
         headers=evidence.raw_headers(),
         body=evidence.body,
@@ -254,14 +254,14 @@ def as_callback(evidence: Evidence) -> Callback:
 
 
 def _response(evidence: Evidence, body: bytes) -> httpx.Response:
-    # As bytes: httpx would write texts as ASCII, and a name in a header may be anything.
+    # As bytes: httpx would encode texts as ASCII, and a name in a header may be anything.
     headers = [(name, value) for name, value in evidence.raw_headers() if name not in _DECODED]
     return httpx.Response(evidence.status or 0, headers=headers, content=body)
 
 
 def outcome_of(exc: ProviderError, *, tries: int, now: datetime, alike: int = 0) -> Update:
     """
-    What an unsuccessful submit call makes of its job. *alike*: how many such answers came where their number counts.
+    Return the update for an unsuccessful submit call. *alike*: the number of such answers, where that counts.
 
     Refused: failed. Busy or not sent: queued again, later. Key or credit: queued again. Lost: unconfirmed.
     """
@@ -288,7 +288,7 @@ def _unreadable(exc: ProviderError) -> Verdict | None:
 
 
 def _without_an_answer(evidence: Evidence, note: str) -> Update | None:
-    """What follows when an answer came that our reader broke on."""
+    """Return the update for an answer that our reader failed on."""
     if evidence.source is Source.POLL:
         return Update(None, Source.POLL, last_error=f"poll: {note}", asked_at=evidence.asked_at)
     if evidence.source is Source.RESPONSE:

@@ -1,9 +1,9 @@
 """
-Reading old evidence again, after a reader was fixed or a secret was set right.
+Reading old evidence again, after a reader was fixed or a secret was corrected.
 
-What is read again moves a job only as a fresh update would: an ended job stays as it is, events are emitted for changes
-alone, and an old answer to one of our calls counts for what it says of the task, not for what was to be done then.
-Small batches, each settled in one transaction, so that it can run beside a receiver that is at work.
+Evidence read again changes a job only as a new update would: an ended job stays as it is, events are emitted only for
+changes, and an old answer to one of our calls counts for what it says about the task, not for what to do next. Small
+batches, each settled in one transaction, allow it to run alongside a working receiver.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from submitter.errors import CallbackRefused
 from submitter.provider import Provider
 
 UNUSED = (Verdict.UNREADABLE, Verdict.IGNORED)
-"""Verdicts of evidence that was put aside: what a fixed reader may make something of."""
+"""Verdicts of evidence that was put aside, and that a fixed reader may be able to use."""
 _BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Reread:
-    """What one piece of evidence came to. `state` and `events` are those of the job, if it changed."""
+    """The result for one piece of evidence. `state` and `events` are those of the job, if it changed."""
 
     evidence: Evidence
     verdict: Verdict
@@ -80,7 +80,7 @@ class Rereading:
         """
         Read *selection* again, oldest first.
 
-        Refused callbacks are verified again with *reverify*, as of when they were received, and passed over without.
+        Refused callbacks are verified again with *reverify*, as of when they were received, and skipped without it.
         """
         after = 0
         while found := await self._store.evidence.read_before(selection, after=after, limit=_BATCH):
@@ -133,7 +133,7 @@ class Rereading:
         return sorted(done, key=lambda reread: reread.evidence.id or 0)
 
     def _verified(self, evidence: Evidence) -> Evidence | Reread:
-        """The evidence with the trust that it deserves now, or that it is refused still."""
+        """Return the evidence with the trust that it deserves now, or the result that it is still refused."""
         provider = self._providers.get(evidence.provider)
         if provider is None or evidence.source is not Source.CALLBACK:
             return Reread(evidence, Verdict.REFUSED, note="this provider is not known here")

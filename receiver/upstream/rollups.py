@@ -1,7 +1,7 @@
 """
 The loop that sums each hour, for the dashboard and `GET /v1/stats`.
 
-The hour that runs is summed again every few seconds, and for ten minutes after its end, for what comes late. Summing
+The current hour is summed again every few seconds, and for ten minutes after its end, for late changes. Summing
 takes a bounded share of the time, however much there is to sum.
 """
 
@@ -20,11 +20,11 @@ _FARTHEST_BACK = timedelta(days=30)
 _STAYS_OPEN = timedelta(minutes=10)
 _PAUSE_SECONDS = 5.0
 _REST = 50
-"""Pauses, in lengths of the summing before."""
+"""The length of a pause, as a multiple of the summing before it."""
 
 
 class Rollups:
-    """Sums hours from the last one that is known, or the first job, until now."""
+    """Sums the hours from the last known one, or the first job, until now."""
 
     def __init__(
         self, database: Database, providers: Sequence[str], *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -57,7 +57,7 @@ class Rollups:
         return min(took, 1.0) if closed else min(max(_PAUSE_SECONDS, _REST * took), 600.0)
 
     def _open(self, current: datetime, now: datetime) -> datetime:
-        """The hour to sum after the current one: the one before is open for some minutes."""
+        """Return the next hour to sum after *current*: the hour before the present one stays open for some minutes."""
         return current - HOUR if now < current + _STAYS_OPEN else current
 
     async def _start(self, now: datetime) -> datetime:

@@ -12,9 +12,9 @@ from submitter.provider import Provider
 @dataclass(slots=True)
 class ProviderSlot:
     """
-    A provider, how fast it may be called, and when its jobs are polled.
+    A provider with its rate limits and the timing of its polls.
 
-    `configured` is whether it has a key: without one its callbacks are still read, and nothing is sent.
+    `configured` says whether it has a key: without one its callbacks are still read, and nothing is sent.
     """
 
     provider: Provider
@@ -23,10 +23,10 @@ class ProviderSlot:
     configured: bool
     usual: Timing
     early: Timing
-    """While its callbacks get lost."""
+    """The timing while its callbacks get lost."""
     degraded: bool = False
 
     @property
     def timing(self) -> Timing:
-        """When its jobs are polled now."""
+        """The timing of its polls now."""
         return self.early if self.degraded else self.usual

@@ -1,9 +1,9 @@
 """
-What the jobs so far say: turnaround, lost callbacks and cost, for each provider.
+Statistics of past jobs: turnaround, lost callbacks and cost, for each provider.
 
-A callback is lost when its job was settled by a poll and none came afterwards either: a poll that was merely faster is
-no loss, or a provider that is polled early would never be well again. A provider that loses half of its last
-callbacks is degraded: `provider.callbacks_degraded` tells, and its jobs are polled early until callbacks come again.
+A callback is lost when its job was settled by a poll and none arrived afterwards either: a poll that was merely faster
+is not a loss, or a provider that is polled early would never recover. A provider that loses half of its last callbacks
+is degraded: `provider.callbacks_degraded` is emitted, and its jobs are polled early until callbacks arrive again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Spend = dict[str, list[dict[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class CallbackHealth:
-    """Of the last finished jobs: how long they took (seconds) and which share of awaited callbacks was lost."""
+    """For the last finished jobs: how long they took (seconds) and the share of awaited callbacks that was lost."""
 
     jobs: int
     turnaround_seconds: float | None
@@ -47,7 +47,7 @@ class CallbackHealth:
 
 
 class ProviderStatistics:
-    """Reads the sums. Who is degraded is kept in the table `providers`; `degraded` is that as last read."""
+    """Reads the sums. The table `providers` holds which are degraded; `degraded` is that set as last read."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._table = ProviderTable(database)
@@ -86,9 +86,9 @@ class ProviderStatistics:
 
     async def spend(self, *, now: datetime, days: int = 7) -> Spend:
         """
-        What the jobs of the last *days* cost, by provider, day (UTC, when asked for) and unit, newest day first.
+        Return the cost of the jobs of the last *days*, by provider, day (UTC, of creation) and unit, newest day first.
 
-        As of half a minute ago: the sum is over many jobs, and asked for by pages and scrapers.
+        At most half a minute old: the sum is over many jobs, and requested by pages and scrapers.
         """
         since = (now - timedelta(days=days - 1)).replace(hour=0, minute=0, second=0, microsecond=0)
         known = self._spend.get(days)
@@ -107,6 +107,6 @@ class ProviderStatistics:
 
 
 def _lost(jobs: list[FinishedJob]) -> float:
-    """The share of jobs that were settled by a poll and not called back about afterwards."""
+    """Return the share of jobs that were settled by a poll and got no callback afterwards."""
     lost = [job for job in jobs if job.settled_by == "poll" and not job.called_back]
     return len(lost) / len(jobs)

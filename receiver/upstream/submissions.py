@@ -2,11 +2,11 @@
 From the queue to the provider, never twice.
 
 Theory. A job is claimed in `queued` under a lease; everything slow (reading the input, waiting for the pace) happens
-there, and a death there frees it for the next claimer. `queued` → `sending` is a compare-and-set on the lease,
-committed just before the first byte leaves on a fresh connection. From then on the job is never claimed again by
-anybody: either an answer is recorded as evidence and the reader settles it, or we know that the request did not
-arrive whole and say so, or the job becomes `unconfirmed`. A death while sending: the lease lapses and the sweep makes
-it `unconfirmed`; the holder's late answer, should it live, is still a legal row of the table.
+there, and a crash there frees it for the next claim. `queued` → `sending` is a compare-and-set on the lease, committed
+just before the first byte is sent on a fresh connection. From then on the job is never claimed again: either an answer
+is recorded as evidence and the reader settles it, or we know that the request did not arrive whole and queue the job
+again, or the job becomes `unconfirmed`. After a crash while sending, the lease lapses and the sweep makes the job
+`unconfirmed`; a late answer of its holder, if that still lives, is still a legal row of the table.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _RECORD_AGAIN_SECONDS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 _LAST_WORD_SECONDS = 2.0
 _AFTER_ERROR = timedelta(seconds=30)
 _CROWDED_SECONDS = 0.25
-"""When to ask again while other processes hold all places of a provider: the end of their calls wakes nobody here."""
+"""The retry interval while other processes hold all slots of a provider: the end of their calls wakes no loop here."""
 
 
 @dataclass(slots=True)
 class _Sending:
-    """How far one submit call got: when it was begun; whether it left; whether its answer came, and is recorded."""
+    """The progress of one submit call: when it began, and whether it was sent, answered and recorded."""
 
     begun_at: datetime | None = None
     left: bool = False
@@ -57,11 +57,11 @@ class _Sending:
 
 
 class _LostHold(Exception):
-    """Somebody else has the job now; nothing was sent."""
+    """Another process holds the job now; nothing was sent."""
 
 
 class Submissions:
-    """Sends queued jobs, each provider at its own pace. Those without a key are left alone."""
+    """Sends queued jobs, each provider at its own pace. Providers without a key are skipped."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Submissions:
         }
 
     async def step(self) -> float:
-        """Send what may be sent now; give up on what a dead holder was sending."""
+        """Send the jobs that may be sent now; give up on those that a dead holder was sending."""
         now = self._clock()
         await self._sweep(now)
         await self._pauses.refresh(now)
@@ -98,13 +98,13 @@ class Submissions:
         return min(pauses, default=3600.0)
 
     def done_in_seconds(self, name: str, length: int, *, call_seconds: float | None) -> float | None:
-        """Until *length* queued jobs of a provider are sent; None where that can't be known."""
+        """Return the seconds until *length* queued jobs of a provider are sent; None if that can't be known."""
         if name not in self._slots or (length and self._pauses.of(name) is not None):
             return None
         return self._slots[name].pace.seconds_for(length, call_seconds=call_seconds)
 
     async def _send_some(self, name: str, first: datetime, now: datetime) -> float:
-        """Start what may leave; returns after how many seconds to step again."""
+        """Start the calls that may be sent; return the seconds after which to step again."""
         if first > now:
             return (first - now).total_seconds()
         pace, pool = self._slots[name].pace, self.pools[name]
@@ -114,7 +114,7 @@ class Submissions:
             limit = 1 if self._pauses.may_probe(name, now) and pool.free else 0
         if limit == 0:
             wait = pace.seconds_to_next() if pause is None else (pause.probe_at - now).total_seconds()
-            # A free place, and the end of a probe, wake the loop.
+            # A free slot, and the end of a probe, wake the loop.
             return max(wait, 0.05 if pause is None and pool.free else 1.0)
         # A probe is alone among all processes.
         places = pace.places if pause is None else min(pace.places, 1)
@@ -124,7 +124,7 @@ class Submissions:
         under_way = pool.names()
         for job in claimed.jobs:
             if f"submit {job.id}" in under_way:
-                continue  # we were stopped for longer than a lease, and have it back
+                continue  # this process was suspended for longer than a lease, and claimed it again
             pace.leaving(job.id)
             if pause is not None and not await self._pauses.begin_probe(name, job.id, now):
                 pace.ended(job.id, made=False)
@@ -149,7 +149,7 @@ class Submissions:
             except ProviderError as exc:
                 await self._unsuccessful(job, sending, exc)
             except asyncio.CancelledError:
-                # An answer that could not be recorded has had its time; the next life's sweep says what is to be said.
+                # An answer that could not be recorded has had its time; the sweep after the next start settles the job.
                 if not sending.answered:
                     await _within(_LAST_WORD_SECONDS, asyncio.ensure_future(self._let_go(job, sending)), job=job.id)
                 raise
@@ -188,7 +188,7 @@ class Submissions:
         await converse(provider.submit(prepared.task, prepared.callback_url), send)
 
     async def _begin(self, job: Job, sending: _Sending, now: datetime, *, awaits_callback: bool) -> None:
-        """`queued` → `sending`. Cancelled meanwhile, `sending` tells all the same whether it was committed."""
+        """Move *job* from `queued` to `sending`. Even if cancelled, *sending* shows whether that was committed."""
         lifetime = timedelta(seconds=self._slots[job.provider].timing.lifetime)
         beginning = asyncio.ensure_future(
             self._leases.begin_sending(job, now, deadline_at=now + lifetime, awaits_callback=awaits_callback)
@@ -204,7 +204,7 @@ class Submissions:
     async def _record(
         self, job: Job, sending: _Sending, response: httpx.Response, asked_at: datetime, hurry: asyncio.Event
     ) -> None:
-        """The answer to a paid call is worth some patience with our own disk; in a *hurry* one more try is made."""
+        """Record the answer to a paid call, with some patience for our own disk; in a *hurry*, with one more try."""
         for pause in (*_RECORD_AGAIN_SECONDS, None):
             try:
                 await self._intake.record_answer(
@@ -221,7 +221,7 @@ class Submissions:
                         await hurry.wait()
 
     async def _unsuccessful(self, job: Job, sending: _Sending, exc: ProviderError) -> None:
-        """The reader settles what was recorded; what never came is settled here."""
+        """Settle a call without an answer; the reader settles a recorded one."""
         now = self._clock()
         self._metrics.submits.labels(job.provider, type(exc).__name__).inc()
         log.warning("submit_unsuccessful", job=job.id, provider=job.provider, code=exc.code)
@@ -246,7 +246,7 @@ class Submissions:
         await self._intake.settle([JobUpdate(job.id, update)])
 
     async def _let_go(self, job: Job, sending: _Sending, *, pause: timedelta = timedelta(0)) -> None:
-        """We stop. What was not sent goes back to the queue; what was may be running; what was recorded is evidence."""
+        """Release a job as we stop: unsent, it is queued again; sent, it may be running; recorded, it is evidence."""
         if sending.begun_at is None:
             await self._leases.hand_back(job.id, self._clock() + pause)
         elif not sending.left:
@@ -269,7 +269,7 @@ class Submissions:
 
 
 async def _within(seconds: float, work: asyncio.Future[Any], *, job: str) -> bool:
-    """Wait for *work* as long as a stop may take, then give it up. Returns whether it was done; its error is logged."""
+    """Wait up to *seconds* for *work*, then give it up. Returns whether it succeeded; its error is logged."""
     await asyncio.wait([work], timeout=seconds)
     if not work.done():
         work.cancel()

@@ -1,4 +1,4 @@
-"""From a queued job to what is asked of its provider: the task, and where the provider shall call back."""
+"""From a queued job to the request for its provider: the task, and the callback URL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PreparedTask:
 
 
 class TaskPreparation:
-    """Prepares tasks. *public_url* gives the base of our own URLs, None while there is none."""
+    """Prepares tasks. *public_url* returns the base of our own URLs, None while there is none."""
 
     def __init__(self, blobs: Blobs, tokens: Tokens, public_url: Callable[[], str | None]) -> None:
         self._blobs = blobs
@@ -36,7 +36,7 @@ class TaskPreparation:
         self._public_url = public_url
 
     async def prepare(self, provider: Provider, job: Job) -> PreparedTask:
-        """Check the job's options and input once more, and mint its URLs. Raises `TaskRefused`."""
+        """Check the job's options and input again, and mint its URLs. Raises `TaskRefused`."""
         try:
             options = provider.Options.model_validate(job.options)
         except ValidationError as exc:
@@ -59,7 +59,7 @@ class TaskPreparation:
         return f"{public_url}/callbacks/{provider.name}/{self._tokens.callback(job.id, provider.name)}"
 
     def _input_url(self, job: Job, picture: Picture) -> str | None:
-        """It ends as a file of its type does: some providers look at that."""
+        """Return the input's URL. Its path has the extension of its type, which some providers check."""
         public_url = self._public_url()
         if public_url is None:
             return job.input_url
