@@ -1,11 +1,11 @@
 """
 Delivers events to downstream systems: signed, at least once.
 
-Each lane (an endpoint, or the place of notify URLs) has slots and queues of its own, so one that hangs delays only
-itself; each slot has its own connection, because in a pool every post looks through all of them. Within a lane first
+Each lane (an endpoint, or the origin of notify URLs) has slots and queues of its own, so one that hangs delays only
+itself; each slot has its own connection, because in a pool every post looks through all of them. Within a lane, first
 tries and later tries queue apart: later ones get one start in four, and never all slots. A slot is free again when its
-attempt is booked, so a death repeats at most as many deliveries as there are slots, each with its event's id. Headers
-and secrets are those of Standard Webhooks; redirects are not followed; only 2xx is delivered.
+attempt is booked, so a crash repeats at most as many deliveries as there are slots, each with its event's id. Headers
+and secrets are those of Standard Webhooks; redirects are not followed; only 2xx counts as delivered.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _LATER_ONE_IN = 4
 _MINDS_SECONDS = 1.0
 _MOST_IDLE_LANES = 200
 _WALK_SECONDS = 80e-6
-"""The rest after a walk through the lanes, for each lane: a step of it takes 4 µs."""
+"""The rest after a walk through the lanes, for each lane: a step of the walk takes 4 µs."""
 _PLACES_AT_ONCE = 64
-"""Lanes that one transaction claims deliveries of."""
+"""The most lanes whose deliveries one transaction claims."""
 
 
 @dataclass(slots=True)
 class _Lane:
-    """What this process holds for one receiver of deliveries, and its means. Each slot has a client of its own."""
+    """The deliveries that this process holds for one lane, and the lane's limits. Each slot has its own client."""
 
     name: str
     pool: TaskPool
@@ -76,13 +76,13 @@ class _Lane:
         return not (self.first or self.later or self.pool.busy)
 
     def room(self, *, retry: bool) -> int:
-        """How many more to take in: nothing while half of what may wait here still waits."""
+        """Return how many more deliveries to claim: none while half of the most that may wait here still wait."""
         most = max(4 * self.pool.size, 64)
         held = len(self.later if retry else self.first)
         return most - held if held <= most // 2 else 0
 
     def next(self) -> Delivery | None:
-        """The one to start now, if there is one and a slot for it."""
+        """Return the delivery to start now, if there is one and a free slot."""
         if not self.pool.free:
             return None
         later = bool(self.later) and self.later_busy < max(self.pool.size - self.pool.size // _LATER_ONE_IN, 1)
@@ -93,7 +93,7 @@ class _Lane:
         return self.first.popleft() if self.first else None
 
     def held(self) -> list[str]:
-        """Ids of all that this process holds of it, in work or waiting."""
+        """Return the ids of all its deliveries that this process holds, in progress or waiting."""
         return [*self.pool.names(), *self.waiting()]
 
     def waiting(self) -> list[str]:
@@ -104,7 +104,7 @@ class _Lane:
         self.later.clear()
 
     async def close(self) -> None:
-        """Close the connections of the slots that are free."""
+        """Close the connections of the free slots."""
         clients, self.clients = self.clients, []
         await asyncio.gather(*(client.aclose() for client in clients))
 
@@ -112,20 +112,20 @@ class _Lane:
 @dataclass(frozen=True, slots=True)
 class DeliveryPolicy:
     """
-    How deliveries are made: *secrets* sign those to notify URLs, *schedule* is the delay in seconds before each try.
+    The rules for deliveries: *secrets* sign those to notify URLs, *schedule* is the delay in seconds before each try.
 
-    At most *most_notify_calls* to notify URLs are under way at once.
+    At most *most_notify_calls* calls to notify URLs are under way at once.
     """
 
     secrets: tuple[str, ...]
     schedule: tuple[float, ...]
     most_notify_calls: int = 256
-    """Whoever submits jobs chooses these URLs, and each call holds a socket."""
+    """Limited because callers choose these URLs, and each call holds a socket."""
 
 
 class Notifier:
     """
-    Delivers what is due, by *policy*. *connect* makes the guarded client of a slot; *owner* names this process in
+    Delivers due events, by *policy*. *connect* makes the guarded client of a slot; *owner* names this process in
     leases.
     """
 
@@ -156,20 +156,20 @@ class Notifier:
         self._revision: str | None = None
         self._known_at = -_MINDS_SECONDS
         self._changes = self._minded = 0
-        """Changes of endpoints made here, and how many of them are minded: until all are, nothing starts."""
+        """Changes of endpoints made here, and how many of them were applied: until all are, nothing starts."""
         self._walk_at = -_MINDS_SECONDS
         self._upcoming_at: datetime | None = None
-        """What the last walk found first that was not due yet."""
+        """The earliest time of a delivery that was not yet due at the last walk."""
         self._waiting: dict[tuple[str, bool], None] = {}
-        """Lanes (and whether their later tries) of which more is due than they hold; the next to claim of first."""
+        """Lanes (and whether their later tries) with more due deliveries than they hold; the next to claim first."""
         self._stopped: set[str] = set()
-        """Lanes that hold deliveries and may not start them: their rate is used up, or the calls to notify URLs are."""
+        """Lanes that hold deliveries and may not start them: their rate, or the calls to notify URLs, are used up."""
         self._booking: GroupCommit[Outcome] = GroupCommit(self._book, batch=256)
         self.loop = Loop("notifier", self.step, woken=wakes.notifier)
         self.renewals = Loop("delivery-leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
 
     async def step(self) -> float:
-        """Take what is due into the lanes and start as much as there are slots."""
+        """Claim due deliveries into the lanes and start as many as there are slots."""
         now = self._clock()
         more = await self._deliveries.fans_out() and await self._deliveries.fan_out(
             now, first_delay_seconds=self._policy.schedule[0]
@@ -189,12 +189,12 @@ class Notifier:
         return max(min(waits, default=3600.0), 0.001)
 
     def endpoints_changed(self) -> None:
-        """Something about an endpoint was changed here: mind it now. Changes by others are minded within a second."""
+        """Apply a change of an endpoint made here at once. Changes by other processes are applied within a second."""
         self._changes += 1
         self.loop.wake()
 
     async def shutdown(self, *, grace_seconds: float) -> None:
-        """Let attempts in flight end, hand everything else back."""
+        """Let attempts in flight end; release everything else."""
         waiting = [delivery for lane in self._lanes.values() for delivery in lane.waiting()]
         for lane in self._lanes.values():
             lane.drop()
@@ -208,10 +208,10 @@ class Notifier:
 
     async def _walk(self, now: datetime) -> set[str]:
         """
-        Find what is due in all lanes, and mind what changed about endpoints. Returns the lanes that it changed.
+        Find due deliveries in all lanes, and apply changes of endpoints. Returns the lanes that it changed.
 
-        The more lanes there are, the longer is the rest until the next walk: they never take more than a small share
-        of the time. Meanwhile what is known to wait is claimed, and new deliveries are handed over.
+        The more lanes there are, the longer the rest until the next walk: walks never take more than a small share of
+        the time. Between them, deliveries that are known to wait are claimed, and new ones are handed over.
         """
         agenda = await self._deliveries.agenda(now)
         self._walk_at = time.monotonic() + _WALK_SECONDS * len(agenda.lanes)
@@ -227,7 +227,7 @@ class Notifier:
         return changed
 
     async def _mind_endpoints(self, agenda: Agenda) -> set[str]:
-        """Bring the lanes' settings up to date, as of a second ago at most. Returns those that were changed."""
+        """Bring the lanes' settings up to date, at most a second old. Returns the lanes that were changed."""
         now = time.monotonic()
         unknown = any(name not in self._known and not is_notify_lane(name) for name in agenda.lanes)
         changes = self._changes
@@ -243,7 +243,7 @@ class Notifier:
         return {name for name, lane in self._lanes.items() if self._adjust(lane, self._known.get(name))}
 
     def _adjust(self, lane: _Lane, endpoint: Endpoint | None) -> bool:
-        """Give *lane* the settings of *endpoint*. Returns whether they are others than before."""
+        """Give *lane* the settings of *endpoint*. Returns whether they differ from before."""
         if endpoint == lane.endpoint:
             return False
         if lane.endpoint is not None and (endpoint is None or not endpoint.enabled):
@@ -256,7 +256,7 @@ class Notifier:
         return True
 
     async def _forget(self, agenda: Agenda) -> None:
-        """Close connections that nobody keeps any longer, and drop lanes that have nothing to do."""
+        """Close connections that are no longer needed, and drop lanes that have nothing to do."""
         quiet_since = time.monotonic() - KEEPALIVE_SECONDS
         for lane in self._lanes.values():
             if lane.clients and lane.idle and lane.used_at < quiet_since:
@@ -270,7 +270,7 @@ class Notifier:
         return self._lanes[name].room(retry=retry) if name in self._lanes else 0
 
     async def _take_in(self, now: datetime) -> set[str]:
-        """Claim what is due, as far as the lanes have room, of some lanes at a time. Returns those that got some."""
+        """Claim due deliveries where lanes have room, of some lanes at a time. Returns the lanes that got some."""
         rooms = ((place, self._room(place)) for place in self._waiting)
         places = dict(islice(((place, room) for place, room in rooms if room), _PLACES_AT_ONCE))
         if not places:
@@ -284,12 +284,12 @@ class Notifier:
                 (lane.later if delivery.retry else lane.first).append(delivery)
         for place, room in places.items():
             self._waiting.pop(place, None)
-            if got[place] == room:  # there may be more: its turn is behind the others
+            if got[place] == room:  # there may be more: it queues up behind the others
                 self._waiting[place] = None
         return {name for name, _ in got}
 
     def _fill(self, lane: _Lane) -> float:
-        """Start what may start; returns in how many seconds more may."""
+        """Start the deliveries that may start; return in how many seconds more may."""
         self._stopped.discard(lane.name)
         if self._minded != self._changes:
             self._stopped.add(lane.name)
@@ -346,7 +346,7 @@ class Notifier:
         if outcome.gone and not delivery.example:
             lane.drop()
         if outcome.next_at is not None:
-            self.loop.wake()  # which learns of that moment from the agenda
+            self.loop.wake()  # which learns of that time from the agenda
         self._metrics.deliveries.labels(outcome.state if outcome.next_at is None else "again").inc()
         if outcome.state == "delivered":
             _DELIVERED.write([(delivery.event_type, delivery.job_id, delivery.endpoint_id, str(outcome.status))])
@@ -363,7 +363,7 @@ class Notifier:
             )
 
     async def attempt(self, outbound: Outbound, delivery: Delivery, endpoint: Endpoint | None) -> Outcome:
-        """Sign and post once. Never raises for what the other side does."""
+        """Sign and post once. Never raises for anything that the other side does."""
         started_at, clock = self._clock(), time.perf_counter()
         self._metrics.delivery_wait.observe(max((started_at - delivery.due_at).total_seconds(), 0))
         url = endpoint.url if endpoint else delivery.url
@@ -401,7 +401,7 @@ class Notifier:
         return Outcome(delivery, state, started_at, seconds, status, answer, error, next_at, fault, gone)
 
     def _failure(self, delivery: Delivery, started_at: datetime, exc: Exception) -> Outcome:
-        """An attempt that died of an error of ours. Not booked, it would be made again with every lease."""
+        """Return the outcome of an attempt that failed in our own code; unbooked, every lease would repeat it."""
         log.error(
             "delivery_attempt_failed",
             delivery=delivery.id,
@@ -415,7 +415,7 @@ class Notifier:
         return Outcome(delivery, state, started_at, 0.0, error=error, next_at=next_at, fault="ours")
 
     def _next_at(self, delivery: Delivery, wish: float | None) -> datetime | None:
-        """By the schedule, a little later at random, and not before the endpoint wishes. None: that was the last."""
+        """Return the next try's time: by the schedule, plus jitter, and not before *wish*. None: that was the last."""
         made = delivery.tries + 1
         if made >= len(self._policy.schedule) or delivery.example:
             return None

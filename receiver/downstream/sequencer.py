@@ -1,7 +1,7 @@
 """
 Positions for events that were committed without one: on PostgreSQL, where many processes write at once.
 
-Positions follow the order of commits, not of writing: a reader who has seen position n has seen everything below it.
+Positions follow the order of commits, not of writing: a reader that has seen position n has seen everything below it.
 Every process runs a sequencer; whichever takes the lock numbers what all have committed.
 """
 
@@ -15,7 +15,7 @@ from receiver.store.statements import NumberEvents, alone
 
 _BATCH = 1000
 _TAKEN_SECONDS = 0.02
-"""Another process is numbering; what was committed meanwhile may have escaped it."""
+"""The wait while another process is numbering: events committed meanwhile may have escaped it."""
 
 
 class Sequencer:

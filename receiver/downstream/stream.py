@@ -1,9 +1,9 @@
 """
 Events as they happen: server-sent events, resumed by position.
 
-A client is a position and nothing more. What it has not seen yet is read again from the database, or from the last few
+A client is a position and nothing more. Events that it has not seen are read from the database, or from the last few
 hundred events that all clients share, and at most one batch per client is in memory: a slow client waits in its own
-socket and falls behind. One reader follows the log and wakes all clients at once.
+socket and falls behind. A single reader follows the log and wakes all clients at once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Stream:
         return self._clients
 
     async def step(self) -> float:
-        """Read what is new, once for all clients. Nobody there: nothing to do."""
+        """Read new events, once for all clients. Without clients there is nothing to do."""
         if self._stopping.is_set():
             self._announce()
             return 3600.0
@@ -62,11 +62,11 @@ class Stream:
         return 0.0 if len(found) == _BATCH else 3600.0
 
     async def start_position(self) -> int:
-        """Where a client begins that names no position: at what happens from now on."""
+        """Return the position for a client that names none: it gets events from now on."""
         return await self._events.newest()
 
     async def frames(self, position: int, choice: EventFilter) -> AsyncGenerator[bytes, None]:
-        """The stream of one client, from above *position* on. Ends when the receiver stops."""
+        """Yield the stream of one client, starting after *position*. Ends when the receiver stops."""
         self._clients += 1
         self.loop.wake()
         try:
@@ -88,7 +88,7 @@ class Stream:
             self._clients -= 1
 
     async def _after(self, position: int, choice: EventFilter) -> tuple[Sequence[Event], int]:
-        """From memory where that reaches back far enough, else from the database."""
+        """Return the next events: from memory where that reaches back far enough, else from the database."""
         recent = self._recent
         if recent and recent[0].position <= position + 1:
             newer = [event for event in recent if event.position > position][:_BATCH]
@@ -102,9 +102,9 @@ class Stream:
 
 def frame(event: Event) -> bytes:
     """
-    One event on the sender. `data` is the very text that subscribers are sent, and never has a line break.
+    Encode one event. `data` is exactly the text that subscribers are sent, and never has a line break.
 
-    `webhook-id` is a field of ours, which clients of the standard pass over: the event's id, the same on every way.
+    `webhook-id` is our own field, which standard clients ignore: the event's id, the same over every channel.
     """
     text = f"id: {event.position}\nevent: {event.type}\nwebhook-id: {event.id}\ndata: {event.body}\n\n"
     return text.encode()
