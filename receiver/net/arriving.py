@@ -1,8 +1,8 @@
 """
-A file on its way in: decoded within its limit, digested, written off the event loop, and continued after a cut.
+A file being downloaded: decoded within its limit, digested, written off the event loop, and resumed after a cut.
 
-What an answer calls itself is not believed: labels that are no compression are ignored, and an answer of 206 or 203
-may hold the whole file. Whether it does is found out by whoever looks into the file.
+An answer's own description is not trusted: content codings that are no compression are ignored, and an answer of 206 or
+203 may hold the whole file. Whether it does is for the code that inspects the file to find out.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _PASSING = frozenset({408, 425, 429})  # of 4xx, those that another try may cure
 
 class DownloadFailed(OutboundError):
     """
-    The file did not come. `status` is the answer's, or None where there was none.
+    The file was not received. `status` is the answer's, or None if there was none.
 
-    `permanent`: the link is dead, or what it leads to is not something we keep; else another try may bring it.
+    `permanent`: the link is dead, or leads to something that we don't keep; otherwise another try may succeed.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Downloaded:
 
 
 class Sink(Protocol):
-    """Where a download is written: a file opened for binary writing. Called in a thread, one call at a time."""
+    """The target of a download: a file opened for binary writing. Called in a thread, one call at a time."""
 
     def write(self, data: bytes, /) -> object: ...
 
 
 class Arriving:
-    """A file on its way in. Where its host allows it, the rest is asked for after a cut, and joined on."""
+    """A file being downloaded. Where its host allows it, the rest is requested after a cut, and appended."""
 
     def __init__(self, to: Sink, max_bytes: int) -> None:
         self._to = to
@@ -72,7 +72,7 @@ class Arriving:
         self._first: httpx.Response | None = None
 
     async def take(self, response: httpx.Response) -> None:
-        """Write the body of *response*, the whole file or the rest of it; httpx.TransportError where it is cut."""
+        """Write the body of *response*, the whole file or the rest of it; httpx.TransportError if it is cut off."""
         if self._first is None:
             self._check(response)
             self._first = response
@@ -95,7 +95,7 @@ class Arriving:
             raise self._failed(str(exc), permanent=exc.permanent) from exc
 
     def rest(self) -> dict[str, str] | None:
-        """The headers that ask for what is missing; None if the file can't be continued."""
+        """Return the headers that request the missing rest; None if the download can't be resumed."""
         if self._first is None or self._size == 0:
             return None
         headers = self._first.headers
@@ -116,7 +116,7 @@ class Arriving:
         return Downloaded(self._first.status_code, content_type, self._size, self._digest.hexdigest())
 
     def _check(self, response: httpx.Response) -> None:
-        """A part that begins at the beginning may be all: whoever looks into the file finds out."""
+        """Check the answer's head. A part that starts at byte 0 may be the whole file: its inspection will show."""
         status = response.status_code
         starts_later = status == 206 and _range_start(response) not in (None, 0)
         if status not in _WHOLE or starts_later:
@@ -155,13 +155,13 @@ class Arriving:
 
 
 def _range_start(response: httpx.Response) -> int | None:
-    """Where the part of a file begins that an answer brings; None if it does not say."""
+    """Return the offset of the part of a file that an answer holds; None if it is not given."""
     said = re.match(r"\s*bytes\s+(\d{1,15})-", response.headers.get("content-range", ""), re.ASCII | re.IGNORECASE)
     return int(said[1]) if said else None
 
 
 async def _in_thread(write: Callable[[Sequence[bytes]], None], data: Sequence[bytes]) -> None:
-    """Write off the loop. Canceled, it still waits for the write: the caller closes the file right after us."""
+    """Write off the event loop. If cancelled, still wait for the write: the caller then closes the file."""
     writing = asyncio.ensure_future(asyncio.to_thread(write, data))
     try:
         await asyncio.shield(writing)
@@ -172,7 +172,7 @@ async def _in_thread(write: Callable[[Sequence[bytes]], None], data: Sequence[by
 
 
 async def parts_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The body as it came over the wire: no content coding is undone."""
+    """Yield the body as it was sent: content codings are not decoded."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
     async for part in response.stream:
         yield part

@@ -1,9 +1,8 @@
 """
-The one HTTP client for addresses that others chose: endpoints, result links, image inputs.
+The HTTP client for all addresses that others chose: endpoints, result links, image inputs.
 
-The guard (guard.py) judges, the transport (transport.py) dials nothing else. Proxies and credentials from the
-environment are not looked at, no cookie is kept, redirects are followed by downloads only, each judged like a first
-URL.
+The guard (guard.py) judges addresses, and the transport (transport.py) connects to no others. Proxies and credentials
+from the environment are ignored, no cookie is kept, and only downloads follow redirects, each judged like a first URL.
 
 Nothing here logs, and no error's text holds a URL: they are secrets.
 """
@@ -57,7 +56,7 @@ _DEFAULTS = {"user-agent": "upscale-receiver", "accept": "*/*", "accept-encoding
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back on a post. `body` is its first bytes; `complete` tells whether they are all of it."""
+    """The answer to a post. `body` is its first bytes; `complete`: they are all of it."""
 
     status: int
     headers: httpx.Headers
@@ -67,10 +66,10 @@ class Answer:
 
 class Outbound:
     """
-    Posts and downloads, guarded. One for the process; `async with`, or `aclose()` at the end.
+    Guarded posts and downloads. Use it in `async with`, or call `aclose()` at the end.
 
-    Raises OutboundError and nothing else for what the other side did. *connect* opens a TCP connection to an address
-    that has been judged.
+    Raises OutboundError and nothing else for failures of the other side. *connect* opens a TCP connection to an
+    address that has been judged.
     """
 
     def __init__(
@@ -99,10 +98,10 @@ class Outbound:
         self, url: str, *, content: bytes, headers: Mapping[str, str], timeout_seconds: float, max_answer_bytes: int
     ) -> Answer:
         """
-        Send *content* and return what came back, a redirect included: it is not followed.
+        Send *content* and return the answer; a redirect is returned too, not followed.
 
-        *timeout_seconds* spans all, lookup to last byte. Once a status has come it is the answer, even if its body
-        drips on, breaks off or is larger than wanted: the connection is then dropped.
+        *timeout_seconds* covers everything, from the lookup to the last byte. Once a status was received, it is the
+        answer, even if its body trickles in, breaks off or is too large: the connection is then dropped.
         """
         target = self.guard.check_url(url)
         fields = _DEFAULTS | {name.lower(): value for name, value in headers.items()}
@@ -141,11 +140,11 @@ class Outbound:
         hosts: Sequence[str] = (),
     ) -> Downloaded:
         """
-        Write what *url* leads to into *to*, at most *max_bytes* within *timeout_seconds*, redirects included.
+        Download *url* into *to*, at most *max_bytes* within *timeout_seconds*, redirects included.
 
-        *headers* are for the host that was named: a redirect to another one gets none of them. *hosts* (`name` or
-        `*.name`) are the only ones to be asked, if there are any. On failure *to* holds what had come by then; no write
-        is under way any more.
+        *headers* are for the host of *url* only: a redirect to another host gets none of them. *hosts* (`name` or
+        `*.name`), if not empty, are the only ones allowed. On failure *to* holds the bytes received so far, and no
+        write is still under way.
         """
         target = _among(hosts, self.guard.check_url(url))
         try:
@@ -178,7 +177,7 @@ class Outbound:
     async def _followed(
         self, target: httpx.URL, headers: Mapping[str, str], hosts: Sequence[str]
     ) -> tuple[httpx.Response, httpx.URL, Mapping[str, str]]:
-        """The first answer that is no redirect, whose URL it is, and the headers that were for that host."""
+        """Return the first answer that is not a redirect, its URL, and the headers that were sent to its host."""
         for _ in range(MOST_REDIRECTS + 1):
             response = await self._send("GET", target, headers)
             if response.status_code not in _REDIRECTS:
@@ -198,7 +197,7 @@ class Outbound:
         if not location or len(location) > LONGEST_URL:
             message = f"answered {response.status_code} without a usable Location"
             raise DownloadFailed(message, status=response.status_code, permanent=True)
-        # A whole URL is judged as it was sent, before a library has tidied it up.
+        # A whole URL is judged as it was sent, before a library has normalized it.
         if location.startswith("//"):
             location = f"{target.scheme}:{location}"
         elif not _SCHEME.match(location):
@@ -218,7 +217,7 @@ class Outbound:
 
 
 def _among(hosts: Sequence[str], url: httpx.URL) -> httpx.URL:
-    """*url*, if its host is one of *hosts*, or there are none; UrlRefused otherwise."""
+    """Return *url* if its host is among *hosts*, or there are none; raise UrlRefused otherwise."""
     name = url.host.lower()
     if hosts and not any(name == host or (host.startswith("*.") and name.endswith(host[1:])) for host in hosts):
         raise UrlRefused(f"{name} is not listed in RECEIVER_RESULT_HOSTS")
@@ -230,7 +229,7 @@ def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
 
 
 def _no_answer(exc: Exception, timeout_seconds: float) -> NoAnswer:
-    """In our words: the libraries' texts hold the addresses that were dialled."""
+    """Describe *exc* in our own words: the libraries' texts contain the addresses that were dialled."""
     if isinstance(exc, httpx.ConnectTimeout):
         return NoAnswer("no connection in time", reason="timeout")
     if isinstance(exc, TimeoutError | httpx.TimeoutException):

@@ -1,9 +1,9 @@
 """
-HTTP/1.1 over connections that are kept for a while.
+HTTP/1.1 over connections that are kept alive for a short time.
 
-h11 reads heads and chunked bodies. A body whose length was said, or that ends with its connection, needs no parser: it
-is handed on as it arrives, not copied in and out of one. A megabyte costs a third of what it does through httpcore's
-pool, a small answer half. A post whose answer is an ordinary one (plain.py) needs no parser at all.
+h11 reads heads and chunked bodies. A body of known length, or that ends with its connection, needs no parser: it is
+passed on as it arrives, without copies. A megabyte costs a third of what it costs through httpcore's pool, a small
+answer half. A post whose answer is an ordinary one (plain.py) needs no parser at all.
 
 Raises httpx's exceptions.
 """
@@ -33,9 +33,9 @@ Origin = tuple[bytes, bytes, int]
 
 class Pool:
     """
-    Connections to any number of hosts, at most *max_connections* in use; idle ones count until they are needed.
+    Connections to any number of hosts, at most *max_connections* in all; idle ones give way to new ones.
 
-    A connection is used again within *keepalive_seconds*, if its answer was read to the end and its host keeps it open.
+    A connection is reused within *keepalive_seconds*, if its answer was read to the end and its host keeps it open.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Pool:
         self._places = asyncio.Semaphore(max_connections)
         self._busy: set[Connection] = set()
         self._idle: deque[tuple[float, Connection]] = deque()
-        """With the moment at which each expires, the first to expire at the left."""
+        """Idle connections with their expiry times, the first to expire at the left."""
 
     async def send(self, request: httpx.Request) -> httpx.Response:
-        """Send *request*; the response's body is still to be read, and the response to be closed."""
+        """Send *request*; the caller reads the response's body and closes it."""
         timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
         async with self._exchange(request.url, timeouts.get("pool"), timeouts.get("connect")) as connection:
             return await connection.exchange(request, timeouts, self)
@@ -95,7 +95,7 @@ class Pool:
                 raise
 
     async def give_back(self, connection: Connection, *, reusable: bool) -> None:
-        """End an exchange on *connection*, which gives its place to another."""
+        """End an exchange on *connection*, and free its slot for another."""
         if connection not in self._busy:
             return
         self._busy.discard(connection)
@@ -127,7 +127,7 @@ class Pool:
                 if connection.is_quiet():
                     return connection
                 await connection.aclose()
-                break  # its host closes them: the others are as likely to be closed
+                break  # its host closes idle connections: the others are likely to be closed as well
         await self._reap(opening=1)
         _, host, port = origin
         name = host.decode("ascii")
@@ -141,7 +141,7 @@ class Pool:
         return Connection(origin, stream)
 
     async def _reap(self, *, opening: int = 0) -> None:
-        """Close idle connections that have expired, and those that are in the way of *opening* more."""
+        """Close idle connections that have expired, and others to make room for *opening* new ones."""
         most_idle = self._max_connections - len(self._busy) - opening
         while self._idle and (self._idle[0][0] <= _now() or len(self._idle) > most_idle):
             _, connection = self._idle.popleft()
@@ -156,7 +156,7 @@ class Connection:
         self._stream = stream
 
     def is_quiet(self) -> bool:
-        """Whether nothing has come since the last answer, its end included."""
+        """Return whether nothing, end of stream included, has arrived since the last answer."""
         return not self._stream.get_extra_info("is_readable")
 
     async def aclose(self) -> None:
@@ -166,7 +166,7 @@ class Connection:
         self, request: httpx.Request, timeouts: Mapping[str, float | None], pool: Pool
     ) -> httpx.Response:
         parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
-        with suppress(httpcore.WriteError):  # what it has to say may have come before
+        with suppress(httpcore.WriteError):  # its answer may have arrived before
             await self._write(parser, request, timeouts.get("write"))
         return await self._answer(parser, request.method, timeouts.get("read"), pool)
 
@@ -228,15 +228,15 @@ class Connection:
 
 
 class Framing:
-    """How the end of a body is found: by *length* (None: the end of the connection), or by *parser*."""
+    """The framing of a body: its end is found by *length* (None: the end of the connection), or by *parser*."""
 
     def __init__(self, first: bytes, length: int | None, *, parser: h11.Connection | None, lasting: bool) -> None:
         self.first = first
-        """What has come of it."""
+        """The part of the body that has arrived."""
         self.length = length
         self.parser = parser
         self.lasting = lasting
-        """Whether the connection may be used again behind it."""
+        """The connection may be reused after the body."""
 
 
 def _framing(method: str, head: h11.Response, parser: h11.Connection) -> Framing:
@@ -253,7 +253,7 @@ def _framing(method: str, head: h11.Response, parser: h11.Connection) -> Framing
 
 
 class Body(httpx.AsyncByteStream):
-    """The body of an answer, read once; its connection is given back at the end of it, or by `aclose`."""
+    """The body of an answer, read once; its connection is released at its end, or by `aclose`."""
 
     def __init__(self, connection: Connection, pool: Pool, framing: Framing, timeout: float | None) -> None:
         self._connection = connection

@@ -1,17 +1,17 @@
 """
-Which addresses this service may reach when somebody else chose the URL.
+Rules for the addresses that this service may reach when somebody else chose the URL.
 
-The table below is written out, because `ipaddress.is_global` calls several of these networks global and changes its
-mind between interpreters. The rule has three steps: metadata addresses are shut for good; a network the operator
-listed is open; anything in the table is shut. A name is refused if *any* address it resolves to is refused, so that
-an answer mixing good and bad addresses can't be used to get past by luck.
+The table below is written out, because `ipaddress.is_global` calls several of these networks global, and its results
+vary between versions of Python. The rule has three steps: metadata addresses are always closed; a network that the
+operator listed is open; any other network in the table is closed. A name is refused if *any* address that it resolves
+to is refused, so that an answer mixing good and bad addresses can't get past by luck.
 
     OutboundError              `permanent` and `retry_after_seconds` are the decision
-    ├── OutboundRefused        the guard said no and nothing was sent
+    ├── OutboundRefused        the guard refused, and nothing was sent
     │   ├── UrlRefused         the URL itself is not one we call
     │   └── AddressForbidden   it leads where we must not go
     ├── NoAnswer               no name, no connection, no handshake, no whole answer, or not in time
-    └── DownloadFailed         see outbound.py: an answer that is not the file
+    └── DownloadFailed         see arriving.py: an answer that is not the file
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ METADATA: frozenset[Address] = frozenset(
         "169.254.170.23",  # AWS EKS pod identity
         "169.254.42.42",  # Scaleway
         "100.100.100.200",  # Alibaba
-        "168.63.129.16",  # Azure wire server: a public address, and yet
+        "168.63.129.16",  # Azure wire server, although it is a public address
         "192.0.0.192",  # Oracle
         "fd00:ec2::254",  # AWS
         "fd00:ec2::23",  # AWS EKS pod identity
@@ -105,7 +105,7 @@ METADATA: frozenset[Address] = frozenset(
     )
 )
 
-# Ports of services that read a request line as a command of theirs, as browsers refuse them too.
+# Ports of services that take a request line for a command; browsers refuse them as well.
 OTHER_SERVICES = frozenset(
     {0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 79, 87, 95, 101, 102, 103, 104, 109, 110}
     | {111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531}
@@ -115,14 +115,14 @@ OTHER_SERVICES = frozenset(
 
 
 class OutboundError(Exception):
-    """A request to an address that others chose came to nothing. `str(error)` holds no URL, only at most its host."""
+    """A request to an address that others chose failed. `str(error)` holds no URL, at most its host."""
 
     permanent = False
     retry_after_seconds: float | None = None
 
 
 class OutboundRefused(OutboundError):
-    """The guard said no; nothing was sent. The same URL will not pass later without somebody changing something."""
+    """The guard refused; nothing was sent. The same URL will not pass later unless settings or DNS change."""
 
     permanent = True
 
@@ -133,11 +133,11 @@ class UrlRefused(OutboundRefused):
 
 class AddressForbidden(OutboundRefused):
     """
-    It leads to an address that must not be reached from here.
+    The URL leads to an address that must not be reached from here.
 
-    The message names the host as it was asked for, never what it resolved to: that would map our network for whoever
-    owns the name. `reason` is the network's kind, for our own log and metrics; `found` and `remedy` are for whoever
-    chose the URL just now.
+    The message names the host as given, never what it resolved to: that would map our network for the owner of the
+    name. `reason` is the network's kind, for our own log and metrics; `found` and `remedy` are for the caller who has
+    just chosen the URL.
     """
 
     def __init__(self, host: str, *, reason: str) -> None:
@@ -156,7 +156,7 @@ class AddressForbidden(OutboundRefused):
 
 
 class NoAnswer(OutboundError):
-    """Nothing whole came back; another time it may. `reason` is the stage that failed."""
+    """No complete answer was received; a later try may succeed. `reason` is the stage that failed."""
 
     def __init__(self, message: str, *, reason: Literal["name", "connect", "tls", "timeout", "broken"]) -> None:
         super().__init__(message)
@@ -164,14 +164,14 @@ class NoAnswer(OutboundError):
 
 
 def carried(address: IPv6Address) -> tuple[IPv4Address, ...]:
-    """The IPv4 addresses a packet to *address* may end up at, by any of the ways to write one inside the other."""
+    """Return the IPv4 addresses that a packet to *address* may reach, by all the ways to embed one in IPv6."""
     bits = int(address)
     low = IPv4Address(bits & 0xFFFF_FFFF)
-    if address in IPv6Network("2002::/16"):  # 6to4: right behind the prefix
+    if address in IPv6Network("2002::/16"):  # 6to4: right after the prefix
         return (IPv4Address(bits >> 80 & 0xFFFF_FFFF),)
     if address in IPv6Network("2001::/32"):  # Teredo: the server, then the client's address inverted
         return (IPv4Address(bits >> 64 & 0xFFFF_FFFF), IPv4Address(~bits & 0xFFFF_FFFF))
-    if address in IPv6Network("64:ff9b:1::/48"):  # RFC 6052: behind /48 around the zero octet, or last behind /96
+    if address in IPv6Network("64:ff9b:1::/48"):  # RFC 6052: after /48 around the zero octet, or last after /96
         return (IPv4Address((bits >> 64 & 0xFFFF) << 16 | bits >> 40 & 0xFFFF), low)
     if any(address in network for network in (*_LAST_32_BITS, NAT64)):
         return (low,)
@@ -183,10 +183,10 @@ _LAST_32_BITS = tuple(map(IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/
 
 class Guard:
     """
-    Judges URLs, and the addresses they lead to.
+    Judges URLs, and the addresses that they lead to.
 
-    *allow* are the networks that may be reached although the table shuts them; http is allowed there and only there.
-    *resolver* gives the addresses of a host as text; it has *resolve_seconds*.
+    *allow* are networks that may be reached although the table closes them; http is allowed there and only there.
+    *resolver* returns the addresses of a host as text, within *resolve_seconds*.
     """
 
     def __init__(
@@ -197,22 +197,22 @@ class Guard:
         self._resolve_seconds = resolve_seconds
 
     def verdict(self, address: Address) -> None:
-        """Silence, or AddressForbidden."""
+        """Raise AddressForbidden if *address* must not be reached."""
         address = _plain(address)
         reason = self._reason(address)
         if reason is not None:
             raise AddressForbidden(str(address), reason=reason)
 
     def allows(self, address: Address) -> bool:
-        """Whether *address* is in a network the operator opened. It may still be a metadata address."""
+        """Return whether *address* is in a network that the operator opened; it may still be a metadata address."""
         address = _plain(address)
         return any(address in network for network in self._allow)
 
     def check_url(self, url: str) -> httpx.URL:
         """
-        The parsed URL, or UrlRefused, or AddressForbidden where the host is written as an address.
+        Return the parsed URL. Raises UrlRefused, or AddressForbidden if the host is written as an address.
 
-        Looks nothing up: whether a *name* leads somewhere forbidden shows when it is resolved.
+        Resolves nothing: whether a *name* leads to a forbidden address shows when it is resolved.
         """
         parsed, literal = parse(url)
         if literal is not None:
@@ -223,7 +223,7 @@ class Guard:
 
     async def resolve(self, host: str, port: int, *, encrypted: bool = True) -> list[Address]:
         """
-        The addresses that may be dialled for *host*, in the resolver's order; at least one.
+        Return the addresses that may be dialled for *host*, in the resolver's order; at least one.
 
         Raises AddressForbidden if any of them is refused, UrlRefused if the request would not be *encrypted* and one
         of them is outside the allowed networks, NoAnswer if there are none.
@@ -245,7 +245,7 @@ class Guard:
         try:
             async with asyncio.timeout(self._resolve_seconds):
                 found = await self._resolver(host, port)
-            # A name may be listed once per socket type, and as itself and mapped.
+            # An address may be listed once per socket type, and both as itself and mapped.
             addresses = list(dict.fromkeys(_plain(ip_address(text)) for text in found))
         except TimeoutError as exc:
             raise NoAnswer(f"{host} was not resolved in time", reason="name") from exc
@@ -261,13 +261,13 @@ class Guard:
             return "metadata"
         if self.allows(address):
             return None
-        # Opening an IPv4 network does not open it by way of a translator that we know nothing of.
+        # Opening an IPv4 network does not open it through an unknown translator.
         judged = inside[0] if address in NAT64 else address
         return next((reason for network, reason in FORBIDDEN if judged in network), None)
 
 
 def _plain(address: Address) -> Address:
-    """Without a zone, and unwrapped where it is an IPv4 address in IPv6 clothes: the kernel dials it as IPv4."""
+    """Return *address* without a zone, and an IPv4-mapped one as IPv4, as the kernel dials it."""
     if isinstance(address, IPv4Address):
         return address
     return address.ipv4_mapped or IPv6Address(int(address))
@@ -284,10 +284,11 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 @functools.lru_cache(maxsize=512)
 def parse(url: str) -> tuple[httpx.URL, Address | None]:
     """
-    A URL whose host is exactly a name or exactly an address, or UrlRefused.
+    Parse a URL whose host is exactly a name or exactly an address; raises UrlRefused for any other.
 
-    Whatever other programs read as an address in disguise (`0x7f.1`, `2130706433`, `127.1`) is refused: nobody needs
-    it, and two parsers that differ are how checks are passed. The messages never quote the URL, which may be a secret.
+    Forms that other programs read as an address in disguise (`0x7f.1`, `2130706433`, `127.1`) are refused: nobody
+    needs them, and checks are bypassed where two parsers differ. The messages never quote the URL, which may be a
+    secret.
     """
     if len(url) > LONGEST_URL:
         raise UrlRefused(f"the URL is longer than {LONGEST_URL} characters")

@@ -1,9 +1,10 @@
 """
 The system's name lookups, bounded in number.
 
-A lookup is a call that can't be cancelled, and takes as long as the name server lets it. Each has a daemon thread,
-which nobody waits for: a name server that hangs then holds up neither the pool that file writes share, nor the end of
-the process. There are so many of them at most; who finds none free waits, for as long as the caller allows.
+A lookup is a call that can't be cancelled, and takes as long as the name server lets it. Each has its own daemon
+thread, which nothing waits for: a name server that hangs then holds up neither the pool that file writes share, nor the
+exit of the process. The number of threads is bounded; without a free one, a lookup waits for as long as its caller
+allows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MOST_THREADS = 32
 
 
 class SystemResolver:
-    """The addresses of a host as text, by *getaddrinfo*. Lookups for the same host join."""
+    """Resolves a host to addresses as text, by *getaddrinfo*. Concurrent lookups for the same host share one call."""
 
     def __init__(
         self,
@@ -31,7 +32,7 @@ class SystemResolver:
         self._under_way: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        """Raises OSError or UnicodeError where there is no answer."""
+        """Return the addresses of *host*. Raises OSError or UnicodeError if there is no answer."""
         answer = self._under_way.get((host, port))
         if answer is None:
             await self._free.acquire()

@@ -1,9 +1,9 @@
 """
-A connection as httpcore wants it, on asyncio's own transports.
+Network streams for httpcore, on asyncio's own transports.
 
-httpcore's default asks for 64 KiB at a time, pauses the socket in between, and undoes TLS in Python. Here what arrives
-gathers, up to READ_AHEAD_BYTES, while what came before is being worked on, and is handed over as it is: a megabyte
-takes a handful of turns of the event loop, and no copy is made. Transports undo TLS, in C where uvloop runs.
+httpcore's default reads 64 KiB at a time, pauses the socket in between, and decrypts TLS in Python. Here arriving data
+accumulates, up to READ_AHEAD_BYTES, while earlier data is being processed, and is handed over without a copy: a
+megabyte takes a handful of iterations of the event loop. The transports decrypt TLS, in C where uvloop runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, cast
 import httpcore
 
 READ_AHEAD_BYTES = 256 * 1024
-"""A connection is paused at so many bytes that nobody has read; the last turn may bring as much again."""
+"""A connection is paused at this many unread bytes; the last iteration may bring as much again."""
 
 
 async def connect(address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
@@ -33,7 +33,7 @@ async def connect(address: str, port: int, timeout: float | None) -> httpcore.As
 
 
 class SocketStream(httpcore.AsyncNetworkStream):
-    """One connection. `read` returns a piece as it came, which may be more than it was asked for."""
+    """A connection. `read` returns a piece as it arrived, which may be larger than requested."""
 
     def __init__(self, transport: asyncio.Transport, incoming: _Incoming) -> None:
         self._transport = transport
@@ -49,7 +49,7 @@ class SocketStream(httpcore.AsyncNetworkStream):
             raise httpcore.ReadError(str(exc)) from exc
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Return once all of *buffer* is with the system."""
+        """Return once the operating system has taken all of *buffer*."""
         if not buffer:
             return
         if self._transport.is_closing():
@@ -89,14 +89,14 @@ class SocketStream(httpcore.AsyncNetworkStream):
         return SocketStream(encrypted, self._incoming)
 
     def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable":  # asked of an idle connection: whether it has ended, or says what nobody asked for
+        if info == "is_readable":  # asked of an idle connection: whether it has ended, or has sent something unasked
             return self._incoming.ready
         name = {"client_addr": "sockname", "server_addr": "peername"}.get(info, info)
         return self._transport.get_extra_info(name)
 
 
 class _Incoming(asyncio.Protocol):
-    """What has come and was not read. Nothing is taken from the socket before TLS begins or the first read."""
+    """Received bytes that are unread. Nothing is taken from the socket before TLS begins or the first read."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -112,11 +112,11 @@ class _Incoming(asyncio.Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether a read would return at once."""
+        """Return whether a read would return at once."""
         return bool(self._pieces) or self._ended
 
     async def read(self) -> bytes:
-        """What has come, at least one byte; nothing at the end. OSError where the connection broke."""
+        """Return the received bytes, at least one; none at the end. Raises OSError if the connection broke."""
         if not self.ready:
             self._resume()
             self._reader = asyncio.get_running_loop().create_future()
@@ -135,7 +135,7 @@ class _Incoming(asyncio.Protocol):
         return data
 
     async def written(self) -> None:
-        """Wait until the system has taken all that was written."""
+        """Wait until the operating system has taken everything that was written."""
         if self._is_full:
             self._writer = asyncio.get_running_loop().create_future()
             try:
@@ -146,7 +146,7 @@ class _Incoming(asyncio.Protocol):
             raise ConnectionResetError("the connection broke") from self._error
 
     def encrypted(self, transport: asyncio.Transport) -> None:
-        """From now on what comes is what *transport* decrypts."""
+        """Read from now on what *transport* decrypts."""
         self._transport = transport
         self._encrypted, self._is_paused = True, False
         transport.set_write_buffer_limits(0)

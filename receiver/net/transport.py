@@ -1,10 +1,10 @@
 """
-Connections that go where the guard lets them, and nowhere else.
+Connections to the addresses that the guard allows, and to no others.
 
-The guard is asked at the moment of dialling, and what it judged is what is dialled: the name is resolved once, by us,
-and the connection is opened to that very address, while the Host header, SNI and the certificate check keep the name.
-So there is no second lookup for a rebinding name server to answer differently, and a pooled connection needs no
-second verdict.
+The guard is asked at the time of dialling, and the address that it judged is the one dialled: the name is resolved
+once, by us, and the connection is opened to that very address, while the Host header, SNI and the certificate check
+keep the name. So there is no second lookup for a rebinding name server to answer differently, and a pooled connection
+needs no second verdict.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LINE = re.compile(r"[\t\x20-\x7e]+")
 
 class GuardedTransport(httpx.AsyncBaseTransport):
     """
-    An httpx transport whose connections go where the guard lets them, usable under any `httpx.AsyncClient`.
+    An httpx transport that connects only where the guard allows, usable under any `httpx.AsyncClient`.
 
     One pool for https and one for http, because http is allowed to fewer addresses. AddressForbidden, UrlRefused and
     NoAnswer (no such name) pass through as they are; httpcore's errors become httpx's.
@@ -85,7 +85,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Where httpcore asks for a connection to a host and gets one to an address that was judged."""
+    """The network backend for httpcore: a connection to a host is opened to an address that was judged."""
 
     def __init__(self, guard: Guard, connect: Connect, *, encrypted: bool) -> None:
         self._guard = guard
