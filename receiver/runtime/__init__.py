@@ -1,1 +1,1 @@
-"""What any service needs and no job: loops, logs, metrics, the server, files of the data directory."""
+"""Infrastructure that knows no job: loops, logs, metrics, the server, files of the data directory."""

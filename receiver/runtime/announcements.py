@@ -1,7 +1,7 @@
 """
-Signals between processes: an event that is set in one is set in all, soon.
+Signals between processes: an event that is set in one process is soon set in all.
 
-Setting one does not wait: what is announced within a moment is sent once. An announcement may be lost; every loop
+Setting an event does not wait: announcements in quick succession are sent once. An announcement may be lost; every loop
 also wakes by itself, and finds its work in the database.
 """
 
@@ -18,7 +18,7 @@ _GATHER_SECONDS = 0.05
 
 
 class SharedEvent(asyncio.Event):
-    """Set here, and announced to the other processes; `receive` sets it here alone."""
+    """An event that is set here and announced to the other processes; `receive` sets it here alone."""
 
     def __init__(self, announce: Callable[[], None]) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class SharedEvent(asyncio.Event):
 
 
 class Announcements:
-    """Sends the names of events through *notify*, and hears of those of other processes through *listen*."""
+    """Sends the names of events through *notify*, and receives those of other processes through *listen*."""
 
     def __init__(
         self, notify: Callable[[str], Awaitable[None]], listen: Callable[[str, Callable[[], None]], None]
@@ -44,17 +44,17 @@ class Announcements:
         self.loop = Loop("announcements", self.step)
 
     def event(self, name: str) -> SharedEvent:
-        """An event that all processes share under *name*."""
+        """Return an event that all processes share under *name*."""
         event = SharedEvent(lambda: self._announce(name))
         self._listen(name, event.receive)
         return event
 
     def wakes(self) -> Wakes:
-        """Signals to the loops of all processes."""
+        """Return signals to the loops of all processes."""
         return Wakes(**{each.name: self.event(each.name) for each in fields(Wakes)})
 
     async def step(self) -> float:
-        """Send what is due."""
+        """Send the announcements that are due."""
         due, self._due = sorted(self._due), set()
         for name in due:
             await self._notify(name)

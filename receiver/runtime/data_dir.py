@@ -1,7 +1,7 @@
 """
-The data directory: made at the first start, for its owner only, and written to.
+The data directory: created at the first start, for its owner only, and writable.
 
-`DataUnusable` says what keeps the service from using what is there: the file, what is wrong with it, and what to do.
+`DataUnusable` says why the service can't use what is there: the file, what is wrong with it, and what to do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _REMEDY = "name a directory that this user can write to, with RECEIVER_DATA_DIR"
 
 
 class DataUnusable(Exception):
-    """A file of ours can't be used. The text is one line, for a person."""
+    """One of our files can't be used. The text is a single line, for people."""
 
     def __init__(self, path: Path, wrong: str, remedy: str) -> None:
         super().__init__(f"{path}: {wrong}; {remedy}")
@@ -27,14 +27,14 @@ class DataUnusable(Exception):
 
 
 def prepare(directory: Path) -> None:
-    """Make *directory* if it is not there, and see that it can be written. Raises `DataUnusable`."""
+    """Create *directory* if missing, and check that it can be written. Raises `DataUnusable`."""
     with usable(directory):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         _try(directory)
 
 
 def check(directory: Path) -> None:
-    """`prepare` for commands that only read: a directory that is not there must be possible to make."""
+    """Check as `prepare` does, for commands that only read: a missing directory must be possible to create."""
     there = directory
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -49,7 +49,7 @@ def check(directory: Path) -> None:
 
 @contextlib.contextmanager
 def usable(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
-    """The operating system's refusals as `DataUnusable`; *path* is what it is about where it names nothing itself."""
+    """Turn the operating system's refusals into `DataUnusable`, about *path* where they name no file themselves."""
     try:
         yield
     except (FileExistsError, NotADirectoryError) as exc:
@@ -62,6 +62,6 @@ def usable(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
 
 
 def _try(directory: Path) -> None:
-    """Make a file without a name. Rights alone don't show that a file system is read-only."""
+    """Create a file without a name: permissions alone don't show that a file system is read-only."""
     with tempfile.TemporaryFile(dir=directory):
         pass

@@ -1,14 +1,14 @@
 """
 Requests that are answered from the HTTP protocol, without a scope, a task and a stack of applications for each.
 
-Only what is ordinary goes this way: a POST to a plain path of the route, whole in what one read brought, on a
-connection where nothing else waits. It is offered to the route; what the route does not take, and everything else, goes
-to the application as if there were no other way. Nothing is held for longer than one read, so limits of time and memory
-for bodies stay the application's.
+Only ordinary requests take this path: a POST to a plain path of the route, complete after a single read, on a
+connection where nothing else waits. It is offered to the route; requests that the route does not take, and all others,
+go to the application as usual. Nothing is held for longer than one read, so limits of time and memory for bodies remain
+the application's.
 
-The answer is written as uvicorn writes it, byte for byte. Written against uvicorn 0.54.0; used of it, beside what
-`http_protocol` lists: `client`, `flow.write_paused`, `expect_100_continue`, and that `cycle` may be anything with the
-attributes that `DirectRequest` has.
+The answer is written as uvicorn writes it, byte for byte. Written against uvicorn 0.54.0; used of it, in addition to
+the list in `http_protocol`: `client`, `flow.write_paused`, `expect_100_continue`, and that `cycle` may be anything with
+the attributes of `DirectRequest`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class TrustedProxies:
-    """Those at *addresses*: their `X-Forwarded-For` is believed, as uvicorn's own middleware does."""
+    """Proxies at *addresses*, whose `X-Forwarded-For` is trusted as uvicorn's own middleware trusts it."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         async def nothing(*_: Any) -> None:
@@ -42,7 +42,7 @@ class TrustedProxies:
         return host in self._hosts
 
     def client(self, forwarded_for: bytes) -> str:
-        """The client that the header names; it may be empty. The same few providers come again and again."""
+        """Return the client that the header names, possibly empty; cached, since the same few providers call."""
         return self._short(forwarded_for) if len(forwarded_for) <= 64 else self._client(forwarded_for)
 
     def _client(self, forwarded_for: bytes) -> str:
@@ -54,8 +54,8 @@ class DirectRoute:
     """
     A route that may answer requests directly.
 
-    *path* matches the paths that are offered, whole. *take* says whether a request is taken. If so, it is answered
-    once, by `DirectRequest.answer`, and not before *take* has returned; if not, nothing may have been done about it.
+    *path* matches the whole paths that are offered. *take* returns whether it takes a request. If so, the request is
+    answered once, by `DirectRequest.answer`, after *take* has returned; if not, *take* must have had no effect.
     """
 
     path: re.Pattern[bytes]
@@ -63,7 +63,7 @@ class DirectRoute:
 
 
 class DirectRequest:
-    """A whole request. To uvicorn it is the cycle of a request and its response that its connection is busy with."""
+    """A complete request. For uvicorn it is the cycle of request and response that keeps its connection busy."""
 
     __slots__ = (
         "_protocol",
@@ -78,16 +78,16 @@ class DirectRequest:
     )
     more_body = False
     message_event = asyncio.Event()
-    """Nobody waits for it."""
+    """Required by uvicorn; nothing waits for it."""
 
     def __init__(self, protocol: DirectProtocol, parts: Sequence[bytes], body: bytes, keep_alive: bool) -> None:
         self.parts = parts
-        """What the groups of the route's `path` matched."""
+        """The matches of the groups of the route's `path`."""
         self.headers: Headers = protocol.headers
-        """Names in lower case."""
+        """Header names are in lower case."""
         self.body = body
         self.peer = protocol.peer()
-        """The address that it came from, or that a trusted proxy names."""
+        """The address of the sender, or the one that a trusted proxy names."""
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_started = False
@@ -95,13 +95,13 @@ class DirectRequest:
         self._protocol = protocol
 
     def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
-        """Answer it. If its sender is gone, nothing happens."""
+        """Answer the request. If its sender is gone, nothing happens."""
         if not self.disconnected:
             self._protocol.answer(self, status, headers, body)
 
 
 class DirectProtocol(HttpProtocol):
-    """A connection; *route* answers some of its requests. *proxies* are those whose `X-Forwarded-For` is believed."""
+    """A connection; *route* answers some of its requests. The `X-Forwarded-For` of *proxies* is trusted."""
 
     def __init__(
         self, *args: Any, route: DirectRoute | None = None, proxies: TrustedProxies | None = None, **options: Any
@@ -110,9 +110,9 @@ class DirectProtocol(HttpProtocol):
         self._route = route
         self._proxies = proxies
         self._match: re.Match[bytes] | None = None
-        """Of the request that is being read, as long as it may be offered."""
+        """The match of the request that is being read, as long as it may be offered."""
         self._held: list[bytes] = []
-        """What has come of its body."""
+        """The pieces of its body that have arrived."""
         self._declining = False
 
     def data_received(self, data: bytes) -> None:
@@ -132,7 +132,7 @@ class DirectProtocol(HttpProtocol):
     # --- What the parser says ---------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        # As in the superclasses, all but the scope: that is made by `_begin`.
+        # As in the superclasses, but without the scope, which `_begin` makes.
         self._head_bytes = 0
         self.url = b""
         self.headers = []
@@ -183,7 +183,7 @@ class DirectProtocol(HttpProtocol):
             super().on_message_complete()
 
     def _begin(self) -> None:
-        """Begin the request whose head has been read as the application's."""
+        """Hand the request whose head has been read to the application."""
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         HttpToolsProtocol.on_message_begin(self)
         self.url, self.expect_100_continue = url, expects

@@ -1,8 +1,8 @@
 """
 Group commit: many callers, one transaction.
 
-Callers hand in an item and wait; whatever has gathered while the last commit ran goes into the next. The queue is
-bounded in length, in weight and in time: beyond it `Overloaded` is raised, so overload shows as 503 and not as memory.
+Callers hand in an item and wait; items that gather while a commit runs go into the next one. The queue is bounded in
+length, in weight and in time: beyond that `Overloaded` is raised, so overload shows as 503 and not as memory.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Done = Callable[[BaseException | None], None]
-"""Is called once, without an error when the item is committed."""
+"""Called once: with None when the item is committed, else with the error."""
 
 _GATHER_SECONDS = 0.003
 
 
 class Overloaded(Exception):
-    """Too much waits, or has waited for too long. Come again; what was handed in may still be committed."""
+    """Too much waits, or has waited for too long. Try again later; the item may still be committed."""
 
 
 class _Waiting(Generic[Item]):
-    """An item whose commit somebody waits for."""
+    """An item whose caller waits for its commit."""
 
     __slots__ = ("_done", "item")
 
@@ -32,7 +32,7 @@ class _Waiting(Generic[Item]):
         self._done: Done | None = done
 
     def end(self, error: BaseException | None) -> None:
-        """Say what became of it, the first time."""
+        """Report the outcome, once."""
         done, self._done = self._done, None
         if done is not None:
             done(error)
@@ -42,8 +42,8 @@ class GroupCommit(Generic[Item]):
     """
     Runs *commit* over batches of at most *batch* items, one batch at a time, in order of arrival.
 
-    At most *limit* items wait, and none for longer than twice *patience_seconds*. What *weigh* says of all that are not
-    committed yet may come to *weight_limit*; one item alone may be heavier.
+    At most *limit* items wait, and none for longer than twice *patience_seconds*. The weights, by *weigh*, of all
+    uncommitted items may add up to *weight_limit*; a single item may be heavier.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class GroupCommit(Generic[Item]):
 
     @property
     def unanswered(self) -> int:
-        """How many wait for their commit, those being committed included."""
+        """The number of items that wait for their commit, those being committed included."""
         return len(self._waiting) + self._committing
 
     @property
     def busy(self) -> bool:
-        """Whether anything waits, or is being committed."""
+        """Return whether any item waits or is being committed."""
         return self._task is not None and not self._task.done()
 
     async def add(self, item: Item) -> None:
-        """Return when *item* is committed; raise what the commit raised, or `Overloaded`."""
+        """Return once *item* is committed; raises the commit's error, or `Overloaded`."""
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(error: BaseException | None) -> None:
@@ -93,7 +93,7 @@ class GroupCommit(Generic[Item]):
         await committed
 
     def put(self, item: Item, done: Done) -> None:
-        """Hand in *item*; *done*, which must not raise, is called with what became of it. Raises `Overloaded`."""
+        """Hand in *item*; *done*, which must not raise, is called with the outcome. Raises `Overloaded`."""
         if len(self._waiting) >= self._limit:
             raise Overloaded
         weight = self._weigh(item)
@@ -105,7 +105,7 @@ class GroupCommit(Generic[Item]):
             self._task = asyncio.create_task(self._run())
 
     async def drain(self) -> None:
-        """Wait until nothing waits."""
+        """Wait until no items are left."""
         while self._task is not None and not self._task.done():
             await asyncio.shield(self._task)
 
@@ -128,14 +128,14 @@ class GroupCommit(Generic[Item]):
                 waiting.end(error)
 
     async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let requests that have arrived be handed in first, or every second commit would hold a single item."""
+        """Let requests that have arrived hand in their items, or every second commit would hold a single item."""
         until, before = loop.time() + _GATHER_SECONDS, 0
         while before < len(self._waiting) < self._batch and loop.time() < until:
             before = len(self._waiting)
             await asyncio.sleep(0)
 
     def _lose_patience(self, batch: Sequence[_Waiting[Item]], loop: asyncio.AbstractEventLoop) -> None:
-        """The commit hangs: answer those who have waited for it, and later those who came meanwhile."""
+        """Answer the callers of a commit that hangs, and later those that arrived meanwhile."""
         for waiting in batch:
             waiting.end(Overloaded())
         if self.busy:

@@ -1,8 +1,8 @@
 """
-HTTP/1.1 of one connection: uvicorn's, with what a server needs that strangers reach without a proxy in between.
+HTTP/1.1 of one connection: uvicorn's, with the protections of a server that the public reaches without a proxy.
 
-Offered upgrades are ignored and the body is read; white space around a header's value is no part of it; trailers are
-dropped; heads are bounded in size and time, bodies in time; what can't be read is answered behind what came before it.
+Offered upgrades are ignored and the body is read; white space around a header's value is removed; trailers are dropped;
+heads are bounded in size and time, bodies in time; an unreadable request is answered after the requests before it.
 
 Written against uvicorn 0.54.0 and httptools 0.9.0. Undocumented attributes of uvicorn that are used, all of
 `HttpToolsProtocol`: `parser`, `cycle` (`more_body`, `keep_alive`, `disconnected`, `message_event`, `response_started`,
@@ -25,18 +25,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 log = structlog.get_logger("receiver.server")
 
 _HEAD_BYTES = 64 * 1024
-"""Of a request line and its headers, of trailers, and of what comes between two pieces of a chunked body."""
+"""The limit for a request line and its headers, for trailers, and for the framing between two chunks of a body."""
 _HEAD_SECONDS = 30.0
-"""For a whole head to come, on a connection that is open; as long as one may idle."""
+"""The time for a complete head to arrive on an open connection; the same as the idle timeout."""
 _BODY_SECONDS = 30.0
 _SLOWEST_BODY = 1024
-"""Bytes a second that a body must come at, once it has taken `_BODY_SECONDS`."""
+"""The least rate of a body in bytes per second, once it has taken `_BODY_SECONDS`."""
 _MOST_PIPELINED = 100
 _LOGGED_A_MINUTE = 5
 
 
 class RefusalLog:
-    """Logs requests that can't be read, a few in a minute: whoever sends them must not fill the log."""
+    """Logs unreadable requests, a few per minute: their sender must not be able to fill the log."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -58,7 +58,7 @@ class RefusalLog:
 
 
 class _Unacceptable(Exception):
-    """Raised inside a parser's callback: the request is refused with *status*."""
+    """The request is refused with *status*. Raised inside a parser's callback."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -70,8 +70,8 @@ class HttpProtocol(HttpToolsProtocol):
     """
     One connection.
 
-    An offered upgrade makes the parser stop behind the head. A fresh parser is then given the same head without the
-    offer, and after it the rest of what came, so the body is read and framed as if nothing had been offered; the
+    An offered upgrade makes the parser stop after the head. A new parser is then given the same head without the
+    offer, followed by the rest of the data, so the body is read and framed as if nothing had been offered; the
     application sees the headers as they were sent.
     """
 
@@ -80,7 +80,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusals = refusals
         self._head_bytes = 0
         self._unframed_bytes = 0
-        """What has come since the last complete head, piece of body or message."""
+        """The number of bytes since the last complete head, piece of body or message."""
         self._advanced = False
         self._broken = False
         self._refusal: _Unacceptable | None = None
@@ -114,7 +114,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(_Unacceptable(431, "its head or trailers are too large"))
 
     def close_if_slow(self, now: float) -> None:
-        """Close a connection whose next head, or whose body, has been on its way for too long."""
+        """Close a connection whose next head, or whose body, takes too long to arrive."""
         if self._broken or self.transport.is_closing():
             return
         if self._head_since is not None and now - self._head_since > _HEAD_SECONDS:
@@ -140,11 +140,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Called a dozen times for each request: the superclass's few lines are here, not behind another call.
+        # Called a dozen times for each request: the superclass's few lines are copied here to save a call.
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > _HEAD_BYTES:
             raise self._too_large()
-        if self._body_since is None:  # else it is a trailer, and says nothing that we may believe
+        if self._body_since is None:  # else it is a trailer, which must not be trusted
             name, value = name.lower(), value.strip(b" \t")
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
@@ -177,7 +177,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if not self.pipeline:
             self._head_since = self.loop.time()
-            # A client that got no 100 Continue may send its body or may not: what comes next can't be known.
+            # A client that got no 100 Continue may or may not send its body: the next bytes are ambiguous.
             if self.cycle.more_body and self.expect_100_continue and not self._body_bytes:
                 self.transport.close()
         super().on_response_complete()
@@ -193,7 +193,7 @@ class HttpProtocol(HttpToolsProtocol):
         return self._unacceptable(431, "its head or trailers are too large")
 
     def _unacceptable(self, status: int, reason: str) -> _Unacceptable:
-        """For raising in a callback of the parser, which makes an error of its own of it."""
+        """Return an error to raise in a callback of the parser, which replaces it with its own."""
         self._refusal = _Unacceptable(status, reason)
         return self._refusal
 
@@ -208,10 +208,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, refusal: _Unacceptable) -> None:
         """
-        Answer what can't be read, and close.
+        Answer an unreadable request, and close the connection.
 
-        Answers keep to the order of requests: where an earlier one is still to be answered, that comes first, and the
-        connection is closed behind it.
+        Answers follow the order of requests: if an earlier request is still unanswered, its answer comes first, and
+        the connection is closed after it.
         """
         self._broken = True
         self._head_since = self._body_since = None

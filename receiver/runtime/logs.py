@@ -1,12 +1,12 @@
 """
-What is printed: one line for each thing that happened, ids as fields, JSON or readable.
+Log output: one line for each event, ids as fields, JSON or readable.
 
-Every line carries the request's id, where there is one, and says which job it is about. What libraries have to say
-comes in the same form. Those that print whole URLs (httpx, httpcore, uvicorn's access log) are silenced here, and what
-others said of a failure is looked through for them once more: capability URLs are secrets.
+Every line carries the request's id, if there is one, and names the job that it is about. Libraries' lines take the same
+form. Loggers that print whole URLs (httpx, httpcore, uvicorn's access log) are silenced here, and error texts from
+others are searched for URLs once more: capability URLs are secrets.
 
-Writing is left to a thread, as standard error may be a pipe that nobody reads or a file on a disk that hangs. Lines
-that it can't take any more are dropped and counted; nothing waits for it, the end of the process included.
+A thread does the writing, as standard error may be a pipe that nothing reads or a file on a disk that hangs. Lines that
+it can't take are dropped and counted; nothing waits for it, not even the exit of the process.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ log = structlog.get_logger("receiver.logs")
 _QUIET = ("httpx", "httpcore", "python_multipart", "alembic", "asyncio", "uvicorn.error")
 _GATHER_SECONDS = 0.01
 _WAITING_BYTES = 256 * 1024
-"""Of lines that are still to be written; more are dropped."""
+"""The limit for lines that are still to be written; more are dropped."""
 _LAST_WRITE_SECONDS = 0.5
 _QUOTED = ("detail", "error", "reason", "event")
 
 
 def set_up(style: str = "auto", *, level: str = "info") -> None:
-    """*style* is `json`, `text` or `auto`: text on a terminal, JSON elsewhere."""
+    """Set up logging. *style* is `json`, `text` or `auto`: text on a terminal, JSON elsewhere."""
     as_text = style == "text" or (style == "auto" and on_terminal())
     renderer: Processor = (
         TerminalRenderer(on_terminal=on_terminal())
@@ -68,12 +68,12 @@ def set_up(style: str = "auto", *, level: str = "info") -> None:
 
 
 def on_terminal() -> bool:
-    """Whether a person sees what is written to standard error, which may not even be open."""
+    """Return whether standard error, which may not even be open, is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def dropped_lines() -> int:
-    """How many lines could not be written since the start."""
+    """Return how many lines could not be written since the start."""
     lines = structlog.get_config()["logger_factory"]
     return lines.dropped if isinstance(lines, Lines) else 0
 
@@ -82,17 +82,17 @@ _encode = json.JSONEncoder(default=repr).encode
 
 
 def _to_json(line: Any, **_: Any) -> str:
-    """`json.dumps` would make an encoder for every line."""
+    """Encode a line as JSON with a shared encoder: `json.dumps` would make one for every line."""
     return _encode(line)
 
 
 class InfoLines:
     """
-    Info lines of one *event*, which come by the thousand and all have the same *fields*.
+    Info lines of one *event*, which occur by the thousand and all have the same *fields*.
 
-    `write(rows)` does what `log.info(event, **fields)` does for each row, with one time stamp for all of them. Where
-    JSON is written, each is filled into a template: structlog's processors would cost as much as checking a signature.
-    Lines that are *on_terminals* only, where a person follows what happens, are not written as JSON at all.
+    `write(rows)` does what `log.info(event, **fields)` does for each row, with a shared time stamp. As JSON, each is
+    filled into a template: structlog's processors would cost as much as checking a signature. Lines that are
+    *on_terminals* only, where a person follows along, are not written as JSON at all.
     """
 
     def __init__(self, logger: Any, event: str, *fields: str, on_terminals: bool = False) -> None:
@@ -127,16 +127,16 @@ class Lines:
 
     def __init__(self, stream: TextIO | None, *, json_renderer: Processor | None = None) -> None:
         self.json_renderer = json_renderer
-        """What makes them, if that is JSON and info lines are among them."""
+        """The renderer of the lines, if it writes JSON and includes info lines."""
         self._lines: list[str] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        """The one that will flush."""
+        """The event loop that will flush."""
         self._writer = _Writer(stream)
         atexit.register(self._close)
 
     @property
     def dropped(self) -> int:
-        """How many lines could not be written."""
+        """The number of lines that could not be written."""
         return self._writer.dropped
 
     def __call__(self, *_: Any) -> Lines:
@@ -177,8 +177,8 @@ class _Writer:
     """
     Writes to *stream* on a thread of its own, in order. `put` never waits; `dropped` counts lines that were lost.
 
-    It writes to the file itself, past Python's buffers: what could not be written would stay in them, and be the error
-    that the process ends with. A stream that is no file (a test's) is written to at once.
+    It writes to the file itself, bypassing Python's buffers: lines that could not be written would stay in them, and
+    the process would exit with their error. A stream that is not a file (a test's) is written to at once.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -209,7 +209,7 @@ class _Writer:
         self._queue.put((data, len(lines)))
 
     def drain(self, timeout_seconds: float) -> None:
-        """Wait until everything is written, but not for long."""
+        """Wait until everything is written, for at most *timeout_seconds*."""
         if self._file is not None:
             written = threading.Event()
             self._queue.put(written)
@@ -244,12 +244,12 @@ def _file_of(stream: TextIO | None) -> int | None:
 
 
 def _write_all(file: int, data: bytes) -> bool:
-    """Whether all of *data* could be written: not to a full disk, and not to a pipe whose reader is gone."""
+    """Write *data*. Returns False if that failed, as on a full disk or to a pipe whose reader is gone."""
     left = memoryview(data)
     while left:
         try:
             left = left[os.write(file, left) :]
-        except BlockingIOError:  # whoever shares the file made it so
+        except BlockingIOError:  # another process that shares the file made it non-blocking
             select.select([], [file], [], 1.0)
         except OSError:
             return False
@@ -257,7 +257,7 @@ def _write_all(file: int, data: bytes) -> bool:
 
 
 class _LinesHandler(logging.Handler):
-    """Hands what libraries log to *lines*."""
+    """Passes the log lines of libraries to *lines*."""
 
     def __init__(self, lines: Lines) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ def _with_request_id(logger: WrappedLogger, method: str, line: EventDict) -> Eve
 
 
 def _redacted(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
-    """Without the secrets of URLs that somebody else's words may quote."""
+    """Remove the secrets of URLs, which texts from others may quote."""
     if method == "info":  # only our own words
         return line
     for name in _QUOTED:
@@ -302,7 +302,7 @@ def _redacted(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
 
 
 def _one_line(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
-    """A library's traceback as fields: what went wrong and where, never the values of a statement."""
+    """Turn a library's traceback into fields: the error and its place, never the values of a statement."""
     came: Any = line.pop("exc_info", None)
     exception = came[1] if isinstance(came, tuple) else came if isinstance(came, BaseException) else None
     if exception is not None:

@@ -1,9 +1,9 @@
 """
-The one claim / work / wait loop, its wake-up and its shutdown.
+The claim / work / wait loop, its wake-up and its shutdown.
 
-A loop runs `step`, which does what is due and says in how many seconds it wants to be run again (0: at once). `wake`
-cuts the wait short. A step that raises is logged and run again with a growing pause: a loop never dies of an error, and
-one that hangs shows in `beat_at`.
+A loop runs `step`, which does the due work and returns the seconds until it should run again (0: at once). `wake` cuts
+the wait short. A step that raises is logged and run again after a growing pause: a loop never dies of an error, and a
+loop that hangs shows in `beat_at`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = structlog.get_logger("receiver.loops")
 
 class Loop:
     """
-    A named loop around *step*. Setting *woken* ends its wait; *idle_seconds* bounds every wait, for what another
+    A named loop around *step*. Setting *woken* ends its wait; *idle_seconds* bounds every wait, for work that another
     process wrote.
     """
 
@@ -43,7 +43,7 @@ class Loop:
         self._woken.set()
 
     async def run(self) -> None:
-        """Go on until cancelled."""
+        """Run until cancelled."""
         while True:
             self._woken.clear()
             self.beat_at = time.monotonic()
@@ -67,7 +67,7 @@ class Loop:
 
 
 class TaskPool:
-    """At most *size* pieces of work at once; each ends by itself or is cancelled when the pool is shut down."""
+    """Runs at most *size* tasks at once; each ends by itself or is cancelled when the pool is shut down."""
 
     def __init__(self, size: int, *, on_idle: Callable[[], None] | None = None) -> None:
         self.size = size
@@ -86,13 +86,13 @@ class TaskPool:
         return [task.get_name() for task in self._tasks]
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str, job: str | None) -> None:
-        """*job* is the id of the one that it is about; a line about its failure names it."""
+        """Start *work*. *job* is the id of the job that it is about, for the log line if it fails."""
         task = asyncio.create_task(work, name=name)
         self._tasks[task] = job
         task.add_done_callback(self._done)
 
     async def shutdown(self, *, grace_seconds: float) -> None:
-        """Give what runs *grace_seconds* to end, then cancel it and wait for that."""
+        """Give running tasks *grace_seconds* to end, then cancel them and wait for that."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=grace_seconds)
         for task in set(self._tasks):

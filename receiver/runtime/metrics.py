@@ -1,4 +1,4 @@
-"""What is counted, for Prometheus. One registry per application, no globals. No label ever holds an id or a URL."""
+"""Metrics for Prometheus. One registry per application, no globals. No label ever holds an id or a URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 
 
 class Metrics:
-    """The instruments, by what they measure."""
+    """The instruments, named by what they measure."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -88,7 +88,7 @@ class Metrics:
 
 
 class _DroppedLines(Collector):
-    """Read when somebody asks: a line is dropped where nothing can be waited for."""
+    """Reads the counter on collection: a line is dropped where nothing can be awaited."""
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(

@@ -1,8 +1,8 @@
 """
-One id for each request: the caller's or proxy's `X-Request-ID` if it is sane, else one of ours.
+An id for each request: the caller's or proxy's `X-Request-ID` if it is well formed, else a new one.
 
-It is in every log line that the request causes, and in its answer. On the way of a callback nothing is made before a
-line is written, and the answer, which no person reads, goes without.
+It is in every log line that the request causes, and in its answer. For a callback no id is made before a line is
+written, and the answer, which no person reads, has none.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class RequestIds:
 
 
 def request_id() -> str | None:
-    """The id of the request that is being answered, or None outside of one."""
+    """Return the id of the request that is being answered, or None outside of a request."""
     scope = _request.get()
     return None if scope is None else id_of(scope)
 
 
 def id_of(scope: Scope) -> str:
-    """The id of the request of *scope*, made when it is first asked for."""
+    """Return the id of the request of *scope*, made when it is first needed."""
     found: str | None = scope.get("receiver.request_id")
     if found is None:
         found = scope["receiver.request_id"] = id_in(scope["headers"])
@@ -59,7 +59,7 @@ def id_of(scope: Scope) -> str:
 
 
 def id_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The id that the sender of *headers* gave to the request, if it is sane, else a new one."""
+    """Return the id that the sender of *headers* gave to the request, if it is well formed, else a new one."""
     for name, value in headers:
         if name == _NAME:
             if _SANE.fullmatch(value):

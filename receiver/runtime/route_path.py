@@ -6,7 +6,7 @@ from starlette.types import Scope
 
 
 def route_path(scope: Scope) -> str:
-    """A mounted application sees the whole path, and the part that led to it as `root_path`."""
+    """Return the path without `root_path`: a mounted application sees both."""
     path: str = scope["path"]
     root = scope.get("root_path", "")
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("/", ""):

@@ -1,4 +1,4 @@
-"""Secrets that nobody set: made once, kept in the data directory, readable by its owner only."""
+"""Generated secrets: made once, kept in the data directory, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def secrets_path(data_dir: Path) -> Path:
 
 def generated(data_dir: Path) -> dict[str, str]:
     """
-    The secrets of this data directory: `secret_key`, `api_token`, `notify_secret`. Makes them on the first call.
+    Return the secrets of this data directory: `secret_key`, `api_token`, `notify_secret`. Makes them if missing.
 
-    Two processes that start at once agree: the file is written whole beside its place and linked into it, and whoever
-    comes second reads what the first one wrote. Raises `DataUnusable`.
+    Two processes that start at once agree: the file is written whole under another name and linked into place, and the
+    second process reads what the first one wrote. Raises `DataUnusable`.
     """
     prepare(data_dir)
     path = secrets_path(data_dir)
@@ -34,7 +34,7 @@ def generated(data_dir: Path) -> dict[str, str]:
 
 
 def kept(data_dir: Path) -> dict[str, str]:
-    """The secrets that were made before. Raises `DataUnusable`; they are never made anew in place of broken ones."""
+    """Return the secrets made before. Raises `DataUnusable`; broken ones are never replaced by new ones."""
     path = secrets_path(data_dir)
     remedy = "bring it back from a backup; moved away it is made anew, and links and tokens given out so far end"
     try:

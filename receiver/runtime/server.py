@@ -1,11 +1,11 @@
 """
-uvicorn, as we run it: a socket of our own, our own stop, no access log.
+uvicorn with our own socket, our own shutdown, and no access log.
 
 A signal sets `stopping` before uvicorn begins to wait for connections, so that open event streams end by themselves;
-what still hangs after a few seconds is cut. All of it fits into ten seconds. A stop that was asked for is a success, so
-the exit status is 0, where uvicorn would die of the signal again. Should something hang for good (a thread in a
-dead file system), the process is ended all the same: whatever must not be lost is on disk at every moment. The thread
-that does so runs from the start, because at the limit of threads a signal could not start it.
+connections that still hang after a few seconds are cut. All of it fits into ten seconds. A requested stop is a success,
+so the exit status is 0, where uvicorn would raise the signal again. Should something hang for good (a thread in a dead
+file system), the process is ended anyway: everything that must not be lost is on disk at all times. The thread that
+does so runs from the start, because at the limit of threads a signal could not start it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LAST_RESORT_SECONDS = 9.5
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that says that it is stopping before it waits, and that does not die of the signal."""
+    """A uvicorn server that announces its stop before it waits, and does not raise the signal again."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
         self._last_resort = _LastResort()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """What keeps the application from starting is raised as it is; uvicorn would print all of it and only end."""
+        """Start up, and raise the application's start-up error as it is; uvicorn would print a traceback and exit."""
         await self._lifespan.__aenter__()
         try:
             await super().startup(sockets)
@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """uvicorn calls it ten times a second; once a second, connections that take too long are closed."""
+        """Close connections that take too long, once a second; uvicorn calls this ten times a second."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
@@ -100,13 +100,13 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def stop(self) -> None:
-        """End it as a signal would."""
+        """Stop the server as a signal would."""
         self._on_stop()
         self.should_exit = True
 
     @property
     def port(self) -> int:
-        """The port that it really listens on."""
+        """The port that the server really listens on."""
         port: int = self.servers[0].sockets[0].getsockname()[1]
         return port
 
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
 
 class _LastResort:
     """
-    Ends the process some seconds after `begin`, whatever hangs.
+    Ends the process some seconds after `begin`, no matter what hangs.
 
     `begin` may be called by a signal handler at the limit of threads and memory: it only releases a lock that a
     thread, started by `arm` long before, waits for.
@@ -158,9 +158,9 @@ def server(
     direct: DirectRoute | None = None,
 ) -> Server:
     """
-    The server around *app*, for `running`. A *lifespan* takes the place of the application's own.
+    Return a server for *app*, to be passed to `running`. A *lifespan* replaces the application's own.
 
-    What *direct* takes is answered by it instead of by *app*.
+    Requests that *direct* takes are answered by it instead of by *app*.
     """
     proxies = TrustedProxies(trusted_proxies) if trusted_proxies else None
     protocol = functools.partial(DirectProtocol, refusals=RefusalLog(), route=direct, proxies=proxies)
@@ -183,9 +183,9 @@ def server(
 @contextlib.asynccontextmanager
 async def running(made: Server, *listeners: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
     """
-    Have *made* answer on *listeners* for as long as the block runs; leaving the block stops it and waits.
+    Have *made* answer on *listeners* while the block runs; leaving the block stops it and waits.
 
-    Gives the task that ends when a signal has stopped it.
+    Yields the task that ends when a signal has stopped it.
     """
     serving = asyncio.create_task(made.serve(sockets=list(listeners)), name="server")
     starting = asyncio.create_task(made.wait_started())
@@ -204,9 +204,9 @@ async def running(made: Server, *listeners: socket.socket) -> AsyncIterator[asyn
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError, whose text says what to change."""
-    # With its protocol named, asyncio turns Nagle's algorithm off on what it accepts; `socket.create_server` names
-    # none, and every answer on a reused connection would come 40 ms late.
+    """Return a listening socket. Raises OSError, whose text says what to change."""
+    # With its protocol named, asyncio turns off Nagle's algorithm on accepted connections; `socket.create_server` names
+    # none, and every answer on a reused connection would be 40 ms late.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -223,7 +223,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def origin_of(host: str, listener: socket.socket) -> str:
-    """How the listener is reached from this machine."""
+    """Return the origin at which the listener is reached from this machine."""
     port = listener.getsockname()[1]
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
@@ -233,11 +233,11 @@ def origin_of(host: str, listener: socket.socket) -> str:
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:
-    """Run *main* on the fastest event loop there is; returns what it returns."""
+    """Run *main* on the fastest event loop available; return its result."""
     factory = uvicorn.Config(lambda scope: None, log_config=None).get_loop_factory()
-    # The database's thread computes too; by default it may keep the loop from a request for five milliseconds.
+    # The database's thread uses the interpreter too; by default it may hold up the loop for five milliseconds.
     sys.setswitchinterval(0.0001)
-    # What was made so far stays; walking over it again and again would be a good part of a request.
+    # Objects made so far stay; collecting over them again and again would be a good part of a request.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     runner = asyncio.Runner(loop_factory=factory)

@@ -1,10 +1,10 @@
 """
-Whether another living process serves a data directory.
+A lock that shows whether another living process serves a data directory.
 
-Every process that serves it holds a shared lock on a file there; a process that can hold it exclusively for a moment is
-alone. The kernel releases it at any end, SIGKILL included, and the file says nothing by being there. It forbids nothing
-to servers: several may share a database, but an operator should know that they do. `alone` is for commands that must
-not run beside a server: one that starts meanwhile waits for their end.
+Every process that serves it holds a shared lock on a file there; a process that can briefly hold it exclusively is
+alone. The kernel releases it at any exit, SIGKILL included, and the file's existence means nothing. Servers are never
+refused: several may share a database, but an operator should know that they do. `alone` is for commands that must not
+run alongside a server: a server that starts meanwhile waits for their end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = "serving.lock"
 
 @contextlib.contextmanager
 def occupied(data_dir: Path) -> Iterator[bool]:
-    """Count among the processes that serve *data_dir* while the block runs; yields whether another one did already."""
+    """Count as a process that serves *data_dir* while the block runs; yields whether another one does already."""
     try:
         descriptor = os.open(data_dir / _NAME, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:  # left over from another user: nothing is known
@@ -39,7 +39,7 @@ def occupied(data_dir: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def alone(data_dir: Path) -> Iterator[bool]:
-    """Hold *data_dir* exclusively while the block runs, if nobody serves it; yields whether that is so."""
+    """Hold *data_dir* exclusively while the block runs, if no process serves it; yields whether it is held."""
     descriptor = os.open(data_dir / _NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         yield _exclusive(descriptor)

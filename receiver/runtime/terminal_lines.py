@@ -1,5 +1,5 @@
 """
-Log lines as people read them on a terminal: the time, a mark, a few words.
+Log lines for people at a terminal: the time, a mark, a few words.
 
     22:03:42  --> callback freepik COMPLETED job_…
     22:03:42      job succeeded freepik job_…, settled by callback
@@ -46,7 +46,7 @@ def _worded(line: Mapping[str, Any]) -> tuple[str, str]:
     mark = "!" if line.get("level") in _COLOURS else ""
     fields = dict(line)
     heading = event if " " in event else event.replace("_", " ")
-    if event.startswith("job_"):  # a change of state: what it is about is its subject
+    if event.startswith("job_"):  # a change of state: the job is the subject of the line
         heading += "".join(f" {fields.pop(name)}" for name in ("provider", "job") if fields.get(name))
         fields.pop("state", None)
     shown = [
@@ -96,7 +96,7 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
 
 
 def _time_of(line: Mapping[str, Any]) -> str:
-    """Of the day, where this machine is."""
+    """Return the local time of day."""
     try:
         return f"{datetime.fromisoformat(str(line.get('timestamp'))).astimezone():%H:%M:%S}"
     except ValueError:

@@ -1,9 +1,9 @@
 """
 A process of its own that makes one thumbnail: `python -I thumbnail_process.py SOURCE TARGET SIDE`.
 
-Decoding is what hostile pictures attack, so it is done here, where memory and time are limited by the system and
-nothing of ours is loaded: no settings, no key, no database. It imports Pillow and the standard library, and nothing
-else. Exit status 3: the picture would take too much memory; 1: it can't be decoded.
+Hostile pictures attack decoders, so decoding is done here, where the system limits memory and time, and none of our
+modules is loaded: no settings, no key, no database. It imports Pillow and the standard library, and nothing else. Exit
+status 3: the picture would take too much memory; 1: it can't be decoded.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import sys
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 30
 MAX_DECODED_BYTES = 400 << 20
-"""Of the whole picture, as it is decoded: JPEG is decoded at a fraction of its size, other formats whole."""
+"""The limit for the decoded picture: JPEG is decoded at a fraction of its size, other formats in full."""
 TOO_LARGE = 3
 _NICENESS = 15
-"""Downloads and callbacks go first: a thumbnail is made in the time that is left."""
+"""Downloads and callbacks have priority over thumbnails."""
 
 
 def main(source: str, target: str, side: int) -> int:

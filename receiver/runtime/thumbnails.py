@@ -1,4 +1,4 @@
-"""Thumbnails: made by processes of their own, a few at a time, each bounded in memory and time."""
+"""Thumbnails: made by separate processes, a few at a time, each bounded in memory and time."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Thumbnails:
 
     async def make(self, source: Path, target: Path) -> None:
         """
-        Write a WEBP thumbnail of *source* to *target*; raises `NoThumbnail`, and then *target* is not there.
+        Write a WEBP thumbnail of *source* to *target*; raises `NoThumbnail`, and then leaves no *target*.
 
-        The process has an empty environment: no secret of ours is in it.
+        The process has an empty environment, without our secrets.
         """
         async with self._places:
             process = await asyncio.create_subprocess_exec(

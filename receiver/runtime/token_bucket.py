@@ -1,4 +1,4 @@
-"""Token buckets: so many calls in so many seconds."""
+"""Token buckets: a number of calls per number of seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from submitter.provider_settings import Rate
 
 
 class Bucket:
-    """All of *rates* hold: each is a bucket of `count` tokens that fills in `seconds`. No rates: no limit."""
+    """Applies all of *rates*: each is a bucket of `count` tokens that fills in `seconds`. No rates: no limit."""
 
     def __init__(self, rates: Sequence[Rate], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rates = tuple(rates)
@@ -22,7 +22,7 @@ class Bucket:
         return bool(self._rates)
 
     def available(self) -> int | None:
-        """Whole tokens that can be taken now; None: no limit."""
+        """Return the number of tokens that can be taken now; None: no limit."""
         self._fill()
         return min((int(held + 1e-9) for held in self._held), default=None)
 
@@ -36,16 +36,16 @@ class Bucket:
         self._held = [min(held + count, rate.count) for held, rate in zip(self._held, self._rates, strict=True)]
 
     def fill(self, seconds: Sequence[float]) -> None:
-        """Take it as known in how many *seconds* the bucket of each rate is full."""
+        """Set the *seconds* until the bucket of each rate is full."""
         self._filled_at = self._clock()
         self._held = [rate.count * (1 - left / rate.seconds) for rate, left in zip(self._rates, seconds, strict=True)]
 
     def seconds_to_next(self) -> float:
-        """Until one token is there."""
+        """Return the seconds until a token is available."""
         return self.seconds_for(1)
 
     def seconds_for(self, count: int) -> float:
-        """Until *count* calls have gone out, if no others do."""
+        """Return the seconds until *count* calls have been made, if no others are."""
         self._fill()
         return max(
             (

@@ -1,7 +1,7 @@
 """
-Signals between loops: who gives work to a loop sets its event, and its wait ends.
+Signals between loops: a part that has work for a loop sets the loop's event, which ends its wait.
 
-They exist before the loops do, so that parts can be built in the order in which they depend on each other. A signal
+They exist before the loops, so that parts can be built in the order of their dependencies. A signal
 carries nothing and may be lost with the process: every loop also wakes by itself, and finds its work in the database.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Wakes:
-    """One event for each loop that others give work to."""
+    """An event for each loop that gets work from others."""
 
     reader: asyncio.Event = field(default_factory=asyncio.Event)
     submissions: asyncio.Event = field(default_factory=asyncio.Event)
@@ -23,11 +23,11 @@ class Wakes:
     stream: asyncio.Event = field(default_factory=asyncio.Event)
 
     def events_written(self) -> None:
-        """Deliver new events, and show them to the clients of the stream."""
+        """Wake the loops that deliver new events and stream them to clients."""
         self.notifier.set()
         self.stream.set()
 
     def jobs_queued(self) -> None:
-        """Submit what is queued; being queued is an event too."""
+        """Wake the submitting loop, and those for events, since being queued is an event too."""
         self.submissions.set()
         self.events_written()
