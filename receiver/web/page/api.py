@@ -1,8 +1,8 @@
 """
 The API's own handlers, called in this process on behalf of a session.
 
-A page shows what the API answers and does what the API does: it has no rules of its own, and a read token is refused
-by the same line of code.
+A page shows the API's answers and makes its changes through the API: it has no rules of its own, and a read token is
+refused by the same line of code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CALLER = "receiver.caller"
 
 
 class _OnBehalf(Bearer):
-    """Believes the caller that a page puts into the scope; no request from outside has such a thing."""
+    """Trusts the caller that a page puts into the scope, which no request from outside can have."""
 
     def __init__(self) -> None:
         super().__init__(())
@@ -41,7 +41,7 @@ class Api:
         self._router = Router(list(routes_of(_OnBehalf())), redirect_slashes=False)
 
     async def get(self, caller: Caller, path: str, **query: Any) -> Any:
-        """The JSON that `GET path` answers; None and empty values of *query* are left out."""
+        """Return the JSON answer to `GET path`; None and empty values of *query* are left out."""
         return await self._call(caller, "GET", path, query=query)
 
     async def post(
@@ -53,12 +53,12 @@ class Api:
         method: str = "POST",
         key: str = "",
     ) -> Any:
-        """The JSON that a change answers. *key* is an idempotency key."""
+        """Return the JSON answer to a change. *key* is an idempotency key."""
         body = json.dumps(document or {}).encode()
         return await self._call(caller, method, path, body=body, headers={"idempotency-key": key} if key else {})
 
     def forwarded(self, request: Request, caller: Caller, path: str) -> Response:
-        """What the API answers to *request* at *path*, as it is: for files."""
+        """Return the API's own response to *request* at *path*: for files."""
         return _Forwarded(self._router, {**request.scope, **_scope(caller, request.method, path)})
 
     async def _call(
@@ -116,7 +116,7 @@ class _Forwarded(Response):
 def _scope(caller: Caller, method: str, path: str) -> dict[str, Any]:
     return {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},  # a stream is not to wait for a disconnection
+        "asgi": {"version": "3.0", "spec_version": "2.4"},  # a stream must not wait for a disconnect
         "method": method,
         "path": path,
         "raw_path": path.encode(),

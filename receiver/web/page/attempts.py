@@ -1,4 +1,4 @@
-"""How often a source may try to sign in: a few wrong tokens, then it waits."""
+"""A limit on sign-in attempts: after a few wrong tokens, a source has to wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Attempts:
         self._sources: OrderedDict[str, Bucket] = OrderedDict()
 
     def wait_seconds(self, peer: str | None) -> float:
-        """How long *peer* has to wait before it may try again; 0: not at all."""
+        """Return how long *peer* has to wait before it may try again; 0: not at all."""
         return max(self._all.seconds_to_next(), self._bucket(peer).seconds_to_next())
 
     def wrong(self, peer: str | None) -> None:
@@ -41,7 +41,7 @@ class Attempts:
 
 
 def _source(peer: str | None) -> str:
-    """An address; of IPv6 the network of 64 bits, which one customer has."""
+    """Return the address; for IPv6 its /64 network, which belongs to a single customer."""
     try:
         address = ipaddress.ip_address(peer or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The body of a piece of evidence in three ways of reading it: set out, raw, and in hexadecimal."""
+"""The body of a piece of evidence in three forms: formatted, raw, and in hexadecimal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROW = 16
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """`pretty` is None unless the body is JSON; `cut` is whether more came than is shown."""
+    """A body to show. `pretty` is None unless it is JSON; `cut`: there is more than is shown."""
 
     size: int
     pretty: str | None
@@ -25,7 +25,7 @@ class Body:
 
 
 def body_of(evidence: Mapping[str, Any]) -> Body:
-    """The body as the API shows it, masked."""
+    """Return the body as the API shows it, masked."""
     text = evidence.get("body")
     data = base64.b64decode(evidence.get("body_base64") or "") if text is None else text.encode()
     pretty = None
@@ -44,7 +44,7 @@ def body_of(evidence: Mapping[str, Any]) -> Body:
 
 
 def hexadecimal(data: bytes) -> str:
-    """Rows of an offset, sixteen bytes, and the characters that they are in ASCII."""
+    """Return rows of an offset, sixteen bytes, and their ASCII characters."""
     rows = []
     for start in range(0, len(data), _ROW):
         row = data[start : start + _ROW]

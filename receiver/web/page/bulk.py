@@ -1,5 +1,5 @@
 """
-What is done to every job that passes a filter: counted first, done after a confirmation, and only to what was counted.
+Bulk actions on every job that matches a filter: counted first, and after a confirmation done to the counted jobs only.
 
 Done in rounds of at most `MOST_AT_ONCE` jobs; a page says how many are left for another round.
 """
@@ -21,7 +21,7 @@ _MOST_COUNTED = 5000
 
 @dataclass(frozen=True, slots=True)
 class BulkAction:
-    """An action by its name; `states` are those of the jobs that it can be done to."""
+    """A named action; `states` are those of the jobs that it applies to."""
 
     name: str
     title: str
@@ -57,7 +57,7 @@ ACTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a confirmation asks about. `before` is a cursor that leaves out what comes later."""
+    """The jobs that a confirmation asks about. `before` is a cursor that leaves out later ones."""
 
     count: int
     more: bool
@@ -66,7 +66,7 @@ class Found:
 
 @dataclass(slots=True)
 class Done:
-    """What a round came to; `refused` are counts by the code of the problem."""
+    """The result of a round; `refused` are counts by the code of the problem."""
 
     done: int = 0
     refused: dict[str, int] = field(default_factory=dict)
@@ -74,13 +74,13 @@ class Done:
 
 
 class Bulk:
-    """Goes through the API as a person would, job by job."""
+    """Uses the API as a person would, job by job."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     async def count(self, caller: Caller, action: BulkAction, filters: Mapping[str, str]) -> Found:
-        """How many jobs pass *filters* and can be acted on now."""
+        """Count the jobs that match *filters* and can be acted on now."""
         count, newest = 0, ""
         async for job in self._jobs(caller, action, filters, None, at_least=_MOST_COUNTED):
             newest = newest or job["id"]
@@ -109,7 +109,7 @@ class Bulk:
             await self._api.post(caller, f"{path}/cancel")
             return 1
         if action.name == "resubmit":
-            # Sent twice, a confirmation makes no second job.
+            # A confirmation that is sent twice makes no second job.
             await self._api.post(caller, f"{path}/resubmit", key=f"bulk {key} {job['id']}")
             return 1
         ended = await self._api.get(caller, "/v1/deliveries", job=job["id"], state="delivered,given_up", limit=200)
@@ -120,7 +120,7 @@ class Bulk:
     async def _jobs(
         self, caller: Caller, action: BulkAction, filters: Mapping[str, str], newest: str | None, *, at_least: int
     ) -> AsyncIterator[Any]:
-        """Up to *at_least* jobs and the rest of their page, newest first."""
+        """Yield up to *at_least* jobs and the rest of their page, newest first."""
         asked = [state for state in filters.get("state", "").split(",") if state]
         states = [state for state in action.states if not asked or state in asked]
         if not states:

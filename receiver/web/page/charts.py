@@ -1,4 +1,4 @@
-"""Charts as numbers: where the rectangles of a stacked column chart stand. Templates draw them, and a table behind."""
+"""Charts as numbers: the rectangles of stacked column charts. Templates draw them, with a table of the values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ WIDTH = 640
 HEIGHT = 120
 _GAP = 0.25
 _LEAST = 1.5
-"""What is there can be seen."""
+"""The least height of a rectangle, so that every value above zero is visible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What stands at one moment: values by series, from the bottom up."""
+    """The column at one time: values by series, from the bottom up."""
 
     at: str
     values: Mapping[str, float]
@@ -33,7 +33,7 @@ class Rect:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Columns of rectangles. `top` is what the chart's height stands for."""
+    """Columns of rectangles. `top` is the value at the chart's full height."""
 
     bars: Sequence[Bar]
     series: Sequence[str]
@@ -47,7 +47,7 @@ class Chart:
 
 
 def bars(columns: Sequence[Bar]) -> Chart:
-    """A chart of *columns*, which all have the same series."""
+    """Return a chart of *columns*, which all have the same series."""
     series = list(columns[0].values)
     top = nice(max(sum(column.values.values()) for column in columns))
     step = WIDTH / len(columns)
@@ -65,7 +65,7 @@ def bars(columns: Sequence[Bar]) -> Chart:
 
 
 def nice(value: float) -> float:
-    """The next round number: 1, 2 or 5 and zeros."""
+    """Return the next round number: 1, 2 or 5 and zeros."""
     if value <= 0:
         return 1.0
     size = 1.0

@@ -1,4 +1,4 @@
-"""Compare: one picture through several providers, side by side, and the jobs that this takes."""
+"""Compare: the results of several providers for one picture, side by side, and the jobs for them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from receiver.web.problems import Problem
 
 MOST_COMPARED = 8
 INPUT = "input"
-"""Names the picture that was sent, where others go by their job."""
+"""The name of the picture that was sent; the others are named by their job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A picture that can stand on either side of the slider; `path` leads to it below the root of the pages."""
+    """A picture for either side of the slider; `path` leads to it below the root of the pages."""
 
     name: str
     title: str
@@ -42,7 +42,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class ComparePage:
-    """Results beside each other, and the button that asks more providers for one."""
+    """Results side by side, and the button that sends the picture to more providers."""
 
     gate: Gate
     pages: Pages
@@ -80,7 +80,7 @@ class ComparePage:
         return await self.pages.answer(request, session, "compare.html", context)
 
     async def extend(self, request: Request, session: Session, form: FormData) -> Response:
-        """Send the picture of the first job to more providers, and compare what comes of it."""
+        """Send the picture of the first job to more providers, and compare the results."""
         job_ids = _chosen(form)
         if not job_ids:
             raise Problem(422, "no_such_job", "no job was named", field="job", remedy="begin at a job's page")
@@ -107,7 +107,7 @@ class ComparePage:
         return to_page(request, f"{address([*job_ids, *made])}&{notice_query('compare', refused=refused)}")
 
     def _sides(self, jobs: Sequence[Mapping[str, Any]], *, input_kept: bool) -> list[Side]:
-        """The picture that was sent, and each result that is kept."""
+        """Return the picture that was sent, and each kept result."""
         sides = []
         if input_kept:
             given = jobs[0]["input"]
@@ -124,12 +124,12 @@ class ComparePage:
 
 
 def address(job_ids: Sequence[str]) -> str:
-    """The page that compares these jobs."""
+    """Return the address of the page that compares these jobs."""
     return f"compare?{urlencode([('job', job_id) for job_id in job_ids])}"
 
 
 def merits(jobs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """What each job is best at, by its id: among at least two that have the figure, and only if not all are equal."""
+    """Return the merits of each job by its id: where at least two have the figure, and not all are equal."""
     figures: dict[str, dict[str, Any]] = {"fastest": {}, "largest": {}}
     units = {job["cost"]["unit"] for job in jobs if job["cost"]}
     if len(units) == 1:  # credits and money can't be compared
@@ -151,7 +151,7 @@ def merits(jobs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _pair(sides: Sequence[Side], query: QueryParams) -> tuple[Side, Side] | None:
-    """What stands left and right: what was chosen, or else the first two."""
+    """Return the pictures on the left and right: the chosen ones, or else the first two."""
     if not sides:
         return None
     by_name = {side.name: side for side in sides}
@@ -160,13 +160,13 @@ def _pair(sides: Sequence[Side], query: QueryParams) -> tuple[Side, Side] | None
 
 
 def _chosen(given: QueryParams | FormData) -> list[str]:
-    """The jobs that are named, in their order and once each."""
+    """Return the jobs that are named, in order, without duplicates."""
     named = dict.fromkeys(str(name) for name in given.getlist("job"))
     return [name for name in named if is_id("job", name)][:MOST_COMPARED]
 
 
 def _identity(job: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What two jobs have in common that had the same picture."""
+    """Return values that are equal for jobs with the same picture."""
     return tuple((job["input"] or {}).get(name) for name in ("width", "height", "bytes"))
 
 

@@ -1,4 +1,4 @@
-"""The dashboard, composed: its parts, and the routes that they make."""
+"""The composition of the dashboard: its parts and their routes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from receiver.web.problems import busy
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """What the pages are made from. *live* is the stream of changes; *public_url* may change while they are served."""
+    """The parts behind the pages. *live* is the stream of changes; *public_url* may change while they are served."""
 
     api: Api
     database: Database
@@ -50,7 +50,7 @@ class Dashboard:
     public_url: Callable[[], str | None]
 
     def routes(self) -> list[Route]:
-        """All routes; none of them is part of the API's description."""
+        """Return all routes; none of them is part of the API's description."""
         pages = Pages()
         shared = SharedFragments(lambda: self.live.version)
         gate = Gate(self.sessions, pages, shared, public_url=self.public_url)
@@ -77,7 +77,7 @@ class Dashboard:
 
 def _stream_of(live: Live, gate: Gate) -> Callable[[Request, Session], Awaitable[Response]]:
     async def stream(request: Request, session: Session) -> Response:
-        """`GET /live`: what changes, until the session ends."""
+        """`GET /live`: the stream of changes, until the session ends."""
         if live.pages >= MOST_PAGES:
             raise busy(f"{MOST_PAGES} pages are open already")
 

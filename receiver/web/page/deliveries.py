@@ -1,4 +1,4 @@
-"""Deliveries: the list and its filters, one more time for one of them, or for everything since a moment."""
+"""Deliveries: the list and its filters, and replays of one of them, or of everything since a given time."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class DeliveriesPage:
         return to_page(request, "deliveries?done=replay")
 
     async def replay_many(self, request: Request, session: Session, form: FormData) -> Response:
-        """Count first, then, once that is confirmed, do it."""
+        """Count first; once that is confirmed, replay."""
         asked: dict[str, Any] = {}
         if endpoint := str(form.get("endpoint", "")).strip():
             asked["endpoint_id"] = endpoint
@@ -94,7 +94,7 @@ class DeliveriesPage:
 
 
 def _in_utc(moment: str) -> str:
-    """What a field for a moment sends has no zone; the form says that it is UTC."""
+    """Add the zone to the value of a form's time field, which has none; the form says that it is UTC."""
     if "T" not in moment:
         return f"{moment}T00:00:00Z"
     return moment if moment.endswith(("Z", "z")) or "+" in moment else f"{moment}Z"

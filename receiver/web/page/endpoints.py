@@ -1,4 +1,4 @@
-"""Endpoints: their health, and everything an operator does with them. A secret is shown once, when it is made."""
+"""Endpoints: their health, and all actions of an operator on them. A secret is shown once, when it is created."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RECENT = 40
 
 @dataclass(frozen=True, slots=True)
 class EndpointsPage:
-    """The list of endpoints, and what is done with them."""
+    """The list of endpoints, and the actions on them."""
 
     gate: Gate
     pages: Pages
@@ -122,7 +122,7 @@ def _id(request: Request) -> str:
 
 
 def _asked(form: FormData) -> dict[str, Any]:
-    """The fields of the form as the API takes them."""
+    """Return the fields of the form as the API takes them."""
     asked: dict[str, Any] = {
         "url": str(form.get("url", "")).strip(),
         "description": str(form.get("description", "")).strip(),
@@ -135,5 +135,5 @@ def _asked(form: FormData) -> dict[str, Any]:
             try:
                 asked[name] = number(text)
             except ValueError:
-                asked[name] = text  # the API says what it takes
+                asked[name] = text  # the API's error says what it accepts
     return asked

@@ -1,4 +1,4 @@
-"""Values as people read them: moments, durations, sizes, states."""
+"""Values as people read them: times, durations, sizes, states."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ STATES: Mapping[str, tuple[str, str]] = {
     "ready": ("good", "M3 8.5 6.5 12 13 4.5"),
     "no key": ("idle", "M3.5 8h9"),
 }
-"""Its tone, and the lines of its sign: a state is never shown by its colour alone."""
+"""The tone of each state, and the lines of its icon: a state is never shown by its colour alone."""
 
 
 def badge(state: str) -> Markup:
-    """A state as a word with a sign."""
+    """Format a state as a word with an icon."""
     tone, lines = STATES.get(state, ("idle", "M3.5 8h9"))
     return Markup(
         '<span class="badge {}"><svg viewBox="0 0 16 16" aria-hidden="true"><path d="{}"/></svg>{}</span>'
@@ -43,7 +43,7 @@ def badge(state: str) -> Markup:
 
 def moment(value: str | datetime | None, style: str = "full") -> Markup:
     """
-    A `time` element in UTC, which the module turns into local time, but for days.
+    Return a `time` element in UTC, which the JavaScript module turns into local time, except for days.
 
     *style*: `full`, `short` (today's without the day, in the browser), `time`, `hour`, `day`, or `date`: a day without
     its year.
@@ -70,7 +70,7 @@ _MOMENTS = {
 
 
 def until(value: str | None, now: datetime) -> Markup:
-    """A moment as the time that is left until it, or has passed since."""
+    """Format a time as the duration until it, or since it."""
     if value is None:
         return Markup("")
     at = datetime.fromisoformat(value)
@@ -81,7 +81,7 @@ def until(value: str | None, now: datetime) -> Markup:
 
 
 def duration(seconds: float | None) -> str:
-    """`42 ms`, `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    """Format a duration: `42 ms`, `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds is None:
         return "–"
     if seconds < 0.0995:
@@ -99,14 +99,14 @@ def duration(seconds: float | None) -> str:
 
 
 def between(start: str | None, end: str | None) -> str:
-    """How long it is from one moment to the other."""
+    """Format the duration between two times."""
     if start is None or end is None:
         return "–"
     return duration((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
 
 
 def size(count: int | None) -> str:
-    """Bytes: `812 B`, `1.4 MB`."""
+    """Format bytes: `812 B`, `1.4 MB`."""
     if count is None:
         return "–"
     number = float(count)
@@ -118,7 +118,7 @@ def size(count: int | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """With thin spaces between thousands."""
+    """Format a number with thin spaces between thousands."""
     if value is None:
         return "–"
     return (
@@ -131,7 +131,7 @@ def percent(value: float | None) -> str:
 
 
 def file_name(job: Mapping[str, Any]) -> str:
-    """What people know a job by: its file, or else the end of its id."""
+    """Return a name of a job for people: its file's, or else the end of its id."""
     given = (job.get("input") or {}).get("file_name")
     return str(given) if given else f"Job {job['id'][-8:]}"
 
@@ -145,12 +145,12 @@ def plural(count: int, word: str, several: str = "") -> str:
 
 
 def breakable(name: str) -> Markup:
-    """A name or an address of several words, which may be broken between them."""
+    """Allow line breaks between the words of a name or an address."""
     return Markup("<wbr>").join(re.findall(r"[^._/?&=-]*[._/?&=-]?", name))
 
 
 def sentence(words: str) -> str:
-    """*words* as the beginning of a sentence."""
+    """Return *words* with a capital, as the beginning of a sentence."""
     return words[:1].upper() + words[1:]
 
 
@@ -169,7 +169,7 @@ _WAITING = {
 
 
 def host(url: str | None) -> str:
-    """An address without its scheme."""
+    """Return an address without its scheme."""
     return (url or "").partition("://")[2] or url or "–"
 
 

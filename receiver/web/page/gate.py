@@ -1,8 +1,8 @@
 """
-The gate of the pages: who may see them, which posts are theirs, and the headers of every answer.
+The gate of the pages: access to them, the check of posts from them, and the headers of every answer.
 
-A page needs a session; without one it leads to the sign-in form. A post needs more: it must come from a page of this
-origin, by what the browser says of it, and carry the form token of its session.
+A page needs a session; without one it redirects to the sign-in form. A post needs more: according to the browser's
+headers it must come from a page of this origin, and it must carry the form token of its session.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Gate:
         self._public_url = public_url
 
     def open(self, handler: Handler) -> Handler:
-        """Everybody may see it."""
+        """Wrap a handler that is open to everybody."""
 
         @wraps(handler)
         async def opened(request: Request) -> Response:
@@ -79,7 +79,7 @@ class Gate:
         return opened
 
     def page(self, view: View, *, shared: bool = True) -> Handler:
-        """Only for sessions; others are led to the sign-in form. Files and streams are not *shared*."""
+        """Wrap a view for sessions; others are sent to the sign-in form. Files and streams are not *shared*."""
 
         @wraps(view)
         async def guarded(request: Request) -> Response:
@@ -96,7 +96,7 @@ class Gate:
         return guarded
 
     def action(self, action: Action) -> Handler:
-        """Only for posts of our own forms, by sessions that may change things."""
+        """Wrap an action for posts of our own forms, by sessions that may change things."""
 
         async def act(request: Request, session: Session) -> Response:
             self.check_origin(request)
@@ -107,7 +107,7 @@ class Gate:
         return self.page(act)
 
     def upload(self, view: View) -> Handler:
-        """A post that reads its own body, and checks the form token in it by `check_form`."""
+        """Wrap a post that reads its own body, and checks the form token in it by `check_form`."""
 
         async def act(request: Request, session: Session) -> Response:
             self.check_origin(request)
@@ -126,7 +126,7 @@ class Gate:
             raise _forged()
 
     def check_form(self, session: Session, token: Any) -> None:
-        """Refuse a form that was not made for *session*, and whatever a read token would change."""
+        """Refuse a form that was not made for *session*, and any change with a read token."""
         self.check_form_token(session, token)
         if not session.may_write:
             raise Problem(
@@ -149,7 +149,7 @@ class Gate:
             raise _forged()
 
     def set_cookie(self, request: Request, response: Response, value: str) -> None:
-        """Keep the session in the browser, until it is closed; for the paths that the pages are under."""
+        """Keep the session in the browser until it is closed, for the paths of the pages."""
         response.set_cookie(
             COOKIE, value, path=self._path(request), httponly=True, samesite="strict", secure=self._secure(request)
         )
@@ -160,7 +160,7 @@ class Gate:
         )
 
     def _public(self, request: Request) -> str:
-        """The public URL, for a request that came by it."""
+        """Return the public URL, for a request that came by it."""
         public = self._public_url() or ""
         return public if urlsplit(public).netloc.lower() == request.headers.get("host", "").lower() else ""
 
@@ -172,7 +172,7 @@ class Gate:
         return "https" in (request.url.scheme, urlsplit(self._public(request)).scheme)
 
     async def _answered(self, request: Request, session: Session | None, answer: Awaitable[Response]) -> Response:
-        """The answer, or the page of a problem."""
+        """Return the answer, or the page of a problem."""
         try:
             return await answer
         except Problem as exc:
@@ -193,7 +193,7 @@ class Gate:
 
 
 async def small_form(request: Request) -> FormData:
-    """The fields of a form without files, or `Problem`."""
+    """Read the fields of a form without files. Raises `Problem`."""
     try:
         size = int(request.headers.get("content-length", "0"))
         if size > _MOST_FORM_BYTES:
@@ -204,12 +204,12 @@ async def small_form(request: Request) -> FormData:
 
 
 def to_page(request: Request, path: str = "", *, status: int = 303) -> Response:
-    """A redirection to one of our pages, relative to this one, so that it holds under any prefix."""
+    """Redirect to one of our pages, relative to this one, so that it works under any prefix."""
     return RedirectResponse(f"{base_of(request)}{path}", status)
 
 
 def with_headers(response: Response) -> Response:
-    """*response* with the headers that every answer of a page has."""
+    """Add the headers that every answer of a page has."""
     headers = MutableHeaders(raw=response.raw_headers)
     for name, value in _HEADERS.items():
         headers.setdefault(name, value)
@@ -218,12 +218,12 @@ def with_headers(response: Response) -> Response:
 
 
 def new_key() -> str:
-    """An idempotency key for a form: sent twice, it makes one job."""
+    """Return an idempotency key for a form, which makes a single job even if sent twice."""
     return secrets.token_urlsafe(18)
 
 
 def _to_sign_in(request: Request) -> Response:
-    """Where a reader came from is kept: relative, and only for pages that can be shown again."""
+    """Redirect to the sign-in form, with the relative address of the page if it can be shown again."""
     wanted = request.url.path.removeprefix(request.scope.get("root_path", "")).lstrip("/")
     if request.url.query:
         wanted = f"{wanted}?{request.url.query}"

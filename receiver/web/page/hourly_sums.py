@@ -1,7 +1,7 @@
 """
-Hourly sums as the overview reads them: in columns of one hour or several.
+Hourly sums for the overview: in columns of one hour or several.
 
-What is over does not change any more: its hours are read once, and its columns are added up once.
+Past hours do not change any more: they are read once, and their columns are added up once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _KEPT = timedelta(days=40)
 
 
 class HourlySums:
-    """Remembers hours and columns once the loop that sums hours has come past them."""
+    """Remembers hours and columns once the summing loop has passed them."""
 
     def __init__(self, table: RollupTable) -> None:
         self._table = table
@@ -26,7 +26,7 @@ class HourlySums:
         self._columns: dict[tuple[datetime, int], ByProvider] = {}
 
     async def summed_until(self, now: datetime) -> datetime | None:
-        """Where the sums end, while hours that are over are still to be added; else None."""
+        """Return the end of the sums while past hours are still to be summed; else None."""
         newest = await self._table.newest()
         if newest is not None:
             until = newest + HOUR
@@ -37,10 +37,10 @@ class HourlySums:
 
     async def columns(self, length: timedelta, step: int, now: datetime) -> list[Column]:
         """
-        The last *length* until the end of this hour, in columns of *step* hours, oldest first.
+        Return the last *length* until the end of this hour, in columns of *step* hours, oldest first.
 
-        Columns begin at whole multiples of *step* hours of a day (UTC); the first may reach further back, the last one
-        is not over yet.
+        Columns begin at whole multiples of *step* hours of a day (UTC); the first may reach further back, the last is
+        incomplete.
         """
         end = hour_of(now) + HOUR
         start = end - length
@@ -59,14 +59,14 @@ class HourlySums:
         return columns
 
     async def _between(self, start: datetime, end: datetime, now: datetime) -> dict[datetime, ByProvider]:
-        """Every hour from *start* until before *end*."""
+        """Return every hour from *start* until before *end*."""
         known = start
         while known in self._hours:
             known += HOUR
         fresh: dict[datetime, ByProvider] = {}
         for hour, provider, sums in await self._table.between(known, end):
             fresh.setdefault(hour, {})[provider] = sums
-        # Hours are summed one after the other: those before the last one that is there are complete.
+        # Hours are summed one after the other: all before the last existing one are complete.
         open_from = min(hour_of(now) - _OPEN, max(fresh, default=start))
         hours: dict[datetime, ByProvider] = {}
         while start < end:
@@ -85,6 +85,6 @@ class HourlySums:
 
 
 def merged(several: list[ByProvider]) -> ByProvider:
-    """The sums of several moments together, by provider."""
+    """Add up the sums of several hours, by provider."""
     names = sorted({name for sums in several for name in sums})
     return {name: total(sums[name] for sums in several if name in sums) for name in names}

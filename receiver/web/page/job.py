@@ -1,4 +1,4 @@
-"""One job: its images, its timeline, its evidence, its deliveries, and what can be done about it."""
+"""A job: its images, its timeline, its evidence, its deliveries, and the actions on it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _SENT = ("sending", "running", "unconfirmed")
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    A line of the timeline, and how long after the one before it came.
+    A line of the timeline, and the time since the line before it.
 
-    Lines about deliveries that follow each other are one step: `folded` are all of them.
+    Consecutive lines about deliveries are one step: `folded` holds all of them.
     """
 
     line: Line
@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """The page of one job, its pictures, and the buttons on it."""
+    """The page of a job, its pictures, and its buttons."""
 
     gate: Gate
     pages: Pages
@@ -139,7 +139,7 @@ class JobPage:
             raise Problem(exc.status, exc.code, exc.detail, remedy="look for it in the list of jobs") from exc
 
     def _can(self, job: Mapping[str, Any]) -> dict[str, bool]:
-        """Which buttons apply."""
+        """Return the buttons that apply."""
         pollable = self.slots[job["provider"]].provider.pollable and job["remote_id"] is not None
         unkept = job["state"] == "succeeded" and any(not image["kept"] for image in job["images"])
         return {
@@ -163,7 +163,7 @@ def _steps(lines: Iterable[Line]) -> list[Step]:
 
 
 def _phases(job: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
-    """How long the job waited to be sent, and how long its provider took: for a bar of two parts."""
+    """Return how long the job waited to be sent, and how long its provider took, for a bar of two parts."""
     created = datetime.fromisoformat(job["created_at"])
     sent = job["sent_at"] and datetime.fromisoformat(job["sent_at"])
     finished = job["finished_at"] and datetime.fromisoformat(job["finished_at"])
@@ -183,7 +183,7 @@ def _phases(job: Mapping[str, Any], now: datetime) -> list[dict[str, Any]]:
 
 
 def _curl(job: Mapping[str, Any], origin: str) -> dict[str, str]:
-    """Commands that show the job, and that send its like."""
+    """Return commands that show the job, and that send a similar one."""
     asked = {
         "provider": job["provider"],
         **{name: job[name] for name in ("options", "metadata", "notify_url") if job[name]},

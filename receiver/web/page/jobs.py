@@ -1,4 +1,4 @@
-"""Jobs: the list, its filters, and what is done to everything that passes them."""
+"""Jobs: the list, its filters, and bulk actions on all jobs that match them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class JobsPage:
         return await self.pages.answer(request, session, "jobs.html", context, status=200 if error is None else 422)
 
     async def act(self, request: Request, session: Session, form: FormData) -> Response:
-        """First what would be done and to how many, then, once that is confirmed, the doing."""
+        """Show the action and the number of jobs first; once that is confirmed, carry it out."""
         filters = _filters(form)
         action = ACTIONS.get(str(form.get("action")))
         if action is None:
@@ -90,7 +90,7 @@ class JobsPage:
 
 
 def _searched_to(filters: Mapping[str, str], page: Mapping[str, Any]) -> datetime | None:
-    """How far back a page looked for text that ended before it was full: its cursor is the last job it looked at."""
+    """Return how far back a page searched for text, if it ended before it was full: to the job of its cursor."""
     ended_early = "q" in filters and page["next"] is not None and len(page["items"]) < _LIMIT
     return made_at(page["next"]) if ended_early else None
 

@@ -1,9 +1,9 @@
 """
-The stream that says *what* changed, never *to what*: pages fetch the server's own fragment then.
+The stream of changes. It says *what* changed, never *to what*: pages then fetch the server's own fragment.
 
-One reader follows the logs for all pages, a little more than once a second, and only while there are any; with many
-pages less often. A change is sent to the pages in turn, spread over the time until the next one: what they fetch then
-comes one after the other, and callbacks are answered in between.
+A single reader follows the logs for all pages, a little more than once a second, and only while there are any; with
+many pages less often. A change is sent to the pages in turn, spread over the time until the next one: their fetches
+then arrive one after the other, and callbacks are answered in between.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Live:
         self._pages: list[_Page] = []
         self._following: asyncio.Task[None] | None = None
         self.version = 0
-        """Goes up whenever something may have changed."""
+        """Incremented whenever something may have changed."""
 
     @property
     def pages(self) -> int:
         return len(self._pages)
 
     async def frames(self, still: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes, None]:
-        """The stream of one page, as long as *still* says so every few seconds."""
+        """Yield the stream of one page, as long as *still*, called every few seconds, returns True."""
         page = _Page()
         self._pages.append(page)
         try:
@@ -62,16 +62,16 @@ class Live:
                 self._following = self._place = None
 
     async def _follow(self) -> None:
-        """Begin to follow the logs, if nobody watched until now."""
+        """Begin to follow the logs, if this is the first page to watch."""
         if self._place is None:
-            self.version += 1  # nobody knows what changed meanwhile
+            self.version += 1  # changes in the meantime are unknown
             place = await self._log.place()
             self._place = self._place or place
         if self._following is None:
             self._following = asyncio.create_task(Loop("live", self._step, idle_seconds=_SECONDS).run(), name="live")
 
     async def _step(self) -> float:
-        """Read what has changed, and send it to one page after the other."""
+        """Read the changes, and send them to one page after the other."""
         if self._place is None:
             return _SECONDS
         changed, self._place = await self._log.after(self._place)
@@ -91,21 +91,21 @@ class Live:
         return 0
 
     async def _rest(self, seconds: float) -> None:
-        """Wait, but not for longer than the receiver runs."""
+        """Wait, but no longer than the receiver runs."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
 
 class _Page:
-    """A page that watches, and the frame that it has not taken yet."""
+    """A watching page, and the frame that it has not taken yet."""
 
     def __init__(self) -> None:
         self._frame: bytes | None = None
         self._sent = asyncio.Event()
 
     def send(self, frame: bytes) -> None:
-        """Have the page take *frame*; if the frame before is not taken yet, it is sent that everything changed."""
+        """Send *frame* to the page; if it has not taken the one before, tell it that everything changed."""
         self._frame = frame if self._frame is None else _EVERYTHING
         self._sent.set()
 

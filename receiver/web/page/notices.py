@@ -1,7 +1,7 @@
 """
-Notices: the result of an action, on the page that the action leads to.
+Notices: the result of an action, shown on the page that the action leads to.
 
-An address carries a code and counts, never words: somebody who hands out a link can't put text on our pages.
+An address carries a code and counts, never text: a link from a stranger can't put words on our pages.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOTICES: Mapping[str, str | tuple[str, str, str]] = {
     "pause": "The provider is paused: its jobs wait in the queue.",
     "resume": "The provider is resumed: jobs that waited are sent.",
 }
-"""Words by code: a text, or what is counted (singular, plural) and what became of it."""
+"""Texts by code: a sentence, or the things counted (singular, plural) and their outcome."""
 _REASONS: Mapping[str, str] = {
     "already_ended": "finished already",
     "already_sent": "sent already",
@@ -47,7 +47,7 @@ _REASONS: Mapping[str, str] = {
     "provider_not_configured": "the provider has no key",
     "no_worker": "no worker has started yet",
 }
-"""Words by the code of a problem; all others are a refusal."""
+"""Texts by the code of a problem; all other codes are shown as a refusal."""
 
 
 def notice_query(
@@ -59,9 +59,9 @@ def notice_query(
     beside: Mapping[str, str] | None = None,
 ) -> str:
     """
-    The query of a page that shows the notice *code*, and the parameters *beside* it.
+    Return the query of a page that shows the notice *code*, with the other parameters *beside*.
 
-    *refused* counts what was left out, by the code of the problem; *more* says that there is more to do.
+    *refused* counts the things left out, by the code of the problem; *more*: there is more to do.
     """
     query = [*(beside or {}).items(), ("done", code)]
     if count is not None:
@@ -73,7 +73,7 @@ def notice_query(
 
 
 def notice_of(query: QueryParams) -> str:
-    """The notice that *query* asks for; empty if it asks for none that there is."""
+    """Return the notice that *query* asks for; empty if there is no such notice."""
     words = _NOTICES.get(query.get("done", ""))
     if words is None:
         return ""

@@ -1,4 +1,4 @@
-"""A provider's options as fields of a form: from their JSON Schema, and what was typed back into values."""
+"""A provider's options as fields of a form: made from their JSON Schema, and their texts converted to values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _TRUE_FALSE = (True, False)
 @dataclass(frozen=True, slots=True)
 class OptionField:
     """
-    One option. Nothing typed: it is not sent, or takes its default.
+    An option. If its field is empty, it is not sent, or takes its default.
 
-    `choices` are pairs of what a form sends and what it shows; `step` is 1 for whole numbers and `any` for others.
+    `choices` are pairs of the value that a form sends and the text that it shows; `step` is 1 for whole numbers and
+    `any` for others.
     """
 
     name: str
@@ -31,7 +32,7 @@ class OptionField:
     step: str = "any"
 
     def value(self, text: str) -> Any:
-        """What *text* stands for; raises `Problem` for what is no such value."""
+        """Convert *text* to a value; raises `Problem` if it is not of the option's kind."""
         if self.kind == "text":
             return text
         try:
@@ -48,7 +49,7 @@ class OptionField:
 
 
 def option_fields(schema: Mapping[str, Any]) -> list[OptionField]:
-    """The fields of *schema*, `passthrough` last."""
+    """Return the fields of *schema*, `passthrough` last."""
     properties: Mapping[str, Mapping[str, Any]] = schema["properties"]
     names = sorted(properties, key=lambda name: name == "passthrough")
     return [_field(name, properties[name]) for name in names]

@@ -1,4 +1,4 @@
-"""Overview: what needs a person first, then what the last hours came to."""
+"""Overview: first the things that need attention, then the sums of the last hours."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SPANS = {
     "week": (timedelta(days=7), 6, "7 days"),
     "month": (timedelta(days=30), 24, "30 days"),
 }
-"""How long, the hours of a column, and words."""
+"""The length of each range, the hours of a column, and its title."""
 _SPEND_DAYS = timedelta(days=13)
-"""And today."""
+"""The days before today."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The first page."""
+    """The page after sign-in."""
 
     gate: Gate
     pages: Pages
@@ -105,7 +105,7 @@ class Overview:
         }
 
     async def _figures(self, now: datetime, length: timedelta, step: int) -> dict[str, Any]:
-        """Sums of the last *length*, by provider, and columns of charts: of an hour, of some, or of a day."""
+        """Return sums of the last *length*, by provider, and the charts' columns of *step* hours."""
         columns = await self.sums.columns(length, step, now)
         providers = merged([sums for _, sums in columns])
         deliveries = providers.pop(DELIVERIES, Sums())
@@ -119,7 +119,7 @@ class Overview:
         }
 
     async def _spend(self, now: datetime) -> dict[str, Any]:
-        """What the last two weeks cost, a day at a time, by unit: credits and money can't be added."""
+        """Return the cost of the last two weeks, by unit and day: credits and money can't be added."""
         days = {iso(day) or "": _cost(sums) for day, sums in await self.sums.columns(_SPEND_DAYS, 24, now)}
         units = sorted({unit for cost in days.values() for unit in cost})
         return {

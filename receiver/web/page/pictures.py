@@ -1,4 +1,4 @@
-"""Pictures that were chosen in a form, on their way to jobs."""
+"""Uploads of pictures that were chosen in a form."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Pictures:
     store: JobStore
 
     async def admit(self, file: UploadFile, document: Mapping[str, Any], *, token_id: str, key: str | None) -> Job:
-        """The job of *file* and of what *document* asks for; raises `Problem`. *key* is an idempotency key."""
+        """Return the job for *file* and *document*; raises `Problem`. *key* is an idempotency key."""
         name = (file.filename or "").replace("\\", "/").rpartition("/")[2][:_LONGEST_FILE_NAME]
         return await self._admit(file.file, name, document, token_id=token_id, key=key)
 
     async def admit_again(self, job_id: str, document: Mapping[str, Any], *, token_id: str, key: str) -> Job:
-        """A job with the picture of an earlier one; raises `Problem`, also if that is not kept any more."""
+        """Return a job with the picture of an earlier one; raises `Problem`, also if that is no longer kept."""
         found = await self.store.job(job_id)
         path = None if found is None else await self._input(found[0])
         if path is None or found is None:
@@ -48,7 +48,7 @@ class Pictures:
             return await self._admit(source, found[0].input.file_name or "", document, token_id=token_id, key=key)
 
     async def input_of(self, job_id: str) -> Path | None:
-        """The picture that a job was given, as long as it is kept."""
+        """Return the input picture of a job, as long as it is kept."""
         found = await self.store.job(job_id)
         return None if found is None else await self._input(found[0])
 

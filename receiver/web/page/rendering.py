@@ -1,11 +1,11 @@
 """
-Templates to answers.
+Rendering of templates.
 
-A page is one template. What changes while it is watched stands in blocks of it, and each block can be asked for by
-itself (`?fragment=name`): the page in the browser and its renewal are made of the same lines. All links are relative to
-the page, so that pages work under any prefix, whoever strips it.
+A page is one template. The parts that change while it is watched are blocks of it, and each block can be requested by
+itself (`?fragment=name`): the page and its updates are made from the same lines. All links are relative to the page, so
+that pages work under any prefix, no matter which proxy strips it.
 
-Templates are compiled on a thread when the first page is asked for, and rendered a millisecond at a time: callbacks
+Templates are compiled on a thread when the first page is requested, and rendered a millisecond at a time: callbacks
 that arrive meanwhile are answered in between.
 """
 
@@ -56,7 +56,7 @@ class Pages:
         *,
         status: int = 200,
     ) -> Response:
-        """The page, or the one block of it that the request asks for."""
+        """Render the page, or the single block of it that the request asks for."""
         if not self._compiled:
             await asyncio.to_thread(self._compile)
             self._compiled = True
@@ -82,7 +82,7 @@ class Pages:
 
 
 async def in_slices(pieces: Iterator[str]) -> str:
-    """All *pieces*, and other work of the event loop between them."""
+    """Join *pieces*, and let other work of the event loop run between them."""
     made, until = [], time.perf_counter() + SLICE_SECONDS
     for piece in pieces:
         made.append(piece)
@@ -93,18 +93,18 @@ async def in_slices(pieces: Iterator[str]) -> str:
 
 
 def base_of(request: Request) -> str:
-    """The way from this page to the root of all pages, ending in a slash."""
+    """Return the relative path from this page to the root of all pages, ending in a slash."""
     return "../" * (here_of(request).count("/")) or "./"
 
 
 def here_of(request: Request) -> str:
-    """The page's own path below the prefix, without a slash before it."""
+    """Return the page's own path below the prefix, without a leading slash."""
     path: str = request.scope["path"]
     return path.removeprefix(request.scope.get("root_path", "")).removeprefix("/")
 
 
 def static_version() -> str:
-    """Changes whenever a static file does, so that browsers may keep them for ever."""
+    """Return a version that changes whenever a static file does, so that browsers may keep them for ever."""
     digest = hashlib.sha256()
     for path in sorted(files("receiver.web.page").joinpath("static").iterdir(), key=lambda path: path.name):
         digest.update(path.name.encode() + path.read_bytes())

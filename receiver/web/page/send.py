@@ -1,7 +1,7 @@
 """
-Send: pictures, a provider, its options; then the job's page, or the list where there were several.
+Send: pictures, a provider, its options; then the job's page, or the list if there were several.
 
-One picture may go to more providers at once, with their defaults: then what comes of it is compared.
+A picture may go to several providers at once, with their defaults: then the results are compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_FIELD_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SendPage:
-    """The form, and what becomes of it."""
+    """The form, and its processing."""
 
     gate: Gate
     pages: Pages
@@ -96,7 +96,7 @@ class SendPage:
         return job_ids
 
     def _document(self, name: str, form: FormData) -> dict[str, Any]:
-        """What the form asks of the provider that was chosen."""
+        """Return the request of the form to the chosen provider."""
         if name not in self.slots:
             return {"provider": name}
         return {"provider": name, "options": _options(_fields(self.slots[name]), name, form)}
@@ -137,7 +137,7 @@ def _files(form: FormData) -> list[UploadFile]:
 
 
 def _options(fields: list[OptionField], provider: str, form: FormData) -> dict[str, Any]:
-    """What was typed into the fields of *provider*, as values."""
+    """Return the values of the filled-in fields of *provider*."""
     options = {}
     for field in fields:
         text = form.get(f"{provider}.{field.name}")

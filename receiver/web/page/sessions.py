@@ -1,9 +1,9 @@
 """
-Sessions: an API token, once it was shown, becomes a signed cookie that stands for it.
+Sessions: signing in with an API token yields a signed cookie that stands for it.
 
-A cookie names its session and the digest of the token, never the token. It is worth nothing once the token is removed
-from the settings, the session was signed out, or a week has passed. Form tokens and sign-in links are signed with the
-same keys for purposes of their own.
+A cookie names its session and the digest of the token, never the token. It is invalid once the token is removed from
+the settings, the session was signed out, or a week has passed. Form tokens and sign-in links are signed with the same
+keys for purposes of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINK_LIFETIME = timedelta(minutes=2)
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A browser that was signed in, and for which token."""
+    """A signed-in browser, and its token's digest."""
 
     id: str
     caller: Caller
@@ -36,7 +36,7 @@ class Session:
 
 
 class Sessions:
-    """Begins sessions, recognises them and ends them."""
+    """Begins, recognises and ends sessions."""
 
     def __init__(self, tokens: Tokens, bearer: Bearer, spent: SpentTokens) -> None:
         self._bearer = bearer
@@ -46,12 +46,12 @@ class Sessions:
         self._links = tokens.signer("sign-in")
 
     def begin(self, token: str) -> str | None:
-        """The cookie of a new session for *token*; None if there is no such token."""
+        """Return the cookie of a new session for *token*; None if there is no such token."""
         caller = self._bearer.caller_of(token)
         return None if caller is None else self._new(caller)
 
     async def begin_by_link(self, link_token: str, now: datetime) -> str | None:
-        """The cookie of a new session for a sign-in link; None if it was used before, is old, or is none."""
+        """Return the cookie of a new session for a sign-in link; None if it was used before, is old or invalid."""
         try:
             said = self._links.unsign(link_token, max_age=int(LINK_LIFETIME.total_seconds())).decode()
         except (BadData, UnicodeError):
@@ -63,16 +63,16 @@ class Sessions:
         return self._new(caller)
 
     async def session(self, cookie: str) -> Session | None:
-        """The session of *cookie*, as long as it lasts."""
+        """Return the session of *cookie*, as long as it lasts."""
         found = self._read(cookie)
         return None if found is None or await self._spent.spent(found.id) else found
 
     def check_form_token(self, session: Session, given: str) -> bool:
-        """Whether *given* was put into a form for *session*."""
+        """Return whether *given* was put into a form for *session*."""
         return secrets.compare_digest(given.encode("utf-8", "replace"), session.form_token.encode())
 
     async def end(self, session: Session) -> None:
-        """The session's cookie is worth nothing from now on."""
+        """Make the session's cookie invalid."""
         now = datetime.now(UTC)
         await self._spent.spend(session.id, now, until=now + SESSION_LIFETIME)
 
@@ -92,7 +92,7 @@ class Sessions:
 
 
 def sign_in_link(tokens: Tokens, bearer: Bearer, api_token: str) -> str:
-    """A token that signs in once, as the holder of *api_token*, within `LINK_LIFETIME`."""
+    """Return a token that signs in once, as the holder of *api_token*, within `LINK_LIFETIME`."""
     caller = bearer.caller_of(api_token)
     assert caller is not None
     return tokens.signer("sign-in").sign(f"{secrets.token_urlsafe(18)}.{caller.token_id}").decode()

@@ -1,8 +1,8 @@
 """
-Fragments that many pages ask for at once are made once.
+Shared fragments: a fragment that many pages request at once is rendered once.
 
-Whoever watches the same address with the same rights sees the same, but for the form token. So a fragment is made for
-the first who asks after a change, and given to all others until the next one, each with the token of their session.
+All viewers of an address with the same rights see the same, except for the form token. So a fragment is rendered for
+the first request after a change, and served to all others until the next change, each with its session's form token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST = 200
 
 
 class SharedFragments:
-    """Keeps the last fragments. *version* goes up whenever something has changed."""
+    """Keeps the last fragments. *version* increases whenever something has changed."""
 
     def __init__(self, version: Callable[[], int]) -> None:
         self._version = version
@@ -34,7 +34,7 @@ class SharedFragments:
     async def answer(
         self, request: Request, session: Session, view: Callable[[Request, Session], Awaitable[Response]]
     ) -> Response:
-        """What *view* answers, or has answered to somebody else since the last change."""
+        """Return the answer of *view*, or its answer to another session since the last change."""
         key = (request.url.path, request.url.query, session.may_write, self._version())
         made_at, task = self._made.get(key, (0.0, None))
         if task is None or time.monotonic() - made_at > _SECONDS:

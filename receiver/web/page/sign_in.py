@@ -1,4 +1,4 @@
-"""Signing in with an API token or a one-time link, and out."""
+"""Signing in with an API token or a one-time link, and signing out."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from receiver.web.page.sessions import Session, Sessions
 log = structlog.get_logger("receiver.page")
 
 _BACK = re.compile(r"(?!.*(?:\.\.|//))[A-Za-z0-9_][A-Za-z0-9_/?=&.%~:+,@-]{0,500}")
-"""A page of ours below the prefix: relative, and no way up or out."""
+"""One of our pages, as a path relative to the prefix that can't lead up or out."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """The form, the link and the button."""
+    """The sign-in form, the sign-in link and the button *Sign out*."""
 
     gate: Gate
     pages: Pages
@@ -82,7 +82,7 @@ class SignIn:
         return answer
 
     async def sign_out(self, request: Request, session: Session) -> Response:
-        """Also for read tokens: it ends their session and changes nothing else."""
+        """Sign out; allowed for read tokens too, since it only ends their session."""
         self.gate.check_origin(request)
         form: FormData = await small_form(request)
         self.gate.check_form_token(session, form.get("form_token"))

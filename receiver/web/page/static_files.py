@@ -1,4 +1,4 @@
-"""Our stylesheet, module and icon, as they are in the package."""
+"""The stylesheet, module and icon, from the package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOREVER = "public, max-age=31536000, immutable"
 
 
 class StaticFiles:
-    """Serves them from memory. Their addresses carry a version, so that browsers may keep them."""
+    """Serves the files from memory. Their addresses carry a version, so that browsers may keep them."""
 
     def __init__(self) -> None:
         folder = files("receiver.web.page").joinpath("static")
