@@ -1,1 +1,1 @@
-"""HTTP in: callbacks, the API, health."""
+"""Inbound HTTP: callbacks, the API, health."""

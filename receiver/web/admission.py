@@ -1,8 +1,8 @@
 """
-The way in for a job: what was asked is checked, its input fetched and looked at, and the job recorded.
+Admission of jobs: the request is checked, its input fetched and inspected, and the job recorded.
 
-Everything that can be known here is refused here, before anything is sent. The input of a job is one file of ours,
-complete and synced before the job row exists; a death in between leaves a part file that the next start drops.
+Everything that can be known to fail is refused here, before anything is sent. The input of a job is a file of our own,
+complete and synced before the job row exists; a crash in between leaves a part file that the next start removes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Admissions:
     async def admit(
         self, job_request: JobRequest, *, token_id: str, key: str | None
     ) -> tuple[Job, list[KeptImage], bool]:
-        """The job for *ask* and whether it is new. Raises `Problem`; then nothing was recorded or remembered."""
+        """Return the job for a request and whether it is new. If it raises `Problem`, nothing was recorded."""
         try:
             if key is None:
                 return await self._admit(job_request, None)
@@ -114,7 +114,7 @@ class Admissions:
         return await self._record(job, idempotency)
 
     async def _record(self, job: Job, idempotency: tuple[str, str, str] | None) -> tuple[Job, list[KeptImage], bool]:
-        """A job whose input is kept. Should its key be known by now, the input goes again."""
+        """Record a job whose input is kept. If its key is known by now, remove the input."""
         try:
             recorded, new = await self._store.add_job(job, idempotency=idempotency)
         except KeyReused as exc:
@@ -137,11 +137,11 @@ class Admissions:
         return await self._store.job(known[1])
 
     async def resubmitted(self, job: Job, *, token_id: str, key: str | None) -> tuple[Job, list[KeptImage]] | None:
-        """What *key* has made of *job* before."""
+        """Return the job that *key* made from *job* before, if any."""
         return None if key is None else await self._known((token_id, key, _again_digest(job)))
 
     async def resubmit(self, job: Job, *, token_id: str, key: str | None) -> tuple[Job, list[KeptImage], bool]:
-        """A new job with the input and options of *job*, and whether it is new: a known *key* gives its job back."""
+        """Return a job with the input and options of *job*, and whether it is new: a known *key* returns its job."""
         await self._check_key(job.provider)
         now = self._clock()
         job_id = new_id("job")
@@ -171,7 +171,7 @@ class Admissions:
         )
         return await self._record(again, None if key is None else (token_id, key, _again_digest(job)))
 
-    # --- What is asked ----------------------------------------------------------------------------------------------
+    # --- Checks -----------------------------------------------------------------------------------------------------
 
     def _what(self, document: Mapping[str, Any]) -> tuple[Provider, ProviderOptions]:
         unknown = sorted(set(document) - set(_FIELDS))
@@ -275,7 +275,7 @@ class Admissions:
 
 
 async def check_target(guard: Guard, url: str, *, field: str, code: str) -> None:
-    """Refuse a subscriber's URL that can never be called; a name that doesn't resolve just now passes."""
+    """Refuse a subscriber's URL that can never be called; a name that doesn't resolve at present passes."""
     try:
         target = guard.check_url(url)
         await guard.resolve(
@@ -290,7 +290,7 @@ async def check_target(guard: Guard, url: str, *, field: str, code: str) -> None
 
 
 def _listen_instead(url: str) -> str | None:
-    """The remedy for a URL on this machine: what developers mean by it is `receiver listen`."""
+    """Return the remedy for a URL on this machine, whose author probably wants `receiver listen`."""
     try:
         host = httpx.URL(url).host
     except httpx.InvalidURL:
@@ -364,7 +364,7 @@ def _no_key(name: str) -> Problem:
 
 
 def _again_digest(job: Job) -> str:
-    """What a key stands for when it comes with the wish to send *job* again."""
+    """Return the content digest of a key for a request to send *job* again."""
     return hashlib.sha256(f"resubmit {job.id}".encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Bearer tokens of `/v1`: who calls, and whether the caller may change anything."""
+"""Bearer tokens of `/v1`: they identify the caller, and whether it may change anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, by a digest of the token; a caller that may not write has the scope `read`."""
+    """A caller, identified by a digest of its token; a caller that may not write has the scope `read`."""
 
     token_id: str
     may_write: bool
@@ -26,9 +26,9 @@ class Caller:
 
 class Bearer:
     """
-    Who may call `/v1`; *read_only* tokens may read and change nothing.
+    The access control of `/v1`; *read_only* tokens may read and change nothing.
 
-    Compares in constant time; tokens are named by a digest, never by themselves.
+    Compares in constant time; tokens are referred to by a digest, never by themselves.
     """
 
     def __init__(self, tokens: Sequence[str], *, read_only: Sequence[str] = ()) -> None:
@@ -39,17 +39,17 @@ class Bearer:
         }
 
     def caller_of(self, token: str) -> Caller | None:
-        """The caller who holds *token*."""
+        """Return the caller with *token*."""
         candidate = token.strip().encode("utf-8", "replace")
         matches = [caller for known, caller in self._callers.items() if hmac.compare_digest(known, candidate)]
         return matches[0] if matches else None
 
     def caller_with(self, token_id: str) -> Caller | None:
-        """The caller whose token has this digest, as long as there is such a token."""
+        """Return the caller whose token has this digest, as long as there is such a token."""
         return next((caller for caller in self._callers.values() if caller.token_id == token_id), None)
 
     def check(self, request: Request) -> Caller:
-        """The caller, or `Problem`: 401 without a token, 403 for a change with a read token."""
+        """Return the caller. Raises `Problem`: 401 without a token, 403 for a change with a read token."""
         caller = self.identify(request)
         if caller is None:
             raise Problem(

@@ -15,7 +15,7 @@ _MAX_DEPTH = 100
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """The request's body, or `Problem` 413 once it is larger than *limit*; the rest is read and dropped."""
+    """Read the request's body. Raises `Problem` 413 if it is larger than *limit*; the rest is read and dropped."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -31,13 +31,13 @@ async def read_body(request: Request, *, limit: int) -> bytes:
 
 
 async def small_json(request: Request) -> dict[str, Any]:
-    """An optional small JSON object."""
+    """Read an optional small JSON object."""
     body = await read_body(request, limit=_MAX_SMALL_JSON_BYTES)
     return parse_document(body) if body.strip() else {}
 
 
 def parse_document(data: bytes) -> dict[str, Any]:
-    """The JSON object of a request."""
+    """Parse the JSON object of a request."""
     try:
         document = json.loads(data, parse_constant=_no_constant)
         if not isinstance(document, dict):

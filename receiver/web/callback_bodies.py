@@ -1,7 +1,7 @@
 """
-Bodies of callbacks, read under bounds: of size and time for each, of memory for those of one job and for all.
+Bodies of callbacks, read within bounds: of size and time for each, of memory for each job and for all.
 
-What has come of a body that is not whole yet is the only thing that a stranger can make this process hold for long.
+An incomplete body is the only thing that a stranger can make this process hold for long.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from starlette.types import Receive
 _DRAIN_BYTES = 64 * 1024 * 1024
 _UNFINISHED_BYTES = 32 * 1024 * 1024
 _UNFINISHED_BODIES_OF_JOB = 4
-"""As many of the largest that are allowed: who knows one callback URL must not take the place of all others."""
+"""The memory for a job, in bodies of the largest size: one callback URL must not take the memory of all others."""
 
 
 class BodyTooLarge(Exception):
-    """More came than is allowed."""
+    """The body is larger than allowed."""
 
 
 class BodyTooSlow(Exception):
-    """It took too long."""
+    """The body took too long to arrive."""
 
 
 class SenderGone(Exception):
@@ -29,7 +29,7 @@ class SenderGone(Exception):
 
 
 class TooManyBodies(Exception):
-    """So much of other bodies is in memory that this one has no place; *of_job*: bodies of the same job."""
+    """Too many incomplete bodies are in memory to read this one; *of_job*: they belong to the same job."""
 
     def __init__(self, *, of_job: bool) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class TooManyBodies(Exception):
 
 class CallbackBodies:
     """
-    Reads bodies, none for longer than *seconds*: one clock for all, as a timer for each costs too much.
+    Reads bodies, none for longer than *seconds*, by a shared clock: a timer for each would cost too much.
 
-    What has come of bodies that are not whole is bounded: so much for each job, so much in all.
+    The memory for incomplete bodies is bounded, for each job and in all.
     """
 
     def __init__(self, *, seconds: float = 10.0) -> None:
@@ -52,7 +52,7 @@ class CallbackBodies:
         self._clock: asyncio.TimerHandle | None = None
 
     async def read(self, receive: Receive, limit: int, job_id: str) -> bytes:
-        """The whole body. One that is too large is read to its end, within reason, so that the answer can be read."""
+        """Read the whole body; one that is too large, to its end within reason, so that its sender reads the answer."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         self._reading[task] = loop.time()

@@ -1,9 +1,9 @@
 """
-How much the unsigned callbacks of one job may take on disk.
+A budget for the disk space of a job's unsigned callbacks.
 
-Whoever knows a callback URL may post to it; a budget for each job keeps that from filling the disk. It is counted in
-memory and, every eighth of it, from what is stored: so it holds over restarts and over several processes, give or take
-such a step, and costs nothing for a job with few callbacks.
+Anyone who knows a callback URL may post to it; a budget for each job keeps that from filling the disk. It is counted in
+memory and, after every eighth of it, from the stored data: so it holds over restarts and over several processes, to
+within such a step, and costs nothing for a job with few callbacks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _AGAIN_SECONDS = 30.0
 
 @dataclass(slots=True)
 class _Taken:
-    """Bytes of one job: what was stored when it was last summed up, what came since, what is on its way to the disk."""
+    """Bytes of a job: stored when last summed, received since, and being written to the disk."""
 
     stored: int = 0
     since: int = 0
@@ -29,7 +29,7 @@ class _Taken:
 
 
 class CallbackBudget:
-    """Admits callbacks within *limit* bytes a job. *stored* sums up what is on disk for a job."""
+    """Admits callbacks within *limit* bytes per job. *stored* sums the bytes on disk for a job."""
 
     def __init__(
         self, limit: int, stored: Callable[[str], Awaitable[int]], *, clock: Callable[[], float] = time.monotonic
@@ -41,7 +41,7 @@ class CallbackBudget:
         self._jobs: OrderedDict[str, _Taken] = OrderedDict()
 
     async def admits(self, job_id: str, size: int) -> bool:
-        """Whether *size* more bytes fit; if so, `written` is to be called once they are on disk, or lost."""
+        """Return whether *size* more bytes fit; if so, call `written` once they are on disk, or lost."""
         taken = self._jobs.setdefault(job_id, _Taken())
         self._jobs.move_to_end(job_id)
         self._forget()
@@ -52,7 +52,7 @@ class CallbackBudget:
         taken.on_the_way += size
         if taken.since > self._step or taken.stored + taken.since > self._limit:
             stored = await self._stored(job_id)
-            # What came meanwhile is on its way, too: it may be counted twice, until the next time.
+            # Callbacks received meanwhile are being written, too: they may be counted twice, until the next time.
             taken.stored, taken.since = stored + taken.on_the_way, 0
         if taken.stored + taken.since > self._limit:
             taken.stored -= size
@@ -67,7 +67,7 @@ class CallbackBudget:
             taken.on_the_way -= size
 
     def may_hint(self, job_id: str) -> bool:
-        """Whether the provider may be asked instead, now that the budget is spent: once in `_AGAIN_SECONDS`."""
+        """Return whether to poll the provider, now that the budget is spent: once every `_AGAIN_SECONDS`."""
         taken = self._jobs.get(job_id)
         if taken is None or taken.spent_at is None or taken.hinted_at == taken.spent_at:
             return False

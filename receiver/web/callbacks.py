@@ -1,13 +1,13 @@
 """
-Where providers call back: `POST /callbacks/{provider}/{token}`.
+Callbacks from providers: `POST /callbacks/{provider}/{token}`.
 
-The answer says whose fault it is. 404: not a token of ours, found out without asking the database. 413: too large. 401:
-the signature does not hold. 408: the body came too slowly. 503 with Retry-After: an internal error. 200: it
-is on disk. Nothing else is waited for, and nothing is read beyond what verifying needs: what it means is found out
-afterwards, from the stored bytes.
+The answer says whose fault it is. 404: not one of our tokens, determined without the database. 413: too large. 401: the
+signature is invalid. 408: the body arrived too slowly. 503 with Retry-After: an internal error. 200: it is on disk. The
+answer waits for nothing else, and nothing is read beyond what verifying needs: its meaning is determined afterwards,
+from the stored bytes.
 
-What is refused is kept too, for the day when it turns out that our secret was wrong, but within bounds of number and
-size, for each source and in all: an attacker can fill neither the disk nor the log of what others sent.
+Refused callbacks are kept too, in case our secret turns out to be wrong, but within bounds of number and size, for each
+source and in all: an attacker can fill neither the disk nor the evidence from others.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = structlog.get_logger("receiver.callbacks")
 _RECORDED = InfoLines(log, "callback", "provider", "job", "verdict", "request_id")
 
 CALLBACK_PATH = re.compile(rb"/callbacks/([a-z0-9_-]{1,32})/([A-Za-z0-9._-]{1,512})")
-"""What an ordinary callback's path looks like."""
+"""The path of an ordinary callback."""
 _GRACE = timedelta(hours=24)
 _METHODS = frozenset({"GET", "HEAD", "POST"})
 _MAX_PEER_CHARS = 64
@@ -77,10 +77,10 @@ _OVERLOADED = Problem(503, "unavailable", "not recorded", remedy="come again", h
 
 class CallbackRoute:
     """
-    ASGI middleware that takes callbacks out before the router: the hot path passes no table of routes.
+    ASGI middleware that handles callbacks before the router: the hot path searches no table of routes.
 
-    A slash at the end is passed over, as some providers and gateways add one. Everything else, other methods included,
-    goes on to *app*.
+    A trailing slash is ignored, as some providers and gateways add it. Everything else, other methods included, goes
+    to *app*.
     """
 
     def __init__(self, app: ASGIApp, callbacks: Callable[[], ASGIApp]) -> None:
@@ -102,7 +102,7 @@ class CallbackRoute:
 
 @dataclass(frozen=True, slots=True)
 class CallbackLimits:
-    """`budget_bytes` is what the unsigned callbacks of one job may take on disk."""
+    """The limits of callbacks. `budget_bytes` is the disk space for the unsigned callbacks of one job."""
 
     max_bytes: int
     budget_bytes: int
@@ -216,9 +216,9 @@ class Callbacks:
 
     def take(self, request: DirectRequest) -> bool:
         """
-        Answer an ordinary callback without the application: signed, fresh, whole, its token of the newest key.
+        Answer an ordinary callback without the application: signed, fresh, complete, its token of the newest key.
 
-        The result is False for all others. They are answered as they always are, which checks everything anew.
+        The result is False for all others. The application answers them, and checks everything again.
         """
         began = time.perf_counter()
         provider = self._signing.get(request.parts[0])
@@ -267,7 +267,7 @@ class Callbacks:
         return claim
 
     async def _over_budget(self, provider: Provider, claim: Claim) -> None:
-        """What is not kept may have been true: the provider is asked, once in a while."""
+        """Have the provider polled, now and then: a callback that is not kept may have been true."""
         self._count(provider.name, "over_budget", claim.job_id)
         if self._budget.may_hint(claim.job_id):
             await self._intake.hint(claim.job_id)
@@ -285,7 +285,7 @@ class Callbacks:
             log.error("refusal_not_kept", provider=provider.name, job=claim.job_id, error=type(failed).__name__)
 
     def _answered(self, provider: str, job_id: str, seconds: float, request_id: Callable[[], str]) -> None:
-        """Answers come first: those of one commit are all sent before the first of them is counted and logged."""
+        """Count and log an answer, after all answers of the same commit have been sent."""
         if not self._unlogged:
             asyncio.get_running_loop().call_soon(self._log_recorded)
         self._unlogged.append((provider, job_id, seconds, request_id))
@@ -314,7 +314,7 @@ class Callbacks:
 
 
 def size_of(evidence: Evidence) -> int:
-    """About how many bytes it takes on disk."""
+    """Return about how many bytes it takes on disk."""
     return len(evidence.body) + len(evidence.headers_json) + ROW_BYTES
 
 
@@ -343,7 +343,7 @@ def _evidence(
 
 
 def _is_whole(headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-    """Whether *body* has the length that was announced, whatever stands between the sender and this application."""
+    """Return whether *body* has the announced length, no matter what is between the sender and this application."""
     for name, value in headers:
         if name == b"content-length":
             return value.isdigit() and len(value) < 20 and int(value) == len(body)
@@ -351,7 +351,7 @@ def _is_whole(headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
 
 
 def _has_length(headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-    """Whether the length of *body* is the one that was announced, once and in so many words."""
+    """Return whether the length of *body* was announced exactly once, in canonical form."""
     announced = [value for name, value in headers if name == b"content-length"]
     return announced == [b"%d" % len(body)]
 
@@ -369,7 +369,7 @@ async def _refuse(send: Send, problem: Problem) -> None:
 
 
 def _problem(problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """The headers and the body of the answer."""
+    """Return the headers and the body of the answer."""
     body = json.dumps(problem.to_json()).encode()
     headers = [(b"content-type", b"application/problem+json")]
     headers += [(name.encode(), value.encode()) for name, value in problem.headers.items()]
@@ -377,5 +377,5 @@ def _problem(problem: Problem) -> tuple[list[tuple[bytes, bytes]], bytes]:
 
 
 _OK: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]}
-"""Without a body: the server would write it to the socket by itself, which takes as long as checking a signature."""
+"""Without a body, whose separate write to the socket would take as long as checking a signature."""
 _OK_BODY = {"type": "http.response.body", "body": b""}

@@ -26,7 +26,7 @@ _ALIASES = ("endpoint_id", "job_id", "event_id", "event_type")
 
 @dataclass(frozen=True, slots=True)
 class DeliveriesApi:
-    """`/v1/deliveries`: what was delivered and what was not, and once more."""
+    """`/v1/deliveries`: lists deliveries and replays them."""
 
     endpoints: Endpoints
     log: DeliveryLog

@@ -32,7 +32,7 @@ BY_OPERATOR = "switched off by an operator"
 
 @dataclass(frozen=True, slots=True)
 class EndpointsApi:
-    """`/v1/endpoints`. A secret is shown when it is made and never again."""
+    """`/v1/endpoints`. A secret is shown when it is created and never again."""
 
     endpoints: Endpoints
     log: DeliveryLog
@@ -79,14 +79,14 @@ class EndpointsApi:
         return JSONResponse((await self._found(request)).to_json())
 
     async def update(self, request: Request) -> Response:
-        """`PATCH`: what is named changes, the rest stays."""
+        """`PATCH`: change the given fields and leave the others."""
         asked = validated(EndpointChange, await small_json(request))
         if "url" in asked.model_fields_set:
             await self._check_url(asked.url)
         return await self._changed(request, asked.settings(only_given=True))
 
     async def replace(self, request: Request) -> Response:
-        """`PUT`: what is not named goes back to its default. The secret stays."""
+        """`PUT`: replace the settings; fields that are not given get their defaults. The secret stays."""
         asked = validated(NewEndpoint, await small_json(request))
         if asked.secret is not None:
             raise Problem(
@@ -106,7 +106,7 @@ class EndpointsApi:
         return Response(status_code=204)
 
     async def test(self, request: Request) -> Response:
-        """An example event, queued like a real one; its delivery is the answer."""
+        """Queue an example event like a real one, and answer with its delivery."""
         endpoint = await self._found(request)
         asked = validated(Trial, await small_json(request))
         data = example_data(asked.event_type, endpoint, self.clock(), base_url=self.base_url())

@@ -21,7 +21,7 @@ _PARAMETERS = ("type", "provider", "job", "after", "last_event_id", "cursor", "l
 
 @dataclass(frozen=True, slots=True)
 class EventsApi:
-    """`GET /v1/events`: pages, or a stream for who accepts `text/event-stream`."""
+    """`GET /v1/events`: pages, or a stream for clients that accept `text/event-stream`."""
 
     events: Events
     stream: Stream
@@ -37,7 +37,7 @@ class EventsApi:
             job_id=text_of(request, "job") or text_of(request, "job_id"),
         )
         if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
-            # Clients of such streams add parameters of their own, and never come again after a refusal.
+            # Clients of such streams add parameters of their own, and never retry after a refusal.
             return await self._streamed(request, choice)
         known_only(request, *_PARAMETERS, aliases=("job_id",))
         limit = limit_of(request, most=500)
@@ -49,14 +49,14 @@ class EventsApi:
 
     async def _streamed(self, request: Request, choice: EventFilter) -> Response:
         position = await self._position(request)
-        # `last-event-id` tells a client where it stands before its first event, should it be cut until then.
+        # `last-event-id` gives a client its position before the first event, in case it is cut off until then.
         headers = {"cache-control": "no-store", "x-accel-buffering": "no", "last-event-id": str(position)}
         return StreamingResponse(
             self.stream.frames(position, choice), headers=headers, media_type="text/event-stream; charset=utf-8"
         )
 
     async def _position(self, request: Request) -> int:
-        """Above which position to begin: the header's, else the query's, else what happens from now on."""
+        """Return the position to start after: the header's, else the query's, else the newest."""
         given = request.headers.get("last-event-id", "").strip(" \t")
         if given:
             if not (given.isascii() and given.isdigit() and len(given) < 19):
@@ -74,7 +74,7 @@ class EventsApi:
         return await self.stream.start_position()
 
     async def _known(self, position: int) -> int:
-        """*position*, if the log reaches that far; a reader ahead of it would miss events without noticing."""
+        """Return *position* if the log reaches that far; a reader ahead of it would miss events without noticing."""
         if position == 0:
             return position
         newest = await self.events.newest()

@@ -1,8 +1,8 @@
 """
-A page of evidence as JSON, whatever stands in it: bounded in bytes, written piece by piece.
+A page of evidence as JSON, whatever it contains: bounded in bytes, written piece by piece.
 
-Pages end at a number of bytes as well as of items. A body that is larger by itself (an image that came as an answer) is
-read, masked and encoded in pieces, so that it is never in memory as a whole and no step holds up the event loop.
+Pages are limited in bytes as well as items. A body that is larger by itself (an image as an answer) is read, masked and
+encoded in pieces, so that it is never in memory as a whole and no step holds up the event loop.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _LARGE_BYTES = 256 * 1024
 _PIECE_BYTES = 192 * 1024
 _LONGEST_MASKED = 8192
 _BETWEEN = re.compile(r"[^A-Za-z0-9_.\-\\/%:]")
-"""A character that no token, key or address holds: what is masked never reaches across it."""
+"""A character that no token, key or address contains: no masked text extends across it."""
 
 
 async def evidence_page(log: EvidenceLog, job_id: str, *, after: int, limit: int) -> tuple[list[Evidence], str | None]:
-    """Evidence of a job behind the id *after*, at most *limit* pieces of about `_PAGE_BYTES`, and the next cursor."""
+    """Return a job's evidence after the id *after*, up to *limit* pieces or `_PAGE_BYTES`, and the next cursor."""
     page: list[Evidence] = []
     size = 0
     while True:
@@ -50,7 +50,7 @@ async def evidence_page(log: EvidenceLog, job_id: str, *, after: int, limit: int
 async def page_as_json(
     page: Sequence[Evidence], following: str | None, *, blobs: Blobs, keys: Sequence[str]
 ) -> AsyncIterator[bytes]:
-    """The text of `{"items": […], "next": …}`, without *keys* and tokens."""
+    """Yield the text of `{"items": […], "next": …}`, without *keys* and tokens."""
     yield b'{"items":['
     for n, evidence in enumerate(page):
         if n:
@@ -107,7 +107,7 @@ def _is_utf8(evidence: Evidence, path: Path | None) -> bool:
 
 
 def _masked(pieces: Iterator[bytes], encoding: str, keys: Sequence[str]) -> Iterator[str]:
-    """The text of *pieces*, masked; each is cut where nothing that is masked can reach across."""
+    """Yield the masked text of *pieces*; each is cut where no masked text can extend across."""
     decoder = codecs.getincrementaldecoder(encoding)()
     held = ""
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Example events, for an endpoint's test: in the shape of real ones, about things that don't exist."""
+"""Example events, for an endpoint's test: in the shape of real events, about things that don't exist."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STATES = {
 
 
 def example_data(event_type: str, endpoint: Endpoint, now: datetime, *, base_url: str = "") -> dict[str, Any]:
-    """The `data` of an example of *event_type*."""
+    """Return the `data` of an example of *event_type*."""
     if event_type.startswith("endpoint."):
         return endpoint.to_json()
     if event_type == "provider.callbacks_degraded":

@@ -22,7 +22,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 async def file_response(request: Request, path: Path, content_type: str, *, name: str, tag: str | None) -> Response:
     """
-    A file on our disk, or 304. *tag* names its content, *name* is what a browser saves it as.
+    Respond with a file on our disk, or 304. *tag* identifies its content; a browser saves it as *name*.
 
     Raises FileNotFoundError.
     """
@@ -92,7 +92,7 @@ def _known(request: Request, headers: dict[str, str]) -> bool:
 
 
 def _range(request: Request, headers: dict[str, str], size: int) -> tuple[int, int] | None:
-    """Start and end of the one range that is asked for; None for the whole, as for what makes no sense."""
+    """Return start and end of the single requested range; None for the whole, and for an invalid range."""
     asked = _RANGE.fullmatch(request.headers.get("range", "").strip())
     unchanged = request.headers.get("if-range")
     if asked is None or (unchanged is not None and unchanged != headers.get("etag")):

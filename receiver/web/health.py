@@ -1,6 +1,5 @@
 """
-`/healthz` (alive), `/readyz` (able to work) and `/metrics`. The sums are read when somebody asks, not on the hot
-path.
+`/healthz` (alive), `/readyz` (able to work) and `/metrics`. The sums are read on request, not on the hot path.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ _DEAD_LOOP_SECONDS = 30.0
 _MOST_UNREAD = 50_000
 _WRITE_SECONDS = 2.0
 _WRITTEN_SECONDS = 1.0
-"""For so long a write that worked speaks for the next ones."""
+"""How long a successful write stands in for further ones."""
 
 
 class Health:
-    """What a probe and a scraper see."""
+    """The endpoints for probes and scrapers."""
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class Health:
         return JSONResponse({"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        """503 as long as one of the checks fails; each says what it found."""
+        """Answer 503 while any check fails; each check reports what it found."""
         self._for_operators(request)
         checks: dict[str, str] = {}
         try:
@@ -87,12 +86,12 @@ class Health:
         return JSONResponse({"status": "ready" if good else "not ready", "checks": checks}, 200 if good else 503)
 
     def _for_operators(self, request: Request) -> None:
-        """`Problem` 404 for a request from outside: what is measured is nobody's business there."""
+        """Raise `Problem` 404 for a request from outside: measurements are not for the public."""
         if self._from_outside(request):
             raise NOT_FOUND
 
     async def _write(self) -> None:
-        """A database that can be read may be locked by somebody, or its disk full: then no callback can be kept."""
+        """Check that the database can be written: it may be locked, or its disk full, and still be readable."""
         if time.monotonic() - self._written_at < _WRITTEN_SECONDS:
             return
         if self._writing is None:

@@ -1,6 +1,6 @@
 """
-Pictures over HTTP: our copies of results and inputs and their thumbnails, behind a bearer token, and the inputs that
-providers fetch.
+Pictures over HTTP: our copies of results and inputs and their thumbnails, protected by a bearer token, and the inputs
+that providers fetch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ImagesApi:
     blobs: Blobs
     tokens: Tokens
     redirect: bool = False
-    """Whether images in the object store are fetched there, by a signed link, and not through us."""
+    """Redirect to the object store, by a signed link, instead of serving its images through us."""
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _making: WeakValueDictionary[Path, asyncio.Lock] = field(default_factory=WeakValueDictionary)
@@ -67,7 +67,7 @@ class ImagesApi:
             raise await self._gone(job, image) from exc
 
     async def image_thumbnail(self, request: Request) -> Response:
-        """`GET /v1/jobs/{id}/images/{n}/thumbnail`: a WEBP, made when it is first asked for."""
+        """`GET /v1/jobs/{id}/images/{n}/thumbnail`: a WEBP, made on the first request."""
         job, image = await self._image(request)
         try:
             path = await self._thumbnail(job.id, image.n, self.blobs.image_file(job.id, image.n))
@@ -91,7 +91,7 @@ class ImagesApi:
         )
 
     async def input(self, request: Request) -> Response:
-        """`GET|HEAD /inputs/{token}`, with any suffix or name behind it: for providers that take a URL only."""
+        """`GET|HEAD /inputs/{token}`, with any suffix or name after it: for providers that take only a URL."""
         token = request.path_params["token"]
         while token.endswith(_SUFFIXES):
             token = token.rpartition(".")[0]
@@ -116,7 +116,7 @@ class ImagesApi:
     # --- Parts ------------------------------------------------------------------------------------------------------
 
     async def _copy(self, request: Request, job: Job, image: KeptImage) -> Response:
-        """Our copy of *image*, or the way to it. Raises FileNotFoundError."""
+        """Respond with our copy of *image*, or a redirect to it. Raises FileNotFoundError."""
         content_type = image.content_type or _UNKNOWN_TYPE
         name = f"{job.id}-{image.n}{SUFFIXES.get(content_type, '')}"
         key = await self.blobs.image_key(job.id, image.n)
@@ -130,7 +130,7 @@ class ImagesApi:
         return await object_response(request, self.blobs.objects, key, content_type, name=name, tag=image.sha256)
 
     async def _gone(self, job: Job, image: KeptImage) -> Problem:
-        """Have our copy of *image* fetched again, since it is not there; returns the answer that says so."""
+        """Have our missing copy of *image* fetched again; return the answer that says so."""
         if not await asyncio.to_thread((self.blobs.root / "images").is_dir):
             return Problem(
                 503, "images_unavailable", "the kept images are not there", remedy="bring back the data directory"
@@ -145,7 +145,7 @@ class ImagesApi:
         )
 
     async def _image(self, request: Request) -> tuple[Job, KeptImage]:
-        """The job and the image that a URL names, if our copy is there; `Problem` 404 says why it is not."""
+        """Return the job and the image that a URL names, if we have a copy; `Problem` 404 says why not."""
         found = await self.store.job(request.path_params["id"])
         if found is None:
             raise no_such_job()
@@ -188,7 +188,7 @@ class ImagesApi:
         return found[0], path
 
     async def _thumbnail(self, job_id: str, n: int | None, original: AbstractAsyncContextManager[Path]) -> Path:
-        """Where the thumbnail is; made now if it was not before, once however many ask."""
+        """Return the thumbnail's path; it is made on the first request, once for concurrent ones."""
         target = self.blobs.thumbnail_path(job_id, n)
         lock = self._making.setdefault(target, asyncio.Lock())
         async with lock:

@@ -1,9 +1,9 @@
 """
-What a `POST /v1/jobs` asks for, read from its JSON; a picture in it goes to a file and not through the parser.
+The content of `POST /v1/jobs`, read from its JSON; a picture in it goes to a file and not through the parser.
 
-Parsing or decoding tens of megabytes in one call would hold the interpreter, and with it every callback, as long as it
-takes, in whichever thread it runs. So the text of a large picture is cut out of the body unread and decoded piece by
-piece; what is left is small.
+Parsing or decoding tens of megabytes in one call would hold the interpreter, and with it every callback, for the whole
+time, in whichever thread it runs. So the text of a large picture is cut out of the body unparsed and decoded piece by
+piece; the rest is small.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _SMALL_BYTES = 256 * 1024
 _LONGEST_FILE_NAME = 255
 _PIECE = 4 * 64 * 1024
 _MAX_REST_BYTES = 1024 * 1024
-"""Of JSON without its picture: parsed, it takes up to fifty times as much memory."""
+"""The limit for JSON without its picture: parsed, it takes up to fifty times as much memory."""
 _MOST_CANDIDATES = 100
 _PICTURE = re.compile(rb'"base64"\s*:\s*"')
 _DATA_URL = re.compile(rb"data:[^,]{0,100};base64,")
 _WHITE = b" \t\r\n"
 _ESCAPES = {b"\\/": b"/", b"\\n": b"", b"\\r": b"", b"\\t": b""}
-"""Those that a base64 text may have in JSON, and what they stand for here."""
+"""The escapes that a base64 text may have in JSON, and their meaning here."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
     """
-    A parsed request for a job. Exactly one of `url`, `part` is set; `part` is a complete file of ours.
+    A parsed request for a job. Exactly one of `url`, `part` is set; `part` is a complete file of our own.
 
-    `file_name` is what the image was called where it came from.
+    `file_name` is the name of the image at its source.
     """
 
     document: Mapping[str, Any]
@@ -54,18 +54,18 @@ class JobRequest:
     file_name: str | None = None
 
     def digest(self) -> str:
-        """What decides whether two asks are the same: the JSON without the picture, and the picture's own digest."""
+        """Return the digest that identifies equal requests: of the JSON without the picture, and of the picture."""
         rest = {name: value for name, value in self.document.items() if name != "image"}
         canonical = json.dumps([rest, self.url, self.part_sha256], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def job_request_from_json(body: bytes, blobs: Blobs) -> JobRequest:
-    """An ask whose image is `{"url"}` or `{"base64"}`. Writes the decoded image to a part file; call it in a thread."""
+    """Parse a request with an image as `{"url"}` or `{"base64"}`, which is written to a part file. Run in a thread."""
     cut = _cut(body)
     document = parse_document(_small(body if cut is None else cut.rest))
     if cut is not None and document.get("image") != {"base64": cut.mark}:
-        # What was cut out is something else: all of it for the parser, then.
+        # The text cut out was not a picture: the parser gets all of it.
         cut, document = None, parse_document(_small(body))
     image = document.get("image")
     if not isinstance(image, dict) or len(image) != 1 or next(iter(image)) not in ("url", "base64"):
@@ -89,7 +89,7 @@ def job_request_from_json(body: bytes, blobs: Blobs) -> JobRequest:
 
 
 def file_name_of(path: str) -> str | None:
-    """The last part of *path*, whichever slashes it has, without control characters; at most 255 characters."""
+    """Return the last part of *path*, with any slashes, without control characters; at most 255 characters."""
     name = "".join(letter for letter in re.split(r"[/\\]", path)[-1] if letter.isprintable()).strip()
     return name[:_LONGEST_FILE_NAME] or None
 
@@ -103,7 +103,7 @@ def _file_name_of_url(url: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """A body with *mark* in the place of a long text, which has no escapes but `_ESCAPES`."""
+    """A body with *mark* in place of a long text, which has no escapes except `_ESCAPES`."""
 
     rest: bytes
     mark: str
@@ -128,7 +128,7 @@ def _cut(body: bytes) -> _Cut | None:
         start, end = found.end(), body.find(b'"', found.end())
         if end - start < _SMALL_BYTES // 2:
             continue
-        # Each count is one call over the whole text, which nothing else can run beside: most texts need none.
+        # Each count is one call over the whole text, which blocks everything else: most texts need none.
         if body.find(b"\\", start, end) >= 0 and body.count(b"\\", start, end) != sum(
             body.count(escape, start, end) for escape in _ESCAPES
         ):
@@ -163,9 +163,9 @@ def _kept(pieces: Iterator[bytes], blobs: Blobs) -> tuple[Path, str]:
 
 def _decoded(text: memoryview, *, escaped: bool) -> Iterator[bytes]:
     """
-    The bytes that *text* stands for, piece by piece. A `data:` prefix and white space are let pass.
+    Decode *text* piece by piece. A `data:` prefix and white space are accepted.
 
-    *escaped*: as it stands between the quotes of JSON.
+    *escaped*: the text is as written between the quotes of JSON.
     """
     head = _DATA_URL.match(text[:200])
     at, left, held, ended = (head.end() if head else 0), b"", b"", False

@@ -1,9 +1,9 @@
 """
-A posted job: a large body goes straight into a file of ours, each piece on the disk before the next.
+A posted job: a large body goes straight into a file of our own, each piece on the disk before the next.
 
-A few hundred megabytes that wait in the operating system for the disk make every other write wait behind them, that of
-a callback's evidence included. So only one piece is ever on its way to the disk, however many pictures are posted. A
-picture inside JSON has to be taken into memory to be cut out; so only one large JSON body is ever there.
+A few hundred megabytes that wait in the operating system for the disk hold up every other write, including those of
+callbacks' evidence. So only one piece at a time is being written, however many pictures are posted. A picture inside
+JSON has to be in memory to be cut out; so only one large JSON body is in memory at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _sync = os.fsync if sys.platform in ("win32", "darwin") else os.fdatasync
 
 
 class Uploads:
-    """Reads posted jobs, large ones by way of part files of *blobs*."""
+    """Reads posted jobs, large ones into part files of *blobs*."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -40,7 +40,7 @@ class Uploads:
         self._writing = asyncio.Semaphore(_AT_ONCE)
 
     async def from_json(self, request: Request) -> JobRequest:
-        """What the JSON of *request* asks for; raises `Problem`."""
+        """Read a job from the JSON of *request*; raises `Problem`."""
         start, path = await self._spooled(request)
         if path is None:
             return await asyncio.to_thread(job_request_from_json, start, self._blobs)
@@ -51,7 +51,7 @@ class Uploads:
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
     async def _spooled(self, request: Request) -> tuple[bytes, Path | None]:
-        """A small body itself, or the path of a file that holds a large one."""
+        """Return a small body itself, or the path of a file that holds a large one."""
         waiting = bytearray()
         part: Path | None = None
         seen = 0
@@ -81,7 +81,7 @@ class Uploads:
         return b"", part
 
     async def _append(self, part: Path, waiting: bytearray) -> None:
-        """Write *waiting* behind what *part* holds, and empty it."""
+        """Append *waiting* to *part*, and empty it."""
         data = bytes(waiting)
         waiting.clear()
 
@@ -95,7 +95,7 @@ class Uploads:
             await asyncio.to_thread(write)
 
     async def from_multipart(self, request: Request) -> JobRequest:
-        """The ask that *request*'s parts `job` and `image` make; raises `Problem`."""
+        """Read a job from the parts `job` and `image` of *request*; raises `Problem`."""
         _, options = parse_options_header(request.headers.get("content-type", ""))
         boundary = options.get(b"boundary")
         if not boundary:
@@ -128,7 +128,7 @@ class Uploads:
         return JobRequest(document, None, part, digest, form.file_name)
 
     async def _read(self, request: Request, form: _Form, file: BinaryIO) -> str:
-        """Read to the end, even what is refused, so that the sender can read the answer."""
+        """Read to the end, even a refused body, so that the sender can read the answer."""
         digest = hashlib.sha256()
         refused: Problem | None = None
         seen = 0
@@ -162,7 +162,7 @@ class Uploads:
 
 
 class _Form:
-    """The parts as they come. `pending` is what of the image was not taken yet."""
+    """The parts as they arrive. `pending` holds the bytes of the image that were not taken yet."""
 
     def __init__(self, boundary: bytes) -> None:
         self.job: bytearray | None = None
@@ -177,7 +177,7 @@ class _Form:
         self._refused: Problem | None = None
         self._opening = b"--" + boundary
         self._preamble: bytes | None = b"\n"
-        """The end of what came before the first boundary; None behind it. As if a line had ended before the body."""
+        """The end of the text before the first boundary; None after it. Begins as if a line ended before the body."""
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -195,7 +195,7 @@ class _Form:
             raise _unreadable("its boundary is none") from exc
 
     def feed(self, chunk: bytes) -> Problem | None:
-        """Take *chunk*; returns why the post can't be accepted, once that is known."""
+        """Process *chunk*; return why the post can't be accepted, once that is known."""
         if self._preamble is not None:
             chunk = self._behind_preamble(chunk)
         try:
@@ -205,7 +205,7 @@ class _Form:
         return self._refused
 
     def _behind_preamble(self, chunk: bytes) -> bytes:
-        """What of *chunk* begins with the first boundary: text before it is to be ignored (RFC 2046, 5.1.1)."""
+        """Return the part of *chunk* from the first boundary on: text before it is ignored (RFC 2046, 5.1.1)."""
         seen = (self._preamble or b"") + chunk
         at = seen.find(b"\n" + self._opening)
         if at >= 0:

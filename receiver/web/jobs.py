@@ -31,7 +31,7 @@ from submitter.vocabulary import State
 
 @dataclass(frozen=True, slots=True)
 class JobPresenter:
-    """Jobs as answers show them: with addresses of this service, and whether their provider is paused."""
+    """Presents jobs in answers: with addresses of this service, and whether their provider is paused."""
 
     base_url: Callable[[], str]
     pauses: Pauses
@@ -40,13 +40,13 @@ class JobPresenter:
         return job.to_json(images, base_url=self.base_url(), pause=self.pauses.of(job.provider))
 
     def location(self, job: Job) -> dict[str, str]:
-        """The header that names the job's address."""
+        """Return the header with the job's address."""
         return {"location": f"{self.base_url()}/v1/jobs/{job.id}"}
 
 
 @dataclass(frozen=True, slots=True)
 class JobsApi:
-    """Submits, shows and moves jobs."""
+    """`/v1/jobs`: submits, shows, cancels, resubmits and polls jobs."""
 
     store: JobStore
     admissions: Admissions
@@ -87,7 +87,7 @@ class JobsApi:
         return JSONResponse({"items": items, "next": page.next})
 
     async def list_lost(self, request: Request) -> Response:
-        """`GET /v1/lost?cursor=&limit=`: what was paid for and never reached us, and why."""
+        """`GET /v1/lost?cursor=&limit=`: jobs whose paid results never reached us, and why."""
         known_only(request, "cursor", "limit")
         limit = limit_of(request)
         found = await self.store.jobs(lost=True, before=place_of(request, "job"), limit=limit + 1)
@@ -143,7 +143,7 @@ class JobsApi:
         return self._answer(again, images, new=new)
 
     async def poll_now(self, request: Request) -> Response:
-        """`POST /v1/jobs/{id}/poll`: an operator's poll, now."""
+        """`POST /v1/jobs/{id}/poll`: poll the job now."""
         job, _ = await self._found(request)
         slot = self.slots[job.provider]
         if not slot.provider.pollable:
@@ -161,7 +161,7 @@ class JobsApi:
     # --- Parts ------------------------------------------------------------------------------------------------------
 
     def _answer(self, job: Job, images: Sequence[KeptImage], *, new: bool) -> Response:
-        """The answer to a request for a job, which may have made it before."""
+        """Respond to a request for a job, which may have been made before."""
         headers = self.presenter.location(job)
         return JSONResponse(self.presenter.to_json(job, images), 202 if new else 200, headers=headers)
 
@@ -187,7 +187,7 @@ class JobsApi:
 
 
 def job_filter(request: Request, providers: Sequence[str]) -> JobFilter:
-    """What the query of a list of jobs asks for; *providers* are those that there are."""
+    """Read the filter from the query of a list of jobs; *providers* are the known ones."""
     return JobFilter(
         states=chosen_of(request, "state", tuple(State)),
         providers=chosen_of(request, "provider", providers),
@@ -216,7 +216,7 @@ def _not_cancelable(job: Job) -> Problem:
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None:
-        key = key.strip(" \t")  # white space around a header's value is no part of it
+        key = key.strip(" \t")  # white space around a header's value is not part of it
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise Problem(
             422,

@@ -1,4 +1,4 @@
-"""Bounds on the refused callbacks that are kept. They limit what is written, never what is answered."""
+"""Bounds on the refused callbacks that are kept. They limit what is written, never the answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_SOURCES = 1024
 
 
 class KeptRefusals:
-    """How many refused callbacks may be kept, and how much of them: so many of each source, so many in all."""
+    """Limits the number and bytes of refused callbacks that are kept, for each source and in all."""
 
     def __init__(self) -> None:
         self._all = (Bucket([IN_ALL]), Bucket([BYTES_IN_ALL]))
@@ -21,11 +21,11 @@ class KeptRefusals:
 
     @property
     def sources(self) -> int:
-        """How many sources are remembered: `MOST_SOURCES` at most, the oldest is forgotten first."""
+        """The number of remembered sources: at most `MOST_SOURCES`, the oldest is forgotten first."""
         return len(self._sources)
 
     def may_keep(self, source: str, size: int) -> bool:
-        """Whether one more refusal of *size* bytes may be kept; it is then counted."""
+        """Return whether another refusal of *size* bytes may be kept; if so, count it."""
         if source not in self._sources:
             if len(self._sources) >= MOST_SOURCES:
                 self._sources.pop(next(iter(self._sources)))

@@ -1,8 +1,8 @@
 """
 `/openapi.json`: the public surface as OpenAPI 3.1, events under `webhooks`.
 
-The operations of `/v1` are in openapi_paths.py, the shapes in openapi_schemas.py. A test holds it against the routes
-that are really served and against real answers.
+The operations of `/v1` are in openapi_paths.py, the shapes in openapi_schemas.py. A test compares it with the routes
+that are really served and with real answers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from submitter.provider import Provider
 
 
 def routes(providers: Mapping[str, type[Provider]]) -> list[Route]:
-    """Where the description is served; without a token."""
+    """Return the route that serves the description, without a token."""
     text = _written(tuple(providers.values()))
 
     async def show(request: Request) -> Response:
@@ -58,7 +58,7 @@ def _written(providers: tuple[type[Provider], ...]) -> bytes:
 
 
 def describe(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
-    """The whole description."""
+    """Return the whole description."""
     return {
         "openapi": "3.1.0",
         "info": {

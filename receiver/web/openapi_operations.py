@@ -1,4 +1,4 @@
-"""What operations of `/openapi.json` are built of."""
+"""The building blocks of operations in `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def operation(
     *,
     body: Schema | None = None,
 ) -> dict[str, Any]:
-    """An operation. An answer is a schema, a media type, "" for no body, or None for a problem."""
+    """Build an operation. An answer is a schema, a media type, "" for no body, or None for a problem."""
     found: dict[str, Any] = {"tags": [tag], "summary": summary, "responses": {}}
     if parameters:
         found["parameters"] = list(parameters)
@@ -56,7 +56,7 @@ def operation(
 
 
 def changes_refused(paths: dict[str, Any]) -> dict[str, Any]:
-    """*paths*, where everything that changes something refuses a token that may only read."""
+    """Return *paths* with a refusal of read-only tokens added to every operation that changes something."""
     refused = {"description": MEANINGS[403], "content": {PROBLEM: {"schema": ref("Problem")}}}
     for operations in paths.values():
         for method, described in operations.items():
@@ -66,7 +66,7 @@ def changes_refused(paths: dict[str, Any]) -> dict[str, Any]:
 
 
 def bodiless(described: Schema) -> Schema:
-    """What answers HEAD: the same, without any body."""
+    """Return the description of HEAD: the same, without any body."""
     answers = {status: {"description": answer["description"]} for status, answer in described["responses"].items()}
     return {**described, "responses": answers}
 
@@ -86,7 +86,7 @@ def query_list(name: str, values: Any) -> Schema:
 
 
 def paging(prefix: str | None = None, *, most: int = 200) -> list[Schema]:
-    """A cursor is an id of *prefix*, or else a number."""
+    """Return the parameters of paging. A cursor is an id with *prefix*, or else a number."""
     cursor = {"type": "string", "pattern": f"^{prefix}_[0-9a-z]{{26}}$" if prefix else "^[0-9]{1,18}$"}
     limit = {"type": "integer", "minimum": 1, "maximum": most, "default": 50}
     return [query_parameter("cursor", cursor, "What `next` of the page before said."), query_parameter("limit", limit)]

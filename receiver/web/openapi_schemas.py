@@ -1,7 +1,7 @@
 """
 The shapes of the public surface, as JSON Schema.
 
-Those of requests come from their models, those of answers from the entities; what is written out here belongs to
+The shapes of requests come from their models, those of answers from the entities; the shapes written out here belong to
 neither.
 """
 
@@ -30,18 +30,18 @@ def ref(name: str) -> Schema:
 
 
 def page_of(name: str) -> Schema:
-    """A page of a list."""
+    """Return the schema of a page of a list."""
     return record({"items": {"type": "array", "items": ref(name)}, "next": nullable(_text("The next page's cursor."))})
 
 
 def record(properties: Mapping[str, Schema], *, optional: tuple[str, ...] = (), **more: Any) -> Schema:
-    """An object that has all of *properties* but the *optional* ones."""
+    """Return the schema of an object that requires all of *properties* except the *optional* ones."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": dict(properties), "required": required, **more}
 
 
 def _with_optional(schema: Schema, **more: Schema) -> Schema:
-    """*schema* with properties that may be missing."""
+    """Return *schema* with additional properties that may be missing."""
     return {**schema, "properties": schema["properties"] | more}
 
 
@@ -122,7 +122,7 @@ _PROBLEM = record(
 
 
 def schemas(providers: Mapping[str, type[Provider]]) -> dict[str, Schema]:
-    """All components."""
+    """Return all components."""
     found: dict[str, Schema] = {
         "Problem": _PROBLEM,
         "Image": _IMAGE,

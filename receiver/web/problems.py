@@ -77,7 +77,7 @@ async def answer_problem(request: Request, exc: Exception) -> Response:
 
 
 def busy(detail: str = "too much waits for the disk") -> Problem:
-    """Our internal errors: come again."""
+    """Return the answer to an internal error: try again later."""
     return Problem(503, "unavailable", detail, remedy="come again after a moment", headers={"retry-after": "5"})
 
 

@@ -24,14 +24,14 @@ from receiver.web.schemas import NewPause, validated
 
 
 class QueueSeconds(Protocol):
-    """In how many seconds a provider's queue is sent, if that can be known."""
+    """Returns the seconds until a provider's queue is sent, if that can be known."""
 
     def __call__(self, name: str, length: int, *, call_seconds: float | None) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ProvidersApi:
-    """What each provider offers, whether it is paused and how long its queue is; and its resumption."""
+    """`/v1/providers`: shows options, pauses and queues of the providers; pauses and resumes them."""
 
     store: JobStore
     slots: Mapping[str, ProviderSlot]

@@ -1,4 +1,4 @@
-"""What the query of a list says: filters out of a known set, ids, and the length and place of a page."""
+"""Query parameters of lists: filters from a known set, ids, and the length and place of a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from receiver.web.schemas import moment_of
 
 
 def known_only(request: Request, *known: str, aliases: Sequence[str] = ()) -> None:
-    """Refuse a parameter that is none of *known*: a filter that is misspelt would let everything through."""
+    """Refuse a parameter that is not among *known*: a misspelt filter would let everything through."""
     for name in request.query_params:
         if name not in known and name not in aliases:
             raise Problem(
@@ -27,7 +27,7 @@ def known_only(request: Request, *known: str, aliases: Sequence[str] = ()) -> No
 
 
 def limit_of(request: Request, *, most: int = 200) -> int:
-    """`?limit=`, 1 to *most*, 50 if not given."""
+    """Read `?limit=`, 1 to *most*, 50 if not given."""
     given = request.query_params.get("limit", "50")
     if not (given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= most):
         raise Problem(
@@ -37,7 +37,7 @@ def limit_of(request: Request, *, most: int = 200) -> int:
 
 
 def cursor_of(request: Request, name: str = "cursor") -> int:
-    """A numeric cursor, 0 if not given."""
+    """Read a numeric cursor, 0 if not given."""
     given = request.query_params.get(name) or "0"
     if not (given.isascii() and given.isdigit() and len(given) < 19):
         raise _invalid_cursor(name)
@@ -45,7 +45,7 @@ def cursor_of(request: Request, name: str = "cursor") -> int:
 
 
 def text_of(request: Request, name: str) -> str | None:
-    """One plain value of a filter."""
+    """Read the single value of a filter."""
     value = request.query_params.get(name)
     if value and not re.fullmatch(r"[\x21-\x7e]{1,255}", value):
         raise Problem(
@@ -59,7 +59,7 @@ def text_of(request: Request, name: str) -> str | None:
 
 
 def chosen_of(request: Request, name: str, known: Sequence[str]) -> list[str]:
-    """The values of a filter that may be repeated or separated by commas; each must be *known*."""
+    """Read the values of a filter, repeated or separated by commas; each must be *known*."""
     chosen = [value.strip() for value in ",".join(request.query_params.getlist(name)).split(",") if value.strip()]
     for value in chosen:
         if value not in known:
@@ -74,7 +74,7 @@ def chosen_of(request: Request, name: str, known: Sequence[str]) -> list[str]:
 
 
 def moment_param(request: Request, name: str) -> datetime | None:
-    """A moment of a filter: RFC 3339, or a date, which is UTC."""
+    """Read the time of a filter: RFC 3339, or a date, which is UTC."""
     given = request.query_params.get(name, "").strip()
     if not given:
         return None
@@ -93,7 +93,7 @@ def moment_param(request: Request, name: str) -> datetime | None:
 
 
 def words_of(request: Request, name: str, *, longest: int = 200) -> str:
-    """Free text of a filter, without the white space around it."""
+    """Read the free text of a filter, without the white space around it."""
     given = request.query_params.get(name, "").strip()
     if len(given) > longest or "\0" in given:
         raise Problem(
@@ -107,7 +107,7 @@ def words_of(request: Request, name: str, *, longest: int = 200) -> str:
 
 
 def place_of(request: Request, prefix: str) -> str | None:
-    """`?cursor=` of a list whose pages begin after an id of *prefix*; None: at its beginning."""
+    """Read `?cursor=` of a list whose pages begin after an id with *prefix*; None: the first page."""
     given = request.query_params.get("cursor") or None
     if given is not None and not is_id(prefix, given):
         raise _invalid_cursor("cursor")

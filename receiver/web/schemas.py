@@ -1,4 +1,4 @@
-"""What the API may be asked to do with endpoints and deliveries: models that check it and describe it."""
+"""Models that check and describe requests about endpoints, deliveries and providers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _Asked(BaseModel):
 
 
 class EndpointChange(_Asked):
-    """What of an endpoint is to change."""
+    """A change of an endpoint."""
 
     url: str = Field(
         default_factory=str, min_length=1, max_length=2000, description="https, or http inside RECEIVER_ALLOW_NETWORKS."
@@ -78,13 +78,13 @@ class EndpointChange(_Asked):
     rate: RateText | None = Field(None, description="Tries in a time, as `count/seconds`. Null: no limit.")
 
     def settings(self, *, only_given: bool = False) -> dict[str, Any]:
-        """What an endpoint is made of, by its own names."""
+        """Return the settings by the names of an endpoint's fields."""
         values = self.model_dump(exclude={"secret"}, exclude_unset=only_given)
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 class NewEndpoint(EndpointChange):
-    """An endpoint to be made."""
+    """A new endpoint."""
 
     url: str = Field(min_length=1, max_length=2000, description="https, or http inside RECEIVER_ALLOW_NETWORKS.")
     secret: WebhookSecret | None = Field(None, description="One of your own; otherwise one is made.")
@@ -100,7 +100,7 @@ class Rotation(_Asked):
 
 
 class Trial(_Asked):
-    """An example event to be sent."""
+    """An example event to send."""
 
     event_type: EventType = "job.succeeded"
 
@@ -114,7 +114,7 @@ class NewPause(_Asked):
 
 
 class BulkReplay(_Asked):
-    """Which deliveries to send again. Nothing named: all failures."""
+    """A selection of deliveries to send again. Without fields: all failures."""
 
     endpoint_id: str | None = Field(None, max_length=64)
     since: Moment | None = Field(
@@ -127,14 +127,14 @@ class BulkReplay(_Asked):
     dry_run: bool = Field(False, description="Only count.")
 
     def states(self) -> tuple[str, ...]:
-        """As the delivery log takes them."""
+        """Return the states as the delivery log takes them."""
         if self.state is None:
             return ()
         return ("given_up", "delivered") if self.state == "all" else (self.state,)
 
 
 def validated(model: type[Model], document: dict[str, Any]) -> Model:
-    """*document* as a *model*, or `Problem` 422 with the field and what it takes."""
+    """Parse *document* as a *model*. Raises `Problem` 422 with the field and its accepted values."""
     try:
         return model.model_validate(document)
     except ValidationError as exc:
@@ -147,12 +147,12 @@ def validated(model: type[Model], document: dict[str, Any]) -> Model:
             ) from exc
         detail = error["msg"].removeprefix("Value error, ")
         name = str(error["loc"][0])
-        remedy = f"{'add' if error['type'] == 'missing' else 'change'} {name}: {_taken(model, name)}"
+        remedy = f"{'add' if error['type'] == 'missing' else 'change'} {name}: {_accepted(model, name)}"
         raise Problem(422, "invalid_field", f"{path}: {detail}", field=path, remedy=remedy) from exc
 
 
-def _taken(model: type[BaseModel], name: str) -> str:
-    """What a field takes, in words."""
+def _accepted(model: type[BaseModel], name: str) -> str:
+    """Describe the accepted values of a field."""
     schema = model.model_json_schema()["properties"][name]
     words = " or ".join(_words(choice) for choice in schema.get("anyOf", [schema]))
     return f"{words} ({description.rstrip('.')})" if (description := schema.get("description")) else words
@@ -174,6 +174,6 @@ def _words(schema: dict[str, Any]) -> str:
 
 
 def moment_of(text: str) -> datetime:
-    """A moment as people write it: RFC 3339, or a date; without a zone it is UTC."""
+    """Parse a time as people write it: RFC 3339, or a date; without a zone it is UTC."""
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -20,7 +20,7 @@ from receiver.web.query_params import cursor_of, known_only, limit_of
 
 @dataclass(frozen=True, slots=True)
 class StatsApi:
-    """What each hour's jobs, callbacks and deliveries came to; the hour that runs is a few seconds old."""
+    """`/v1/stats`: hourly sums of jobs, callbacks and deliveries; those of the current hour are a few seconds old."""
 
     rollups: RollupTable
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
@@ -29,7 +29,7 @@ class StatsApi:
         return [Route("/v1/stats", bearer.guard(self.list), methods=["GET"])]
 
     async def list(self, request: Request) -> Response:
-        """`?cursor=&limit=`: one item for each hour, newest first, quiet hours included."""
+        """`?cursor=&limit=`: an item for each hour, newest first, quiet hours included."""
         known_only(request, "cursor", "limit")
         limit = limit_of(request)
         before = cursor_of(request)
@@ -46,7 +46,7 @@ class StatsApi:
 def by_hour(
     rows: Iterable[tuple[datetime, str, Sums]], start: datetime, end: datetime
 ) -> dict[datetime, dict[str, Sums]]:
-    """*rows* by hour and provider, with every hour from *start* until before *end*, oldest first."""
+    """Group *rows* by hour and provider, with every hour from *start* until before *end*, oldest first."""
     hours: dict[datetime, dict[str, Sums]] = {}
     while start < end:
         hours[start] = {}
