@@ -1,4 +1,4 @@
-"""`receiver`: the commands, composed. Each is imported when it is asked for, so that none pays for the others."""
+"""`receiver`: the composition of its commands. Each is imported on use, so that none pays for the others."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _MODULES = {
     "reread": "reread",
     "signature": "signature",
 }
-"""Where each command is, in the order of the help: its module, and the name in it where that is another."""
+"""The module of each command, in the order of the help, and its name there if that differs."""
 
 
 class _Imported(MutableMapping[str, Any]):
-    """Commands by name; the module of one is imported when it is asked for."""
+    """Commands by name; their modules are imported on access."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}

@@ -97,10 +97,10 @@ def _only_sqlite(settings: Settings) -> None:
 
 
 def _restore(settings: Settings, each: Mapping[str, ProviderSettings], directory: Path) -> list[Job]:
-    """Copy *directory* into the data directory. Returns the jobs that may have been sent since it was made."""
+    """Copy *directory* into the data directory. Returns the jobs that may have been sent since the backup."""
     _copy(directory, settings.data_dir)
     settings.database_path.parent.mkdir(parents=True, exist_ok=True)
-    # The database last, and in one step: its presence says that everything else is there.
+    # The database comes last, and in one step: its presence means that everything else is there.
     part = settings.database_path.with_name(".restoring")
     for leftover in (part, _beside(part, "-wal"), _beside(part, "-shm")):
         leftover.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def _beside(database: Path, suffix: str) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy files and generated secrets. A file that is dropped meanwhile is no longer wanted."""
+    """Copy files and generated secrets. A file that is removed meanwhile is no longer needed."""
     for name in _FILES:
         for path in sorted((source / name).rglob("*")) if (source / name).exists() else ():
             to = target / path.relative_to(source)
@@ -146,7 +146,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    """Keeps the time of writing, by which inputs are dropped, but not the mode, which may be of another disk."""
+    """Copy a file with its modification time, by which inputs expire, but not its mode, which may not fit here."""
     target.unlink(missing_ok=True)
     shutil.copyfile(source, target)
     times = source.stat()
@@ -155,7 +155,7 @@ def _copy_file(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _whole(directory: Path) -> Iterator[Path]:
-    """Make a new directory, named *directory* once the block has succeeded and all is on disk; else it is removed."""
+    """Yield a new directory. It is renamed to *directory* if the block succeeds and all is on disk, else removed."""
     if os.path.lexists(directory):
         raise failed(f"{directory} is there already; name a new directory")
     part = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}")
@@ -166,7 +166,7 @@ def _whole(directory: Path) -> Iterator[Path]:
         yield part
         _sync(part)
         part.rename(directory)
-        with contextlib.suppress(OSError):  # it is whole and in its place; that place may be closed to reading
+        with contextlib.suppress(OSError):  # it is whole and in its place, although its parent may not be readable
             _sync_one(directory.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -174,7 +174,7 @@ def _whole(directory: Path) -> Iterator[Path]:
 
 
 def _sync(directory: Path) -> None:
-    """Have the copy on disk before it is reported as made."""
+    """Flush the copy to the disk before it is reported as made."""
     for path in (*directory.rglob("*"), directory):
         _sync_one(path)
 

@@ -1,8 +1,8 @@
 """
-What is wrong with an installation, and what to do about it.
+Checks of an installation: problems, and what to do about them.
 
-Each check is a function that gives findings; none changes anything, none costs money. The public URL is tried from the
-outside in: through name, certificate and proxy, with a callback URL that was minted this moment.
+Each check is a function that returns findings; none changes anything, none costs money. The public URL is tried from
+outside: through name, certificate and proxy, with a newly minted callback URL.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def examine(
     *,
     serving: Sequence[ProviderInfo] | None = None,
 ) -> AsyncIterator[Finding]:
-    """All checks of this environment, one finding after the other. *serving*: the running server's providers."""
+    """Run all checks of this environment; yields their findings. *serving*: the running server's providers."""
     clocks = Clocks()
     for finding in settings_findings(given):
         yield finding
@@ -77,7 +77,7 @@ async def examine(
 
 
 async def examine_from_outside(url: str, clocks: Clocks) -> AsyncIterator[Finding]:
-    """What can be said of a receiver at *url* that runs elsewhere, beside its own answers."""
+    """Check a receiver at *url* that runs elsewhere, apart from its own answers."""
     if httpx.URL(url).scheme == "https":
         yield await _certificate(httpx.URL(url))
     yield clock_finding(clocks)
@@ -110,7 +110,7 @@ def settings_findings(given: Mapping[str, str]) -> list[Finding]:
 
 
 def secrets_findings(settings: Settings) -> list[Finding]:
-    """Who can read them, how long they are, and whether they outlive the data directory."""
+    """Check the secrets: their permissions, their lengths, and whether they outlive the data directory."""
     found: list[Finding] = []
     path = secrets_path(settings.data_dir)
     given: dict[str, Sequence[SecretStr]] = {
@@ -137,7 +137,7 @@ def secrets_findings(settings: Settings) -> list[Finding]:
 
 
 def disk_findings(settings: Settings) -> list[Finding]:
-    """Whether it can be written, and how much."""
+    """Check that the disk can be written, and has space."""
     try:
         for directory in (settings.data_dir, settings.database_path.parent):
             check_data_dir(directory)
@@ -154,7 +154,7 @@ def disk_findings(settings: Settings) -> list[Finding]:
 
 
 def database_findings(path: Path) -> list[Finding]:
-    """Whole, at the newest schema, in WAL mode, and ours to write. Opened for reading only."""
+    """Check that the file is intact, at the newest schema, in WAL mode, and writable. Opens it for reading only."""
     try:
         check_data_dir(path.parent)
     except DataUnusable as exc:
@@ -176,7 +176,7 @@ def database_findings(path: Path) -> list[Finding]:
 
 
 async def postgresql_finding(settings: Settings) -> Finding:
-    """Whether it can be reached, is at the newest schema, and takes writes."""
+    """Check that the database can be reached, is at the newest schema, and accepts writes."""
     try:
         database = await open_database(settings.database_address, listen_url=settings.database_listen_url)
         try:
@@ -192,7 +192,7 @@ async def postgresql_finding(settings: Settings) -> Finding:
 
 
 async def public_url_findings(settings: Settings, clocks: Clocks, *, serving: bool) -> AsyncIterator[Finding]:
-    """*serving*: a server runs, whose public URL may be set in its environment alone."""
+    """Check the public URL. *serving*: a server runs, whose public URL may be set in its own environment only."""
     public_url = settings.public_url
     if public_url is None and serving:
         yield warn(
@@ -228,7 +228,7 @@ async def public_url_findings(settings: Settings, clocks: Clocks, *, serving: bo
 
 
 async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None, *, serving: bool = False) -> Finding:
-    """GET a callback URL that was minted now: it must come back to us, unchanged. *serving*: to this very process."""
+    """GET a newly minted callback URL, which must reach us unchanged. *serving*: it must reach this very process."""
     check = "public URL"
     url = httpx.URL(f"{public_url}/callbacks/freepik/{tokens.callback('job_doctor', 'freepik')}")
     headers = {"accept-encoding": "identity", "user-agent": "receiver-doctor"}
@@ -295,7 +295,7 @@ async def _certificate(url: httpx.URL) -> Finding:
 async def provider_findings(
     each: Mapping[str, ProviderSettings], clocks: Clocks, serving: Sequence[ProviderInfo] | None
 ) -> AsyncIterator[Finding]:
-    """Keys that are set here are tried; those that only the running receiver has are its own to judge."""
+    """Try the keys that are set here; those that only the running receiver has are judged by its own answers."""
     configured = {name: its for name, its in each.items() if its.configured}
     served = {info.name for info in serving or () if info.configured}
     if not configured and serving is None:
@@ -315,7 +315,7 @@ async def provider_findings(
 
 
 async def _key(provider: Provider, sender: HttpSender, clocks: Clocks) -> Finding:
-    """Whether the provider takes the key, found out at no cost."""
+    """Check at no cost that the provider accepts the key."""
     check, name = f"{provider.name} key", provider.name.upper()
 
     async def send(request: httpx.Request) -> httpx.Response:
@@ -336,7 +336,7 @@ async def _key(provider: Provider, sender: HttpSender, clocks: Clocks) -> Findin
 
 
 async def endpoint_findings(settings: Settings) -> AsyncIterator[Finding]:
-    """Whether the enabled endpoints can be connected to, the way deliveries are; nothing is posted."""
+    """Check that the enabled endpoints accept connections, made as for deliveries; nothing is posted."""
     if not settings.database_path.exists():
         return
     guard = Guard(settings.allow_networks)

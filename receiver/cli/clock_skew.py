@@ -1,4 +1,4 @@
-"""How far our clock is from others': their `Date` headers, read by the way."""
+"""The skew between our clock and others', from the `Date` headers of answers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import httpx
 
 @dataclass(frozen=True, slots=True)
 class Skew:
-    """*seconds* by which *host* is ahead of us."""
+    """A difference of clocks: *host* is *seconds* ahead of us."""
 
     host: str
     seconds: float
 
 
 class Clocks:
-    """Collects what answers say of the time."""
+    """Collects the skews that answers show."""
 
     def __init__(self) -> None:
         self._skews: list[Skew] = []
 
     def note(self, answer: httpx.Response, now: datetime | None = None) -> None:
-        """Take the date of an answer that came just now."""
+        """Record the date of an answer that has just arrived."""
         try:
             said = parsedate_to_datetime(answer.headers["date"])
         except (KeyError, ValueError):

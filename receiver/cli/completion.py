@@ -1,4 +1,4 @@
-"""Arguments that several commands take, and what the shell completes: provider names, ids of the newest jobs."""
+"""Arguments shared by several commands, and their shell completion: provider names, ids of the newest jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def complete_provider(incomplete: str) -> list[str]:
 
 
 def complete_job(incomplete: str) -> list[tuple[str, str]]:
-    """Ids of the newest jobs with their state; none where there is no database."""
+    """Complete the ids of the newest jobs, with their states; none if there is no database."""
     try:
         return [found for found in asyncio.run(_newest()) if found[0].startswith(incomplete)]
     except (CommandFailed, SettingsInvalid, DataUnusable, StoreError, OSError):
@@ -37,7 +37,7 @@ async def _newest() -> list[tuple[str, str]]:
 
 
 def check_provider(name: str | None) -> None:
-    """`CommandFailed` for a name that no provider has."""
+    """Raise `CommandFailed` for a name that no provider has."""
     if name is not None and name not in PROVIDERS:
         raise failed(f"there is no provider {name!r}; there are {', '.join(PROVIDERS)}", status=2)
 

@@ -1,4 +1,4 @@
-"""`receiver config`: what is in force, and where each setting came from."""
+"""`receiver config`: the settings in force, and where each came from."""
 
 from __future__ import annotations
 

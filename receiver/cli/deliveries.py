@@ -1,4 +1,4 @@
-"""`receiver deliveries`: list, show. `receiver replay`: once more."""
+"""`receiver deliveries`: list, show. `receiver replay`: deliver again."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """
-`receiver demo`: the main job, whole, on this machine and with nothing but Python.
+`receiver demo`: the complete flow, on this machine and with nothing but Python.
 
-A sandbox of the five providers, a receiver before it and a downstream application behind it, on free loopback ports,
-with a temporary data directory. One picture goes to all five; what comes back is kept, delivered as events, and
-verified.
+A sandbox of the five providers, a receiver and a downstream application, on free loopback ports, with a temporary data
+directory. One picture goes to all five; the results are kept, delivered as events, and verified.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _PATIENCE_SECONDS = 90.0
 _FAULTS = Faults(lose=0.3, duplicate=0.6, reorder=0.6, delay_seconds=0.2)
 _SEED = 11
 _WIDE_COLUMNS = 100
-"""Of a terminal that has room for every column of the table."""
+"""The least width of a terminal for all columns of the table."""
 _EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 
 
@@ -125,7 +124,7 @@ async def _demo(image: Path | None, out: Path, *, with_faults: bool, keep: bool)
 
 
 async def _until_stopped(live: Served, work: Coroutine[Any, Any, bool]) -> bool:
-    """What *work* returns. A signal, which stops the receiver under it, ends it as an interrupt of the command."""
+    """Return the result of *work*. A signal, which stops the receiver, cancels it like an interrupt of the command."""
     running_work = asyncio.create_task(work)
     stopping = asyncio.create_task(live.receiver.stopping.wait())
     try:
@@ -136,7 +135,7 @@ async def _until_stopped(live: Served, work: Coroutine[Any, Any, bool]) -> bool:
         running_work.cancel()
         await asyncio.wait({running_work})
         if not running_work.cancelled():
-            running_work.exception()  # of calls to a receiver that was ending
+            running_work.exception()  # from calls to a receiver that was stopping
         raise CommandFailed("interrupted", status=130, code="interrupted")
     return running_work.result()
 
@@ -168,7 +167,7 @@ async def _run(live: Served, picture: Path, notify_url: str, show: _Show, out: P
 
 
 class _Show:
-    """The table, and whether all went well."""
+    """The table of results, and the verdict on them."""
 
     def __init__(self, console: Console, size: tuple[int, int], downstream: _Downstream) -> None:
         self.console = console
@@ -220,7 +219,7 @@ class _Show:
         return table
 
     def verdict(self) -> bool:
-        """Print the last word; True if every job succeeded once, is kept, and its notification verified."""
+        """Print the conclusion; True if every job succeeded once, is kept, and its notification verified."""
         problems = [f"{name}: {text}" for name, text in self._refused.items()]
         for name, job in self.jobs.items():
             if job["state"] != "succeeded":
@@ -281,7 +280,7 @@ def _print_addresses(console: Console, live: Served) -> None:
 
 @contextlib.asynccontextmanager
 async def _listening(downstream: _Downstream) -> AsyncIterator[str]:
-    """The downstream application on a free loopback port; gives the URL that events are posted to."""
+    """Run the downstream application on a free loopback port; yields the URL that events are posted to."""
     app = Starlette(routes=[Route("/hooks", downstream.receive, methods=["POST"])])
     listener = listen("127.0.0.1", 0)
     with contextlib.closing(listener):

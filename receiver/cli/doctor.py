@@ -92,7 +92,7 @@ async def _each(findings: Iterable[Finding]) -> AsyncIterator[Finding]:
 
 
 def _here(settings: Settings) -> str:
-    """Where a receiver of this machine probably answers."""
+    """Return the URL at which a receiver of this machine probably answers."""
     running = SandboxMark(settings.data_dir).read()
     named = Environment().receiver_url
     if running is not None:
@@ -101,7 +101,7 @@ def _here(settings: Settings) -> str:
 
 
 async def _spent(each: Mapping[str, ProviderSettings]) -> list[Finding]:
-    """One real task for each provider that has a key and takes files."""
+    """Send a real task to each provider that has a key and accepts files."""
     found = []
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "picture.jpg"

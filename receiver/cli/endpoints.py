@@ -208,7 +208,7 @@ async def _found(database: Database, endpoint_id: str) -> Endpoint:
 
 
 def _print_endpoint(endpoint: Endpoint, as_json: bool, **once: str | None) -> None:
-    """With what is shown this *once*: its secret, and until when those before it sign."""
+    """Print an endpoint, with the values that are shown only *once*: its secret, and how long earlier ones sign."""
     shown = endpoint.to_json() | once
     if as_json:
         print_json(shown)

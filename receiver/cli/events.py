@@ -1,4 +1,4 @@
-"""`receiver events`: what was emitted, and what is emitted from now on."""
+"""`receiver events`: past events, and new ones as they are emitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`receiver evidence`: what came in about a job, as a table, as the API shows it, and byte for byte."""
+"""`receiver evidence`: the evidence about a job, as a table, as the API shows it, and byte for byte."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def raw(
 
 
 async def _of_job(job_id: str, number: int | None = None) -> tuple[list[Evidence], list[str]]:
-    """The evidence of a job (or the piece *number* of it) with whole bodies, and the keys to mask in it."""
+    """Return the evidence of a job (or piece *number* of it) with whole bodies, and the keys to mask in it."""
     settings, each = load()
     keys = [its.api_key.get_secret_value() for its in each.values() if its.api_key]
     blobs, found = Blobs(settings.data_dir), list[Evidence]()

@@ -1,4 +1,4 @@
-"""What `receiver doctor` finds: lines with a grade and a remedy."""
+"""Findings of `receiver doctor`: lines with a grade and a remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do about it."""
+    """A line: the check, the result, and what to do about it."""
 
     check: str
     grade: Grade
@@ -40,7 +40,7 @@ def fail(check: str, found: str, remedy: str) -> Finding:
 
 
 def to_json(findings: Sequence[Finding]) -> str:
-    """All of it, for scripts."""
+    """Return all findings as JSON, for scripts."""
     return json.dumps({"healthy": healthy(findings), "items": [finding.to_json() for finding in findings]}, indent=2)
 
 

@@ -1,8 +1,8 @@
 """
-Events of a receiver, wherever it runs, to an application on this machine, signed as an endpoint's would be.
+Forwarding of events from a receiver anywhere to an application on this machine, signed as an endpoint's would be.
 
-One at a time and in order. The position moves on when the application has answered, whatever it answered; while it
-can't be connected to, the event waits for it, so that an application that restarts misses nothing.
+One at a time and in order. The position moves on after any answer of the application; while it can't be reached, the
+event waits for it, so that an application that restarts misses nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _TIMEOUT_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 2.0
 _ENDING_SECONDS = 1.0
 _MOST_BYTES = 1024 * 1024
-"""Of an answer's body; the connection of a longer or slower one is closed."""
+"""The limit for an answer's body; the connection of a longer or slower one is closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """What became of one event: the application's answer, or why there is none."""
+    """The outcome of one event: the application's answer, or why there is none."""
 
     event: Event
     status: int | None
@@ -41,9 +41,9 @@ class Forwarded:
 
 class Forwarder:
     """
-    Posts events to *url*, signed with *secret*, with *headers* beside those of an endpoint's.
+    Posts events to *url*, signed with *secret*, with *headers* in addition to those of an endpoint's deliveries.
 
-    `waiting` is called when the application is not there.
+    `waiting` is called when the application can't be reached.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Forwarder:
     async def run(
         self, receiver: AsyncClient, forwarded: Callable[[Forwarded], None], *, after: int | None, types: Sequence[str]
     ) -> None:
-        """Go on until cancelled. Raises `RequestRefused` if the receiver does not let us listen."""
-        # Answers are neither decoded nor kept, so neither a wrong label nor a bomb does anything.
+        """Run until cancelled. Raises `RequestRefused` if the receiver does not let us listen."""
+        # Answers are neither decoded nor kept, so neither a wrong label nor a decompression bomb has any effect.
         async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False, verify=tls.context()) as client:
             lane = asyncio.Lock()
             again = asyncio.create_task(self._redeliver(client, lane, forwarded))
@@ -80,7 +80,7 @@ class Forwarder:
                 await asyncio.gather(again, return_exceptions=True)
 
     def redeliver_last(self) -> None:
-        """Forward the last event once more, signed anew, under the same id."""
+        """Forward the last event again, with a new signature, under the same id."""
         self._again.set()
 
     async def _redeliver(
@@ -119,7 +119,7 @@ class Forwarder:
 
 
 async def _status_of(client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-    """Post, and return the status as soon as it has come; the rest of the answer gets a moment to end."""
+    """Post, and return the status as soon as it arrives; the rest of the answer gets a short time to end."""
     async with client.stream("POST", url, content=body, headers=headers) as answer:
         seen = 0
         with contextlib.suppress(TimeoutError, httpx.RequestError):

@@ -85,7 +85,7 @@ def list_jobs(
 
 
 async def _found(store: JobStore, wanted: JobFilter, limit: int) -> list[tuple[Job, list[KeptImage]]]:
-    """The newest *limit* jobs; a page of a text search may be short, or empty, and not the last."""
+    """Return the newest *limit* jobs; a page of a text search may be short, or empty, and not the last."""
     found: list[tuple[Job, list[KeptImage]]] = []
     cursor: str | None = None
     while True:
@@ -219,7 +219,7 @@ def _print_timeline(timeline: Timeline) -> None:
 
 
 def _line(line: Line, began: datetime, mark: str, style: str = "") -> Table:
-    """Its words wrap beside the moment, not below it."""
+    """Format a line so that its words wrap next to the time, not below it."""
     when = (
         "at any time"
         if line.at is None

@@ -84,7 +84,7 @@ def listen(
                 say(why, err=True, fg="yellow")
 
         async with AsyncClient(url, token, profile=profile, on_retry=waiting) as receiver:
-            await receiver.providers()  # a receiver that does not answer at all is reported now; a later cut is mended
+            await receiver.providers()  # a receiver that does not answer at all is reported now; later cuts are retried
             say(f"signing with {secret}", err=True)
             say(f"events of {receiver.url} go to {target}", err=True)
             forwarder = Forwarder(target, secret=secret, headers=headers, waiting=waiting)
@@ -104,7 +104,7 @@ def listen(
 
 
 def _checked_address(text: str) -> str:
-    """*text* if events can be posted there; the refusal says what is wrong with it."""
+    """Return *text* if events can be posted there; the error says what is wrong with it."""
     try:
         address = httpx.URL(text)
         port = address.port
@@ -137,7 +137,7 @@ def _checked_secret(secret: str) -> str:
 
 
 def _own_secret() -> str:
-    """The secret of this data directory, else of this user: an application is configured with it once."""
+    """Return the secret of this data directory, or else of this user, so that an application is configured once."""
     data_dir = LocalReceiver().data_dir
     directory = data_dir if data_dir.is_dir() else config_home() / "upscale-receiver"
     path = directory / _SECRET_FILE
@@ -152,7 +152,7 @@ def _made_secret(path: Path) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:  # another `listen` has made it this moment
+    except FileExistsError:  # another `listen` has just made it
         return _checked_secret(path.read_text().strip())
     except OSError:  # a read-only disk: one for this run
         return secret

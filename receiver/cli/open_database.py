@@ -14,7 +14,7 @@ from submitter.printing import failed
 
 @contextlib.asynccontextmanager
 async def open_database(settings: Settings | None = None) -> AsyncIterator[Database]:
-    """Open what is there; a database that is not there is a mistake, and not made."""
+    """Open an existing database; a missing one is an error, and is not created."""
     settings = settings or load()[0]
     path = settings.database_path
     if not settings.on_postgresql and not path.exists():

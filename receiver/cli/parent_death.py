@@ -1,9 +1,9 @@
 """
-Run a program that can't outlive us: `python parent_death.py PARENT PROGRAM ARGUMENT…`, with the parent's process id.
+Runs a program that can't outlive us: `python parent_death.py PARENT PROGRAM ARGUMENT…`, with the parent's process id.
 
-Linux ends a process when its parent dies, however that dies, if the process asked for it (PR_SET_PDEATHSIG); the wish
-survives the exec. It has to be asked for inside the child, hence this file. Where there is no such call the program is
-simply run, and only an orderly end of the parent ends it. Imports nothing of ours, so that it starts at once.
+Linux ends a process when its parent dies for any reason, if the process requested it (PR_SET_PDEATHSIG); the request
+survives the exec. It has to be made inside the child, hence this file. On systems without such a call the program is
+simply run, and ends only with an orderly exit of the parent. Imports none of our modules, so that it starts at once.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 """
 Several processes on one machine: `receiver serve --processes N`.
 
-The parent opens the listening socket and migrates the database, then only watches: it starts again what dies, passes
-a signal on, and ends when all have ended. The last process does the workers' part, the others answer requests.
+The parent opens the listening socket and migrates the database, then only watches: it restarts processes that die,
+passes signals on, and ends when all have ended. The last process does the workers' part, the others answer requests.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from submitter.printing import say
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _QUICK_SECONDS = 5.0
-"""A process that ends earlier than this was not well from the start."""
+"""A process that ends earlier than this failed to start."""
 _MOST_QUICK_ENDS = 3
 
 
 def roles_of(number: int, count: int) -> frozenset[Role]:
-    """What process *number* of *count* does."""
+    """Return the roles of process *number* of *count*."""
     return WORKERS if number == count - 1 else frozenset({Role.WEB})
 
 
 class Processes:
-    """Runs *main(number)* in *count* processes of their own; *main* returns an exit status."""
+    """Runs *main(number)* in *count* separate processes; *main* returns an exit status."""
 
     def __init__(self, count: int, main: Callable[[int], int]) -> None:
         self._count = count
@@ -38,7 +38,7 @@ class Processes:
         self._quick_ends = 0
 
     def run(self) -> int:
-        """Return when all have ended: 0 after a signal, else the status of those that could not start."""
+        """Return once all have ended: 0 after a signal, else the status of those that could not start."""
         before = {number: signal.signal(number, self._stop) for number in _SIGNALS}
         try:
             for number in range(self._count):

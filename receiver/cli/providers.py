@@ -1,4 +1,4 @@
-"""`receiver providers`: what the running receiver can send to; pause and resume."""
+"""`receiver providers`: list, pause and resume the running receiver's providers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`receiver reread`: old evidence, read again after a reader was fixed or a secret was set right."""
+"""`receiver reread`: read old evidence again, after a reader was fixed or a secret was corrected."""
 
 from __future__ import annotations
 

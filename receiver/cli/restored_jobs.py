@@ -1,9 +1,9 @@
 """
-What was queued in a backup must not be sent as if nothing had happened since.
+Queued jobs of a restored backup, which must not be sent as if nothing had happened since.
 
 The backup can't know what the receiver did after it was made: a job that is queued in it may have been sent since, and
-billed. Such a job becomes `unconfirmed`. A callback still finds it, since its callback URL is signed over its id;
-otherwise an operator sends it again or gives it up.
+billed. Such a job becomes `unconfirmed`. A callback still reaches it, since its callback URL is signed over its id;
+otherwise an operator resubmits it or gives it up.
 """
 
 from __future__ import annotations

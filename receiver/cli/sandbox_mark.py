@@ -1,8 +1,8 @@
 """
-The file by which other commands find a running `serve --sandbox`, and which keeps its jobs apart from paid ones.
+The file through which other commands find a running `serve --sandbox`, and which keeps its jobs apart from paid ones.
 
-`sandbox.json` in the data directory, readable by its owner only. It stays when the sandbox has ended: the jobs of a
-sandbox are known to no real provider, and those of real providers to no sandbox.
+`sandbox.json` in the data directory, readable by its owner only. It stays after the sandbox has ended: no real provider
+knows the jobs of a sandbox, and no sandbox those of real providers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAME = "sandbox.json"
 
 
 class SandboxMark:
-    """The mark of one data directory."""
+    """The mark of a data directory."""
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / _NAME
@@ -35,12 +35,12 @@ class SandboxMark:
         return self._path.exists()
 
     def read(self) -> dict[str, str] | None:
-        """`sandbox` and `receiver`, the origins of a running pair, the one that was started last; None if none runs."""
+        """Return `sandbox` and `receiver`, the origins of the running pair that was started last, or None."""
         running = self._running()
         return {name: running[-1][name] for name in ("sandbox", "receiver")} if running else None
 
     def check(self, database: Path) -> None:
-        """Raises `SettingsInvalid` if *database* holds jobs that no sandbox made, `DataUnusable` if nobody can tell."""
+        """Raise `SettingsInvalid` if *database* holds jobs that no sandbox made, `DataUnusable` if it can't be read."""
         if not self.there and database.exists() and has_jobs(database):
             raise SettingsInvalid(
                 ["RECEIVER_DATA_DIR: holds jobs of real providers; give the sandbox a directory of its own"]
@@ -48,7 +48,7 @@ class SandboxMark:
 
     @contextlib.contextmanager
     def put(self, *, sandbox: str, receiver: str) -> Iterator[None]:
-        """Say where the pair is for as long as the block runs, beside others that run on the same directory."""
+        """List the pair in the file while the block runs, along with others on the same directory."""
         own = {"pid": os.getpid(), "sandbox": sandbox, "receiver": receiver}
         with self._alone():
             self._write([*self._running(but=os.getpid()), own])
@@ -59,23 +59,23 @@ class SandboxMark:
                 self._write(self._running(but=os.getpid()))
 
     def serves_no_sandbox(self) -> None:
-        """This process has none, whatever one with its number did before: in a container that is always 1."""
+        """Remove an entry with this process's id, left by an earlier one: in a container the id is always 1."""
         if self.there:
             with contextlib.suppress(OSError), self._alone():
                 self._write(self._running(but=os.getpid()))
 
     def _running(self, *, but: int | None = None) -> list[dict[str, Any]]:
-        """Whose process still lives: one that was killed could not take its entry out."""
+        """Return the entries of living processes: a killed one could not remove its entry."""
         try:
             found: list[dict[str, Any]] = json.loads(self._path.read_text()).get("running", [])
             whole = [mark for mark in found if {"pid", "sandbox", "receiver"} <= set(mark)]
             return [mark for mark in whole if mark["pid"] != but and _lives(mark["pid"])]
         except (OSError, ValueError, TypeError, AttributeError):
-            return []  # not there, not ours to read, or written over; that it is there says what kind of jobs these are
+            return []  # missing, unreadable or overwritten; the file's existence alone marks the jobs as a sandbox's
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Two that start or stop at once write one after the other."""
+        """Hold a lock, so that processes that start or stop at once write one after the other."""
         if sys.platform == "win32":
             yield
             return
@@ -88,7 +88,7 @@ class SandboxMark:
             os.close(directory)
 
     def follow(self, other: SandboxMark) -> None:
-        """Be there if *other* is, for a copy of its directory; in a copy nothing runs."""
+        """Create the mark if *other* exists, for a copy of its directory, in which nothing runs."""
         if other.there:
             self._write([])
         else:
@@ -107,5 +107,5 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's process
     return True

@@ -1,4 +1,4 @@
-"""What is in force where a sandbox stands in for the providers: for its server, and for commands beside it."""
+"""Settings with a sandbox in place of the providers: for its server, and for commands on the same directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HERE = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
 def in_sandbox(settings: Settings, sandbox: str, origin: str) -> tuple[Settings, dict[str, ProviderSettings]]:
-    """*settings* with the stand-ins at *sandbox* as the providers, reachable on this machine's own addresses."""
+    """Return *settings* with the stand-ins at *sandbox* as the providers, reachable on this machine's addresses."""
     stand_ins = Sandbox().environment(sandbox)
     providers: dict[str, dict[str, str]] = {}
     for name, provider in PROVIDERS.items():
@@ -29,9 +29,9 @@ def as_served(
     settings: Settings, each: Mapping[str, ProviderSettings]
 ) -> tuple[Settings, Mapping[str, ProviderSettings]]:
     """
-    *settings* and *each* as the server of this data directory has them: those of its sandbox, if one runs there.
+    Return *settings* and *each* as the server of this data directory has them: with its sandbox, if one runs there.
 
-    Where none runs but one will (the mark is there, and no provider has a key), its networks are open already.
+    If none runs but one will (the mark exists, and no provider has a key), its networks are already open.
     """
     mark = SandboxMark(settings.data_dir)
     running = mark.read()

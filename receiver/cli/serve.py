@@ -74,7 +74,7 @@ def _serve_in_processes(
     settings: Settings, each: Mapping[str, ProviderSettings], host: str, port: int, count: int
 ) -> int:
     prepare(settings.data_dir)
-    Credentials.of(settings)  # made once, before several need them
+    Credentials.of(settings)  # generated once, before several processes need them
     if not settings.on_postgresql:
         asyncio.run(migrate(settings.database_address))
     with contextlib.closing(listen(host, port)) as listener:
@@ -99,7 +99,7 @@ async def _serve(
 ) -> int:
     sandbox = new_sandbox() if with_sandbox else None
     if Role.WEB not in roles and listener is not None:
-        listener.close()  # what comes in there is for the others
+        listener.close()  # its connections are for the others
         listener, host, port = None, "127.0.0.1", 0
     async with served(settings, each, host=host, port=port, sandbox=sandbox, roles=roles, listener=listener) as live:
         live.announce()
@@ -108,7 +108,7 @@ async def _serve(
 
 
 def new_sandbox() -> Sandbox:
-    """Stand-ins whose tasks take long enough to be watched."""
+    """Return stand-ins whose tasks take long enough to be watched."""
     return Sandbox(turnaround_seconds=_TURNAROUND_SECONDS)
 
 
@@ -121,10 +121,10 @@ class Served:
     ended: asyncio.Task[None]
     sandbox: str | None = None
     public_port: int | None = None
-    """Where a tunnel's requests go: as `origin`, but operators' pages do not answer."""
+    """The port for a tunnel's requests: as `origin`, but operators' pages do not answer there."""
 
     def announce(self) -> None:
-        """Say where it is. A token that nobody set is shown too, but on a terminal only."""
+        """Print its addresses, and on a terminal a generated token."""
         if not logs.on_terminal():
             log.info("serving", url=self.origin, public_url=self.receiver.public_url, sandbox=self.sandbox)
             return
@@ -153,10 +153,10 @@ async def served(
     listener: socket.socket | None = None,
 ) -> AsyncIterator[Served]:
     """
-    A receiver on *host* and *port*, with *sandbox* as its providers, until the block is left or a signal comes.
+    Run a receiver on *host* and *port*, with *sandbox* as its providers, until the block is left or a signal arrives.
 
-    *tunnelled*: it listens on a second port too, for a tunnel. A request's Host header says nothing about where it came
-    from; the port that it came in at does.
+    *tunnelled*: it listens on a second port too, for a tunnel. A request's origin shows in the port that it arrived
+    at, not in its Host header.
     """
     for warning in (*names_alone(), *misspelt(given())):
         log.warning("unknown_setting", detail=warning)

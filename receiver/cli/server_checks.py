@@ -1,4 +1,4 @@
-"""What the running receiver says of itself, for `receiver doctor`: its keys may be set in its environment alone."""
+"""Checks of the running receiver, for `receiver doctor`: its keys may be set in its own environment only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from submitter.sdk.values import ProviderInfo
 _PATIENCE_SECONDS = 10.0
 _LAG_SECONDS = 60.0
 _QUEUES = {"unread": "callbacks and answers to read", "due_polls": "polls that are due"}
-"""What never waits for long while all is well; deliveries and images may wait for others."""
+"""Queues that are always short in a healthy receiver; deliveries and images may wait for others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was found, and the providers as the server has them; None where it was not there or not ours to ask."""
+    """Findings, and the providers as the server has them; None if it did not answer or refused our token."""
 
     findings: Sequence[Finding]
     providers: Sequence[ProviderInfo] | None = None
@@ -33,9 +33,10 @@ class Asked:
 
 async def ask_server(url: str, *, profile: str | None = None, named: bool, clocks: Clocks | None = None) -> Asked:
     """
-    Ask the receiver at *url*. *named*: the user said where it is, so that its absence is a failure.
+    Query the receiver at *url*. *named*: the user named the URL, so that its absence is a failure.
 
-    The token is found as `submitter` finds it. A server that is away or refuses is a finding. *clocks* notes its time.
+    The token is found as `submitter` finds it. A server that is down or refuses is a finding. *clocks* records its
+    time.
     """
     grade: Callable[[str, str, str], Finding] = fail if named else warn
     base = checked_url(url)
@@ -66,7 +67,7 @@ async def ask_server(url: str, *, profile: str | None = None, named: bool, clock
 async def _readiness(receiver: AsyncClient) -> list[Finding]:
     try:
         health = await receiver.health()
-    except RequestRefused:  # under its public name it does not say
+    except RequestRefused:  # under its public name it does not answer that
         return [ok("server", f"{receiver.url} answers")]
     if health.ready:
         return [ok("server", f"{receiver.url} is ready")]
@@ -93,7 +94,7 @@ def _provider_findings(providers: Sequence[ProviderInfo]) -> list[Finding]:
 
 
 async def _lag(address: Address) -> list[Finding]:
-    """How far behind it is; nothing where its metrics are not to be had."""
+    """Check how far behind it is; no findings if its metrics are not available."""
     try:
         async with httpx.AsyncClient(transport=BoundedTransport(), timeout=_PATIENCE_SECONDS) as client:
             answer = await client.get(f"{address.url}/metrics")

@@ -1,5 +1,5 @@
 """
-Every setting in one list: its name, default and meaning; what is in force, masked, and where it came from.
+The list of all settings: name, default and meaning; the value in force, masked, and where it came from.
 
 `receiver config` prints it, and so does the README's table.
 """
@@ -55,7 +55,7 @@ class InForce:
 
 
 def known() -> list[Known]:
-    """Every setting there is; what several providers can be given is listed once, as `<NAME>_…`."""
+    """Return all settings; a setting of several providers is listed once, as `<NAME>_…`."""
     found = [_known(f"RECEIVER_{name.upper()}", info) for name, info in Settings.model_fields.items()]
     for field in _provider_fields():
         owners = _owners(field)
@@ -70,7 +70,7 @@ def known() -> list[Known]:
 
 
 def in_force(settings: Settings, each: Mapping[str, ProviderSettings], given: Mapping[str, str]) -> list[InForce]:
-    """Every setting with its value, secrets masked; *given* says what was set and where."""
+    """Return all settings with their values, secrets masked; *given* says which were set, and where."""
     found = [_in_force(f"RECEIVER_{name.upper()}", getattr(settings, name), info, given) for name, info in _fields()]
     for provider, its in each.items():
         for name, info in PROVIDERS[provider].Settings.model_fields.items():
@@ -82,7 +82,7 @@ def in_force(settings: Settings, each: Mapping[str, ProviderSettings], given: Ma
 
 
 def misspelt(given: Iterable[str]) -> list[str]:
-    """A warning for each name that looks like one of ours and is none."""
+    """Return a warning for each name that looks like a setting of ours and is none."""
     ours = {f"RECEIVER_{name.upper()}" for name in Settings.model_fields}
     theirs = {f"{owner.upper()}_{field.upper()}" for field in _provider_fields() for owner in _owners(field)}
     warnings = []
@@ -97,7 +97,7 @@ def misspelt(given: Iterable[str]) -> list[str]:
         elif name.startswith(tuple(f"{provider.upper()}_" for provider in PROVIDERS)):
             near = difflib.get_close_matches(name, theirs, n=1, cutoff=0.8)
             if not near:
-                continue  # the name of a provider is nobody's own; other programs have settings too
+                continue  # other programs use names that begin with a provider's, too
         else:
             continue
         warnings.append(f"{name} is no setting of ours" + (f"; is {near[0]} meant?" if near else ""))
@@ -105,7 +105,7 @@ def misspelt(given: Iterable[str]) -> list[str]:
 
 
 def to_markdown() -> str:
-    """The table of all settings."""
+    """Return the table of all settings."""
     rows = [f"| `{setting.name}` | {_cell(setting.default)} | {_cell(setting.meaning)} |" for setting in known()]
     return "\n".join(["| name | default | meaning |", "|---|---|---|", *rows])
 
@@ -115,18 +115,18 @@ def _fields() -> list[tuple[str, FieldInfo]]:
 
 
 def _provider_fields() -> list[str]:
-    """The fields of all providers' settings: what all have first, then in the order of the providers."""
+    """Return the fields of all providers' settings: common ones first, then in the order of the providers."""
     own = (field for provider in PROVIDERS.values() for field in provider.Settings.model_fields)
     return list(dict.fromkeys([*ProviderSettings.model_fields, *own]))
 
 
 def _owners(field: str) -> list[str]:
-    """The providers that have *field*."""
+    """Return the providers that have *field*."""
     return [name for name, provider in PROVIDERS.items() if field in provider.Settings.model_fields]
 
 
 def _same_of_others(name: str) -> str:
-    """The settings that *name* would be if its provider had them; empty if it is none of any provider."""
+    """Return the settings of other providers with the same field as *name*; empty if no provider has it."""
     provider, _, field = name.lower().partition("_")
     if provider not in PROVIDERS or not (owners := _owners(field)):
         return ""
@@ -135,7 +135,7 @@ def _same_of_others(name: str) -> str:
 
 
 def _without(provider: str, field: str) -> str | None:
-    """What is in force where *field* is not set; None where that is nothing."""
+    """Return the value in force if *field* is not set, or None."""
     its = PROVIDERS[provider]
     values = {"base_url": its.default_base_url, "concurrency": str(its.concurrency)}
     return values.get(field) or _DEFAULTS.get(f"<NAME>_{field.upper()}")
@@ -156,7 +156,7 @@ def _in_force(name: str, value: Any, info: FieldInfo, given: Mapping[str, str]) 
 
 
 _PASSWORD = re.compile(r"(?<=://)[^/@]*(?=@)")
-"""Name and password in a URL."""
+"""The user name and password in a URL."""
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`receiver transfer`: a SQLite installation moves to PostgreSQL."""
+"""`receiver transfer`: move a SQLite installation to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def transfer(to: To, as_json: AsJson = False) -> None:
 
 
 def _unset(settings: Settings) -> dict[str, str]:
-    """The secrets that were generated so far, and where in the data directory's file each stands."""
+    """Return the secrets that were generated so far, with their keys in the data directory's file."""
     return {name: key for name, (field, key) in _GENERATED.items() if not getattr(settings, field)}

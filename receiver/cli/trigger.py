@@ -1,4 +1,4 @@
-"""`receiver trigger`: one realistic callback into a running `serve --sandbox`, and what became of it."""
+"""`receiver trigger`: send a realistic callback into a running `serve --sandbox`, and show its effect."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def trigger(
 
 
 def _check(provider: str, state: str) -> None:
-    """Refuse what can't be called back about, before there is a job."""
+    """Refuse a callback that can't be made, before there is a job."""
     if provider not in PROVIDERS:
         raise failed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
     if not CALLBACK_STATES[provider]:
@@ -143,7 +143,7 @@ async def _trigger(
 
 
 class _Api:
-    """The few calls that are needed of the receiver."""
+    """The calls to the receiver that are needed here."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> None:
         self._client = client
@@ -163,7 +163,7 @@ class _Api:
         return found
 
     async def new_job(self, provider: str) -> dict[str, Any]:
-        """A job with a picture of our own, once the provider has taken it."""
+        """Return a new job with a generated picture, once the provider has accepted it."""
         answer = await self._client.post(
             f"{self._url}/v1/jobs",
             headers=self._headers,
@@ -184,7 +184,7 @@ class _Api:
         return job
 
     async def read_callback(self, job_id: str, after: int) -> dict[str, Any] | None:
-        """The callback that came after evidence *after*, once it was read and, being a hint, confirmed by a poll."""
+        """Return the callback that follows evidence *after*, once it was read and, if a hint, confirmed by a poll."""
 
         async def read() -> dict[str, Any] | None:
             new = [piece for piece in await self.evidence(job_id) if piece["id"] > after]

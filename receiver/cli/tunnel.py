@@ -1,4 +1,4 @@
-"""`receiver tunnel`: serve on this machine, and be reachable from everywhere."""
+"""`receiver tunnel`: serve on this machine, reachable from everywhere."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def tunnel(
 
 
 async def _tunnelled(live: Served, way: Way | None, public_url: str | None, patience: float) -> None:
-    """Have the receiver reachable until a signal ends it."""
+    """Keep the receiver reachable until a signal ends it."""
     receiver = live.receiver
 
     def use(url: str | None) -> None:
@@ -93,7 +93,7 @@ async def _tunnelled(live: Served, way: Way | None, public_url: str | None, pati
 
 
 def _report(url: str, finding: Finding) -> None:
-    """The URL and whether it leads here: for people on a terminal, as a log line elsewhere."""
+    """Report the URL and whether it leads here: for people on a terminal, as a log line elsewhere."""
     good = finding.grade is Grade.OK
     if not logs.on_terminal():
         (log.info if good else log.warning)(

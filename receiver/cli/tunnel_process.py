@@ -1,10 +1,10 @@
 """
-A way for the outside world to a receiver on this machine: a child process that tunnels, kept alive.
+A tunnel from the outside world to a receiver on this machine: a child process that is kept alive.
 
-The public URL is given to the receiver once a callback URL below it answers from the outside; when the child ends, the
-URL is taken back unless it will be the same again, so that jobs are sent without a callback and polled meanwhile. The
-child is started again with a growing pause. It cannot outlive us: when this process dies, however it dies, so does the
-child; on an orderly end its whole process group is ended, by SIGKILL if need be.
+The receiver gets the public URL once a callback URL below it answers from outside; when the child ends, the URL is
+withdrawn unless it will be the same again, so that jobs are sent without a callback and polled meanwhile. The child is
+restarted after a growing pause. It cannot outlive us: when this process dies for any reason, so does the child; on an
+orderly exit its whole process group is ended, by SIGKILL if necessary.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LAST_WORDS_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A program that tunnels, and how its public URL is known: beforehand, or from a line that it prints."""
+    """A tunnel program, with its public URL: known beforehand, or read from a line that it prints."""
 
     program: Sequence[str]
     fixed_url: str | None = None
@@ -47,7 +47,7 @@ class Way:
 
 
 def by_cloudflared(port: int) -> Way:
-    """A quick tunnel: no account; the name is a new one each time."""
+    """Return a quick tunnel: it needs no account, and gets a new name each time."""
 
     def url_in(line: str) -> str | None:
         found = _QUICK_TUNNEL.search(line)
@@ -60,7 +60,7 @@ def by_ssh(
     host: str, port: int, *, remote_port: int = 0, public_url: str | None = None, options: Sequence[str] = ()
 ) -> Way:
     """
-    A forwarded port on *host*, which is `[user@]name`.
+    Return a tunnel through a forwarded port on *host*, which is `[user@]name`.
 
     With *public_url* something on that host, such as Caddy, passes requests on to *remote_port* of its loopback.
     Without it the port itself is public, which takes `GatewayPorts clientspecified` in its sshd_config.
@@ -90,7 +90,7 @@ def by_ssh(
 
 class Tunnel:
     """
-    Keeps one way open for as long as `run` runs.
+    Keeps a tunnel open while `run` runs.
 
     *use* is called with the public URL, or None when there is none; *reach* tries it from outside.
     """
@@ -112,7 +112,7 @@ class Tunnel:
         self._pause = _FIRST_PAUSE_SECONDS
 
     async def run(self) -> None:
-        """Go on until cancelled; then nothing of it is left."""
+        """Run until cancelled; then end the child and all its processes."""
         while True:
             await self._once()
             if self._way.fixed_url is None:
@@ -121,8 +121,8 @@ class Tunnel:
             self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
 
     async def _once(self) -> None:
-        """One life of the child."""
-        # A pipe of our own: one of asyncio's would hide the child's death for as long as a child of it holds the pipe.
+        """Run the child once."""
+        # A pipe of our own: asyncio's would hide the child's death for as long as a child of it holds the pipe.
         reading, writing = os.pipe()
         try:
             child = await asyncio.create_subprocess_exec(
@@ -152,7 +152,7 @@ class Tunnel:
             await _end(child)
 
     async def _hear(self, pipe: int, last: deque[str]) -> None:
-        """Try the public URL, and each new one that the child prints. Its *last* lines are kept."""
+        """Try the public URL, and each new URL that the child prints. Its *last* lines are kept."""
         trying: asyncio.Task[None] | None = None
         if self._way.fixed_url is not None:
             trying = asyncio.create_task(self._try(self._way.fixed_url))
@@ -179,8 +179,8 @@ class Tunnel:
 
     async def _try(self, url: str) -> None:
         """
-        Use *url* once it leads here; after a while also if it does not seem to, and *on_finding* is called with what is
-        wrong.
+        Use *url* once it leads here; after a while use it even if it does not seem to, and call *on_finding* with the
+        problem.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience_seconds
@@ -197,7 +197,7 @@ class Tunnel:
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
-    """End what is left of the child's process group."""
+    """End the rest of the child's process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGTERM)
     with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""`receiver work`: the private side of the service, for a database that several processes share."""
+"""`receiver work`: the private side of the service, for a database shared by several processes."""
 
 from __future__ import annotations
 
