@@ -22,8 +22,8 @@ def embed(settings: Settings | None = None) -> AbstractAsyncContextManager[ASGIA
     Run a receiver while the block runs: `async with embed() as app:`, for the lifespan of a Starlette or FastAPI host.
 
     *app* is an ASGI application to mount under any path, which RECEIVER_PUBLIC_URL names too. Without *settings* they
-    are read from the environment, as the providers' always are. Signals are left to the host. Raises `SettingsInvalid`
-    and what else keeps a receiver from starting.
+    are read from the environment, as the providers' always are. Signals are left to the host. Raises `SettingsInvalid`,
+    and any other error that keeps a receiver from starting.
     """
     from receiver.embedding import embedded  # here, because every import of a part of this package passes this file
 

@@ -1,8 +1,8 @@
 """
 The composition root: settings → parts → one Starlette application.
 
-Its lifespan opens the database, reads what an earlier process left unread, starts the loops, and stops them again:
-streams end, calls in flight get a few seconds, what was not sent is handed back, what was is `unconfirmed`.
+Its lifespan opens the database, reads evidence that an earlier process left unread, starts the loops, and stops them
+again: streams end, calls in flight get a few seconds, unsent jobs are released, sent ones become `unconfirmed`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ log = structlog.get_logger("receiver")
 
 class Receiver:
     """
-    One process of the service. `app` is the ASGI application; `parts` are there while its lifespan runs.
+    One process of the service. `app` is the ASGI application; `parts` exist while its lifespan runs.
 
     `public_url` may change while it runs (a tunnel).
     """
@@ -90,12 +90,12 @@ class Receiver:
             },
         )
         self.direct = DirectRoute(CALLBACK_PATH, lambda request: self.callbacks.take(request))
-        """What a server of ours may answer without `app`; only of use where `app` answers requests from outside."""
+        """The route that our server may answer without `app`; useful only if `app` answers requests from outside."""
         self.app.router.redirect_slashes = False  # a redirect would carry a capability URL in its Location
 
     @property
     def base_url(self) -> str:
-        """What addresses in answers begin with: without a public URL, the path of this service on its host."""
+        """The prefix of addresses in answers: without a public URL, the path of this service on its host."""
         return self.public_url or self.mounted_at
 
     @asynccontextmanager
@@ -177,7 +177,7 @@ class Receiver:
         )
 
     def _api(self, parts: Parts) -> Callable[[Bearer], list[Route]]:
-        """The routes of `/v1`, for callers that a bearer identifies."""
+        """Return the routes of `/v1`, for callers that a bearer token identifies."""
         jobs = JobsApi(
             store=parts.store,
             admissions=self.admissions,
@@ -210,7 +210,7 @@ class Receiver:
         return lambda bearer: [route for api in apis for route in api.routes(bearer)]
 
     def _from_outside(self, request: Request) -> bool:
-        """Whether a request came by the public name, or by a port that a tunnel leads to."""
+        """Return whether a request came by the public name, or by a port that a tunnel leads to."""
         if self.settings.public_metrics:
             return False
         server, host = request.scope.get("server"), request.url.hostname
@@ -230,7 +230,7 @@ class Receiver:
 
 
 def public_host(public_url: str | None) -> str | None:
-    """The host of *public_url*, if strangers may reach it: not an address of this machine or a private network."""
+    """Return the host of *public_url* if it is public: not an address of this machine or of a private network."""
     host = None if public_url is None else urlsplit(public_url).hostname
     if host is None or host == "localhost" or host.endswith(".localhost"):
         return None
@@ -258,6 +258,6 @@ async def _not_allowed(request: Request, exc: Exception) -> Response:
 
 
 async def _internal_error(request: Request, exc: Exception) -> Response:
-    """Answer 503 with `Retry-After`: the disk, the database or a mistake of ours is not the caller's fault."""
+    """Answer 503 with `Retry-After`: the disk, the database or our own bug is not the caller's fault."""
     log.error("request_failed", method=request.method, error=type(exc).__name__, detail=str(exc)[:300])
     return busy("something went wrong on our side").to_response()

@@ -9,11 +9,11 @@ The receiver inside another application, its loops in the host's lifespan.
 
     app = FastAPI(lifespan=lifespan)
 
-`RECEIVER_PUBLIC_URL` names the mounted place, such as `https://shop.example.com/upscale`; without it, addresses in
-answers are paths that begin with `/upscale`, and jobs are polled. Whose application it is keeps its signals and its
-logs: nothing is set up for the process. A signal that the host handles is noticed on its way, since event streams
-must end before a server begins to wait for its connections. Access logs of the host would hold capability URLs; those
-of uvicorn and httpx are masked while the block runs.
+`RECEIVER_PUBLIC_URL` names the mounted path, such as `https://shop.example.com/upscale`; without it, addresses in
+answers are paths that begin with `/upscale`, and jobs are polled. The host application keeps its signals and its logs:
+nothing is set up for the process. A signal that the host handles is observed, since event streams must end before a
+server begins to wait for its connections. Access logs of the host would hold capability URLs; those of uvicorn and
+httpx are masked while the block runs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LOGGERS = ("uvicorn.access", "httpx")
 @asynccontextmanager
 async def embedded(settings: Settings | None = None) -> AsyncIterator[ASGIApp]:
     """
-    Run a receiver while the block runs, and give its ASGI application. See `receiver.embed`.
+    Run a receiver while the block runs, and yield its ASGI application. See `receiver.embed`.
     """
     if settings is None:
         settings, each = load()
@@ -66,7 +66,7 @@ async def embedded(settings: Settings | None = None) -> AsyncIterator[ASGIApp]:
 
 
 class _Mounted:
-    """ASGI middleware that notes where the host has mounted the receiver."""
+    """ASGI middleware that records where the host has mounted the receiver."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -79,7 +79,7 @@ class _Mounted:
 
 @contextmanager
 def _noticing_signals(on_stop: Callable[[], object]) -> Iterator[None]:
-    """Call *on_stop* before the host's own handler of a signal that ends it. Where it has none, nothing is changed."""
+    """Call *on_stop* before the host's own handler of a signal that ends it. Without a handler, change nothing."""
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
@@ -104,7 +104,7 @@ def _noticing_signals(on_stop: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def _masked(logger: logging.Logger) -> Iterator[None]:
-    """Have *logger* print no capability URL."""
+    """Keep *logger* from printing capability URLs."""
 
     def mask(record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):

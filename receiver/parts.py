@@ -1,5 +1,5 @@
 """
-The parts of one process, built in the order in which they depend on each other.
+The parts of one process, built in the order of their dependencies.
 
 Loops that give each other work meet at `Wakes`, which exists before them all, so that no part is built from a promise
 of another.
@@ -67,12 +67,12 @@ _GRACE_SECONDS = 3.0
 
 
 class Role(StrEnum):
-    """What a process does. One process may do everything; any number may share a database."""
+    """A role of a process. One process may have all of them; any number of processes may share a database."""
 
     WEB = "web"
     """Answers requests: callbacks, inputs, the API, the dashboard, the event stream. Needs no provider key."""
     READER = "reader"
-    """Reads evidence, settles jobs, and does the upkeep."""
+    """Reads evidence, settles jobs, and does maintenance."""
     SUBMISSIONS = "submissions"
     POLLER = "poller"
     ARCHIVE = "archive"
@@ -107,7 +107,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a process is made of, whatever its *roles*; `loops` are those of its roles, and not running yet."""
+    """All parts of a process, whatever its *roles*; `loops` are those of its roles, not yet running."""
 
     roles: frozenset[Role]
 
@@ -169,7 +169,7 @@ async def build(
     stopping: asyncio.Event,
     public_url: Callable[[], str | None],
 ) -> Parts:
-    """Open the database and build all parts; *stack* closes what they hold open."""
+    """Open the database and build all parts; *stack* closes everything that they hold open."""
     blobs = open_blobs(settings.data_dir, settings.blob_url)
     if blobs.objects is not None:
         await warn_if_unreachable(blobs.objects)
@@ -238,7 +238,7 @@ async def build(
 
 
 async def _loops(parts: Parts, settings: Settings, shared: Announcements, numbered: asyncio.Event) -> tuple[Loop, ...]:
-    """The loops of the roles of *parts*, and those that every process has. *numbered* is set with new positions."""
+    """Return the loops of the roles of *parts*, and those of every process. *numbered* is set with new positions."""
     database, slots, wakes = parts.database, parts.slots, parts.wakes
     clock = ClockRecord(database)
 
@@ -290,7 +290,7 @@ def _retention(settings: Settings) -> Retention:
 
 
 def slot(settings: Settings, provider: Provider, its: ProviderSettings) -> ProviderSlot:
-    """*provider* with its paces and timing, by the settings in force."""
+    """Return *provider* with its paces and timing, by the settings in force."""
     rates = provider.rates if its.rate is None else [its.rate]
     return ProviderSlot(
         provider=provider,
@@ -303,7 +303,7 @@ def slot(settings: Settings, provider: Provider, its: ProviderSettings) -> Provi
 
 
 def timing(settings: Settings, provider: Provider, *, degraded: bool = False) -> Timing:
-    """When *provider*'s jobs are polled; a *degraded* provider, whose callbacks get lost, is polled early."""
+    """Return when to poll *provider*'s jobs; a *degraded* provider, whose callbacks get lost, is polled early."""
     rhythm, interval = provider.rhythm, settings.poll_interval
     first = interval or rhythm.first
     return Timing(
@@ -319,9 +319,9 @@ def timing(settings: Settings, provider: Provider, *, degraded: bool = False) ->
 
 def _poll_rates(settings: Settings, provider: Provider, rate: Rate | None) -> list[Rate]:
     """
-    Documented limits of status calls; an operator's own rate moves them in proportion.
+    Return the documented limits of status calls; an operator's own rate scales them in proportion.
 
-    None where an operator sets POLL_INTERVAL: then that alone says how often a job is polled.
+    Empty where an operator sets POLL_INTERVAL, which alone then determines how often a job is polled.
     """
     if settings.poll_interval is not None:
         return []

@@ -1,5 +1,5 @@
 """
-Everything that can be set, and the only reader of the environment in this package.
+All settings, and the only reader of the environment in this package.
 
 `RECEIVER_*` for the service, `<NAME>_*` for each provider; a `.env` file in the working directory is read too.
 Durations are seconds and may be fractional.
@@ -223,7 +223,7 @@ class Settings(BaseSettings):
 
     @property
     def database_address(self) -> Path | str:
-        """A path for SQLite, a URL for PostgreSQL."""
+        """The database: a path for SQLite, a URL for PostgreSQL."""
         return self.database_url if self.database_url and self.on_postgresql else self.database_path
 
     @property
@@ -235,7 +235,7 @@ class Settings(BaseSettings):
 
 
 def check_shared_secrets(settings: Settings) -> None:
-    """Processes on one PostgreSQL need the same secrets, so none is generated there. Raises `SettingsInvalid`."""
+    """Require the secrets that processes on one PostgreSQL share; none is generated. Raises `SettingsInvalid`."""
     missing = {
         "SECRET_KEYS": (settings.secret_keys, secrets.token_urlsafe(32)),
         "API_TOKENS": (settings.api_tokens, secrets.token_urlsafe(32)),
@@ -264,7 +264,7 @@ def load(
 
     Raises `SettingsInvalid` with every problem of every setting; a problem never quotes a value.
     """
-    # It would say on standard error what is said here, once for each reader.
+    # It would repeat on standard error what is reported here, once for each reader.
     logging.getLogger("dotenv").setLevel(logging.CRITICAL)
     try:
         problems = _unreadable_lines()
@@ -291,20 +291,20 @@ def load(
 
 @functools.cache
 def _environment_of(provider: type[Provider]) -> type[ProviderSettings]:
-    """*provider*'s settings, as a model that reads them from `<NAME>_…`."""
+    """Return *provider*'s settings as a model that reads them from `<NAME>_…`."""
     config = SettingsConfigDict(**_READING, env_prefix=f"{provider.name.upper()}_")
     made = type("FromEnvironment", (provider.Settings, BaseSettings), {"model_config": config, "__module__": __name__})
     return cast(type[ProviderSettings], made)
 
 
 def given() -> dict[str, str]:
-    """The names (in capitals) of everything that is set, and where: `environment` or `.env`. Never a value."""
+    """Return the names (in capitals) of all settings that are set, and where: `environment` or `.env`; no values."""
     names = {name.upper(): _ENV_FILE for name, value in dotenv_values(_ENV_FILE).items() if value is not None}
     return {**names, **{name.upper(): "environment" for name in os.environ}}
 
 
 def names_alone() -> list[str]:
-    """A warning for each line of `.env` that is a name without `=`: it sets nothing."""
+    """Return a warning for each line of `.env` that is a name without `=`: it sets nothing."""
     if not Path(_ENV_FILE).is_file():
         return []
     with open(_ENV_FILE, encoding="utf-8") as stream:
@@ -317,12 +317,12 @@ def names_alone() -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """What a program that tunnels for us gets: what any program needs, and its own settings; none of our secrets."""
+    """Return the environment for a tunnel program: general variables and its own settings, none of our secrets."""
     return {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
 
 
 def _unreadable_lines() -> list[str]:
-    """A problem for each place of `.env` that no name and value can be read from; a quote left open reaches far."""
+    """Return a problem for each unreadable place of `.env`; an unclosed quote may reach far."""
     if not Path(_ENV_FILE).is_file():
         return []
     with open(_ENV_FILE, encoding="utf-8") as stream:
@@ -334,7 +334,7 @@ def _unreadable_lines() -> list[str]:
 
 
 def _blank_lines(text: str) -> int:
-    """Those that the parser counts to what follows them."""
+    """Count the leading blank lines, which the parser attributes to the line after them."""
     return text[: len(text) - len(text.lstrip())].count("\n")
 
 
