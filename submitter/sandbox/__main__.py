@@ -1,4 +1,4 @@
-"""`python -m submitter.sandbox`: the stand-ins on a port of their own, with the settings to point a client at them."""
+"""`python -m submitter.sandbox`: the stand-ins on their own port, with the settings that point a client at them."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ _FAULT_RESPONSES = {
 
 
 def _checked(asked: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Image URL, resolution and output format, checked in the order and words of the page's table."""
+    """Return image URL, resolution and output format, checked in the order and words of the page's table."""
     if asked.get("mode", "image-to-image") != "image-to-image":
         raise _bad_request("Invalid mode type. Supported: image-to-image")
     urls = asked.get("image_urls")

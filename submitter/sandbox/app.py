@@ -1,7 +1,7 @@
 """
 `Sandbox`: the five stand-ins, the result links and the control calls as one Starlette app.
 
-A sixth provider is one file beside this one and one line in `STAND_INS`.
+A sixth provider is one file next to this one and one line in `STAND_INS`.
 """
 
 from __future__ import annotations
@@ -101,15 +101,15 @@ class Sandbox:
 
     @property
     def tasks(self) -> list[RemoteTask]:
-        """Every task, in the order of acceptance; those made by `/_sandbox/trigger` are marked `triggered`."""
+        """All tasks, in the order of acceptance; those made by `/_sandbox/trigger` are marked `triggered`."""
         return self.bench.tasks.all
 
     def accepted(self, provider: str | None = None) -> list[RemoteTask]:
-        """The tasks that submit calls brought, of one provider or of all."""
+        """Return the tasks from submit calls, of one provider or of all."""
         return [task for task in self.tasks if not task.triggered and provider in (None, task.provider)]
 
     def calls(self, provider: str, kind: str = "submit") -> int:
-        """How many `submit` or `status` calls came in, refused and broken ones included."""
+        """Count the `submit` or `status` calls received, refused and broken ones included."""
         return self.bench.calls[provider, kind]
 
     @property
@@ -118,21 +118,21 @@ class Sandbox:
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
-        """Replace all faults; counts and random sequences start anew."""
+        """Replace all faults; counts and random sequences start over."""
         self.bench.dice.reset(faults)
 
     @property
     def forged_fetches(self) -> int:
-        """How often somebody fetched the link of a forged callback."""
+        """The number of downloads from links of forged callbacks."""
         return self.bench.files.forged_fetches
 
     @staticmethod
     def base_urls(origin: str) -> dict[str, str]:
-        """The base URL of each provider's stand-in below *origin*."""
+        """Return the base URL of each provider's stand-in below *origin*."""
         return {stand_in.name: origin.rstrip("/") + stand_in.mount for stand_in in STAND_INS}
 
     def environment(self, origin: str) -> dict[str, str]:
-        """The settings with which a client of the real APIs talks to this sandbox instead."""
+        """Return the settings with which a client of the real APIs talks to this sandbox instead."""
         settings = self.bench.settings
         return {
             **{f"{name.upper()}_BASE_URL": url for name, url in self.base_urls(origin).items()},
@@ -147,7 +147,7 @@ class Sandbox:
         """
         Serve from the running event loop: `async with sandbox.serve() as origin`.
 
-        By default on a free loopback port. At the end all its background work has ended.
+        By default on a free loopback port. On exit, all its background work has ended.
         """
         named = self.bench.origin
         async with serving(self.app, host=host, port=port) as origin:
@@ -160,11 +160,11 @@ class Sandbox:
                 self.bench.origin = named
 
     async def idle(self) -> None:
-        """Return when no task runs and no callback or retry is on its way."""
+        """Return once no task runs and no callback or retry is pending."""
         await self.bench.background.idle()
 
     async def reset(self) -> None:
-        """Forget all tasks, files and counts; the faults are those of the beginning."""
+        """Forget all tasks, files and counts, and restore the initial faults."""
         await self.bench.reset()
 
     async def aclose(self) -> None:
@@ -184,9 +184,9 @@ class Sandbox:
         """
         Send one callback about a task that is in exactly *state*: a true one, but for *twist*.
 
-        The task is the one named, put into that state, or a new one. The sandbox's faults don't apply. *origin* is
-        where its links lead if the sandbox has none of its own. What is returned is about the first of several; a lost
-        one has neither status nor error. Raises ValueError.
+        The task is *task_id*, put into that state, or a new one. The sandbox's faults don't apply. *origin* is where
+        its links lead if the sandbox has no origin of its own. The result is about the first of several callbacks; a
+        lost one has neither status nor error. Raises ValueError.
         """
         named = announced_state(provider, state)
         stand_in = self.stand_ins[provider]

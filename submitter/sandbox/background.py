@@ -1,4 +1,4 @@
-"""The background work of a sandbox: running tasks, callbacks and their retries, answers that wait."""
+"""The background work of a sandbox: running tasks, callbacks and their retries, delayed answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from submitter.sandbox.tasks import RemoteTask
 
 
 class Background:
-    """Holds whatever runs beside the answers, so that all of it can be awaited and ended."""
+    """Holds all work that runs apart from the answers, so that it can be awaited and ended."""
 
     def __init__(self) -> None:
         self._running: dict[asyncio.Task[None], RemoteTask | None] = {}
@@ -24,7 +24,7 @@ class Background:
         return running
 
     async def idle(self) -> None:
-        """Return when nothing runs any more: no task, no callback, no retry."""
+        """Return once nothing runs any more: no task, no callback, no retry."""
         while self._running:
             await asyncio.wait(list(self._running))
 

@@ -31,11 +31,11 @@ class Cut(Response):
 
 
 def bad_gateway() -> Response:
-    """What a proxy before the provider says: 502 and a page."""
+    """Return the answer of a proxy in front of the provider: 502 and a page."""
     return HTMLResponse(_BAD_GATEWAY, 502, headers={"server": "nginx"})
 
 
 def unreadable(background: BackgroundTask | None = None) -> Response:
-    """A 200 whose JSON is cut short."""
+    """Return a 200 whose JSON is cut short."""
     cut_short = json.dumps({"data": {"status": "ok"}})[:-4].encode()
     return Response(cut_short, 200, media_type="application/json", background=background)

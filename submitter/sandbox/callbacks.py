@@ -1,8 +1,8 @@
 """
-Callbacks on their way out: which are sent, how often, in which order, and what each try came to.
+Sending of callbacks: the selection, repetition and order of them, and the result of each try.
 
-A task's callbacks leave in the order in which its states came, each after the first attempt of the one before; retries
-don't hold the next one up.
+A task's callbacks are sent in the order of its states, each after the first attempt of the one before; retries don't
+hold up the next one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from submitter.sandbox.twist import Twist
 
 
 class Announcer:
-    """Sends what the faults leave of a task's callbacks."""
+    """Sends a task's callbacks, as far as the faults let it."""
 
     def __init__(self, settings: Settings, dice: Dice, outbound: Outbound, background: Background) -> None:
         self._settings = settings
@@ -32,7 +32,7 @@ class Announcer:
         self._background = background
 
     def announcements(self, stand_in: StandIn, task: RemoteTask) -> Callable[[str], None]:
-        """What to call with each state that *task* enters; holds its callbacks back if they are to be reordered."""
+        """Return a function to call with each state that *task* enters; holds callbacks back that will be reordered."""
         if not isinstance(stand_in, CallingStandIn):
             return lambda state: None
         several = len(stand_in.announced.difference((stand_in.failed,))) > 1
@@ -41,7 +41,7 @@ class Announcer:
         return lambda state: self._log_events(stand_in, task, state)
 
     def release(self, task: RemoteTask) -> None:
-        """No more states will come: send what was held back, last state first."""
+        """Send the callbacks that were held back, last state first, after the task's last state."""
         held, task.held = task.held, None
         for send in reversed(held or []):
             send()
@@ -60,7 +60,7 @@ class Announcer:
         self._background.spawn(self._deliver(task, callback, rules, body, lambda: headers, after=None), task)
 
     async def once(self, stand_in: CallingStandIn, task: RemoteTask, url: str, twist: Twist) -> list[Attempt]:
-        """Send a callback about the task's present state to *url*, as *twist* has it, without retries."""
+        """Send a callback about the task's current state to *url*, modified by *twist*, without retries."""
         if "lose" in twist.faults:
             task.callbacks.append(SentCallback(task.state, "lost"))
             return []

@@ -1,5 +1,5 @@
 """
-Faults on demand: what goes wrong, how often, and for whom.
+Faults on demand: their kinds, how often they occur, and for which provider.
 
 A chance is an int ("the next N", then never again) or a float between 0 and 1 (a probability). `1` strikes once,
 `1.0` strikes always.
@@ -35,9 +35,9 @@ class Faults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # Before a submit is looked at: not accepted. The first of these that strikes is the answer.
+    # Before a submit call is read: not accepted. The first of these that strikes is the answer.
     reset_before: Chance = 0
-    """The connection is cut before anything is accepted."""
+    """The connection is reset before anything is accepted."""
     bad_gateway: Chance = 0
     """502 with an HTML page."""
     unavailable: Chance = 0
@@ -49,21 +49,21 @@ class Faults(BaseModel):
     bad_key: Chance = 0
     """401 although the key is good."""
     no_credit: Chance = 0
-    """The provider's way to say that the balance is empty."""
+    """The provider's answer for an empty balance."""
 
     # Once a submit is accepted: the task exists, runs, and is billed.
     early: Chance = 0
     """The task runs at once, and its callbacks are sent before the submit answer leaves."""
     accept_then_reset: Chance = 0
-    """The connection is cut instead of the answer."""
+    """The connection is reset instead of an answer."""
     accept_then_bad_gateway: Chance = 0
-    """502 with an HTML page instead of the answer."""
+    """502 with an HTML page instead of an answer."""
     hang: Chance = 0
     """No answer for `hang_seconds`, then the connection is cut."""
     unreadable: Chance = 0
     """A 2xx answer whose JSON is cut short."""
     late_answer_seconds: Seconds = 0.0
-    """Every submit answer is this late; the task runs meanwhile."""
+    """Every submit answer is delayed by this; the task runs meanwhile."""
 
     # The task itself.
     fail: Chance = 0
@@ -83,9 +83,9 @@ class Faults(BaseModel):
     reorder: Chance = 0
     """Held back until the end, then sent last state first (providers with several callbacks only)."""
     forge: Chance = 0
-    """A forged success is sent while the task runs: wrongly signed, and with somebody else's result link."""
+    """A forged success is sent while the task runs: wrongly signed, and with a foreign result link."""
     delay_seconds: Seconds = 0.0
-    """Every callback leaves this late."""
+    """Every callback is delayed by this."""
 
     # Status calls.
     status_reset: Chance = 0
@@ -95,7 +95,7 @@ class Faults(BaseModel):
     status_server_error: Chance = 0
     status_unreadable: Chance = 0
 
-    # How the above look.
+    # Details of the above.
     retry_after_seconds: Seconds = 1.0
     hang_seconds: Seconds = 3600.0
 

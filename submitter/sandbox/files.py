@@ -1,4 +1,4 @@
-"""Result links: unguessable, and dead when their documented time is over."""
+"""Result links: unguessable, and dead once their documented lifetime has passed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def before_expiry(file: File, query: Mapping[str, str], now: float) -> bool:
 
 @dataclass(eq=False, slots=True)
 class File:
-    """One result. `path` is below the origin and carries no query: a stand-in that signs its links adds its own."""
+    """A result. `path` is below the origin and has no query: a stand-in that signs its links adds its own."""
 
     data: bytes = field(repr=False)
     content_type: str
@@ -41,7 +41,7 @@ class File:
 
 
 class Files:
-    """All kept results, and those who came for a forged one."""
+    """All kept results, and the count of downloads of forged ones."""
 
     def __init__(self) -> None:
         self._files: dict[str, File] = {}
@@ -65,6 +65,6 @@ class Files:
         return Response(file.data, media_type=file.content_type)
 
     async def forged(self, request: Request) -> Response:
-        """Where forged callbacks point: nobody should ever come here."""
+        """Answer the link of a forged callback, which no client should ever fetch."""
         self.forged_fetches += 1
         return PlainTextResponse("you believed a forged callback", 200)

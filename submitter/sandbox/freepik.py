@@ -4,7 +4,7 @@ Freepik (now Magnific) image-upscaler, the other end.
 From https://docs.freepik.com/api-reference/image-upscaler-creative/post-image-upscaler (and its GET page),
 https://docs.freepik.com/webhooks and https://docs.freepik.com/ratelimits.
 
-What the pages leave open and is decided here: CREATED is announced like every other state; there are no retries; an
+Open on the pages and decided here: CREATED is announced like every other state; there are no retries; an
 empty balance is 403; links live two hours and are signed anew by every status call.
 """
 
@@ -191,7 +191,7 @@ _FAULT_RESPONSES = {
 
 
 def _wrong(body: Mapping[str, Any]) -> list[str]:
-    """Names of the optional fields that hold what the schema does not allow."""
+    """Return the names of optional fields with values that the schema does not allow."""
     checks: dict[str, bool] = {name: body.get(name, values[0]) in values for name, values in _ENUMS.items()}
     for name in _STRENGTHS:
         value = body.get(name, 0)
@@ -213,7 +213,7 @@ def _message(status: int, message: str) -> Response:
 
 
 def _invalid(wrong: Mapping[str, str]) -> Response:
-    """One wrong field is reported in plain JSON, several as a problem: the page shows both."""
+    """Report one wrong field in plain JSON, several as a problem: the page shows both."""
     if len(wrong) == 1:
         return _message(400, next(iter(wrong.values())))
     params = [{"name": name, "reason": reason} for name, reason in wrong.items()]

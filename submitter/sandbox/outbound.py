@@ -20,7 +20,7 @@ _REDIRECTS = 3
 
 
 class Outbound:
-    """Made on first use, in whichever event loop that is."""
+    """A client that is created on first use, in the event loop of that use."""
 
     def __init__(self) -> None:
         self._transport: httpx.AsyncHTTPTransport | None = None
@@ -28,7 +28,7 @@ class Outbound:
     async def post(
         self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_seconds: float
     ) -> tuple[int | None, str | None]:
-        """Deliver *body*: the HTTP status, or the kind of error. Redirects are not followed."""
+        """Deliver *body*; return the HTTP status, or the kind of error. Redirects are not followed."""
         try:
             request = httpx.Request("POST", url, headers=headers, content=body)
             async with asyncio.timeout(timeout_seconds):
@@ -44,7 +44,7 @@ class Outbound:
         return response.status_code, None
 
     async def fetch(self, url: str, *, timeout_seconds: float = 30.0) -> bytes:
-        """The bytes behind *url*; raises `Failing` with code `unreachable`."""
+        """Download *url*; raises `Failing` with code `unreachable`."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 address = httpx.URL(url)

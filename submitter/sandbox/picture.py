@@ -1,4 +1,4 @@
-"""A picture that looks enough like a photograph to be worth upscaling; made, not shipped."""
+"""A generated picture that looks enough like a photograph to be worth upscaling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 def test_picture(width: int = 640, height: int = 480, *, seed: int = 7, format: str = "JPEG") -> bytes:
     """
-    An evening landscape as JPEG (or another Pillow *format*), the same bytes for the same arguments.
+    Return an evening landscape as JPEG (or another Pillow *format*), the same bytes for the same arguments.
 
     Sky, sun, hazy hills, water and grain: soft gradients and fine detail side by side.
     """

@@ -152,7 +152,7 @@ async def _form(request: Request) -> tuple[dict[str, Any], bytes | None]:
 
 
 def _wants_bytes(accept: str) -> bool:
-    """Whether the first acceptable type that we can make is an image."""
+    """Return whether the first acceptable type that we can produce is an image."""
     for wanted in accept.split(","):
         kind = wanted.partition(";")[0].strip().lower()
         if kind in ("application/json", "*/*", "application/*"):

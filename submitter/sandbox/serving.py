@@ -1,7 +1,7 @@
 """
 A sandbox as a real server inside the running event loop.
 
-Not a line of access log: the paths are capability URLs. Signals stay with the code that runs the loop.
+No access log: the paths are capability URLs. Signals are left to the code that runs the loop.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 @asynccontextmanager
 async def serving(app: ASGIApp, *, host: str, port: int) -> AsyncIterator[str]:
     """
-    Serve *app* on *port*, on a free one for 0, and give its origin (`http://127.0.0.1:54321`).
+    Serve *app* on *port*, on a free one for 0, and yield its origin (`http://127.0.0.1:54321`).
 
-    It accepts connections from the first moment on.
+    It accepts connections as soon as the block begins.
     """
     listener = _listener(host, port)
     server = _Server(config(app, lifespan="off"))
@@ -42,8 +42,8 @@ async def serving(app: ASGIApp, *, host: str, port: int) -> AsyncIterator[str]:
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    # With the protocol named, asyncio turns Nagle's algorithm off on what it accepts; without, each answer on a
-    # connection that is used again comes 40 ms late. `socket.create_server` does not name it.
+    # With the protocol named, asyncio turns off Nagle's algorithm on accepted connections; without it, each answer on
+    # a reused connection is 40 ms late. `socket.create_server` does not name it.
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -57,7 +57,7 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 def config(app: ASGIApp, **settings: Any) -> uvicorn.Config:
-    """How uvicorn has to be set up so that connections can be cut and nothing secret is logged."""
+    """Configure uvicorn so that connections can be reset and nothing secret is logged."""
     return uvicorn.Config(
         app,
         http=CuttableProtocol,
@@ -80,7 +80,7 @@ class CuttableProtocol(H11Protocol):
         def cut() -> None:
             if transport.is_closing():
                 return
-            with suppress(OSError, ValueError):  # what the event loops raise for a socket that is gone
+            with suppress(OSError, ValueError):  # raised by the event loops for a socket that is gone
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
 
@@ -93,7 +93,7 @@ class CuttableProtocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals alone, and ends as soon as `ending` is set: tests start many of these."""
+    """A server that leaves signals alone, and ends as soon as `ending` is set: tests start many of these."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What a sandbox is set up with."""
+"""The settings of a sandbox."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Keys, secrets and timing of one sandbox; each stand-in reads its own parts."""
+    """Keys, secrets and timing of a sandbox; each stand-in reads its own parts."""
 
     api_keys: Mapping[str, str] = field(repr=False)
     freepik_webhook_secret: str = field(repr=False)

@@ -1,8 +1,8 @@
 """
-`StandIn`: one provider's protocol, and the little that all five share; `CallingStandIn` for those that call back.
+`StandIn`: a provider's protocol, and the little that all five share; `CallingStandIn` for those that call back.
 
 A stand-in is one file in this package and one line in `app.py`. It is written from the provider's documentation alone
-and shares no code with `submitter.providers`: it is the independent check of it.
+and shares no code with `submitter.providers`, of which it is an independent check.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Refused(Exception):
-    """A request that the real one would refuse, with the answer that it would give."""
+    """A request that the real provider would refuse, with the answer that it would give."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status_code)
@@ -40,7 +40,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CallbackRules:
-    """How a provider delivers: its patience, the delay before each retry, and which answers it is content with."""
+    """A provider's rules for callbacks: its patience, the delay before each retry, and the answers it accepts."""
 
     timeout_seconds: float
     retry_delays_seconds: tuple[float, ...] = ()
@@ -48,17 +48,17 @@ class CallbackRules:
 
 
 class StandIn(ABC):
-    """The other end of one provider's protocol. State words are the provider's own."""
+    """The server side of a provider's protocol. State words are the provider's own."""
 
     name: ClassVar[str]
     mount: ClassVar[str]
     """Path of the base URL below the sandbox's origin."""
     running: ClassVar[tuple[str, ...]]
-    """The states a task goes through before it ends, in order."""
+    """The states of a task before it ends, in order."""
     succeeded: ClassVar[str]
     failed: ClassVar[str]
     synchronous: ClassVar[bool] = False
-    """The submit call answers when the task has ended."""
+    """The submit call is answered when the task has ended."""
     link_seconds: ClassVar[float]
     gone_status: ClassVar[int] = 403
     link_admits: Admits = staticmethod(before_expiry)
@@ -71,7 +71,7 @@ class StandIn(ABC):
 
     @abstractmethod
     def routes(self, *, submit: Handler, status: Handler) -> list[BaseRoute]:
-        """Its paths, below `mount`, with the handlers of its submit and status calls."""
+        """Return its paths, below `mount`, with the handlers of its submit and status calls."""
 
     @abstractmethod
     def admit(self, request: Request) -> None:
@@ -83,26 +83,26 @@ class StandIn(ABC):
 
     @abstractmethod
     def accepted(self, request: Request, task: RemoteTask) -> Response:
-        """The answer to an accepted submit; a synchronous provider's task has ended by then."""
+        """Return the answer to an accepted submit call; a synchronous provider's task has ended by then."""
 
     @abstractmethod
     def fault_response(self, fault: str) -> Response:
-        """How it says `busy`, `unavailable`, `server_error`, `bad_key` and `no_credit`."""
+        """Return its answer for `busy`, `unavailable`, `server_error`, `bad_key` or `no_credit`."""
 
     @abstractmethod
     def not_found(self) -> Response:
-        """How it answers an unknown path."""
+        """Return its answer to an unknown path."""
 
     async def looked_up(self, request: Request) -> Response:
-        """The answer to a status call with a good key; a provider without one doesn't know the path."""
+        """Return the answer to a status call with a good key; a provider without that call doesn't know the path."""
         return self.not_found()
 
     def new_id(self) -> str:
-        """A task id of its own making."""
+        """Return a new task id in the provider's form."""
         return str(uuid.uuid4())
 
     def link(self, task: RemoteTask, file: File) -> str:
-        """The file's URL as the client gets it now."""
+        """Return the file's URL as the client gets it now."""
         return task.origin + file.path
 
     def file_name(self, task: RemoteTask, suffix: str) -> str:
@@ -117,17 +117,17 @@ class CallingStandIn(StandIn):
     """A stand-in that calls back."""
 
     announced: ClassVar[frozenset[str]]
-    """States that it sends callbacks about."""
+    """The states that it sends callbacks about."""
     rules: ClassVar[CallbackRules]
 
     @classmethod
     def announced_words(cls) -> tuple[str, ...]:
-        """The announced states in their order, as a person writes them: lower case, without the provider's prefix."""
+        """Return the announced states in order, as people write them: lower case, without the provider's prefix."""
         return tuple(state.removeprefix("TASK_STATUS_").lower() for state in cls.states() if state in cls.announced)
 
     @classmethod
     def announced_state(cls, word: str) -> str:
-        """The announced state that a person means by *word*. Raises ValueError that lists them."""
+        """Return the announced state for a person's *word*. Raises ValueError that lists them."""
         wanted = word.strip().casefold().removeprefix("task_status_")
         for state in cls.states():
             if state in cls.announced and state.casefold().removeprefix("task_status_") == wanted:
@@ -136,18 +136,18 @@ class CallingStandIn(StandIn):
 
     @abstractmethod
     def callback_body(self, task: RemoteTask, state: str) -> bytes:
-        """What its callback about *state* says."""
+        """Return the body of its callback about *state*."""
 
     def callback_headers(self, body: bytes) -> dict[str, str]:
-        """Fresh headers for one request."""
+        """Return new headers for one request."""
         return {"content-type": "application/json"}
 
     @abstractmethod
     def forged_body(self, task: RemoteTask, image_url: str) -> bytes:
-        """A success that never was, as a forger would write it."""
+        """Return a false success, as a forger would write it."""
 
     def forged_headers(self, body: bytes) -> dict[str, str]:
-        """As far as a forger gets without the secret."""
+        """Return headers, as good as a forger can make them without the secret."""
         return self.callback_headers(body)
 
 
@@ -160,7 +160,7 @@ def same_key(given: str | None, key: str) -> bool:
 
 
 def bearer(request: Request) -> str | None:
-    """The key of `Authorization: Bearer <key>`, or None."""
+    """Return the key of `Authorization: Bearer <key>`, or None."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return key.strip() or None if scheme.lower() == "bearer" else None
 
@@ -170,7 +170,7 @@ def content_type(request: Request) -> str:
 
 
 async def json_object(request: Request) -> dict[str, Any] | None:
-    """The request's JSON object, or None if it is anything else or not declared as JSON."""
+    """Read the request's JSON object; None if it is anything else or not declared as JSON."""
     if content_type(request) != "application/json":
         return None
     try:
@@ -181,7 +181,7 @@ async def json_object(request: Request) -> dict[str, Any] | None:
 
 
 def raw_base64(value: Any) -> bytes | None:
-    """The bytes of strict base64 without a `data:` prefix, or None."""
+    """Decode strict base64 without a `data:` prefix, or return None."""
     if not isinstance(value, str) or not value:
         return None
     try:
@@ -199,5 +199,5 @@ def is_int(value: Any) -> bool:
 
 
 def unknown(body: Mapping[str, Any], known: Iterable[str], prefix: str = "") -> list[str]:
-    """Names in *body* that no page documents. The real ones ignore them; a test may want to know."""
+    """Return undocumented names in *body*. The real providers ignore them; a test may want to know."""
     return sorted(prefix + name for name in body.keys() - set(known))

@@ -1,4 +1,4 @@
-"""The tasks that a sandbox accepted, and what it keeps of each."""
+"""The tasks that a sandbox accepted, and its records of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from submitter.sandbox.upscaling import Shape, Target
 
 
 class Failing(Exception):
-    """Why a task ends failed, in the provider's words."""
+    """The failure of a task, in the provider's words."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -26,8 +26,8 @@ class Order:
     """
     A submit call that passed every check.
 
-    `source` is the input's bytes, or its URL where the provider fetches it itself. `target` says what comes out of an
-    input of that shape; it may raise `Failing`.
+    `source` is the input's bytes, or its URL if the provider fetches it itself. `target` returns the output for an
+    input of a given shape; it may raise `Failing`.
     """
 
     source: bytes | str = field(repr=False)
@@ -36,13 +36,13 @@ class Order:
     callback_url: str | None = field(default=None, repr=False)
     unknown_fields: tuple[str, ...] = ()
     outcome: Literal["succeeded", "failed"] | None = None
-    """Set by the caller of a test mode: how the task is to end."""
+    """The end of the task, set by the caller of a test mode."""
     billed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to deliver a callback: an HTTP status, or the kind of error."""
+    """An attempt to deliver a callback: an HTTP status, or the kind of error."""
 
     at: datetime
     status: int | None
@@ -51,26 +51,26 @@ class Attempt:
 
 @dataclass(eq=False, slots=True)
 class SentCallback:
-    """One callback about one state, with every try of it. A `lost` one has none."""
+    """A callback about a state, with all its attempts. A `lost` callback has none."""
 
     state: str
     kind: Literal["true", "duplicate", "replay", "forged", "lost"]
     attempts: list[Attempt] = field(default_factory=list)
     tried: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
-    """Set once the first attempt is over."""
+    """Set once the first attempt has ended."""
     headers: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(eq=False, slots=True)
 class RemoteTask:
-    """A task as the provider sees it. It exists from the moment of acceptance, whatever the client hears of it."""
+    """A task as the provider sees it. It exists from its acceptance on, whether or not the client learns of it."""
 
     id: str
     provider: str
     order: Order = field(repr=False)
     origin: str
     number: int
-    """The how-manyth of its provider, from 1."""
+    """The task's number at its provider, from 1."""
     accepted_at: datetime
     turnaround_seconds: float
     state: str
@@ -84,7 +84,7 @@ class RemoteTask:
     states: list[tuple[str, datetime]] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     last_callback: SentCallback | None = field(default=None, repr=False)
-    """The latest in the queue: the next one leaves after its first attempt."""
+    """The last in the queue: the next callback is sent after its first attempt."""
     held: list[Callable[[], None]] | None = field(default=None, repr=False)
     """Callbacks held back for reordering; None: nothing is held."""
 
@@ -102,7 +102,7 @@ class RemoteTask:
 
     @property
     def callback_attempts(self) -> int:
-        """HTTP requests that left for this task's callbacks, forged ones included."""
+        """The number of HTTP requests sent for this task's callbacks, forged ones included."""
         return sum(len(callback.attempts) for callback in self.callbacks)
 
     def enter(self, state: str) -> None:
@@ -110,7 +110,7 @@ class RemoteTask:
         self.states.append((state, datetime.now(UTC)))
 
     def facts(self) -> dict[str, Any]:
-        """For the control API. Capability URLs and result links stay inside."""
+        """Return facts for the control API, without capability URLs and result links."""
         return {
             "id": self.id,
             "provider": self.provider,
@@ -141,7 +141,7 @@ class RemoteTask:
 
 
 class TaskLog:
-    """Every task of a sandbox, in the order of acceptance."""
+    """All tasks of a sandbox, in the order of acceptance."""
 
     def __init__(self) -> None:
         self.all: list[RemoteTask] = []

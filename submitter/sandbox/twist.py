@@ -1,4 +1,4 @@
-"""`Twist`: what a triggered callback differs in from a true one."""
+"""`Twist`: the differences of a triggered callback from a true one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TWIST_FAULTS: Mapping[str, str] = {
 @dataclass(frozen=True, slots=True)
 class Twist:
     """
-    *overrides* are values by dotted path, set in the body before it is signed: `{"data.status": "ODD"}`. A number
-    in a path is an index of a list that is there; what a path leads through is made an object where it is none.
-    *faults* are names of `TWIST_FAULTS`.
+    Changes to a callback. *overrides* are values by dotted path, set in the body before it is signed: `{"data.status":
+    "ODD"}`. A number in a path is an index of an existing list; values along a path that are no objects are replaced by
+    objects. *faults* are names of `TWIST_FAULTS`.
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Twist:
 
     @classmethod
     def from_json(cls, overrides: Any, faults: Any) -> Twist:
-        """From what a request says; None for nothing. Raises ValueError."""
+        """Read the values of a request; None for nothing. Raises ValueError."""
         overrides, faults = overrides or {}, faults or []
         if not isinstance(overrides, dict):
             raise ValueError("overrides must be an object: values by path")
@@ -43,7 +43,7 @@ class Twist:
         return cls(overrides, frozenset(faults))
 
     def applied(self, body: bytes) -> bytes:
-        """*body* with all overrides."""
+        """Return *body* with all overrides."""
         if not self.overrides:
             return body
         value = json.loads(body)

@@ -1,4 +1,4 @@
-"""Real upscaling with Pillow, off the event loop. The same input and target are worked once: load tests repeat them."""
+"""Real upscaling with Pillow, off the event loop. Results are cached, since load tests repeat inputs and targets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 LARGEST_OUTPUT_PIXELS = 200_000_000
-"""Our own limit, where a provider documents none: a laptop has to hold it."""
+"""Our own limit where a provider documents none: it has to fit into a laptop's memory."""
 
 CONTENT_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -29,12 +29,12 @@ class NotAnImage(Exception):
 
 
 class TooLarge(Exception):
-    """The result would be more than a stand-in wants to make."""
+    """The result would be larger than a stand-in is willing to produce."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What an input turned out to be; `format` in Pillow's words (`JPEG`, `PNG`, `WEBP`, ...)."""
+    """The shape of an input; `format` in Pillow's terms (`JPEG`, `PNG`, `WEBP`, ...)."""
 
     format: str
     width: int
@@ -44,7 +44,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to come out; `format` is `JPEG`, `PNG` or `WEBP`."""
+    """The desired result; `format` is `JPEG`, `PNG` or `WEBP`."""
 
     width: int
     height: int
@@ -59,12 +59,12 @@ class Studio:
         self._known: OrderedDict[tuple[str, Target | None], asyncio.Future[Any]] = OrderedDict()
 
     async def inspect(self, data: bytes) -> Shape:
-        """Decode *data* whole and say what it is; raises `NotAnImage`."""
+        """Decode all of *data* and return its shape; raises `NotAnImage`."""
         shape: Shape = await self._once(data, None, lambda: _inspect(data))
         return shape
 
     async def upscale(self, data: bytes, target: Target) -> bytes:
-        """The encoded result; raises `NotAnImage` or `TooLarge`."""
+        """Return the encoded result; raises `NotAnImage` or `TooLarge`."""
         if target.width * target.height > LARGEST_OUTPUT_PIXELS:
             raise TooLarge
         result: bytes = await self._once(data, target, lambda: _upscale(data, target))

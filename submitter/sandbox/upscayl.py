@@ -136,7 +136,7 @@ class Upscayl(StandIn):
         return JSONResponse({"status": "success", "data": self._detail(task)})
 
     async def _input(self, form: FormData) -> bytes | str:
-        """The file's bytes, or the one URL: a text part with a URL, or with a JSON array of one."""
+        """Return the file's bytes, or the URL: a text part with a URL, or with a JSON array of a single URL."""
         file = form.get("file")
         if file is not None:
             if not isinstance(file, UploadFile):
@@ -194,7 +194,7 @@ class Upscayl(StandIn):
 
 
 def _checked(form: FormData) -> tuple[int, str]:
-    """Scale and output format of a form whose text fields are complete and in range."""
+    """Return scale and output format of a form whose text fields are complete and in range."""
     for name in ("enhanceFace", "model", "scale", "saveImageAs"):
         if not isinstance(form.get(name), str):
             raise _bad_request(f"Missing {name}")

@@ -1,8 +1,8 @@
 """
-The bench: how calls are answered and how a task lives, whichever provider it belongs to.
+The bench: answers to calls and the lifecycle of tasks, for any provider.
 
 A submit call is accepted or refused in one place (`submit`), and a task is recorded exactly when it is accepted, before
-anything is answered: what the client learns of it, if anything, is decided after that.
+any answer: what the client learns of it, if anything, is decided after that.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from submitter.sandbox.upscaling import CONTENT_TYPES, SUFFIXES, NotAnImage, Stu
 
 _EARLY_PATIENCE_SECONDS = 15.0
 _LONGEST_ANSWER_SECONDS = 5.0
-"""A task starts when its answer has left; this long after acceptance at the latest."""
+"""A task starts when its answer was sent, or this long after acceptance at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
 class _AnswerFaults:
-    """What goes wrong with the answer to an accepted submit call."""
+    """The faults in the answer to an accepted submit call."""
 
     early: bool
     """The task runs at once, and its callbacks are sent before the answer."""
     late_seconds: float
     lost: str | None
-    """The fault that takes the answer's place."""
+    """The fault that replaces the answer."""
     unreadable: bool
 
     @property
@@ -65,7 +65,7 @@ class Bench:
         self.background = Background()
         self.announcer = Announcer(settings, self.dice, self.outbound, self.background)
         self.calls: Counter[tuple[str, str]] = Counter()
-        """How many submit and status calls each provider got, refused ones included."""
+        """The number of submit and status calls to each provider, refused ones included."""
         self._accepted: Counter[str] = Counter()
 
     # --- Calls ------------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Bench:
         """
         Answer a submit call.
 
-        First the faults before acceptance, then the provider's own checks. Then the task exists and runs, and the
+        The faults before acceptance come first, then the provider's own checks. Then the task exists and runs, and the
         faults after acceptance decide what the client learns of it.
         """
         self.calls[stand_in.name, "submit"] += 1
@@ -94,7 +94,7 @@ class Bench:
         return await self._answer(stand_in, request, task)
 
     async def status(self, stand_in: StandIn, request: Request) -> Response:
-        """Answer a status call: a fault, or what the provider says of the task."""
+        """Answer a status call: with a fault, or with the provider's account of the task."""
         self.calls[stand_in.name, "status"] += 1
         if self.dice.strikes(stand_in.name, "status_reset"):
             return Cut()
@@ -114,7 +114,7 @@ class Bench:
     def accept(
         self, stand_in: StandIn, order: Order, *, origin: str, id: str | None = None, triggered: bool = False
     ) -> RemoteTask:
-        """Record a task. From here on it exists."""
+        """Record a task. From then on it exists."""
         number = self._accepted[stand_in.name] = self._accepted[stand_in.name] + 1
         seconds = random.Random(f"{self.settings.seed}/{stand_in.name}/turnaround/{number}")
         task = RemoteTask(
@@ -134,7 +134,7 @@ class Bench:
         return task
 
     async def _answer(self, stand_in: StandIn, request: Request, task: RemoteTask) -> Response:
-        """Start *task*, and answer with its state at acceptance, however late: or as the faults have it."""
+        """Start *task*, and answer with its state at acceptance, however late, or with a fault."""
         stuck = self.dice.strikes(stand_in.name, "stuck", task.number)
         answer = None if stand_in.synchronous else stand_in.accepted(request, task)
         faults = self._answer_faults(stand_in, task)
@@ -145,7 +145,7 @@ class Bench:
         if answer is None or faults.task_starts_at_once:
             start.set()
         else:
-            answer.background = BackgroundTask(_set, start)  # runs when the answer has left
+            answer.background = BackgroundTask(_set, start)  # runs once the answer was sent
         if faults.early:
             await self._callbacks_tried(task, life)
         if faults.lost:
@@ -195,7 +195,7 @@ class Bench:
             response.headers["retry-after"] = f"{self.dice.seconds(stand_in.name, 'retry_after_seconds'):g}"
         return response
 
-    # --- The life of a task -----------------------------------------------------------------------------------------
+    # --- The lifecycle of a task ------------------------------------------------------------------------------------
 
     async def _live(self, stand_in: StandIn, task: RemoteTask, *, stuck: bool, start: asyncio.Event) -> None:
         await self.background.until(start, _LONGEST_ANSWER_SECONDS)
@@ -225,7 +225,7 @@ class Bench:
         task.ended.set()
 
     async def work(self, stand_in: StandIn, task: RemoteTask) -> None:
-        """Make the result; raises `Failing`. Code `unreachable`, `undecodable` or `too_large` where it is ours."""
+        """Make the result; raises `Failing`, with our own code `unreachable`, `undecodable` or `too_large`, if any."""
         source = task.order.source
         data = source if isinstance(source, bytes) else await self.outbound.fetch(source)
         try:
@@ -259,7 +259,7 @@ class Bench:
         task.enter(stand_in.succeeded if task.failure is None else stand_in.failed)
 
     async def put(self, stand_in: StandIn, task: RemoteTask, state: str) -> None:
-        """Put *task*, which must not be running, into exactly *state*, with a result if that state has one."""
+        """Put *task*, which must not be running, into exactly *state*, with a result if that state has any."""
         task.failure, task.finished_at = None, None
         if state == stand_in.succeeded and not task.files:
             await self.work(stand_in, task)
@@ -273,7 +273,7 @@ class Bench:
     # --- Beginning and end ------------------------------------------------------------------------------------------
 
     async def reset(self) -> None:
-        """Forget every task and file, end every answer that waits; the faults are those of the beginning."""
+        """Forget all tasks and files, end all delayed answers, and restore the initial faults."""
         await self.background.close()
         self.background.open()
         self.tasks.clear()
@@ -283,7 +283,7 @@ class Bench:
         self.dice.reset(self.first_faults)
 
     async def aclose(self) -> None:
-        """End all background work and every answer that still waits. Idempotent."""
+        """End all background work and all delayed answers. Idempotent."""
         await self.background.close()
         await self.outbound.aclose()
         self.studio.close()
