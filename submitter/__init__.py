@@ -4,8 +4,8 @@ AI upscaling through one interface: a client of a running receiver, and the prov
     with Client() as client:
         paths = client.upscale("freepik", "photo.jpg", options={"scale_factor": "2x"})
 
-`Client` and `AsyncClient` speak to a receiver, which adds callbacks, durability, kept images and webhooks. Without any
-server, `build` and `Submitter` speak to a provider directly:
+`Client` and `AsyncClient` talk to a receiver, which adds callbacks, durability, kept images and webhooks. Without any
+server, `build` and `Submitter` talk to a provider directly:
 
     async with Submitter(build("novita", api_key=key)) as submitter:
         report = await submitter.upscale(Path("photo.jpg"), {"scale_factor": 2})
@@ -139,7 +139,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name, or a module of it, when it is first used: commands begin, and can be interrupted, at once."""
+    """Import a name or a submodule on first use, so that commands start, and can be interrupted, at once."""
     if name in _MODULE_OF:
         value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     elif name in _MODULES or name == "webhooks":

@@ -1,4 +1,4 @@
-"""An httpx transport whose answers are decoded within a limit, for clients of ours that read whole answers."""
+"""An httpx transport whose answers are decoded within a limit, for our clients that read whole answers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LABELS = frozenset({b"content-encoding", b"content-length"})
 
 class BoundedTransport(httpx.AsyncBaseTransport):
     """
-    Answers are no longer than *max_bytes* once decoded, images no longer than `MAX_FILE_BYTES`; event streams are not
-    limited. What is longer, or coded more than once, raises `httpx.RemoteProtocolError` after the bytes that fit.
+    Limits decoded answers to *max_bytes* and images to `MAX_FILE_BYTES`; event streams are not limited. Longer answers,
+    and those encoded more than once, raise `httpx.RemoteProtocolError` after the bytes that fit.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport | None = None, *, max_bytes: int = MAX_ANSWER_BYTES) -> None:

@@ -1,9 +1,9 @@
 """
-Drives exchanges over HTTP: the only input and output of this package, and the rules of sending again.
+Drives exchanges over HTTP: the I/O of calls to providers, and the rules for sending again.
 
-What matters is to know, after a failure, whether the provider can have got the whole request. The bytes of the body are
-counted as they are handed to the connection: if fewer went out than were announced, nobody can have accepted it
-(`NotSent`, send again); if all went out, it may be running and billed (`AnswerLost`, never send again by ourselves).
+What matters after a failure is whether the provider can have received the whole request. The bytes of the body are
+counted as they are handed to the connection: if fewer were sent than announced, the provider can't have accepted it
+(`NotSent`, send again); if all were sent, it may be running and billed (`AnswerLost`, never sent again automatically).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_ANSWER_BYTES = 64 << 20
 MAX_REFUSAL_BYTES = 1 << 20
 STALL_SECONDS = 30.0
 MIN_FAILED_POLLS = 5
-"""Status calls in a row that may fail before a paid task is given back to the caller."""
+"""Status calls that may fail in a row before the caller gets the error of a paid task."""
 _PIECE_BYTES = 64 * 1024
 _FAILURES = (
     TimeoutError,
@@ -60,7 +60,7 @@ _TIMEOUTS = (TimeoutError, httpx.TimeoutException, httpcore.TimeoutException)
 
 
 async def converse(exchange: Exchange[T], send: Callable[[httpx.Request], Awaitable[httpx.Response]]) -> T:
-    """Carry the requests of *exchange* out with *send* until it returns; what either raises passes through."""
+    """Carry out the requests of *exchange* with *send* until it returns; errors of both pass through."""
     try:
         request = next(exchange)
         while True:
@@ -74,9 +74,9 @@ async def converse(exchange: Exchange[T], send: Callable[[httpx.Request], Awaita
 
 class HttpSender:
     """
-    How requests are sent: TLS verified, no proxies from the environment, no redirects, no cookies, nothing logged.
+    Sends requests: TLS verified, no proxies from the environment, no redirects, no cookies, nothing logged.
 
-    One per process is enough; it may be used by many tasks at once. *transport* replaces the network in tests.
+    A single instance per process is enough; many tasks may use it at once. *transport* replaces the network in tests.
     """
 
     def __init__(self, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -98,10 +98,10 @@ class HttpSender:
         """
         Send *request* and read the whole answer, whatever its status.
 
-        The answer has to come within *timeout_seconds* of the end of the body. A body takes as long as its line needs,
-        as long as some of it leaves every *stall_seconds*. *fresh*: on a connection of its own, as submit calls must
-        be. Raises `NotSent` or `AnswerLost`. An answer that is no success is returned even if its body is cut or too
-        long: its status is what counts.
+        The answer must arrive within *timeout_seconds* of the end of the body. A body may take any time, as long as
+        some of it is sent every *stall_seconds*. *fresh*: use a connection of its own, as submit calls must. Raises
+        `NotSent` or `AnswerLost`. An unsuccessful answer is returned even if its body is cut off or too long: its
+        status is what counts.
         """
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout(timeout_seconds)
@@ -118,7 +118,7 @@ class HttpSender:
         try:
             async with limit:
                 answer = await transport.handle_async_request(sent)
-                if not body.whole:  # it came early, and has its own time all the same
+                if not body.whole:  # it arrived early, and still has its own time
                     limit.reschedule(loop.time() + timeout_seconds)
                 await _read_into(content, answer, max_answer_bytes)
         except _FAILURES as exc:
@@ -145,10 +145,10 @@ class HttpSender:
 
 class _CountedBody(httpx.AsyncByteStream):
     """
-    A request's body that knows how much of it was handed to the connection.
+    A request's body that counts how much of it was handed to the connection.
 
-    It is handed on in small pieces, and *moved* is called for each: the connection asks for the next one when it has
-    written the last.
+    It is handed over in small pieces, and *moved* is called for each: the connection requests the next one when it
+    has written the last.
     """
 
     def __init__(self, request: httpx.Request, moved: Callable[[], None]) -> None:
@@ -164,7 +164,7 @@ class _CountedBody(httpx.AsyncByteStream):
 
     @property
     def whole(self) -> bool:
-        """Whether the other side may have got everything; where there is no body, once its turn has come."""
+        """Return whether the other side may have received everything; without a body, once it was its turn."""
         if self._chunks is None:
             return False
         return self._exhausted if self._chunked else self._handed >= (self._announced or 0)
@@ -187,7 +187,7 @@ class _CountedBody(httpx.AsyncByteStream):
                 self._moved()
                 raise
         piece, self._piece = bytes(self._piece[:_PIECE_BYTES]), self._piece[_PIECE_BYTES:]
-        # Counted before it is handed on: a write that fails may have written.
+        # Counted before it is handed over: a write that fails may have written.
         self._handed += len(piece)
         self._moved()
         return piece
@@ -199,7 +199,7 @@ class _CountedBody(httpx.AsyncByteStream):
 
 
 async def _read_into(content: bytearray, answer: httpx.Response, max_answer_bytes: int) -> None:
-    """Decoded bytes are counted while they are made. Of an answer that is no success, what can be had will do."""
+    """Decode the answer, and count the bytes as they are produced. An unsuccessful answer may be incomplete."""
     limit = max_answer_bytes if answer.is_success else min(MAX_REFUSAL_BYTES, max_answer_bytes)
     assert isinstance(answer.stream, httpx.AsyncByteStream)
     parts = decoded(answer.stream, answer.headers.get("content-encoding", ""), max_bytes=limit)
@@ -216,7 +216,7 @@ async def _read_into(content: bytearray, answer: httpx.Response, max_answer_byte
 
 
 def _whole(answer: httpx.Response | None, content: bytes, request: httpx.Request) -> httpx.Response:
-    """The answer with its body in memory, decoded, so that it can be stored and read again."""
+    """Return the answer with its decoded body in memory, so that it can be stored and read again."""
     if answer is None:
         raise AssertionError("an answer was sent or an error raised")
     framing = (b"content-encoding", b"content-length", b"transfer-encoding")
@@ -239,9 +239,9 @@ def _failure(exc: Exception, host: str, body: _CountedBody, answer: httpx.Respon
 
 class Submitter:
     """
-    A provider to use in a script, without any server: `async with Submitter(provider) as submitter: …`
+    A provider for use in a script, without any server: `async with Submitter(provider) as submitter: …`
 
-    Sends again only what was surely not accepted, at most *tries* times.
+    Retries only requests that were certainly not accepted, with at most *tries* tries.
     """
 
     def __init__(self, provider: Provider, *, sender: HttpSender | None = None, tries: int = 5) -> None:
@@ -275,7 +275,7 @@ class Submitter:
         timeout_seconds: float = 3600.0,
     ) -> Report:
         """
-        Send the image at *path* (whose public address is *url*, where a provider wants one) and wait for its end.
+        Send the image at *path* (with its public address *url*, if the provider needs one) and wait for the result.
 
         Once the task is accepted, it is paid for: a status call that fails is made again, and every error from then on
         names the task (`error.remote_id`), so that `poll` can still fetch its result. Raises `AnswerLost` if the task
@@ -297,7 +297,7 @@ class Submitter:
             raise
 
     async def _followed(self, remote_id: str) -> Report:
-        """Poll to the task's end. One that is done and lists no image yet is polled a few times more."""
+        """Poll until the task ends. A task that is done and lists no image yet is polled a few more times."""
         rhythm = self.provider.rhythm
         delay, interval, failed, empty = rhythm.first, rhythm.interval, 0, 0
         while True:
@@ -332,7 +332,7 @@ class Submitter:
 
 
 def _delay(exc: ProviderError, times: int) -> float:
-    """Seconds before going on: the provider's wish, else a second that doubles up to a minute."""
+    """Return the seconds to wait: as the provider asks, else a second that doubles up to a minute."""
     if exc.retry_after_seconds is not None:
         return exc.retry_after_seconds
     return min(60.0, 2.0 ** (times - 1))

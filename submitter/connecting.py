@@ -1,7 +1,7 @@
 """
-Which receiver a client speaks to when its caller did not say: environment, then profile, then this machine's own.
+The receiver of a client whose caller named none: from the environment, then a profile, then this machine's own.
 
-A token goes to the receiver it belongs to and to no other: `SUBMITTER_TOKEN` to whatever URL the caller or
+A token goes only to the receiver that it belongs to: `SUBMITTER_TOKEN` to the URL that the caller or
 `SUBMITTER_RECEIVER_URL` names, a profile's to that profile's URL, a data directory's to this machine only.
 """
 
@@ -25,7 +25,7 @@ _NO_TOKEN = (
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A receiver's base URL, the bearer token it takes, and where the two were found, for people."""
+    """A receiver's base URL, its bearer token, and where the two were found, for people."""
 
     url: str
     token: str = field(repr=False)
@@ -67,7 +67,7 @@ def find_receiver(url: str | None = None, token: str | None = None, *, profile: 
 
 
 def checked_url(url: str) -> str:
-    """*url* without a trailing slash; `NoReceiver` if no receiver can be there."""
+    """Return *url* without a trailing slash; raises `NoReceiver` if no receiver can be there."""
     url = url.strip().rstrip("/")
     try:
         base = httpx.URL(url)
@@ -101,7 +101,7 @@ def _token_for(url: str | None, stored: Profile) -> str:
 
 
 def _local_token() -> str | None:
-    """The token of this machine's receiver: from its settings, else the one it made in its data directory."""
+    """Return the token of this machine's receiver: from its settings, else the one generated in its data directory."""
     local = LocalReceiver()
     if local.api_tokens is not None:
         tokens = [token.strip() for token in local.api_tokens.get_secret_value().split(",")]

@@ -1,10 +1,10 @@
 """
-The `Content-Encoding` of an answer: undone within a limit, and not believed where the bytes say otherwise.
+The `Content-Encoding` of an answer: decoded within a limit, and ignored where the bytes say otherwise.
 
-Nothing of ours asks for a compressed answer. Some come all the same, and storage hosts leave labels behind that are no
-compression at all (`aws-chunked`, `utf-8`, `none`), or label plain bytes as gzip. So a label is a hint: gzip and zlib
-are known by their first bytes, everything else is taken as it is. The limit counts decoded bytes while they are made,
-a piece at a time: a stack of codings can swell a kilobyte to gigabytes, and is refused.
+We never request a compressed answer. Some arrive anyway, and storage hosts leave labels that are no compression at all
+(`aws-chunked`, `utf-8`, `none`), or label plain bytes as gzip. So a label is a hint: gzip and zlib are recognised by
+their first bytes, everything else is taken as it is. The limit counts decoded bytes as they are produced, a piece at a
+time: a stack of codings can swell a kilobyte to gigabytes, and is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CODINGS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-
 
 
 class ContentRefused(ValueError):
-    """The body can't be had as it was sent. `permanent`: nor will it be the next time (it is coded more than once)."""
+    """The body can't be decoded as sent. `permanent`: another try won't help (it is encoded more than once)."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -31,14 +31,14 @@ class ContentTooLarge(ContentRefused):
 
 
 def codings(content_encoding: str) -> list[str]:
-    """The real content codings in a header's value; what is none (`identity`, `aws-chunked`, `utf-8`) is left out."""
+    """Return the real content codings in a header's value, without others (`identity`, `aws-chunked`, `utf-8`)."""
     names = [name.strip().lower() for name in content_encoding.split(",")]
     return [name for name in names if name in _CODINGS]
 
 
 async def decoded(parts: AsyncIterable[bytes], content_encoding: str, *, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """
-    The body in *parts*, decoded, in pieces of at most `PIECE_BYTES` where a coding was undone.
+    Decode the body in *parts*; yields decoded pieces of at most `PIECE_BYTES`.
 
     Raises `ContentTooLarge` beyond *max_bytes*, counted as they are made, and `ContentRefused`.
     """
@@ -61,7 +61,7 @@ async def decoded(parts: AsyncIterable[bytes], content_encoding: str, *, max_byt
 
 
 class _Inflater:
-    """Undoes gzip, also of several members, and zlib; lets through what is neither."""
+    """Decodes gzip, also of several members, and zlib; passes through everything else."""
 
     def __init__(self) -> None:
         self._head: bytes | None = b""
@@ -86,7 +86,7 @@ class _Inflater:
         while True:
             if self._ended:
                 if not data.startswith(b"\x1f"):
-                    return  # padding behind the last member
+                    return  # padding after the last member
                 self._stream, self._ended = zlib.decompressobj(_EITHER), False
             try:
                 piece = self._stream.decompress(data, PIECE_BYTES)
@@ -107,5 +107,5 @@ class _Inflater:
 
 
 def _compressed(head: bytes) -> bool:
-    """Whether a body begins as gzip or zlib do."""
+    """Return whether a body begins as gzip or zlib do."""
     return head[:2] == b"\x1f\x8b" or (head[0] & 0x0F == 8 and int.from_bytes(head[:2], "big") % 31 == 0)

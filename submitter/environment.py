@@ -1,5 +1,5 @@
 """
-What the client side takes from its environment, and the only module of `submitter` that reads it.
+The environment of the client side, and the only module of `submitter` that reads it.
 
 `SUBMITTER_RECEIVER_URL` and `SUBMITTER_TOKEN` name a receiver. `RECEIVER_DATA_DIR` and `RECEIVER_API_TOKENS` are the
 receiver's own settings: on the machine that serves it they are enough to find its token. `XDG_CONFIG_HOME` says where
@@ -59,22 +59,22 @@ def config_home() -> Path:
 
 
 def variables_without_settings(*prefixes: str) -> dict[str, str]:
-    """This process's variables for a child of its own settings: none whose name begins with one of *prefixes*."""
+    """Return variables for a child with its own settings: none whose name begins with one of *prefixes*."""
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(prefixes)}
 
 
 def plain_output() -> bool:
-    """Whether output must be without colours and other control sequences: `NO_COLOR`, or a dumb terminal."""
+    """Return whether output must have no colours or other control sequences: `NO_COLOR`, or a dumb terminal."""
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
 
 
 def forced_color() -> bool:
-    """Whether colours are wanted where no terminal is."""
+    """Return whether colours are wanted even without a terminal."""
     return bool(os.environ.get("FORCE_COLOR"))
 
 
 def choose_color(color: Literal["auto", "always", "never"]) -> None:
-    """Have everything that prints follow a `--color` option: the libraries that do read these variables."""
+    """Apply a `--color` option to everything that prints: the printing libraries read these variables."""
     if color == "never":
         os.environ["NO_COLOR"] = "1"
         os.environ.pop("FORCE_COLOR", None)

@@ -1,26 +1,26 @@
 """
-What can go wrong while speaking to a provider or to a receiver, split by what the catcher does about it.
+Errors of calls to providers and to a receiver, split by what the caller does about them.
 
     SubmitterError
     ├── TaskRefused            the task can't be sent as it is: caller's fault, nothing was sent
     ├── CallbackRefused        an inbound callback does not come from where it claims to
-    ├── CallbackUnreadable     a callback's bytes make no sense
+    ├── CallbackUnreadable     a callback's bytes can't be parsed
     ├── ProviderError          a provider's answer to one of our calls
-    │   ├── ProviderRefused    it said no; `permanent` tells whether asking again can help
-    │   ├── ProviderBusy       it said later (429, 503, ...): surely not accepted, send again
+    │   ├── ProviderRefused    it refused; `permanent`: trying again can't help
+    │   ├── ProviderBusy       not now (429, 503, ...): certainly not accepted, send again
     │   ├── AccountRefused     key or credit: no job of this provider can go on until an operator acts
-    │   ├── NotSent            the request surely did not arrive whole: send again
-    │   ├── AnswerLost         it may or may not have been accepted: never send again by ourselves
+    │   ├── NotSent            the request certainly did not arrive whole: send again
+    │   ├── AnswerLost         it may or may not have been accepted: never send again automatically
     │   └── TaskNotFound       a status call names a task that the provider does not know
     └── ReceiverError          a call of `Client` or `AsyncClient` to a receiver
-        ├── RequestRefused     it said no
+        ├── RequestRefused     it refused
         │   ├── Unauthorized   no token, or a wrong one: log in, or set SUBMITTER_TOKEN
         │   ├── NotFound       there is no such job, image, endpoint or delivery
         │   ├── Invalid        the request is wrong: `field` and `remedy` say what to change
-        │   ├── Conflict       not in the state it is in now
-        │   └── Overloaded     not now, after all retries: come again later
-        ├── NoReceiver         no answer, or none that a receiver gives, after all retries
-        └── JobFailed          the call was fine, but the job has no image to give
+        │   ├── Conflict       not possible in the current state
+        │   └── Overloaded     not now, after all retries: try again later
+        ├── NoReceiver         no answer, or not a receiver's, after all retries
+        └── JobFailed          the call succeeded, but the job has no image
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class SubmitterError(Exception):
-    """Base of everything this package raises on purpose. `str(error)` tells the reader what to change."""
+    """Base of everything that this package raises on purpose. `str(error)` says what to change."""
 
 
 class TaskRefused(SubmitterError):
@@ -46,7 +46,7 @@ class TaskRefused(SubmitterError):
 
 
 class CallbackRefused(SubmitterError):
-    """The callback did not prove where it comes from. `reason` is a short stable word for logs and metrics."""
+    """The callback's origin is not proven. `reason` is a short stable word for logs and metrics."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -59,11 +59,11 @@ class CallbackUnreadable(SubmitterError):
 
 class ProviderError(SubmitterError):
     """
-    A call to a provider did not give what was asked for.
+    A call to a provider failed.
 
-    `code` is the provider's own word where it gave one, else `http_<status>` or one of ours. `permanent` tells
-    whether the same call can ever succeed; `retry_after_seconds` is the provider's wish, or None. `remote_id` is the
-    task that was accepted, and is paid for, where one is known: its result can still be had with it.
+    `code` is the provider's own code if it gave any, else `http_<status>` or our own. `permanent`: the same call can
+    never succeed; `retry_after_seconds` is the pause that the provider asks for, or None. `remote_id` is the accepted,
+    paid task, if it is known: its result can still be fetched with it.
     """
 
     permanent = False
@@ -79,7 +79,7 @@ class ProviderError(SubmitterError):
             self.permanent = permanent
 
     def about(self, remote_id: str) -> Self:
-        """This error, naming the task that it is about."""
+        """Return this error with the task that it is about."""
         if self.remote_id is None:
             self.remote_id = remote_id
             self.args = (f"task {remote_id}: {self}",)
@@ -87,13 +87,13 @@ class ProviderError(SubmitterError):
 
 
 class ProviderRefused(ProviderError):
-    """A refusal in words that settle it. Submitting: the job fails. `permanent=False`: a person may try again."""
+    """A definite refusal. Submitting: the job fails. `permanent=False`: a person may try again."""
 
     permanent = True
 
 
 class ProviderBusy(ProviderError):
-    """Not now; surely not accepted. `tries`: give up after that many (None: go on for ever)."""
+    """Not now; certainly not accepted. `tries`: give up after that many (None: never)."""
 
     def __init__(
         self, message: str, *, code: str, retry_after_seconds: float | None = None, tries: int | None = None
@@ -103,11 +103,11 @@ class ProviderBusy(ProviderError):
 
 
 class AccountRefused(ProviderError):
-    """Key, permission or balance. The provider is paused until a probe or an operator says otherwise."""
+    """Key, permission or balance. The provider is paused until a probe or an operator resumes it."""
 
 
 class NotSent(ProviderError):
-    """The request surely did not arrive whole (no connection, or the body was cut while we wrote it)."""
+    """The request certainly did not arrive whole (no connection, or the body was cut off while being written)."""
 
 
 class AnswerLost(ProviderError):
@@ -120,10 +120,10 @@ class TaskNotFound(ProviderError):
 
 class ReceiverError(SubmitterError):
     """
-    A call to a receiver did not give what was asked for.
+    A call to a receiver failed.
 
     `code` is stable, `field` names what is wrong in the request, `remedy` says what to change, and `request_id` finds
-    the call in the receiver's log. Each is None where there is nothing to say.
+    the call in the receiver's log. Each may be None.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class ReceiverError(SubmitterError):
 
 
 class RequestRefused(ReceiverError):
-    """The receiver said no, with HTTP *status*. `problem` is its whole answer, as in RFC 9457."""
+    """The receiver refused, with HTTP *status*. `problem` is its whole answer, as in RFC 9457."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class Unauthorized(RequestRefused):
 
 
 class NotFound(RequestRefused):
-    """There is no such thing (404, 410)."""
+    """The job, image, endpoint or delivery does not exist (404, 410)."""
 
 
 class Invalid(RequestRefused):
@@ -175,17 +175,17 @@ class Invalid(RequestRefused):
 
 
 class Conflict(RequestRefused):
-    """It can't be done in the state that the job, endpoint, delivery or event log is in (409)."""
+    """The request conflicts with the current state of the job, endpoint, delivery or event log (409)."""
 
 
 class Overloaded(RequestRefused):
-    """The receiver said later (429, 503), for as long as the call was retried."""
+    """The receiver was overloaded (429, 503) for as long as the call was retried."""
 
     retry_after_seconds: float | None = None
 
 
 class NoReceiver(ReceiverError):
-    """No answer, or none that a receiver gives, for as long as the call was retried."""
+    """No answer, or not a receiver's, for as long as the call was retried."""
 
     def __init__(
         self, message: str, *, code: str = "no_receiver", remedy: str | None = None, request_id: str | None = None
@@ -194,7 +194,7 @@ class NoReceiver(ReceiverError):
 
 
 class JobFailed(ReceiverError):
-    """A job ended without the images that were asked for. `job` is its last state; `code` is its error's code."""
+    """A job ended without the requested images. `job` is its last state; `code` is its error's code."""
 
     def __init__(self, message: str, *, code: str, job: Job, remedy: str | None = None) -> None:
         super().__init__(message, code=code, remedy=remedy)

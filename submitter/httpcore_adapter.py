@@ -18,7 +18,7 @@ async def send(
     errors: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> httpx.Response:
     """
-    Send *request* through *pool* with httpcore's *extensions*; the response's body is still to be read.
+    Send *request* through *pool* with httpcore's *extensions*; the caller reads the response's body.
 
     httpcore's exceptions pass as they are, unless *errors* translates them, here and while the body is read.
     """

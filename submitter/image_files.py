@@ -1,13 +1,13 @@
 """
-What the bytes of an image file say: its type, its size in pixels, and whether the file is whole.
+Inspection of image files: type, size in pixels, and whether the file is whole.
 
 Nothing is decoded and nothing is decompressed. A file is walked from structure to structure with reads of a few
-kilobytes, so a result of 500 megapixels costs what a thumbnail costs, and a metadata chunk that would swell to
-gigabytes is stepped over. Work is bounded by counting steps (`MAX_STEPS`), not by watching a clock: the verdict on a
-file never depends on how busy the machine is.
+kilobytes, so a result of 500 megapixels costs as much as a thumbnail, and a metadata chunk that would swell to
+gigabytes is skipped. Work is bounded by counting steps (`MAX_STEPS`), not by a clock: the verdict on a file never
+depends on how busy the machine is.
 
 A file is whole when its end is there: EOI in JPEG, IEND in PNG, the trailer in GIF, and in WEBP, TIFF, BMP and AVIF
-every byte that the headers promise. What follows the end is tolerated: phones and editors append to JPEG, PNG and GIF.
+every byte that the headers promise. Data after the end is tolerated: phones and editors append to JPEG, PNG and GIF.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 MAX_STEPS = 1 << 17
-"""Chunks, segments, boxes or pages in one file. Common PNG encoders write 8 KiB chunks: enough for a gigabyte."""
+"""The limit for chunks, segments, boxes or pages in a file. PNG encoders write 8 KiB chunks: enough for 1 GB."""
 MAX_GIF_BLOCKS = 5 << 19
-"""GIF data comes in blocks of at most 255 bytes: enough for 650 MB."""
+"""GIF data is stored in blocks of at most 255 bytes: enough for 650 MB."""
 _WINDOW_BYTES = 4096
 _TAIL_BYTES = 256 * 1024
 
@@ -35,7 +35,7 @@ SUFFIXES = {
     "image/bmp": ".bmp",
     "image/avif": ".avif",
 }
-"""How the name of a file of each type ends."""
+"""The file extension of each type."""
 
 
 class NotAnImage(ValueError):
@@ -43,11 +43,11 @@ class NotAnImage(ValueError):
 
 
 class CutOff(NotAnImage):
-    """The headers are whole, and what they promise is missing."""
+    """The headers are complete, but data that they promise is missing."""
 
 
 class Bytes(Protocol):
-    """Random access to a file's bytes; reads past the end come back shorter."""
+    """Random access to a file's bytes; reads past the end return fewer bytes."""
 
     size: int
 
@@ -81,7 +81,7 @@ class FileBytes:
 
 
 class MemoryBytes:
-    """Bytes that are in memory already."""
+    """Bytes in memory."""
 
     def __init__(self, data: bytes) -> None:
         self.size = len(data)
@@ -92,7 +92,7 @@ class MemoryBytes:
 
 
 def magic_type(head: bytes) -> str | None:
-    """The image type that the first bytes (32 are enough) claim; None if they claim none that is known here."""
+    """Return the image type that the first bytes (32 are enough) indicate; None if it is unknown."""
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -111,7 +111,7 @@ def magic_type(head: bytes) -> str | None:
 
 
 def measure(data: Bytes) -> Measured:
-    """Type and size of the image in *data*; raises `CutOff` or `NotAnImage` and nothing else."""
+    """Measure the image in *data*; raises `CutOff` or `NotAnImage` and nothing else."""
     if data.size == 0:
         raise NotAnImage("the file is empty")
     content_type = magic_type(data.at(0, 32))
@@ -127,7 +127,7 @@ def measure(data: Bytes) -> Measured:
 
 
 class _Steps:
-    """Counts what was walked over; too many steps mean a file that was made to waste time."""
+    """Counts steps; too many of them mean a file that was made to waste time."""
 
     def __init__(self, limit: int = MAX_STEPS) -> None:
         self._left = limit
@@ -157,8 +157,8 @@ def _jpeg(data: Bytes) -> tuple[int, int]:
     """
     Walk to the first scan, then search for EOI from the end backwards.
 
-    Within a scan 0xFF is followed by zero or a restart number, so FF D9 behind its start can only be an end mark; the
-    end mark of a thumbnail stands before it, in a segment that is stepped over.
+    Within a scan 0xFF is followed by zero or a restart number, so FF D9 after its start can only be an end mark; the
+    end mark of a thumbnail comes before it, in a segment that is skipped.
     """
     steps, offset, size = _Steps(), 2, None
     while True:
@@ -285,7 +285,7 @@ def _gif_colours(flags: int) -> int:
 
 
 def _gif_blocks_end(data: Bytes, offset: int, steps: _Steps) -> int:
-    """Where the data blocks that begin at *offset* end. A tight loop: a large GIF has millions of them."""
+    """Return the end of the data blocks that begin at *offset*. A tight loop: a large GIF has millions of them."""
     while True:
         window = data.at(offset, _WINDOW_BYTES)
         if not window:
@@ -315,11 +315,11 @@ class _Field:
     kind: int
     count: int
     at: int
-    """Where its values stand in the file."""
+    """The offset of its values in the file."""
 
 
 def _tiff(data: Bytes) -> tuple[int, int]:
-    """Every page's strips or tiles have to lie within the file."""
+    """Check that every page's strips or tiles lie within the file."""
     order = "<" if data.at(0, 2) == b"II" else ">"
     big = b"+" in data.at(2, 2)
     (offset,) = _unpack(order + ("Q" if big else "I"), data, 8 if big else 4)
@@ -345,7 +345,7 @@ def _tiff(data: Bytes) -> tuple[int, int]:
 
 
 def _tiff_page(data: Bytes, offset: int, order: str, *, big: bool) -> tuple[dict[int, _Field], int]:
-    """The fields of the page at *offset*, and where the next page is (0: nowhere)."""
+    """Return the fields of the page at *offset*, and the offset of the next page (0: none)."""
     head, entry, inline, word = (8, 20, 8, "Q") if big else (2, 12, 4, "I")
     (count,) = _unpack(order + ("Q" if big else "H"), data, offset)
     if count > 0xFFFF:
@@ -396,7 +396,7 @@ def _bmp(data: Bytes) -> tuple[int, int]:
 
 
 def _avif(data: Bytes) -> tuple[int, int]:
-    """The largest size that an item has: that of the whole, where it is composed of tiles or has a thumbnail."""
+    """Return the size of the largest item: the whole picture, if there are tiles or a thumbnail as well."""
     steps, sizes = _Steps(), []
     for kind, start, end in _boxes(data, 0, data.size, steps):
         if kind != b"meta":
@@ -420,7 +420,7 @@ def _inside(data: Bytes, start: int, end: int, path: tuple[bytes, ...], steps: _
 
 
 def _boxes(data: Bytes, start: int, end: int, steps: _Steps) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes between *start* and *end*: kind, start and end of what is inside."""
+    """Yield the boxes between *start* and *end*: kind, and start and end of the content."""
     while start < end:
         steps.take()
         (length,) = _unpack(">I", data, start)

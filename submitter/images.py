@@ -1,5 +1,5 @@
 """
-What an image is to a provider: a local copy, streamed as base64, as a multipart file, or named by a URL.
+Images in requests to providers: a local copy, streamed as base64 or as a multipart file, or a URL.
 
 Nothing here reads a whole file into memory: bodies are streamed with their Content-Length known beforehand, may be
 iterated again (a second try), and hold no file open between two chunks.
@@ -32,7 +32,7 @@ _EXTENSIONS = {"image/jpeg": "jpg", "image/svg+xml": "svg"}
 
 def inspect(path: Path, *, url: str | None = None, sha256: str | None = None) -> Picture:
     """
-    Read the headers of the image at *path*, whatever its name says; raises `TaskRefused` and nothing else.
+    Read the headers of the image at *path*, regardless of its name; raises `TaskRefused` and nothing else.
 
     Never decodes the picture, and refuses half a file. Reads the file once for its digest, unless *sha256* is known, so
     call it in a thread.
@@ -77,7 +77,7 @@ class FilePart:
         return (self.size + 2) // 3 * 4 if self.base64 else self.size
 
     def chunk(self, offset: int) -> bytes:
-        """The body's bytes for the file's chunk at *offset*; the file is not held open in between."""
+        """Return the body's bytes for the file's chunk at *offset*; the file is not held open in between."""
         wanted = min(CHUNK_BYTES, self.size - offset)
         try:
             with self.path.open("rb") as file:
@@ -115,7 +115,7 @@ class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def plain_request(method: str, url: str | httpx.URL, headers: Mapping[str, str]) -> httpx.Request:
-    """A request without a body."""
+    """Build a request without a body."""
     return httpx.Request(method, url, headers=_headers(headers))
 
 
@@ -129,9 +129,9 @@ def json_request(
     at: Sequence[str] = ("request", "image_base64"),
 ) -> httpx.Request:
     """
-    A request with the JSON *body*; with *picture*, its file as raw base64 (no `data:` prefix) under the key path *at*.
+    Build a request with the JSON *body*, and *picture*'s file as raw base64 (no `data:` prefix) at the key path *at*.
 
-    Whatever *body* holds at that path is replaced.
+    Any value of *body* at that path is replaced.
     """
     sent_headers = _headers(headers, content_type="application/json")
     if picture is None:
@@ -149,7 +149,7 @@ def multipart_request(
     picture: Picture | None = None,
     part: str = "image",
 ) -> httpx.Request:
-    """A multipart POST of text *fields*, then *picture*'s file as the part named *part*."""
+    """Build a multipart POST of text *fields*, then *picture*'s file as the part named *part*."""
     boundary = secrets.token_hex(16)
     pieces: list[bytes | FilePart] = []
     for name, value in fields.items():
@@ -165,7 +165,7 @@ def multipart_request(
 
 def _streamed(method: str, url: str | httpx.URL, headers: dict[str, str], body: Body) -> httpx.Request:
     url = httpx.URL(url)
-    # A request that is given a stream gets no Host and no Content-Length by itself.
+    # httpx adds no Host and no Content-Length to a request that is built with a stream.
     headers = {"Host": url.netloc.decode("ascii"), **headers, "Content-Length": str(body.length)}
     return httpx.Request(method, url, headers=headers, stream=body)
 
@@ -185,7 +185,7 @@ def _json_bytes(body: Mapping[str, Any]) -> bytes:
 
 
 def _placed(body: Mapping[str, Any], at: tuple[str, ...], value: str) -> dict[str, Any]:
-    """A copy of *body* with *value* under the key path *at*."""
+    """Return a copy of *body* with *value* at the key path *at*."""
     key, *rest = at
     if not rest:
         return {**body, key: value}

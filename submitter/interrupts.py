@@ -1,4 +1,4 @@
-"""An interrupt while a program imports its modules, which takes a good part of a second."""
+"""Interrupts while a program imports its modules, which takes a good part of a second."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 def end_quietly(program: str) -> None:
-    """Have an interrupt end the process with a line and status 130, until something else handles it."""
+    """Have an interrupt end the process with a message and status 130, until another handler is installed."""
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         os.write(2, f"{program}: interrupted\n".encode())

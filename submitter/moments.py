@@ -1,4 +1,4 @@
-"""Moments as people type them: an RFC 3339 moment, a date, or how long ago (`30m`, `1h`, `2d`)."""
+"""Times as people type them: RFC 3339, a date, or an age (`30m`, `1h`, `2d`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOW = "write it as 1h, 30m, 2d, 2026-01-31 or 2026-01-31T12:00:00Z"
 
 
 def parse_moment(text: str, now: datetime) -> datetime:
-    """Aware, in UTC; one without a zone is taken as UTC. Raises `ValueError` that says how to write it."""
+    """Return an aware time in UTC; without a zone it is taken as UTC. Raises `ValueError` that says how to write it."""
     ago = _AGO.fullmatch(text.strip().lower())
     try:
         if ago is not None:
@@ -25,7 +25,7 @@ def parse_moment(text: str, now: datetime) -> datetime:
 
 
 def moment_option(option: str, text: str | None, now: datetime) -> datetime | None:
-    """The moment that *option* names; `CommandFailed` says how to write it."""
+    """Return the time given with *option*; `CommandFailed` says how to write it."""
     try:
         return None if text is None else parse_moment(text, now)
     except ValueError as exc:

@@ -1,4 +1,4 @@
-"""What is wrong with a provider option, in plain words: what it may be, not what the validator calls it."""
+"""Errors of provider options in plain words: the accepted values, not the validator's terms."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
-Reading what providers say: typed, bounded, and without surprises whatever the bytes.
+Reading providers' answers and callbacks: typed, bounded, and without surprises for any bytes.
 
 Readers of required fields raise `Unreadable`; the provider turns it into `AnswerLost` (an answer to our call) or
-`CallbackUnreadable` (a callback). Readers of optional fields return None for what makes no sense.
+`CallbackUnreadable` (a callback). Readers of optional fields return None for invalid values.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_IMAGES = 64
 MAX_MESSAGE_CHARS = 500
 MAX_ERROR_BYTES = 1 << 20
 _URL_CHARS = "!#$%&'()*+,/:;=?@[]~"
-"""What stays as it is in the path and query of a link, beside letters and digits."""
+"""Characters other than letters and digits that are kept in the path and query of a link."""
 
 
 class Unreadable(ValueError):
@@ -58,9 +58,9 @@ def mapping(value: Any, name: str) -> Mapping[str, Any]:
 
 def items(value: Any, name: str) -> list[Any]:
     """
-    A list without its nulls, of which no more than `MAX_IMAGES` are read; null and missing are empty.
+    Read a list without its nulls, at most `MAX_IMAGES` items; null and missing are empty.
 
-    An object or a text that stands where a list should is a list of itself.
+    An object or a text in place of a list is a list of itself.
     """
     if value is None:
         return []
@@ -72,14 +72,14 @@ def items(value: Any, name: str) -> list[Any]:
 
 
 def word(value: Any, name: str) -> str:
-    """A short printable text, such as a status."""
+    """Read a short printable text, such as a status."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS or not value.isprintable():
         raise Unreadable(f"{name} is not a short text")
     return value
 
 
 def identifier(value: Any, name: str) -> str:
-    """A task's id: a whole number, or a short text that can stand in an address (so not only dots)."""
+    """Read a task's id: a whole number, or a short text that can be part of a URL (so not only dots)."""
     if type(value) is int and 0 <= value < 10**20:
         return str(value)
     if not word(value, name).strip(". "):
@@ -89,9 +89,9 @@ def identifier(value: Any, name: str) -> str:
 
 def link(value: Any) -> str | None:
     """
-    *value* as a web address that may be followed, else None.
+    Read *value* as a web address that may be followed, else None.
 
-    Tidied as browsers do: white space around it goes, spaces and letters beyond ASCII are percent-encoded.
+    Normalized as in browsers: white space around it is removed, spaces and non-ASCII letters are percent-encoded.
     """
     if not isinstance(value, str) or len(value) > MAX_URL_CHARS:
         return None
@@ -113,7 +113,7 @@ def link(value: Any) -> str | None:
 
 
 _PLAIN_LINK = re.compile(r"https?://[a-z0-9.-]*[a-z0-9](:[1-9][0-9]{0,3})?(/[A-Za-z0-9!#$%&'()*+,/:;=?@~._-]*)?")
-"""Links that are as they should be. Nearly all are, and taking one apart is a good part of reading a callback."""
+"""Links that need no normalizing, as nearly all; parsing a link is a good part of reading a callback."""
 
 
 def result(item: Any, *names: str, expires_at: datetime | None = None, content_type: str | None = None) -> Image | None:
@@ -121,7 +121,7 @@ def result(item: Any, *names: str, expires_at: datetime | None = None, content_t
     The image that *item* names: a link, a `data:` address or base64 that holds it, or an object with one under one of
     *names*.
 
-    None if it names none that can be had.
+    None if it names no usable image.
     """
     values = [item.get(name) for name in names] if isinstance(item, dict) else [item]
     for value in values:
@@ -167,9 +167,9 @@ def base64_bytes(text: str) -> bytes:
 
 def moment(value: Any) -> datetime | None:
     """
-    A moment between 2001 and 2100, else None.
+    Read a time between 2001 and 2100, else None.
 
-    Unix time in seconds or milliseconds, distinguished by magnitude, as number or text; or a text as RFC 3339 has it.
+    Unix time in seconds or milliseconds, distinguished by magnitude, as number or text; or RFC 3339 text.
     """
     seconds = number(value)
     if seconds is None:
@@ -189,7 +189,7 @@ def _written_moment(text: str) -> datetime | None:
 
 
 def number(value: Any) -> Decimal | None:
-    """A number, or a text that is one; None if it is absurd or not a number."""
+    """Read a number, or a text that is a number; None if it is absurd or not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, int) and abs(value) >= 10**15:
@@ -206,7 +206,7 @@ def cost(value: Any, unit: str) -> Cost | None:
 
 
 def answered_at(response: httpx.Response) -> datetime | None:
-    """The answer's own `Date`, because a stored answer is read long after it came."""
+    """Return the answer's own `Date`, because a stored answer is read long after it arrived."""
     try:
         date = parsedate_to_datetime(response.headers.get("date", ""))
         return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
@@ -215,7 +215,7 @@ def answered_at(response: httpx.Response) -> datetime | None:
 
 
 def after(start: datetime | None, seconds: Any, *, at_most: int = 31 * 86400) -> datetime | None:
-    """*start* plus a sensible number of seconds; None if either is missing or absurd."""
+    """Return *start* plus a sensible number of seconds; None if either is missing or absurd."""
     delay = number(seconds)
     if start is None or delay is None or not 0 < delay <= at_most:
         return None
@@ -226,7 +226,7 @@ def after(start: datetime | None, seconds: Any, *, at_most: int = 31 * 86400) ->
 
 
 def presigned_until(url: str) -> datetime | None:
-    """When a presigned S3 address stops working (`X-Amz-Date` + `X-Amz-Expires`)."""
+    """Return when a presigned S3 URL expires (`X-Amz-Date` + `X-Amz-Expires`)."""
     query = parse_qs(urlsplit(url).query, max_num_fields=100) if url.count("&") < 100 else {}
     try:
         signed_at = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
@@ -238,7 +238,7 @@ def presigned_until(url: str) -> datetime | None:
 NO_RESULT = "no_result_url"
 """The code of a task that is done and names no image."""
 EMPTY_POLLS = 5
-"""How many status calls in a row may bring that before it is taken for the truth: links are often listed a bit late."""
+"""The number of such answers in a row before it is accepted as true: links are often listed a bit late."""
 
 
 # --- Results ----------------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def done(
     remote_status: str | None,
     cost: Cost | None = None,
 ) -> Report:
-    """A finished task. One without a usable link is paid and lost: that must be seen, with the keys that were there."""
+    """Report a finished task. Without a usable link it is paid and lost: the error lists the keys that were seen."""
     found = tuple(images)[:MAX_IMAGES]
     if found:
         return Report(remote_id, State.SUCCEEDED, found, cost=cost, remote_status=remote_status)
@@ -263,12 +263,12 @@ def done(
 
 
 def lists_nothing(report: Report) -> bool:
-    """Whether the task is done, and its image is not listed (yet)."""
+    """Return whether the task is done, and its image is not listed (yet)."""
     return report.error is not None and report.error.code == NO_RESULT
 
 
 def keys_of(value: Any) -> str:
-    """The names of the fields two levels down, never their values."""
+    """Return the names of the fields two levels down, never their values."""
     names: list[str] = []
     for layer in (value, *(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())):
         if isinstance(layer, dict):
@@ -281,8 +281,8 @@ def keys_of(value: Any) -> str:
 
 def sentence(text: Any, *hidden: str) -> str | None:
     """
-    *text* made fit for a message: one bounded printable line without *hidden* texts and without the paths of addresses
-    (a callback address is a secret). None if nothing is left, or if it is a page and not a sentence.
+    Make *text* fit for a message: a bounded printable line without *hidden* texts and without the paths of URLs (a
+    callback URL is a secret). None if nothing is left, or if it is a page and not a sentence.
     """
     if not isinstance(text, str) or re.match(r"\s*<(!|\?|html|head|body)", text, re.IGNORECASE):
         return None
@@ -297,7 +297,7 @@ def sentence(text: Any, *hidden: str) -> str | None:
 
 
 def error_body(response: httpx.Response) -> dict[str, Any] | str | None:
-    """What an error answer says: an object, a text, or nothing that may be quoted (a gateway's page, bytes)."""
+    """Read the body of an error answer: an object or a text; None if it can't be quoted (a gateway's page, bytes)."""
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if "html" in kind or len(response.content) > MAX_ERROR_BYTES:
         return None
@@ -309,7 +309,7 @@ def error_body(response: httpx.Response) -> dict[str, Any] | str | None:
 
 
 def words(said: Any, *, levels: int = 3) -> str | None:
-    """What an error body says in words, under whichever of the usual names, in objects and lists of them."""
+    """Collect the texts of an error body, under any of the usual names, in objects and lists of them."""
     found = list(dict.fromkeys(_texts(said, levels)))[:5]
     return "; ".join(found) or None
 
@@ -328,13 +328,13 @@ def _texts(said: Any, levels: int) -> list[str]:
 
 
 def first_text(body: Mapping[str, Any], *names: str) -> str | None:
-    """The first of the named fields that is a text with something in it."""
+    """Return the first of the named fields that is a non-empty text."""
     return next((body[name] for name in names if isinstance(body.get(name), str) and body[name].strip()), None)
 
 
 @contextmanager
 def hiding(*texts: str | None) -> Iterator[None]:
-    """Keep what we sent (a prompt, a callback address) out of the messages of errors that quote the provider."""
+    """Keep texts that we sent (a prompt, a callback URL) out of the messages of errors that quote the provider."""
     try:
         yield
     except ProviderError as exc:
@@ -347,7 +347,7 @@ def permanent_status(status: int) -> bool:
 
 
 def redirected(response: httpx.Response) -> ProviderRefused | None:
-    """3xx: nothing is followed with a key in hand."""
+    """Refuse a 3xx answer: no redirect is followed with an API key."""
     if not 300 <= response.status_code < 400:
         return None
     return ProviderRefused(
@@ -357,7 +357,7 @@ def redirected(response: httpx.Response) -> ProviderRefused | None:
 
 
 def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """*base* with *extra* merged in, objects key by key; *extra* wins, but never puts a value in an object's place."""
+    """Merge *extra* into *base*, objects key by key; *extra* wins, but never replaces an object by another value."""
     result = dict(base)
     for key, value in extra.items():
         ours = result.get(key)
@@ -369,7 +369,7 @@ def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def form_text(value: Any) -> str:
-    """A value as the text of a form field."""
+    """Format a value as the text of a form field."""
     if isinstance(value, str):
         return value
     return json.dumps(value)

@@ -1,7 +1,7 @@
 """
-What the commands of both packages print with: lines, JSON, tables, and the last word before a failure.
+Printing for the commands of both packages: lines, JSON, tables, and error messages.
 
-Descriptions, error messages and answers are written by others, and a terminal obeys control characters: whatever is
+Descriptions, error messages and answers are written by others, and a terminal obeys control characters: everything
 printed here shows them as escapes.
 """
 
@@ -23,22 +23,22 @@ from rich.text import Text
 from submitter.environment import forced_color, plain_output
 
 _NO_END = 10_000
-"""Columns of an output that is no terminal: whoever reads it cuts by itself."""
+"""The width of an output that is not a terminal: its reader does its own wrapping."""
 _LEAST_WRAPPED = 24
-"""Columns that words can be wrapped in."""
+"""The least width for wrapping words."""
 _WHOLE_WORD = 31
-"""Cells of a word that is never cut within its column, such as an id; longer ones are URLs and paths."""
+"""The longest word that is never split within its column, such as an id; longer ones are URLs and paths."""
 _INDENT, _HANGING = 2, 4
-"""Columns before what stands below its row, and before the lines that go on with it."""
+"""The indents of a cell below its row, and of its continuation lines."""
 
 _HIGH = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
-"""DEL, the C1 set, what ends a line or turns its direction, and halves of characters, which can't be printed at all."""
+"""DEL, the C1 set, line separators, direction controls, and lone surrogates, which can't be printed at all."""
 _CONTROL = re.compile(f"[\x00-\x1f{_HIGH}]")
 _CONTROL_IN_JSON = re.compile(f"[{_HIGH}]")
 
 
 def harmless(text: str) -> str:
-    """*text* with its control characters as escapes (`\\x1b`), on one line."""
+    """Return *text* with its control characters as escapes (`\\x1b`), on one line."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -58,7 +58,7 @@ def say(
 
 
 def rich_console(*, err: bool = False, **options: Any) -> Console:
-    """A console for live displays and tables. `plain_output()` has neither colours nor bold."""
+    """Return a console for live displays and tables. With `plain_output()` it has neither colours nor bold."""
     if plain_output():
         options["color_system"] = None
     return Console(stderr=err, markup=False, highlight=False, **options)
@@ -66,7 +66,7 @@ def rich_console(*, err: bool = False, **options: Any) -> Console:
 
 class Listing:
     """
-    Rows under headings, every cell whole.
+    Rows under headings, without truncated cells.
 
     Where a terminal is too narrow, the widest column wraps at its words; where too little is left for that, it moves
     below its rows under its heading, and the next one is tried. The first column, an id or a name, stays as it is.
@@ -80,7 +80,7 @@ class Listing:
         self._rows.append([_harmless_cell(cell, style) for cell in cells])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """Lines of at most the terminal's width; of any where there is none."""
+        """Yield lines of at most the terminal's width; of any width without a terminal."""
         widths, below = self._layout(options.max_width if console.is_terminal else None)
         if any(self._headings):
             yield _line([Text(self._headings[n], style="bold") for n in widths], list(widths.values()))
@@ -95,7 +95,7 @@ class Listing:
                         yield Text(" " * (_HANGING if number else _INDENT)).append_text(line)
 
     def _layout(self, most: int | None) -> tuple[dict[int, int], list[int]]:
-        """The width of each column that stays in its row, by number, and the columns that move below."""
+        """Return the width of each column that stays in its row, by number, and the columns that move below."""
         rows = [[Text(heading) for heading in self._headings], *self._rows]
         widths = {n: max(row[n].cell_len for row in rows) for n in range(len(self._headings))}
         below: list[int] = []
@@ -120,7 +120,7 @@ def _line(cells: Sequence[Text], widths: Sequence[int]) -> Text:
 
 
 def _wrapped(console: Console, text: Text, width: int) -> list[Text]:
-    """*text* in lines of at most *width* cells, cut between words, and inside those that are longer."""
+    """Split *text* into lines of at most *width* cells, between words, and inside longer words."""
     if text.cell_len <= width:
         return [text]
     lines = list(text.wrap(console, max(width, 1), overflow="fold"))
@@ -134,19 +134,19 @@ def _harmless_cell(cell: str | Text, style: str = "") -> Text:
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal, and never cut short where there is none. Brackets are no markup."""
+    """Return standard output: as wide as the terminal, unlimited without one. Brackets are not markup."""
     if sys.stdout.isatty():
         return rich_console()
     return rich_console(width=_NO_END, no_color=not forced_color())
 
 
 def fields_table() -> Listing:
-    """An empty listing of names and values, without headings."""
+    """Return an empty listing of names and values, without headings."""
     return Listing("", "")
 
 
 def print_table(table: Listing) -> None:
-    """Fits a terminal; elsewhere every row is one line."""
+    """Print a table, fitted to a terminal; elsewhere every row is one line."""
     console().print(table, soft_wrap=True)
 
 
@@ -162,12 +162,12 @@ _STATE_STYLES = {
 
 
 def state_text(state: str) -> Text:
-    """A job's state in its colour."""
+    """Return a job's state in its colour."""
     return Text(state, style=_STATE_STYLES.get(state, ""))
 
 
 def age(since: datetime, until: datetime) -> str:
-    """How long a job took, or has taken until now: `12.3 s`, `14 min`, `6 h`."""
+    """Format how long a job took, or has taken until now: `12.3 s`, `14 min`, `6 h`."""
     seconds = (until - since).total_seconds()
     if seconds < 100:
         return f"{seconds:.1f} s"
@@ -175,12 +175,12 @@ def age(since: datetime, until: datetime) -> str:
 
 
 def job_note(*reasons: str | None) -> str:
-    """The first of *reasons* that there is, on one line."""
+    """Return the first non-empty one of *reasons*, on one line."""
     return " ".join(next((reason for reason in reasons if reason), "").split())
 
 
 def print_fields(shown: Mapping[str, Any]) -> None:
-    """A line for each field that has a value."""
+    """Print a line for each field that has a value."""
     table = fields_table()
     for name, value in shown.items():
         if value not in (None, "", {}, []):
@@ -194,7 +194,7 @@ def print_json(value: Any) -> None:
 
 
 def json_text(value: Any, *, indent: int | None = 2, default: Callable[[Any], str] | None = None) -> str:
-    """*value* as JSON, readable as it is but for what a terminal obeys."""
+    """Return *value* as readable JSON, with characters that a terminal obeys as escapes."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=default)
     return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -229,5 +229,5 @@ class CommandFailed(Exception):
 
 
 def failed(message: str, *, status: int = 1, code: str | None = None) -> CommandFailed:
-    """What is wrong, for `raise`."""
+    """Return an error, for `raise`."""
     return CommandFailed(message, status=status, code=code)

@@ -1,5 +1,5 @@
 """
-Receivers by name: URL and token, kept where `submitter login` writes them and every client finds them.
+Named receivers: URL and token, stored by `submitter login` where every client finds them.
 
 The file is `upscale-receiver/profiles.json` in the user's configuration directory, readable by its owner only:
 
@@ -28,7 +28,7 @@ class ProfilesUnusable(SubmitterError):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A receiver and the token to call it with."""
+    """A receiver's URL and token."""
 
     url: str
     token: str = field(repr=False)
@@ -36,41 +36,41 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Profiles:
-    """All profiles, and the name of the default one. Values: `with_profile` and `without` give changed copies."""
+    """All profiles, and the name of the default. Immutable: `with_profile` and `without` return changed copies."""
 
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     default: str | None = None
 
     def get(self, name: str | None = None) -> Profile | None:
-        """The profile called *name*, or the default one; None if there is none."""
+        """Return the profile called *name*, or the default one; None if there is none."""
         name = name or self.default
         return None if name is None else self.profiles.get(name)
 
     def at(self, url: str) -> Profile | None:
-        """A profile of the receiver at *url*; the default one wins where several have it."""
+        """Return a profile of the receiver at *url*; the default one wins if there are several."""
         default = self.get()
         candidates = ([default] if default else []) + list(self.profiles.values())
         return next((profile for profile in candidates if profile.url.rstrip("/") == url.rstrip("/")), None)
 
     def with_profile(self, name: str, profile: Profile, *, default: bool = False) -> Profiles:
-        """These and *profile*, which becomes the default if asked to, or if it is the first."""
+        """Return the profiles with *profile* added; it becomes the default on request, or if it is the first."""
         profiles = {**self.profiles, name: profile}
         return replace(self, profiles=profiles, default=name if default or self.default is None else self.default)
 
     def without(self, name: str) -> Profiles:
-        """These without *name*; the default moves on to the first that is left."""
+        """Return the profiles without *name*; the default moves on to the first that is left."""
         profiles = {known: profile for known, profile in self.profiles.items() if known != name}
         default = self.default if self.default in profiles else next(iter(profiles), None)
         return Profiles(profiles, default)
 
 
 def profiles_path() -> Path:
-    """Where the profiles of this user are."""
+    """Return the path of this user's profiles."""
     return config_home() / "upscale-receiver" / "profiles.json"
 
 
 def read_profiles(path: Path | None = None) -> Profiles:
-    """The profiles in *path*, none if there is no such file. Raises `ProfilesUnusable`, never quoting a token."""
+    """Read the profiles in *path*, none if there is no such file. Raises `ProfilesUnusable`, never quoting a token."""
     path = path or profiles_path()
     try:
         document = json.loads(path.read_bytes())

@@ -15,7 +15,7 @@ What to write:
    after a crash or a fix, so they use the response alone. They return a Report or raise one of the `ProviderError`s:
    the class that they choose decides what happens to the job (see `errors.py`).
 5. `verify(callback, now)`, for signed callbacks; `read(callback)`, for all callbacks.
-6. The class attributes below: how fast it may be asked, when to poll, how long its links live.
+6. The class attributes below: its rate limits, when to poll, how long its links live.
 7. `Settings`, if an operator can set more than a key, an address and a pace; `warnings`, `callback_option` and
    `check_key` where the defaults don't fit.
 
@@ -57,9 +57,9 @@ _LONGEST_PAUSE_SECONDS = 3600.0
 
 class ProviderOptions(BaseModel):
     """
-    The options every provider has. Subclasses add the provider's own documented fields.
+    The options of every provider. Subclasses add the provider's own documented fields.
 
-    Strict: a text is not a number and an unknown name is refused, because a misspelt option of a paid call is money.
+    Strict: text is not a number and an unknown name is refused, because a misspelt option of a paid call costs money.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -70,7 +70,7 @@ class ProviderOptions(BaseModel):
     )
 
     def to_send(self) -> dict[str, Any]:
-        """What the caller gave, plus required fields at their defaults; never `passthrough`."""
+        """Return the fields that the caller gave, plus required ones at their defaults; never `passthrough`."""
         given = self.model_dump(mode="json", exclude_unset=True, exclude={"passthrough"})
         required = {
             name: getattr(self, name) for name in type(self).required_by_provider if getattr(self, name) is not None
@@ -82,7 +82,7 @@ class ProviderOptions(BaseModel):
 
 
 def whole_number(value: Any) -> Any:
-    """For a `BeforeValidator`: a Literal of numbers compares with ==, and so would take true for 1 and 2.0 for 2."""
+    """Refuse true for 1 and 2.0 for 2, which a Literal of numbers would accept. For a `BeforeValidator`."""
     if value is not None and type(value) is not int:
         raise ValueError("must be a whole number")
     return value
@@ -90,7 +90,7 @@ def whole_number(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """When to poll a task that no callback announces, in seconds. Intervals grow by *growth* up to *cap*."""
+    """The timing of polls where no callback arrives, in seconds. Intervals grow by *growth* up to *cap*."""
 
     first: float
     interval: float
@@ -99,24 +99,24 @@ class Rhythm:
 
 
 class Provider(ABC):
-    """One upscaling API. Instances are immutable and safe to share; they hold the key, so never print one."""
+    """An upscaling API. Instances are immutable and safe to share; they hold the key, so never print them."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     default_base_url: ClassVar[str]
     callbacks: ClassVar[bool]
-    """It can call back."""
+    """It supports callbacks."""
     pollable: ClassVar[bool]
-    """It can be asked how a task stands."""
+    """It has a status call."""
     trust: Trust | None
-    """What its callbacks are worth, None where there are none."""
+    """The trust in its callbacks, None if there are none."""
     wants_url: ClassVar[bool] = False
-    """It takes the input as a public URL only."""
+    """It accepts the input only as a public URL."""
     Options: ClassVar[type[ProviderOptions]]
     Settings: ClassVar[type[ProviderSettings]] = ProviderSettings
-    """What an operator can set; `from_settings` takes an instance."""
+    """The settings for operators; `from_settings` takes an instance."""
     rates: ClassVar[tuple[Rate, ...]] = ()
-    """Documented limits of submit calls; all of them hold."""
+    """Documented limits of submit calls; all of them apply."""
     poll_rates: ClassVar[tuple[Rate, ...]] = ()
     """Documented limits of status calls."""
     concurrency: ClassVar[int] = 8
@@ -124,7 +124,7 @@ class Provider(ABC):
     rhythm: ClassVar[Rhythm] = Rhythm(first=5.0, interval=5.0)
     submit_timeout_seconds: ClassVar[float] = 60.0
     callback_timeout_seconds: ClassVar[float | None] = None
-    """How long it documents to wait for our answer to its callback."""
+    """The documented time that it waits for our answer to its callback."""
     max_input_bytes: ClassVar[int | None] = None
 
     def __init__(self, *, api_key: str, base_url: str | None = None) -> None:
@@ -134,20 +134,20 @@ class Provider(ABC):
     @classmethod
     def from_settings(cls, settings: ProviderSettings) -> Self:
         """
-        Build the provider that *settings* describe; without a key it still reads and verifies what comes.
+        Build the provider that *settings* describe; without a key it still reads and verifies callbacks.
 
-        Raises `ValueError` for what can't work, without quoting secrets.
+        Raises `ValueError` for settings that can't work, without quoting secrets.
         """
         key = settings.api_key.get_secret_value() if settings.api_key else "not-configured"
         return cls(api_key=key, base_url=settings.base_url, **settings.constructor_arguments())
 
     def warnings(self) -> tuple[SettingsWarning, ...]:
-        """Return what works less well than it could, as it is set up. Default: nothing."""
+        """Return warnings about settings that work, but less well than they could. Default: none."""
         return ()
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> ProviderOptions:
-        """The options that the caller has *given*; `TaskRefused` names the first wrong one and what it may be."""
+        """Check the options *given* by the caller; `TaskRefused` names the first wrong one and its accepted values."""
         try:
             return cls.Options.model_validate(given)
         except ValidationError as exc:
@@ -157,25 +157,25 @@ class Provider(ABC):
             raise TaskRefused(f"{field}: {wrong}", field=field, code="invalid_options") from None
 
     def task(self, picture: Picture, given: Mapping[str, Any]) -> Task:
-        """A task of *picture* and the options that the caller has *given*; `TaskRefused` names the first wrong one."""
+        """Build a task of *picture* and the options *given* by the caller; `TaskRefused` names the first wrong one."""
         options = self.checked(given)
         self.check(picture, options)
         return Task(picture, options.to_send(), options.passthrough)
 
     def check(self, picture: Picture, options: ProviderOptions) -> None:  # noqa: B027 - nothing to refuse is fine
-        """Refuse (`TaskRefused`) an input beyond the documented limits. Default: nothing is documented."""
+        """Refuse (`TaskRefused`) an input beyond the documented limits. Default: there are none."""
 
     def options_for_callback(self, options: Mapping[str, Any]) -> bool:
-        """Whether a task with these options wants a callback at all, where one is possible."""
+        """Return whether a task with these options wants a callback, if that is possible."""
         return self.callbacks
 
     def callback_option(self, options: ProviderOptions) -> str | None:
-        """Name the option by which the caller insists on a callback; None if polling does as well."""
+        """Return the name of the option by which the caller requires a callback; None if polling will do."""
         return None
 
     @abstractmethod
     def submit(self, task: Task, callback_url: str | None) -> Exchange[Report]:
-        """Submit *task*; with *callback_url*, ask to be called back there."""
+        """Submit *task*; with *callback_url*, request callbacks there."""
 
     @abstractmethod
     def submitted(self, response: httpx.Response) -> Report:
@@ -204,11 +204,11 @@ class Provider(ABC):
         """Return if the callback is as trustworthy as `trust` says; raise `CallbackRefused` and nothing else."""
 
     def read(self, callback: Callback) -> Report | None:
-        """What the callback reports; None if it is not about a task. Raises `CallbackUnreadable` and nothing else."""
+        """Read the callback's report; None if it is not about a task. Raises `CallbackUnreadable` and nothing else."""
         raise CallbackUnreadable(f"{self.name} sends no callbacks")
 
     def delivery_id(self, callback: Callback) -> str | None:
-        """The provider's own id of this one delivery, for counting replays; None where it has none."""
+        """Return the provider's own id of this delivery, to recognise replays; None if it has none."""
         return None
 
 
@@ -236,7 +236,7 @@ def _address(name: str, text: str) -> str:
 
 
 def json_answer(response: httpx.Response) -> Any:
-    """The JSON of a 2xx answer. What can't be read may still have been accepted: `AnswerLost`."""
+    """Parse the JSON of a 2xx answer. Raises `AnswerLost`: an unreadable answer may mean acceptance."""
     try:
         return json.loads(response.content)
     except (ValueError, RecursionError) as exc:
@@ -246,9 +246,9 @@ def json_answer(response: httpx.Response) -> Any:
 
 
 def json_body(callback: Callback, *, max_depth: int = 32) -> Any:
-    """The JSON of a callback's body; raises `CallbackUnreadable` for anything else, whatever the bytes."""
+    """Parse the JSON of a callback's body; raises `CallbackUnreadable` for anything else."""
     try:
-        body = callback.body.decode("utf-8-sig")  # a byte order mark is no part of it (RFC 8259, 8.1)
+        body = callback.body.decode("utf-8-sig")  # a byte order mark is not part of it (RFC 8259, 8.1)
         value = _json.decode(body)
     except (ValueError, RecursionError) as exc:
         raise CallbackUnreadable("the body is not JSON") from exc
@@ -258,7 +258,7 @@ def json_body(callback: Callback, *, max_depth: int = 32) -> Any:
 
 
 def busy_seconds(response: httpx.Response) -> float | None:
-    """How long a provider that is busy asks us to wait: at most an hour; None if it doesn't say."""
+    """Return the wait that a busy provider asks for: at most an hour; None if it names none."""
     return retry_after_seconds(response.headers, longest=_LONGEST_PAUSE_SECONDS)
 
 
@@ -272,7 +272,7 @@ def refusal(
     status: int | None = None,
 ) -> ProviderError:
     """
-    The rules that all five share, for an answer that is not a success. *status* stands for the HTTP status if given.
+    Apply the common rules to an answer that is not a success. *status* replaces the HTTP status if given.
 
     429 and 503: busy. 401, 402, 403: account. 502 and 504, and a 5xx that is not in the provider's own error shape:
     lost. Everything else: refused, with the provider's *code* and *message* where it gave them.
@@ -291,10 +291,10 @@ def refusal(
 
 def unreadable(exc: Unreadable, response: httpx.Response, body: Any, *hidden: str) -> ProviderError:
     """
-    What a 2xx answer means whose *body* lacks what it must have.
+    Return the error for a 2xx answer whose *body* lacks a required field.
 
-    A refusal if it says so: with an error, or a status of its own. Else the answer is lost, since the task may have
-    been accepted; the error then repeats what the body says in words, without the *hidden* texts.
+    A refusal if it says so: with an error, or a status of its own. Otherwise the answer is lost, since the task may
+    have been accepted; the error then quotes the body's texts, without the *hidden* ones.
     """
     said = parsing.sentence(parsing.words(body), *hidden)
     fault = body.get("error") or body.get("errors") if isinstance(body, dict) else None
@@ -317,7 +317,7 @@ def unreadable(exc: Unreadable, response: httpx.Response, body: Any, *hidden: st
 
 
 def _code_word(source: Any) -> str | None:
-    """An error's own short code, such as ILLEGAL_IMAGE_CONTENT."""
+    """Return an error's own short code, such as ILLEGAL_IMAGE_CONTENT."""
     text = parsing.first_text(source, "error_code", "code", "reason") if isinstance(source, dict) else None
     return text if text and re.fullmatch(r"[A-Za-z]\w{2,99}", text, re.ASCII) else None
 
@@ -330,7 +330,7 @@ _json = json.JSONDecoder(parse_constant=_no_constants)
 
 
 def deeper_than(value: Any, levels: int) -> bool:
-    """Whether a JSON value is nested deeper than *levels*: what was just read may be too deep to be written."""
+    """Return whether a JSON value is nested deeper than *levels*: a parsed value may be too deep to serialize."""
     layer = [value]
     for _ in range(levels):
         layer = [

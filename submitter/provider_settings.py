@@ -1,5 +1,5 @@
 """
-`ProviderSettings`: what an operator can set for a provider, as `<NAME>_<FIELD>` in the environment.
+`ProviderSettings`: the settings of a provider, as `<NAME>_<FIELD>` in the environment.
 
 Nothing is read here: `receiver/settings.py` reads the environment into the model that each provider names as its
 `Settings`. A provider with a setting of its own subclasses the model in its own file.
@@ -39,7 +39,7 @@ class SettingsWarning:
 
 
 def parse_rate(value: Any) -> Any:
-    """`count/seconds`, such as `20/60`, as a `Rate`; anything but a text passes through. Raises `ValueError`."""
+    """Parse `count/seconds`, such as `20/60`, as a `Rate`; only text is parsed. Raises `ValueError`."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9}(?:\.\d{1,9})?)\s*", value)
@@ -49,7 +49,7 @@ def parse_rate(value: Any) -> Any:
 
 
 def parse_price(value: Any) -> Any:
-    """`0.10 USD` or `5 credits` as a `Cost`; anything but a text passes through. Raises `ValueError`."""
+    """Parse `0.10 USD` or `5 credits` as a `Cost`; only text is parsed. Raises `ValueError`."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) (USD|credits)", value.strip())
@@ -59,7 +59,7 @@ def parse_price(value: Any) -> Any:
 
 
 def split_commas(value: Any) -> Any:
-    """The parts of a comma-separated text; anything but a text passes through."""
+    """Split a comma-separated text; other values are returned unchanged."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -93,16 +93,16 @@ class ProviderSettings(BaseModel):
 
     @property
     def configured(self) -> bool:
-        """Whether jobs can be sent to the provider: it has a key."""
+        """Return whether jobs can be sent to the provider, that is, whether it has a key."""
         return self.api_key is not None
 
     def constructor_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for the provider's constructor, beside `api_key` and `base_url`."""
+        """Return keyword arguments for the provider's constructor, other than `api_key` and `base_url`."""
         return {}
 
 
 class PricedSettings(ProviderSettings):
-    """For a provider whose answers don't say what a job costs."""
+    """The settings of a provider whose answers don't include the cost of a job."""
 
     price: Annotated[Cost | None, BeforeValidator(parse_price)] = Field(
         None, description="What a job costs, which its answers don't say: `0.10 USD` or `5 credits`."

@@ -1,8 +1,8 @@
 """
-What the programs of both packages share: how a command ends, and the options of every program.
+Shared by the programs of both packages: the handling of errors and exits, and the options of every program.
 
-Output that the terminal's encoding lacks characters for is printed with `?` in their place. Whatever ends a command is
-one line on standard error (one JSON object with `--json`) and an exit status; a traceback is printed with `--verbose`.
+Characters that the terminal's encoding lacks are printed as `?`. Any error that ends a command is one line on standard
+error (one JSON object with `--json`) and an exit status; a traceback is printed with `--verbose`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Color = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Verbosity:
-    """What `-q` and `-v` ask for."""
+    """The effect of `-q` and `-v`."""
 
     quiet: bool = False
     verbose: bool = False
@@ -144,7 +144,7 @@ def _reader_gone() -> int:
 
 
 def _open_standard_files() -> None:
-    """Where one was closed (`2>&-`), a socket would take its number, and the event loop die of closing that."""
+    """Open standard files that were closed (`2>&-`): a socket would get their number, and break the event loop."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

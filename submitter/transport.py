@@ -1,10 +1,10 @@
 """
-The transport below `client.py`: HTTP/1.1 over httpcore, listening for an early answer while a body is being written.
+The transport below `client.py`: HTTP/1.1 over httpcore, which listens for an early answer while it writes a body.
 
-A server that refuses a large upload (413, 429) answers at once and closes. A client that writes to the end first meets
-a reset, and the answer that was already in its socket is lost: a certain "no" becomes "who knows", which for a paid
-call is the difference between sending again and asking a person. So a read is always pending while we write, and what
-it brings ends the writing.
+A server that refuses a large upload (413, 429) answers at once and closes. A client that first writes to the end gets a
+reset, and loses the answer that was already in its socket: a certain "no" becomes "unknown", which for a paid call is
+the difference between sending again and asking a person. So a read is always pending while we write, and any data that
+it receives ends the writing.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _ListeningStream(httpcore.AsyncNetworkStream):
             return
         if self._ahead is None:
             self._ahead = asyncio.create_task(self._stream.read(65536))
-        # One turn of the loop, so that an answer which has arrived is seen before a write meets the reset behind it.
+        # One iteration of the loop, so that an answer that has arrived is seen before a write meets the reset after it.
         await asyncio.sleep(0)
         writing = asyncio.create_task(self._stream.write(buffer, timeout))
         try:
@@ -123,7 +123,7 @@ class _ListeningStream(httpcore.AsyncNetworkStream):
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
-    """Cancel *task* if it is not done, wait for its end, and look at its exception so that nobody complains later."""
+    """Cancel *task* if it is not done, wait for its end, and retrieve its exception, so that no warning is logged."""
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():

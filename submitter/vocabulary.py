@@ -1,8 +1,8 @@
 """
-The words of the project, as frozen values. Imports nothing of ours.
+The project's vocabulary, as frozen values. Imports none of our modules.
 
-A *task* is what is asked of a provider. A *report* is what a provider says of it at one moment, in our terms.
-A *callback* is raw inbound evidence. An *exchange* is a generator that yields requests and is handed responses.
+A *task* is a request to a provider. A *report* is the provider's account of it at one time, in our terms. A *callback*
+is raw inbound evidence. An *exchange* is a generator that yields requests and is sent responses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Exchange = Generator[httpx.Request, httpx.Response, T]
 
 
 class State(StrEnum):
-    """Where a job is. A provider's report uses `RUNNING`, `SUCCEEDED` and `FAILED` only; the rest are ours."""
+    """The state of a job. A provider's report uses only `RUNNING`, `SUCCEEDED` and `FAILED`; the others are ours."""
 
     QUEUED = "queued"
     SENDING = "sending"
@@ -44,10 +44,10 @@ _TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.EXPIRED, State.CANCE
 
 
 class Trust(StrEnum):
-    """How far a piece of evidence may be believed, strongest first."""
+    """The trust in a piece of evidence, strongest first."""
 
     SIGNED_BODY = "signed_body"
-    """The sender signed these bytes with a secret that only the provider and we hold."""
+    """The sender signed these bytes with a secret that only the provider and we know."""
     OWN_CALL = "own_call"
     """The answer to a request that we made ourselves, with our key, over TLS."""
     CAPABILITY_TOKEN = "capability_token"
@@ -68,7 +68,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a task failed. `message` is never empty; `permanent` means that asking again can't help."""
+    """The reason why a task failed. `message` is never empty; `permanent`: trying again can't help."""
 
     code: str
     message: str
@@ -77,7 +77,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a provider said it takes for a task. `unit` is `credits` or `USD`."""
+    """The cost of a task according to the provider. `unit` is `credits` or `USD`."""
 
     amount: Decimal
     unit: str
@@ -89,11 +89,11 @@ class Cost:
 @dataclass(frozen=True, slots=True)
 class Report:
     """
-    What is said of a task at one moment.
+    An account of a task at one time.
 
-    `remote_id` is None where the provider has none (a synchronous answer). `remote_status` is the provider's own
-    word, for people. A remote status that a provider's table does not list is `RUNNING`. `callback_url` is the one that
-    the task was submitted with, from a provider that echoes it: it tells whose task this is, and is a secret.
+    `remote_id` is None if the provider has none (a synchronous answer). `remote_status` is the provider's own word, for
+    people. A remote status that a provider's table does not list is `RUNNING`. `callback_url` is the URL that the task
+    was submitted with, from a provider that echoes it: it identifies the task's job, and is a secret.
     """
 
     remote_id: str | None
@@ -108,7 +108,7 @@ class Report:
 @dataclass(frozen=True, slots=True)
 class Callback:
     """
-    An inbound request as it came. `headers` keep their order and every duplicate; names are lower case, values are
+    An inbound request as received. `headers` keep their order and every duplicate; names are lower case, values are
     the bytes received.
     """
 
@@ -118,7 +118,7 @@ class Callback:
     peer: str | None = None
 
     def header(self, name: str) -> bytes | None:
-        """The first value of header *name* (lower case), or None."""
+        """Return the first value of header *name* (lower case), or None."""
         wanted = name.encode("ascii")
         for key, value in self.headers:
             if key == wanted:
@@ -129,8 +129,8 @@ class Callback:
 @dataclass(frozen=True, slots=True)
 class Picture:
     """
-    An input image, sniffed. `path` is our local copy (None where only a URL is known); `url` is a public address of
-    the same bytes (None where there is none). Width and height are in pixels, `size` in bytes.
+    An inspected input image. `path` is our local copy (None if only a URL is known); `url` is a public URL of the same
+    bytes (None if there is none). Width and height are in pixels, `size` in bytes.
     """
 
     path: Path | None
@@ -145,10 +145,10 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class Task:
     """
-    What is asked of a provider: a picture and options.
+    A request to a provider: a picture and options.
 
-    `options` holds only what is to be sent, under the provider's own field names, already validated by its
-    `Options`; `passthrough` is merged into the body as it is.
+    `options` holds only the fields to send, under the provider's own names, already validated by its `Options`;
+    `passthrough` is merged into the body as it is.
     """
 
     picture: Picture

@@ -1,5 +1,5 @@
 """
-For applications that receive events: check where a request comes from, and read the event in it.
+For applications that receive events: verify the origin of a request, and read the event in it.
 
     event = unwrap(request.headers, request.body, "whsec_…")
 
@@ -51,11 +51,11 @@ def unwrap(
     tolerance_seconds: float = TOLERANCE_SECONDS,
 ) -> Event:
     """
-    The event in a request, once its signature is verified; raises `CallbackRefused` if it does not hold.
+    Verify the signature of a request and return its event; raises `CallbackRefused` if it is invalid.
 
     *headers* may be any mapping or list of pairs, in any case; *body* is the raw request body, before any parsing;
-    *secret* is the endpoint's `whsec_…`, or several while one replaces another. Deliveries come at least once: skip an
-    event whose `id` was handled before. Raises `ValueError` for a malformed *secret*.
+    *secret* is the endpoint's `whsec_…`, or several during a rotation. Deliveries arrive at least once: skip an event
+    whose `id` was handled before. Raises `ValueError` for a malformed *secret*.
     """
     pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
     verify(pairs, body, secret, now=now, tolerance_seconds=tolerance_seconds)

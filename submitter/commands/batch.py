@@ -30,7 +30,7 @@ _JOURNAL = ".submitter-batch.jsonl"
 _UPLOADS = 4
 _POLLS = 8
 _WIDE_COLUMNS = 100
-"""Of a terminal that has room for a long bar beside the counts."""
+"""The least width of a terminal for a long bar next to the counts."""
 _AGAIN = "the same command goes on where this one ended, and sends nothing twice"
 
 
@@ -75,7 +75,7 @@ def batch(
 async def _batch(
     connection: Connection, items: list[Item], provider: str, out: Path, journal: Journal, *, again: bool
 ) -> tuple[list[Ended], float]:
-    """How each item ended, in their order, and how long it took in seconds."""
+    """Return the results of all items, in order, and the duration in seconds."""
     began = time.monotonic()
     screen = rich_console(err=True, quiet=connection.verbosity.quiet)
     bar = Progress(
@@ -100,7 +100,7 @@ async def _batch(
 
 
 class Batch:
-    """One run: send what is not sent, watch what was, save what is done."""
+    """A run: sends images that were not sent, waits for the others, and saves results."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Batch:
         return [self._ended[item.name] for item in self._items]
 
     def interrupted(self) -> str:
-        """What an interrupt leaves behind, and how to go on."""
+        """Describe the state after an interrupt, and how to go on."""
         return (
             f"{len(self._ended)} of {len(self._items)} are done, {len(self._open)} jobs go on at the receiver, "
             f"{self._unsent} images are not sent yet; {_AGAIN}"
@@ -151,7 +151,7 @@ class Batch:
                 group.create_task(self._send(item))
 
     async def _send(self, item: Item) -> None:
-        """Send *item*, or learn that it was sent before."""
+        """Send *item*, unless it was sent before."""
         try:
             job = await self._sent(item)
         except (CommandFailed, RequestRefused) as exc:
@@ -178,7 +178,7 @@ class Batch:
         return job.id
 
     async def _watch(self, waits: Waits) -> None:
-        """Ask for all open jobs in turn until none is left; what stays unconfirmed alone is left as it is."""
+        """Query all open jobs in turn until none is left; if only unconfirmed ones remain, leave them."""
         polls = asyncio.Semaphore(_POLLS)
 
         async def poll(job_id: str) -> Job:
@@ -222,7 +222,7 @@ class Batch:
             self._end(item, Ended.of(item, job, saved=tuple(str(self._out / name) for name in saved)))
 
     async def _saved(self, item: Item, job: Job) -> tuple[str, ...]:
-        """The names of its results in *out*, fetched unless they are there from a run before."""
+        """Return the names of its results in *out*, downloaded unless an earlier run did so."""
         saved = self._journal.entry(item.name).saved
         if saved and all([await asyncio.to_thread((self._out / name).is_file) for name in saved]):
             return saved

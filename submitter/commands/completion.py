@@ -1,4 +1,4 @@
-"""Arguments that several commands take, and what the shell completes: provider names, ids of the newest jobs."""
+"""Arguments shared by several commands, and their shell completion: provider names, ids of the newest jobs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def complete_provider(incomplete: str) -> list[str]:
 
 
 def complete_job(incomplete: str) -> list[tuple[str, str]]:
-    """Ids of the newest jobs with their state; none where no receiver answers at once."""
+    """Complete the ids of the newest jobs, with their states; none if no receiver answers at once."""
     try:
         return [found for found in asyncio.run(_newest()) if found[0].startswith(incomplete)]
     except (SubmitterError, OSError, TimeoutError):

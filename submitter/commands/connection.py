@@ -1,4 +1,4 @@
-"""What all commands need: a connection to the receiver, and values as text."""
+"""Shared by all commands: a connection to the receiver, and values as text."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ SHORT_TIMEOUT_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Which receiver a command speaks to (None: the environment, a profile or this machine's own), and how loudly."""
+    """The receiver of a command (None: from the environment, a profile or this machine), and its verbosity."""
 
     url: str | None = None
     profile: str | None = None
     verbosity: Verbosity = field(default_factory=Verbosity)
 
     def open(self, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> AsyncClient:
-        """A client; the refusal names what to set where there is no token."""
+        """Return a client; without a token, the error says what to set."""
         return AsyncClient(self.url, profile=self.profile, timeout=timeout, on_retry=self._retrying)
 
     def note(self, text: str) -> None:
-        """Say something beside the results."""
+        """Print a message apart from the results."""
         if not self.verbosity.quiet:
             say(text, err=True, fg="yellow")
 
     def status(self, text: str) -> Status:
-        """A line on a terminal that says what is going on, while a block runs."""
+        """Show the progress in a line on a terminal while a block runs."""
         return rich_console(err=True, quiet=self.verbosity.quiet).status(text)
 
     def _retrying(self, why: str) -> None:
@@ -57,17 +57,17 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def as_text(shown: Any) -> str:
-    """*shown* as JSON for programs."""
+    """Return *shown* as JSON for programs."""
     return json_text(shown, default=_plain)
 
 
 def job_to_json(job: Job, saved: Sequence[Path] = ()) -> dict[str, Any]:
-    """A job, with the files that its results were saved in."""
+    """Return a job as JSON types, with the files that its results were saved in."""
     return {**job.to_json(), "saved": [str(path) for path in saved]}
 
 
 def reason(job: Job) -> str:
-    """Why a job did not succeed, as a sentence."""
+    """Describe why a job did not succeed, as a sentence."""
     said = f": {job.error.message} ({job.error.code})" if job.error else ""
     return f"{job.id} is {job.state.value}{said}"
 

@@ -1,9 +1,9 @@
 """
-What a batch has done so far, beside its results, so that the same command goes on after an interruption.
+The journal of a batch, next to its results, so that the same command goes on after an interruption.
 
-A line is written and synced before an image is sent, with its Idempotency-Key, and another one when its job is known.
-A death in between: the next run sends it again under the same key, and the receiver answers with the one job. A line
-that was cut by a death is dropped. One run at a time holds the file.
+A line is written and synced before an image is sent, with its Idempotency-Key, and another when its job is known.
+After a crash in between, the next run sends it again under the same key, and the receiver answers with the same job. An
+incomplete line after a crash is dropped. Only one run at a time holds the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KEPT_SECONDS = 23 * 3600.0
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of one item. `again` counts how often it was sent anew because it had failed."""
+    """The record of one item. `again` counts how often it was sent again because it had failed."""
 
     key: str = ""
     intended_at: float = 0.0
@@ -54,7 +54,7 @@ class Journal:
         return self.entries.setdefault(name, Entry())
 
     def intends(self, name: str, key: str) -> None:
-        """*name* is about to be sent under *key*. Synced: from here on it may have been sent."""
+        """Record, synced, that *name* is about to be sent under *key*: from now on it may have been sent."""
         entry = self.entry(name)
         if entry.key == key and entry.job is None and self._clock() - entry.intended_at > _KEPT_SECONDS:
             raise CommandFailed(

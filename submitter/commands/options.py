@@ -14,13 +14,13 @@ from submitter.providers import PROVIDERS
 
 
 def check_provider(provider: str) -> None:
-    """`CommandFailed` for a name that no provider has."""
+    """Raise `CommandFailed` for a name that no provider has."""
     if provider not in PROVIDERS:
         raise CommandFailed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
 
 
 def parse_options(provider: str, given: Sequence[str]) -> dict[str, Any]:
-    """The options of *given* `name=value` texts, checked; `CommandFailed` says what to change."""
+    """Return the checked options of *given* `name=value` texts; `CommandFailed` says what to change."""
     options: dict[str, Any] = {}
     for text in given:
         name, sign, value = text.partition("=")
@@ -32,7 +32,7 @@ def parse_options(provider: str, given: Sequence[str]) -> dict[str, Any]:
 
 
 def check_options(provider: str, options: Mapping[str, Any], *, where: str = "") -> None:
-    """`CommandFailed` (status 1, as the receiver's refusal) for wrong *options*; *where* begins the message."""
+    """Raise `CommandFailed` (status 1, as for the receiver's refusal) for wrong *options*; *where* begins the text."""
     try:
         PROVIDERS[provider].checked(options)
     except TaskRefused as exc:
@@ -40,7 +40,7 @@ def check_options(provider: str, options: Mapping[str, Any], *, where: str = "")
 
 
 def parse_value(provider: str, name: str, text: str) -> Any:
-    """JSON where it is JSON (`4`, `true`), else the text itself; the text too where the option is one (`prompt=42`)."""
+    """Parse JSON (`4`, `true`), else return the text itself; also if the option takes text (`prompt=42`)."""
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""`submitter providers`: which APIs the receiver can use, and how they stand."""
+"""`submitter providers`: the APIs that the receiver can use, and their state."""
 
 from __future__ import annotations
 

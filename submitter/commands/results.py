@@ -1,4 +1,4 @@
-"""Saving what came out: one file per image, under a name that the input's name predicts."""
+"""Saving results: one file per image, under a name derived from the input's name."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from submitter.sdk.values import Job, JobImage
 
 
 def stem_of(image: Path | str) -> str:
-    """The name that results of *image* (a path or a URL) begin with, short enough for every file system."""
+    """Return the stem of result names for *image* (a path or a URL), short enough for every file system."""
     return file_names.stem_of(image) or "image"
 
 
 def result_name(stem: str, image: JobImage, n: int, count: int) -> str:
-    """`cat.png`; `cat-1.png`, `cat-2.png` where a task has several results."""
+    """Return `cat.png`; `cat-1.png`, `cat-2.png` where a task has several results."""
     extension = SUFFIXES.get(image.content_type or "", ".bin")
     return f"{stem}{extension}" if count == 1 else f"{stem}-{n + 1}{extension}"
 
 
 def make_ready(out: Path) -> None:
     """
-    Make the directory *out* and see that files can be written there; `CommandFailed` if not.
+    Create the directory *out* and check that files can be written there; raises `CommandFailed`.
 
-    To be called before anything is sent: a result that has no place to go is paid for all the same.
+    Call it before anything is sent: a result that can't be saved is paid for anyway.
     """
     try:
         if out.exists() and not out.is_dir():
@@ -53,7 +53,7 @@ def make_ready(out: Path) -> None:
 
 @contextmanager
 def naming(job: Job | str, out: Path | None) -> Iterator[None]:
-    """Whatever ends the command in this block names the job and says how to go on: it is sent, and may be paid for."""
+    """Name the job in any error of the block, and say how to go on: it was sent, and may be paid for."""
     job_id = job if isinstance(job, str) else job.id
     again = f"`submitter wait {job_id}{'' if out is None else f' --out {shlex.quote(str(out))}'}`"
     try:
@@ -93,13 +93,13 @@ async def save(client: AsyncClient, job: Job, out: Path, stem: str, *, patience_
     await asyncio.to_thread(out.mkdir, parents=True, exist_ok=True)
     paths = await asyncio.to_thread(_free_paths, out, stem, job)
     for n, path in enumerate(paths):
-        if not await asyncio.to_thread(path.exists):  # what is there is this very image
+        if not await asyncio.to_thread(path.exists):  # an existing file is this very image
             await asyncio.to_thread(_write, path, await client.image(job, n))
     return paths
 
 
 def _free_paths(out: Path, stem: str, job: Job) -> list[Path]:
-    """Where the job's images go: the first of `stem`, `stem_2`, … that holds nothing else."""
+    """Return paths for the job's images: with the first of `stem`, `stem_2`, … that holds nothing else."""
     for number in itertools.count(1):
         name = stem if number == 1 else f"{stem}_{number}"
         paths = [out / result_name(name, image, n, len(job.images)) for n, image in enumerate(job.images)]

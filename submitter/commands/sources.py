@@ -1,4 +1,4 @@
-"""What a batch consists of: a directory, a glob, or the rows of a CSV; each item under a name of its own."""
+"""Sources of a batch: a directory, a glob, or the rows of a CSV; each item gets a unique name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = ("image", "name")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image of a batch: a file or an address, what results are called, and its own options."""
+    """One image of a batch: a file or a URL, the name of its results, and its own options."""
 
     image: Path | str
     name: str
@@ -30,7 +30,7 @@ class Item:
 
     def key(self, batch: str, provider: str, again: int) -> str:
         """
-        The Idempotency-Key of this item: the same from run to run, as long as its bytes and options are the same.
+        Return the Idempotency-Key of this item: the same in every run, as long as its bytes and options are.
 
         Reads the file.
         """
@@ -52,7 +52,7 @@ class PassedOver:
 
 
 def items_of(source: str, provider: str, options: Mapping[str, Any]) -> tuple[list[Item], list[PassedOver]]:
-    """The items of DIR, GLOB or CSV in a stable order, and the files that are none; `CommandFailed` if all are none."""
+    """Return the items of DIR, GLOB or CSV in a stable order, and other files; `CommandFailed` if there is no item."""
     path = Path(source)
     passed_over: list[PassedOver] = []
     if path.is_dir():
@@ -85,7 +85,7 @@ def _images(paths: Iterable[Path], options: Mapping[str, Any], passed_over: list
 
 
 def _rows(path: Path, provider: str, options: Mapping[str, Any], passed_over: list[PassedOver]) -> Iterator[Item]:
-    """`image` (a path beside the CSV, or a URL), `name` if wanted; every other column is an option."""
+    """Yield the items of a CSV: `image` (a path relative to it, or a URL), maybe `name`, and columns of options."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -115,7 +115,7 @@ def _rows(path: Path, provider: str, options: Mapping[str, Any], passed_over: li
 
 
 def _named_apart(found: list[Item]) -> Iterator[Item]:
-    """`cat.jpg` and `cat.png` become `cat` and `cat_2`: results must not overwrite each other."""
+    """Make names unique, so that results don't overwrite each other: `cat.jpg`, `cat.png` become `cat`, `cat_2`."""
     taken: set[str] = set()
     for item in found:
         name, number = item.name, 1
@@ -127,7 +127,7 @@ def _named_apart(found: list[Item]) -> Iterator[Item]:
 
 
 def _no_image(path: Path) -> str | None:
-    """Why *path* is not sent; None for what claims to be an image, which the receiver then looks at more closely."""
+    """Return why *path* is not sent; None if it claims to be an image, which the receiver then inspects."""
     try:
         with path.open("rb") as file:
             head = file.read(64)

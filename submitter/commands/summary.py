@@ -1,4 +1,4 @@
-"""What a batch came to: a table for people, one object for programs."""
+"""The summary of a batch: a table for people, an object for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from submitter.vocabulary import Cost
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How one item ended. `state` is the job's, or `refused` (no job) or `unsaved` (paid for, not fetched yet)."""
+    """The end of an item. `state` is the job's, or `refused` (no job) or `unsaved` (paid for, not downloaded yet)."""
 
     item: Item
     state: str
@@ -43,7 +43,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A whole run, its items in their order."""
+    """A whole run, its items in order."""
 
     provider: str
     items: Sequence[Ended]
@@ -55,7 +55,7 @@ class Summary:
         return [ended for ended in self.items if ended.state != "succeeded"]
 
     def cost(self) -> dict[str, Decimal]:
-        """By unit, of the jobs whose providers said what they take."""
+        """The cost by unit, of the jobs whose providers report it."""
         sums: dict[str, Decimal] = defaultdict(Decimal)
         for ended in self.items:
             if ended.job and ended.job.cost:

@@ -45,7 +45,7 @@ async def _wait(
 
 
 async def _wait_for(client: AsyncClient, job_id: str, out: Path | None, as_json: bool) -> bool:
-    """Wait for a job and print it. Returns whether it succeeded, and is saved if that is wanted."""
+    """Wait for a job and print it. Returns whether it succeeded, and was saved if requested."""
     job = await client.wait(job_id)
     good, saved = job.succeeded, list[str]()
     if out is not None and job.succeeded:

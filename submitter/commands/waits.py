@@ -1,4 +1,4 @@
-"""Why jobs do not move: a paused provider, spent credit, a rate limit. Said once each, while a command waits."""
+"""Explanations of waits: a paused provider, spent credit, a rate limit. Each is printed once while a command waits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from submitter.vocabulary import State
 
 _CHECK_SECONDS = 2.0
 _WORTH_SAYING_SECONDS = 5.0
-"""Of a queue: a shorter wait needs no explanation."""
+"""A shorter wait in a queue needs no explanation."""
 
 
 class Waits:
@@ -45,7 +45,7 @@ class Waits:
             await asyncio.gather(explaining, return_exceptions=True)
 
     async def explain(self, *jobs: Job) -> None:
-        """Say why the queued ones of *jobs* wait, if there is something new to say. Asks every few seconds at most."""
+        """Explain why queued ones of *jobs* wait, if the reason is new. Queries at most every few seconds."""
         queued = [job for job in jobs if job.state is State.QUEUED]
         if not queued or time.monotonic() - self._checked_at < _CHECK_SECONDS:
             return
@@ -60,7 +60,7 @@ class Waits:
 
 
 def _reason(info: ProviderInfo, queued: int) -> tuple[str, str] | None:
-    """What the wait is known by, and the line about it."""
+    """Return a key of the wait, and the line about it."""
     if info.paused is not None:
         return (
             f"paused {info.paused.reason}",

@@ -24,7 +24,7 @@ View = Callable[..., Any]
 
 def receives(secret: str | Sequence[str]) -> Callable[[View], View]:
     """
-    Have a view (plain or async) take `(request, event)`, exempt from CSRF checks, for POST requests that hold.
+    Have a view (plain or async) take `(request, event)`, exempt from CSRF checks, for verified POST requests.
 
     Raises `ValueError` for a malformed *secret*.
     """

@@ -19,7 +19,7 @@ from submitter.webhooks import CallbackRefused, Event, unwrap
 
 
 def event(secret: str | Sequence[str]) -> Callable[[Request], Awaitable[Event]]:
-    """A dependency that gives the verified event. Raises `ValueError` for a malformed *secret*."""
+    """Return a dependency that provides the verified event. Raises `ValueError` for a malformed *secret*."""
     parse_secrets(secret)
 
     async def verified(request: Request) -> Event:

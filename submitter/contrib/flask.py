@@ -16,7 +16,7 @@ from submitter.webhooks import CallbackRefused, Event, unwrap
 
 
 def event(secret: str | Sequence[str]) -> Event:
-    """The verified event of the current request; ends the request with 401 if it does not hold."""
+    """Return the verified event of the current request; ends the request with 401 if it can't be verified."""
     try:
         return unwrap(list(request.headers.items()), request.get_data(), secret)
     except CallbackRefused as exc:

@@ -20,7 +20,7 @@ PROVIDERS: dict[str, type[Provider]] = {
 
 def build(name: str, *, api_key: str, base_url: str | None = None, **specific: Any) -> Provider:
     """
-    The provider called *name*, ready to use; *specific* are its own settings (see its constructor).
+    Build the provider called *name*; *specific* are its own settings (see its constructor).
 
     Raises `ValueError` for a setting that can't work, without quoting secrets, so that it shows at start and not at the
     first paid call.

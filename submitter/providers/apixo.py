@@ -180,7 +180,7 @@ class Apixo(Provider):
         return json_request("POST", f"{self.base_url}/generateTask/image-upscaler", self._headers(), body)
 
     def _accepted(self, response: httpx.Response, *, asking: bool = False) -> Mapping[str, Any]:
-        """The envelope of an answer that says yes on both levels, HTTP and `code`."""
+        """Return the envelope of an answer that is a success on both levels, HTTP and `code`."""
         if response.is_success:
             body = json_answer(response)
             if not isinstance(body, dict):

@@ -253,7 +253,7 @@ def _image(item: Any) -> Image | None:
 
 
 def _problem(said: Mapping[str, Any]) -> str | None:
-    """The message of an error, with what it says of single parameters; some answers nest it under `problem`."""
+    """Return the message of an error, with its notes on single parameters; some answers nest it under `problem`."""
     problem = said.get("problem")
     if isinstance(problem, dict):
         said = problem

@@ -243,7 +243,7 @@ def _body(task: Task, callback_url: str | None) -> dict[str, Any]:
 
 
 def _echoed_url(result: Mapping[str, Any]) -> str | None:
-    """The callback URL of the task. Read leniently: an answer that was paid for is not given up for this."""
+    """Return the callback URL of the task. Lenient: a paid answer is not given up for this."""
     found: Any = result
     for name in ("extra", "webhook", "url"):
         found = found.get(name) if isinstance(found, Mapping) else None

@@ -163,7 +163,7 @@ class Pixelcut(Provider):
 
 
 def _image(data: bytes) -> Image:
-    """An image that came as the answer itself. Half of one is a lost answer: it was paid for and can't be fetched."""
+    """Return an image that is the answer itself. An incomplete image is a lost answer: paid for and not fetchable."""
     try:
         measured = measure(MemoryBytes(data))
     except NotAnImage as exc:

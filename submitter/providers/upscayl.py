@@ -123,7 +123,7 @@ class Upscayl(Provider):
         return report if report.remote_id is not None else replace(report, remote_id=remote_id)
 
     def polled(self, response: httpx.Response) -> Report:
-        """Read a status answer. It need not name the task: then `remote_id` is None, and it is that which was asked."""
+        """Read a status answer. If it does not name the task, `remote_id` is None, and it is about the polled task."""
         if not response.is_success:
             error = self._refused(response)
             raise TaskNotFound(str(error), code=error.code) if response.status_code == 404 else error
@@ -171,7 +171,7 @@ class Upscayl(Provider):
         )
 
     def _denied(self, response: httpx.Response, body: Any) -> ProviderError | None:
-        """A refusal in an answer of HTTP 200; None if the body does not say that it is one."""
+        """Return the refusal in an answer with HTTP 200; None if the body is not a refusal."""
         if not isinstance(body, dict) or isinstance(body.get("data"), dict):
             return None
         status = body.get("status")
@@ -186,7 +186,7 @@ class Upscayl(Provider):
         return ProviderRefused(said, code=code or "error", permanent=code != "INTERNAL_SERVER_ERROR")
 
     def _words(self, said: dict[str, Any] | str | None) -> tuple[str | None, str | None]:
-        """Code and message of an error; an `error` in capitals is a code, any other a message."""
+        """Return code and message of an error; an `error` in capitals is a code, any other a message."""
         if not isinstance(said, dict):
             return None, parsing.sentence(said, self.api_key)
         error = parsing.first_text(said, "error")

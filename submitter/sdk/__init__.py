@@ -1,6 +1,6 @@
 """
-The SDK for a running receiver: `Client`, `AsyncClient`, and the values they give.
+The SDK for a running receiver: `Client`, `AsyncClient`, and the values that they return.
 
-`steps` says what a call can ask for, `link` makes requests and retries them, `jobs`, `events` and `administration` are
+`steps` defines the steps of calls, `link` makes requests and retries them, `jobs`, `events` and `administration` are
 the calls, none of which does I/O; `sync_client` and `async_client` carry them out.
 """

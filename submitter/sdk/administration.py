@@ -16,7 +16,7 @@ from submitter.sdk.values import Delivery, DeliveryState, Endpoint, Health, Paus
 
 
 class EndpointSettings(TypedDict, total=False):
-    """What can be said of an endpoint beside its URL; what is not given keeps its default, or its value."""
+    """Settings of an endpoint other than its URL; those that are not given keep their default, or their value."""
 
     event_types: Sequence[str]
     """Empty: all events."""
@@ -37,7 +37,7 @@ class EndpointChanges(EndpointSettings, total=False):
 
 
 class DeliveryFilters(TypedDict, total=False):
-    """Which deliveries to list."""
+    """Filters for deliveries."""
 
     state: str | Sequence[str]
     undelivered: bool
@@ -49,7 +49,7 @@ class DeliveryFilters(TypedDict, total=False):
 
 
 def health(link: Link, *, timeout: float | None) -> Steps[Health]:
-    """The answer of `/readyz`: not ready is an answer too, so 503 is not retried."""
+    """Return the answer of `/readyz`: not ready is an answer too, so 503 is not retried."""
     deadline, tries = link.deadline(timeout), 0
     while True:
         tries += 1
@@ -107,7 +107,7 @@ def update_endpoint(
 
 
 def delete_endpoint(link: Link, endpoint: Endpoint | str, *, timeout: float | None) -> Steps[None]:
-    """Delete an endpoint. A try whose answer was lost may have done it: then the next one does not find it."""
+    """Delete an endpoint. A try whose answer was lost may have deleted it: then the next one does not find it."""
     tries = 0
 
     def make(patience: float) -> httpx.Request:

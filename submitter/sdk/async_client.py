@@ -27,12 +27,12 @@ T = TypeVar("T")
 
 class AsyncClient:
     """
-    A running receiver. `async with AsyncClient() as client: …`, or `aclose()` when done.
+    A client of a running receiver. `async with AsyncClient() as client: …`, or `aclose()` when done.
 
     Without *url* and *token* they come from SUBMITTER_RECEIVER_URL and SUBMITTER_TOKEN, from the *profile* that
-    `submitter login` stored, or from the receiver's data directory if there is one here. *timeout* is how many seconds
-    a call may take with all its retries, unless the call says otherwise. *on_retry* gets a message at each of them.
-    Raises `NoReceiver` for a URL that can't be one, `Unauthorized` where no token is found.
+    `submitter login` stored, or from the receiver's data directory if there is one here. *timeout* is the number of
+    seconds that a call may take with all its retries, unless the call sets its own. *on_retry* gets a message at each
+    retry. Raises `NoReceiver` for a URL that can't be a receiver's, `Unauthorized` if no token is found.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class AsyncClient:
         )
 
     async def job(self, job: Job | str, *, timeout: float | None = None) -> Job:
-        """The job as it is now."""
+        """Return the current job."""
         return await self._run(jobs.job(self._link, job, timeout=timeout))
 
     def jobs(
@@ -111,16 +111,16 @@ class AsyncClient:
         q: str | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[Job]:
-        """Jobs, newest first, over all pages. *q* is searched for in ids, file names and metadata."""
+        """Iterate over jobs on all pages, newest first. *q* is searched for in ids, file names and metadata."""
         return self._iterate(
             jobs.jobs(self._link, state=state, provider=provider, since=since, until=until, q=q, timeout=timeout)
         )
 
     async def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """
-        The job once it has ended, or is `unconfirmed`: then nothing may ever come. `TimeoutError` after *timeout*.
+        Return the job once it has ended, or is `unconfirmed`: its end may never come. `TimeoutError` after *timeout*.
 
-        Survives cuts and restarts of the receiver.
+        Survives disconnects and restarts of the receiver.
         """
         return await self._run(jobs.wait(self._link, job, timeout=timeout))
 
@@ -152,15 +152,15 @@ class AsyncClient:
         return await self._run(jobs.upscale(self._link, provider, image, options=options, out=out, timeout=timeout))
 
     async def image(self, job: Job | str, n: int = 0, *, timeout: float | None = None) -> bytes:
-        """The receiver's copy of a result. `NotFound` with code `image_not_kept` while it is not there."""
+        """Return the receiver's copy of a result. `NotFound` with code `image_not_kept` while it is not there."""
         return await self._run(jobs.image(self._link, job, n, timeout=timeout))
 
     async def cancel(self, job: Job | str, *, abandon: bool = False, timeout: float | None = None) -> Job:
-        """Cancel a queued job. *abandon*: stop waiting for one that was sent, which may be billed all the same."""
+        """Cancel a queued job. *abandon*: stop waiting for a job that was sent, which may still be billed."""
         return await self._run(jobs.cancel(self._link, job, abandon=abandon, timeout=timeout))
 
     async def poll(self, job: Job | str, *, timeout: float | None = None) -> Job:
-        """Have the receiver ask the provider now; for lost images it asks for fresh links."""
+        """Have the receiver poll the provider now; for lost images it requests fresh links."""
         return await self._run(jobs.poll(self._link, job, timeout=timeout))
 
     async def resubmit(
@@ -171,7 +171,7 @@ class AsyncClient:
         idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> Job:
-        """Make a new job of one that ended without a result. One that is `unconfirmed` needs *may_pay_twice*."""
+        """Create a new job from a job that ended without a result. An `unconfirmed` job needs *may_pay_twice*."""
         return await self._run(
             jobs.resubmit(
                 self._link, job, may_pay_twice=may_pay_twice, idempotency_key=idempotency_key, timeout=timeout
@@ -179,7 +179,7 @@ class AsyncClient:
         )
 
     def evidence(self, job: Job | str, *, timeout: float | None = None) -> AsyncIterator[Evidence]:
-        """What came in about the job, oldest first: callbacks, poll answers, the submit answer."""
+        """Iterate over the evidence about the job, oldest first: callbacks, poll answers, the submit answer."""
         return self._iterate(jobs.evidence(self._link, job, timeout=timeout))
 
     # --- Events, providers, the receiver itself ---
@@ -194,16 +194,16 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> AsyncGenerator[Event, None]:
         """
-        Events as they are written, each once and in order, without end: cuts and restarts are bridged.
+        Iterate over events as they are written, each once and in order, without end, across disconnects and restarts.
 
-        *after* is a position: 0 begins at the first event, None at what is written from now on. With *timeout*, raises
-        `NoReceiver` once the receiver has been away for so long.
+        *after* is a position: 0 begins at the first event, None at the next one to be written. With *timeout*, raises
+        `NoReceiver` once the receiver has been unreachable for that long.
         """
         params = events.params(types=types, providers=providers, job=job)
         return self._iterate(events.events(self._link, after=after, params=params, timeout=timeout))
 
     async def providers(self, *, timeout: float | None = None) -> list[ProviderInfo]:
-        """The providers: capabilities, options as JSON Schema, queue, pause, spend."""
+        """Return the providers: capabilities, options as JSON Schema, queue, pause, spend."""
         return await self._run(administration.providers(self._link, timeout=timeout))
 
     async def pause(self, provider: str, *, reason: str | None = None, timeout: float | None = None) -> Pause | None:
@@ -215,7 +215,7 @@ class AsyncClient:
         return await self._run(administration.resume(self._link, provider, timeout=timeout))
 
     async def health(self, *, timeout: float | None = None) -> Health:
-        """Whether the receiver is ready, and what its checks say."""
+        """Return the readiness of the receiver, with the results of its checks."""
         return await self._run(administration.health(self._link, timeout=timeout))
 
     # --- Driving ---
@@ -241,35 +241,35 @@ class AsyncEndpoints:
         self._iterate = client._iterate
 
     def list(self, *, timeout: float | None = None) -> AsyncIterator[Endpoint]:
-        """All endpoints, oldest first."""
+        """Iterate over all endpoints, oldest first."""
         return self._iterate(administration.list_endpoints(self._link, timeout=timeout))
 
     async def create(
         self, url: str, *, secret: str | None = None, timeout: float | None = None, **settings: Unpack[EndpointSettings]
     ) -> Endpoint:
-        """Create an endpoint. Its `secret` is in this answer only."""
+        """Create an endpoint. Only this answer includes its `secret`."""
         return await self._run(
             administration.create_endpoint(self._link, url, secret=secret, settings=settings, timeout=timeout)
         )
 
     async def get(self, endpoint: Endpoint | str, *, timeout: float | None = None) -> Endpoint:
-        """The endpoint as it is now."""
+        """Return the current endpoint."""
         return await self._run(administration.endpoint(self._link, endpoint, timeout=timeout))
 
     async def update(
         self, endpoint: Endpoint | str, *, timeout: float | None = None, **changes: Unpack[EndpointChanges]
     ) -> Endpoint:
-        """Change what is named; the rest stays."""
+        """Change the given settings; the others stay."""
         return await self._run(administration.update_endpoint(self._link, endpoint, changes=changes, timeout=timeout))
 
     async def delete(self, endpoint: Endpoint | str, *, timeout: float | None = None) -> None:
-        """Delete the endpoint; what waits for it is dropped."""
+        """Delete the endpoint; deliveries that wait for it are dropped."""
         await self._run(administration.delete_endpoint(self._link, endpoint, timeout=timeout))
 
     async def test(
         self, endpoint: Endpoint | str, *, event_type: str = "job.succeeded", timeout: float | None = None
     ) -> Delivery:
-        """Send an example event; `deliveries.get` says what became of it."""
+        """Send an example event; `deliveries.get` returns its outcome."""
         return await self._run(
             administration.test_endpoint(self._link, endpoint, event_type=event_type, timeout=timeout)
         )
@@ -291,7 +291,7 @@ class AsyncEndpoints:
 
 
 class AsyncDeliveries:
-    """Events for endpoints and what became of them: `client.deliveries`."""
+    """Deliveries of events to endpoints: `client.deliveries`."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._link = client._link
@@ -299,15 +299,15 @@ class AsyncDeliveries:
         self._iterate = client._iterate
 
     def list(self, *, timeout: float | None = None, **filters: Unpack[DeliveryFilters]) -> AsyncIterator[Delivery]:
-        """Deliveries, newest first, over all pages."""
+        """Iterate over deliveries on all pages, newest first."""
         return self._iterate(administration.list_deliveries(self._link, filters=filters, timeout=timeout))
 
     async def get(self, delivery: Delivery | str, *, timeout: float | None = None) -> Delivery:
-        """The delivery as it is now, with its attempts."""
+        """Return the current delivery, with its attempts."""
         return await self._run(administration.delivery(self._link, delivery, timeout=timeout))
 
     async def replay(self, delivery: Delivery | str, *, timeout: float | None = None) -> Delivery:
-        """Deliver once more."""
+        """Deliver again."""
         return await self._run(administration.replay(self._link, delivery, timeout=timeout))
 
     async def replay_many(
@@ -319,7 +319,7 @@ class AsyncDeliveries:
         dry_run: bool = False,
         timeout: float | None = None,
     ) -> Replayed:
-        """Deliver once more what failed, or everything *since* a moment; *dry_run* only counts."""
+        """Deliver failed events again, or everything *since* a time; *dry_run* only counts."""
         return await self._run(
             administration.replay_many(
                 self._link, endpoint=endpoint, since=since, state=state, dry_run=dry_run, timeout=timeout
@@ -328,7 +328,7 @@ class AsyncDeliveries:
 
 
 class _Call(Generic[T]):
-    """One call being carried out; its streams are closed with it."""
+    """A call being carried out; its streams are closed with it."""
 
     def __init__(self, http: httpx.AsyncClient, steps: Steps[T]) -> None:
         self._http = http
@@ -336,7 +336,7 @@ class _Call(Generic[T]):
         self._streams: set[Stream] = set()
 
     async def advance(self) -> Emit | Done[T]:
-        """Go on to the next value for the caller, or to the end."""
+        """Advance to the next value for the caller, or to the end."""
         try:
             step = self._steps.send(None)
             while not isinstance(step, Emit):

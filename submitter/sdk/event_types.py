@@ -1,11 +1,11 @@
 """
-Events as typed values: `JobEvent`, `EndpointEvent`, `ProviderEvent`, and `UnknownEvent` for what a newer receiver adds.
+Events as typed values: `JobEvent`, `EndpointEvent`, `ProviderEvent`, and `UnknownEvent` for types of newer receivers.
 
     match event:
         case JobEvent(type="job.succeeded"):
             save(event.data.images)
 
-`type` tells the family to type checkers too: after `if event.type == "job.failed"`, `event.data` is a `Job`.
+Type checkers narrow by `type` too: after `if event.type == "job.failed"`, `event.data` is a `Job`.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class _Event(Value):
     """The same on every try, and in the stream: use it to recognize an event that was handled before."""
     timestamp: datetime
     position: int | None = None
-    """Where the event stands in the receiver's log; None in a webhook, which does not carry it."""
+    """The position of the event in the receiver's log; None in a webhook, which does not carry it."""
     body: str = Field("", repr=False)
     """The JSON text that endpoints are sent."""
 
     @property
     def job(self) -> Job | None:
-        """The job that the event is about, None where it is about something else."""
+        """The job that the event is about, None if it is about something else."""
         return None
 
 
@@ -94,7 +94,7 @@ _FAMILIES: dict[str, type[JobEvent] | type[EndpointEvent] | type[ProviderEvent]]
 
 
 def parse_event(body: str | bytes, *, event_id: str, position: int | None = None) -> Event:
-    """The event in *body*, `{"type", "timestamp", "data"}`. Raises `ValueError` if it is none, and nothing else."""
+    """Parse the event in *body*, `{"type", "timestamp", "data"}`. Raises `ValueError` and nothing else."""
     text = body if isinstance(body, str) else body.decode("utf-8")
     try:
         document = json.loads(text)

@@ -1,8 +1,8 @@
 """
-The event stream: followed through cuts and restarts, each event once and in order. No I/O.
+The event stream: followed through disconnects and restarts, each event once and in order. No I/O.
 
-A reader is a position and nothing more. Every connection begins after the last event that was handed out, and an event
-that comes again all the same is dropped by its position.
+A reader is a position and nothing more. Every connection begins after the last event that was emitted, and an event
+that still arrives twice is dropped by its position.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SILENCE_SECONDS = 45.0  # three of the receiver's heartbeats
 
 def events(link: Link, *, after: int | None, params: Mapping[str, str], timeout: float | None = None) -> Steps[None]:
     """
-    Emit the events above the position *after*, without end; None: those that are written from now on.
+    Emit the events after the position *after*, without end; None: those that are written from now on.
 
-    Raises `NoReceiver` if none answers at first, and later if *timeout* is given and it stays away for longer. Where
-    *after* lies beyond the log (it was restored, or is another receiver's), it goes on from the log's newest event.
+    Raises `NoReceiver` if none answers at first, and later if *timeout* is given and it is unreachable for longer. If
+    *after* lies beyond the log (it was restored, or is another receiver's), continue from the log's newest event.
     """
     position, tries = after, 0
     deadline: float | None = link.deadline(timeout)
@@ -62,7 +62,7 @@ def events(link: Link, *, after: int | None, params: Mapping[str, str], timeout:
 
 
 def params(*, types: Sequence[str], providers: Sequence[str], job: Job | str | None) -> dict[str, str]:
-    """The query of a stream: which events are wanted."""
+    """Return the query of a stream, which filters its events."""
     chosen = {
         "type": joined(types),
         "provider": joined(providers),
@@ -74,7 +74,7 @@ def params(*, types: Sequence[str], providers: Sequence[str], job: Job | str | N
 def open_events(
     link: Link, params: Mapping[str, str], position: int | None, *, silence_seconds: float
 ) -> Steps[Stream]:
-    """Open the stream after *position*. Raises what the receiver's refusal stands for, or `httpx.RequestError`."""
+    """Open the stream after *position*. Raises the error for the receiver's refusal, or `httpx.RequestError`."""
     headers = {"accept": "text/event-stream"}
     if position is not None:
         headers["last-event-id"] = str(position)
@@ -92,7 +92,7 @@ def open_events(
 
 
 def whole(stream: Stream) -> Steps[httpx.Response]:
-    """The response of *stream* with its body read."""
+    """Return the response of *stream* with its body read."""
     body = Body(stream.response)
     while (piece := (yield from next_piece(stream))) is not None:
         body.add(piece)
@@ -101,14 +101,14 @@ def whole(stream: Stream) -> Steps[httpx.Response]:
 
 
 class Frames:
-    """Server-sent events out of a stream's bytes. Comments and fields that are not the receiver's are skipped."""
+    """Parses server-sent events from a stream's bytes. Comments and unknown fields are skipped."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._fields: dict[str, str] = {}
 
     def feed(self, piece: bytes) -> Iterator[Event]:
-        """The events that *piece* completes. What a cut leaves unfinished is no event."""
+        """Yield the events that *piece* completes. An unfinished event is dropped."""
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
             text = line.removesuffix(b"\r").decode("utf-8", "replace")
@@ -122,7 +122,7 @@ class Frames:
 
 
 def _start(stream: Stream) -> int:
-    """Where a stream began that was opened without a position."""
+    """Return the position at which a stream began that was opened without one."""
     given = stream.response.headers.get("last-event-id", "")
     return int(given) if given.isdecimal() else 0
 

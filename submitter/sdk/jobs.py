@@ -1,8 +1,8 @@
 """
-The calls about jobs: submit, wait, save, and what an operator does. No I/O.
+The calls about jobs: submit, wait, save, and an operator's actions. No I/O.
 
-Waiting listens to the event stream and asks for the job at every sign of life, at least every 20 s, so neither a cut
-nor a proxy that holds the stream back makes it miss the end.
+Waiting listens to the event stream and requests the job after every piece of it, at least every 20 s, so neither a
+disconnect nor a proxy that buffers the stream makes it miss the end.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def jobs(
 
 
 def wait(link: Link, job_: Job | str, *, timeout: float | None) -> Steps[Job]:
-    """The job once it has ended or is `unconfirmed`. Raises `TimeoutError` after *timeout* seconds."""
+    """Return the job once it has ended or is `unconfirmed`. Raises `TimeoutError` after *timeout* seconds."""
     until = None if timeout is None else link.clock() + timeout
     listen_seconds = _FIRST_LISTEN_SECONDS
     found = yield from _found_in_time(link, job_, until)
@@ -163,7 +163,7 @@ def upscale(
     out: str | os.PathLike[str],
     timeout: float | None,
 ) -> Steps[list[Path]]:
-    """Submit, wait and save: the paths of the images, named after the input."""
+    """Submit, wait and save; return the paths of the images, named after the input."""
     until = None if timeout is None else link.clock() + timeout
     sent = yield from submit(
         link,
@@ -186,7 +186,7 @@ def image(link: Link, job_: Job | str, n: int, *, timeout: float | None) -> Step
 
 
 def cancel(link: Link, job_: Job | str, *, abandon: bool, timeout: float | None) -> Steps[Job]:
-    """Cancel a job. A try whose answer was lost may have done it: then the next one finds it canceled."""
+    """Cancel a job. A try whose answer was lost may have canceled it: then the next one finds it canceled."""
     tries = 0
 
     def make(patience: float) -> httpx.Request:
@@ -244,7 +244,7 @@ def require_images(found: Job) -> None:
 
 
 def stem_of(image: Source) -> str | None:
-    """What results of *image* are called; None for bytes, which have no name."""
+    """Return the stem of result names for *image*; None for bytes, which have no name."""
     return None if isinstance(image, bytes) else file_names.stem_of(image)
 
 
@@ -252,7 +252,7 @@ def stem_of(image: Source) -> str | None:
 
 
 def _found_in_time(link: Link, job_: Job | str, until: float | None) -> Steps[Job]:
-    """The job now; `TimeoutError` if *until* has passed, or passes while no receiver answers."""
+    """Return the current job; `TimeoutError` if *until* has passed, or passes while no receiver answers."""
     if until is None:
         return (yield from job(link, job_))
     left = until - link.clock()
@@ -267,21 +267,21 @@ def _found_in_time(link: Link, job_: Job | str, until: float | None) -> Steps[Jo
 
 
 def _listening(link: Link, job_id: str, patience: float) -> Steps[Stream | None]:
-    """A stream of the job's events that has begun to flow; None where that can't be had now."""
+    """Return a stream of the job's events that has begun to flow; None if that fails now."""
     stream: Stream | None = None
     try:
         stream = yield from open_events(link, {"job": job_id}, None, silence_seconds=patience)
         if (yield from next_piece(stream)) is not None:
             return stream
     except (httpx.RequestError, ReceiverError):
-        pass  # asking for the job says what is wrong
+        pass  # requesting the job reports the error
     if stream is not None:
         yield Close(stream)
     return None
 
 
 def _heard(stream: Stream) -> Steps[bool]:
-    """Whether something came; not where the stream ended, was cut, or stayed silent for its patience."""
+    """Wait for a piece of the stream. Returns False if it ended, was cut off, or was silent for too long."""
     try:
         return (yield from next_piece(stream)) is not None
     except httpx.RequestError:
@@ -293,7 +293,7 @@ def _left(link: Link, until: float | None, seconds: float) -> float:
 
 
 def _download(link: Link, found: Job, n: int, path: Path, until: float | None) -> Steps[None]:
-    """The image whole or not at all; a download that was cut is begun again."""
+    """Download the image, whole or not at all; a download that was cut off is restarted."""
     deadline, tries = (link.deadline(None) if until is None else until), 0
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:

@@ -1,9 +1,9 @@
 """
-A receiver at the other end: how requests to it are made, tried again, and their answers read. No I/O.
+The connection to a receiver: requests, retries, and reading of answers. No I/O.
 
-A call is tried again while no answer comes, or one that means later (429, 502, 503, 504), until its time is over: by
-default 60 s, which outlasts a restart of the receiver. A call whose repetition would do something twice is tried again
-only where the first try surely did nothing; all others are safe by their nature or by their Idempotency-Key.
+A call is retried while there is no answer, or one that means "later" (429, 502, 503, 504), until its time is up: by
+default 60 s, which outlasts a restart of the receiver. A call whose repetition would do something twice is retried only
+if the first try certainly did nothing; all others are safe by their nature or by their Idempotency-Key.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Link:
     """
     The receiver at *url*, called with the bearer *token*.
 
-    *timeout* is how many seconds a call may take with all its tries. *on_retry* gets a message, fit for a terminal,
-    whenever a call or a stream was cut and is tried again. *clock* counts seconds.
+    *timeout* is the number of seconds that a call may take with all its tries. *on_retry* gets a message, fit for a
+    terminal, whenever a call or a stream was cut off and is retried. *clock* counts seconds.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Link:
         self.clock = clock
 
     def deadline(self, timeout: float | None) -> float:
-        """When a call that begins now is over, by `clock`."""
+        """Return the time, by `clock`, by which a call that begins now must end."""
         return self.clock() + (self.timeout if timeout is None else timeout)
 
     def request(
@@ -81,7 +81,7 @@ class Link:
         headers: Mapping[str, str] | None = None,
         **content: Any,
     ) -> httpx.Request:
-        """A whole request. *patience*: the most seconds without a byte. *content*: as `httpx.Request` takes it."""
+        """Build a request. *patience*: the most seconds without a byte. *content*: as `httpx.Request` takes it."""
         limit = max(patience, 0.05)
         timeout = httpx.Timeout(limit, connect=min(limit, 10.0))
         return httpx.Request(
@@ -106,7 +106,7 @@ class Link:
         repeatable: bool = True,
         **content: Any,
     ) -> Steps[httpx.Response]:
-        """Send a request until it is answered for good; returns an answer that is a success."""
+        """Send a request until its answer is final; returns a successful answer."""
         return (
             yield from self.retried(
                 lambda patience: self.request(method, path, patience=patience, **content),
@@ -122,7 +122,7 @@ class Link:
         timeout: float | None = None,
         repeatable: bool = True,
     ) -> Steps[httpx.Response]:
-        """`call` for a request that has to be made anew for each try; *make* is given the most seconds of silence."""
+        """Do `call` with a request that is built for each try; *make* gets the most seconds of silence."""
         deadline, tries = self.deadline(timeout), 0
         while True:
             tries += 1
@@ -142,7 +142,7 @@ class Link:
             yield Sleep(pause)
 
     def pause(self, deadline: float, tries: int, *, cause: Exception) -> Generator[Sleep | Emit, Any, None]:
-        """Wait before another try, or raise `NoReceiver` if there is no time left for one or it could not help."""
+        """Wait before another try, or raise `NoReceiver` if there is no time left for it or it could not help."""
         if isinstance(cause, httpx.DecodingError):
             raise self.compressed() from cause
         pause = pause_seconds(tries)
@@ -163,7 +163,7 @@ class Link:
         )
 
     def compressed(self) -> NoReceiver:
-        """The error for an answer in a content coding that was not asked for."""
+        """Return the error for an answer in a content coding that was not requested."""
         return NoReceiver(
             f"an answer of {self.url} is compressed, which was not asked for",
             code="answer_compressed",
@@ -171,7 +171,7 @@ class Link:
         )
 
     def checked(self, answer: httpx.Response) -> httpx.Response:
-        """*answer* if it is a success, else the error that it stands for."""
+        """Return *answer* if it is a success, else raise the error that it stands for."""
         if answer.is_success:
             return answer
         status, request_id = answer.status_code, answer.headers.get("x-request-id")
@@ -194,14 +194,14 @@ class Link:
         raise error
 
     def read(self, model: type[V], answer: httpx.Response) -> V:
-        """The value in an answer."""
+        """Parse the value in an answer."""
         try:
             return model.model_validate_json(answer.content)
         except ValidationError as exc:
             raise self.stranger() from exc
 
     def read_page(self, model: type[V], answer: httpx.Response) -> tuple[list[V], str | None]:
-        """The items of a page of a list, and the cursor of the next page."""
+        """Parse the items of a page of a list, and the cursor of the next page."""
         try:
             page = answer.json()
             items = [model.model_validate(item) for item in page["items"]]
@@ -231,12 +231,12 @@ class Link:
 
 
 def joined(value: str | Sequence[str]) -> str:
-    """A filter of one or several values, as the API takes it."""
+    """Format a filter of one or several values, as the API takes it."""
     return value if isinstance(value, str) else ",".join(value)
 
 
 def moment(value: datetime | str | None) -> str | None:
-    """A moment as RFC 3339; a datetime without a zone is local time."""
+    """Format a time as RFC 3339; a datetime without a zone is local time."""
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
 
 
@@ -270,5 +270,5 @@ def _answer_lost(url: str, cause: Exception) -> NoReceiver:
 
 
 def pause_seconds(tries: int) -> float:
-    """How long to wait before try *tries* + 1: doubling up to `LONGEST_PAUSE_SECONDS`, never the same twice."""
+    """Return the pause before try *tries* + 1: doubling up to `LONGEST_PAUSE_SECONDS`, with jitter."""
     return min(0.1 * 2.0 ** min(tries, 10), LONGEST_PAUSE_SECONDS) * random.uniform(0.7, 1.0)

@@ -1,15 +1,15 @@
 """
-The steps of a call. A call is a generator that yields steps and is sent what came of them; it does no I/O itself.
+The steps of a call. A call is a generator that yields steps and is sent their results; it does no I/O itself.
 
-    httpx.Request   send it, and give the whole response; `httpx.RequestError` is thrown in if there is none
-    Open            send it, and give a `Stream` as soon as the head is there
+    httpx.Request   send it, and return the whole response; `httpx.RequestError` is thrown in if there is none
+    Open            send it, and return a `Stream` as soon as the head is there
     Piece           the next bytes of a stream, None at its end
     Close           drop a stream
-    Sleep           so many seconds
-    Work            call a function that may block, and give its result
-    Emit            hand a value to whoever iterates, and go on when the next one is wanted
+    Sleep           wait for a number of seconds
+    Work            call a function that may block, and return its result
+    Emit            give a value to the iterating caller, and go on when it asks for the next
 
-Tests drive calls by hand; `Client` and `AsyncClient` drive them with httpx. Whoever drives a call closes its streams.
+Tests drive calls by hand; `Client` and `AsyncClient` drive them with httpx. The driver of a call closes its streams.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Body:
     """
     A body that grows piece by piece up to its limit: 64 MiB, for images 1 GiB.
 
-    Raises `httpx.RemoteProtocolError` beyond it, and `httpx.DecodingError` for a coding that was not asked for, which
+    Raises `httpx.RemoteProtocolError` beyond it, and `httpx.DecodingError` for a coding that was not requested, which
     could swell.
     """
 
@@ -97,7 +97,7 @@ class Body:
             raise httpx.RemoteProtocolError(f"the answer is longer than {self._max_bytes} bytes")
 
     def whole(self) -> httpx.Response:
-        """The response with the body in memory."""
+        """Return the response with the body in memory."""
         response = self._response
         headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _FRAMING]
         return httpx.Response(

@@ -1,8 +1,8 @@
 """
-What a receiver answers, as frozen values: jobs, images, evidence, endpoints, deliveries, providers.
+A receiver's answers as frozen values: jobs, images, evidence, endpoints, deliveries, providers.
 
 Fields that a newer receiver adds are kept: they are attributes and items of the value (`job["colour"]`) and part of
-`to_json()`. Fields that an older one lacks have their default. Moments are aware datetimes.
+`to_json()`. Fields that an older one lacks have their default. Times are aware datetimes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class JobImage(Value):
     bytes: int | None = None
     sha256: str | None = None
     state: str = "wanted"
-    """`wanted`: being fetched; `kept`: the receiver has it; `lost`: it can't be had any more, see `lost_reason`."""
+    """`wanted`: being fetched; `kept`: the receiver has it; `lost`: no longer available, see `lost_reason`."""
     lost_reason: str | None = None
     scale: float | None = None
-    """How many times larger than the input it is."""
+    """The factor by which it is larger than the input."""
     upscaled: bool | None = None
-    """Whether it is as much larger as was asked for; None where a size is not known."""
+    """Whether it is as much larger as requested; None if a size is unknown."""
     kept: bool = False
 
     @model_validator(mode="before")
@@ -61,7 +61,7 @@ class JobImage(Value):
 
 
 class JobInput(Value):
-    """What the receiver knows of a job's input image; `bytes` is its size."""
+    """A job's input image; `bytes` is its size."""
 
     file_name: str | None = None
     width: int | None = None
@@ -70,7 +70,7 @@ class JobInput(Value):
 
 
 class WaitingFor(Value):
-    """Why a job does not move, and until when, if that is known."""
+    """The reason why a job makes no progress, and until when, if that is known."""
 
     reason: str
     until: datetime | None = None
@@ -101,7 +101,7 @@ class Job(Value):
 
     @property
     def ended(self) -> bool:
-        """Nothing more is to be waited for: it has finished, or is `unconfirmed` and needs a person."""
+        """Return whether waiting is pointless: the job has finished, or is `unconfirmed` and needs a person."""
         return self.state.terminal or self.state is State.UNCONFIRMED
 
     @property
@@ -110,7 +110,7 @@ class Job(Value):
 
 
 class Evidence(Value):
-    """A callback, poll answer or submit answer as it came, with secrets masked."""
+    """A callback, poll answer or submit answer as it was received, with secrets masked."""
 
     id: int | str
     source: str
@@ -124,7 +124,7 @@ class Evidence(Value):
     headers: tuple[tuple[str, str], ...] = Field((), repr=False)
     body: str | None = Field(None, repr=False)
     body_base64: str | None = Field(None, repr=False)
-    """The body where it is not UTF-8; `body` is None then."""
+    """The body if it is not UTF-8; then `body` is None."""
 
 
 class Endpoint(Value):
@@ -157,7 +157,7 @@ class Attempt(Value):
 
 
 class Delivery(Value):
-    """One event for one endpoint, or for a job's `notify_url`. `attempts` are there where a single one is asked for."""
+    """One event for one endpoint, or for a job's `notify_url`. Only a single delivery includes its `attempts`."""
 
     id: str
     event_id: str
@@ -178,7 +178,7 @@ class Delivery(Value):
 
 
 class Replayed(Value):
-    """How many deliveries a bulk replay queued: tried before, and never queued before."""
+    """The number of deliveries that a bulk replay queued: tried before, and never queued before."""
 
     replayed: int
     again: int = 0
@@ -187,14 +187,14 @@ class Replayed(Value):
 
 
 class Pause(Value):
-    """Why a provider is paused, and since when."""
+    """The reason why a provider is paused, and since when."""
 
     reason: str
     since: datetime | None = None
 
 
 class Capabilities(Value):
-    """What a provider can do."""
+    """The capabilities of a provider."""
 
     callbacks: bool = False
     pollable: bool = False
@@ -211,7 +211,7 @@ class Queue(Value):
 
 
 class ProviderInfo(Value):
-    """A provider as the receiver has it. `options` is the JSON Schema of what a job may set."""
+    """A provider of the receiver. `options` is the JSON Schema of a job's options."""
 
     name: str
     title: str = ""
@@ -225,7 +225,7 @@ class ProviderInfo(Value):
 
 
 class ProviderNotice(Value):
-    """What a `provider.…` event is about: its pause, or how many of its last *jobs*' callbacks got lost."""
+    """The subject of a `provider.…` event: its pause, or the share of lost callbacks among its last *jobs*."""
 
     name: str
     paused: Pause | None = None
@@ -234,7 +234,7 @@ class ProviderNotice(Value):
 
 
 class Health(Value):
-    """Whether the receiver is ready, and what each of its checks found."""
+    """The readiness of the receiver, and the result of each of its checks."""
 
     status: str
     checks: Mapping[str, str] = Field(default_factory=dict)

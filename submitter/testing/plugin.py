@@ -1,4 +1,4 @@
-"""The fixtures, which pytest finds through an entry point."""
+"""The pytest fixtures, found through an entry point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events as a receiver sends them, signed: one of each type, about things that don't exist."""
+"""Signed sample events as a receiver sends them: one of each type, about things that don't exist."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sample_event(
     now: datetime | None = None,
 ) -> tuple[dict[str, str], bytes]:
     """
-    The headers and body of a delivery of *type*, signed with *secret*; fields of *data* replace those of the sample.
+    Return the headers and body of a delivery of *type*, signed with *secret*; *data* replaces fields of the sample.
 
     Raises `ValueError` for a type that no receiver sends.
     """

@@ -1,8 +1,8 @@
 """
 A receiver in its own process, and the stand-ins of all providers in a thread of this one.
 
-Nothing is sent or billed: providers are reached at loopback addresses with keys of the sandbox, whatever the user's
-environment and `.env` hold.
+Nothing is sent or billed: providers are reached at loopback addresses with keys of the sandbox, regardless of the
+user's environment and `.env`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SandboxedReceiver:
 
     def __init__(self, directory: Path, *, settings: Mapping[str, str] | None = None) -> None:
         self.url = ""
-        """Where the receiver is."""
+        """The URL of the receiver."""
         self.sandbox = Sandbox(seed=1, turnaround_seconds=(0.05, 0.15))
         """The providers' stand-ins, with every task they accepted."""
         self._directory = directory
@@ -52,7 +52,7 @@ class SandboxedReceiver:
 
     @property
     def faults(self) -> Faults:
-        """What the providers do wrong; may be set at any moment, for what comes from then on."""
+        """The faults of the providers; may be set at any time, for everything that follows."""
         return self.sandbox.faults
 
     @faults.setter
@@ -109,7 +109,7 @@ class SandboxedReceiver:
         self._stand_ins.stop()
 
     def _start(self, origin: str) -> bool:
-        """Whether it became ready; not if somebody took its port meanwhile, or its settings can't be used."""
+        """Start the receiver. Returns False if its port was taken meanwhile or its settings can't be used."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -168,7 +168,7 @@ class _StandIns:
         self._serving: asyncio.Task[None] | None = None
 
     def start(self) -> str:
-        """The origin at which they answer."""
+        """Start serving; return the origin."""
         self._thread.start()
         return asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(_START_SECONDS)
 
