@@ -61,7 +61,7 @@ class ProvidersPage:
 
 
 def _by_unit(days: Iterable[Mapping[str, Any]]) -> dict[str, Decimal]:
-    """What some days cost together, by unit: credits and money can't be added."""
+    """Add up the costs of several days, by unit: credits and money can't be added."""
     spend: dict[str, Decimal] = {}
     for day in days:
         spend[day["unit"]] = spend.get(day["unit"], Decimal(0)) + Decimal(day["amount"])
