@@ -31,7 +31,7 @@ class PlainAnswer:
 
 
 def plain_answer(data: bytes, most_bytes: int) -> PlainAnswer | None:
-    """What *data* begins, if it is a plain answer whose body has at most *most_bytes*, and nothing comes behind it."""
+    """Parse the plain answer in *data*; None if it is not plain, has more than *most_bytes*, or data after it."""
     head = _HEAD.match(data, 0, _LONGEST_HEAD)
     if head is None:
         return None

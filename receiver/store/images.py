@@ -51,7 +51,7 @@ class Images:
         due = [row for row in due if (row[0], row[1]) in chosen]
         if not due:
             return []
-        taken = await self._database.write(lambda: _taken(due, us(now), us(now + lease), self._owner))
+        taken = await self._database.write(lambda: _claimed(due, us(now), us(now + lease), self._owner))
         return [(_CODEC.from_row(row[:-1]), from_us(row[-1])) for row in taken]
 
     async def renew(self, images: Sequence[KeptImage], now: datetime, *, lease: timedelta) -> None:
@@ -136,7 +136,7 @@ class Images:
         return await self._database.write(work)
 
     def _done(self, image: KeptImage, now: datetime, *, state: str, last_error: str | None) -> Work[bool]:
-        """Whether it was held here. Needs a lock on the job: of two images that end together, only one is the last."""
+        """Record the end of an image; return whether it was held here. Needs a lock on the job, to find the last."""
         values = (state, image.content_type, image.width, image.height, image.bytes, image.sha256, last_error, us(now))
         return bool((yield Run(_DONE, (*values, image.job_id, image.n, self._owner))) == 1)
 
@@ -206,7 +206,7 @@ def _due(now: int, limit: int, without: Sequence[str]) -> Work[list[Any]]:
     return rows
 
 
-def _taken(due: Sequence[Any], now: int, until: int, owner: str) -> Work[list[Any]]:
+def _claimed(due: Sequence[Any], now: int, until: int, owner: str) -> Work[list[Any]]:
     """Lease the *due* rows, except those that another process has leased meanwhile."""
     taken = []
     for row in due:

@@ -40,7 +40,7 @@ class ProviderPresence:
 
     async def has_key(self, provider: str) -> bool | None:
         """
-        Whether some process that submits has a key for *provider*, as of now; None before any has said what it has.
+        Return whether any process that submits has a key for *provider* now; None before any has recorded its keys.
 
         Between the start of the public side and that of the first worker nothing is known, and nothing can be refused.
         """
