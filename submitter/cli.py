@@ -8,6 +8,7 @@ import typer
 
 from submitter import shell
 from submitter.commands.batch import batch
+from submitter.commands.compare import compare
 from submitter.commands.connection import Connection
 from submitter.commands.jobs import cancel, download, list_jobs, poll, resubmit, show
 from submitter.commands.login import login, whoami
@@ -43,6 +44,7 @@ def connect(
 
 cli.command()(send)
 cli.command()(batch)
+cli.command()(compare)
 cli.command()(wait)
 cli.command(name="list")(list_jobs)
 cli.command()(show)

@@ -156,6 +156,11 @@ class Provider(ABC):
             wrong = explain_option(first, tuple(cls.Options.model_fields))
             raise TaskRefused(f"{field}: {wrong}", field=field, code="invalid_options") from None
 
+    @classmethod
+    def options_for_scale(cls, scale: int) -> dict[str, Any]:
+        """Options, to be `checked`, for a result *scale* times as large; `TaskRefused` where there are none."""
+        return {"scale": scale}
+
     def task(self, picture: Picture, given: Mapping[str, Any]) -> Task:
         """Build a task of *picture* and the options *given* by the caller; `TaskRefused` names the first wrong one."""
         options = self.checked(given)

@@ -82,7 +82,7 @@ class Journal:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:
                 self._file.close()
-                raise CommandFailed(f"another batch is at work in {self.path.parent}") from exc
+                raise CommandFailed(f"another run is at work in {self.path.parent}") from exc
         self._read(self._file)
         return self
 

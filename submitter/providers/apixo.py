@@ -107,6 +107,14 @@ class Apixo(Provider):
     rhythm = Rhythm(first=12, interval=7)
     callback_timeout_seconds = 30.0
 
+    @classmethod
+    def options_for_scale(cls, scale: int) -> dict[str, Any]:
+        raise TaskRefused(
+            "APIXO has a resolution in place of a scale; leave out the scale, or set resolution",
+            field="options.resolution",
+            code="no_scale",
+        )
+
     def check(self, picture: Picture, options: ProviderOptions) -> None:
         if picture.content_type not in ("image/jpeg", "image/png", "image/webp"):
             raise TaskRefused(

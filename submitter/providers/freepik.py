@@ -136,6 +136,10 @@ class Freepik(Provider):
             ),
         )
 
+    @classmethod
+    def options_for_scale(cls, scale: int) -> dict[str, Any]:
+        return {"scale_factor": f"{scale}x"}
+
     def check(self, picture: Picture, options: ProviderOptions) -> None:
         factor = int(options.to_send().get("scale_factor", "2x").removesuffix("x"))
         if picture.width * picture.height * factor * factor > MAX_OUTPUT_PIXELS:

@@ -119,6 +119,10 @@ class Novita(Provider):
         super().__init__(api_key=api_key, base_url=base_url)
         self.price = price
 
+    @classmethod
+    def options_for_scale(cls, scale: int) -> dict[str, Any]:
+        return {"scale_factor": scale}
+
     def check(self, picture: Picture, options: ProviderOptions) -> None:
         if picture.size > MAX_BYTES:
             raise TaskRefused("Novita takes files up to 30 MB", field="image", code="file_too_large")
