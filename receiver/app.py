@@ -77,6 +77,7 @@ class Receiver:
         self.stopping = asyncio.Event()
         self.credentials = Credentials.of(settings)
         self._each = each
+        self._began_at = 0
         self.app = Starlette(
             middleware=[Middleware(CallbackRoute, callbacks=lambda: self.callbacks)] if Role.WEB in roles else [],
             lifespan=self._lifespan,
@@ -112,6 +113,7 @@ class Receiver:
                     stopping=self.stopping,
                     public_url=lambda: self.public_url,
                 )
+            self._began_at = await self.parts.events.newest()
             self._mount(self.parts)
             tasks = [asyncio.create_task(loop.run(), name=f"loop {loop.name}") for loop in self.parts.loops]
             self._warn()
@@ -204,7 +206,7 @@ class Receiver:
         )
         deliveries = DeliveriesApi(parts.endpoints, parts.delivery_log, changed=parts.wakes.notifier.set)
         images = ImagesApi(parts.store, parts.blobs, self.credentials.tokens, self.settings.blob_redirect)
-        events = EventsApi(parts.events, parts.stream, tuple(parts.slots))
+        events = EventsApi(parts.events, parts.stream, tuple(parts.slots), began_at=self._began_at)
         stats = StatsApi(RollupTable(parts.database))
         apis = (jobs, images, providers, events, endpoints, deliveries, stats)
         return lambda bearer: [route for api in apis for route in api.routes(bearer)]

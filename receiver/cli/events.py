@@ -39,7 +39,9 @@ def list_events(
 
     async def run() -> list[Event]:
         async with open_database() as database:
-            found, _ = await Events(database).after(after, limit=limit, choice=choice)
+            log = Events(database)
+            await _check_position(log, after)
+            found, _ = await log.after(after, limit=limit, choice=choice)
         return list(found)
 
     found = asyncio.run(run())
@@ -70,6 +72,7 @@ def tail(
     async def run() -> None:
         async with open_database() as database:
             log = Events(database)
+            await _check_position(log, after or 0)
             position = await log.newest() if after is None else after
             while True:
                 found, position = await log.after(position, limit=_PAGE, choice=choice)
@@ -81,6 +84,15 @@ def tail(
         asyncio.run(run())
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+
+
+async def _check_position(log: Events, position: int) -> None:
+    """Refuse a *position* that is not in the log: all above it may have been missed, and nothing would come."""
+    newest, before = await log.newest(), await log.restored_from(position)
+    if position > newest or before is not None:
+        hint = "" if before is None else f"; it was restored from a backup: --after {before} shows all that came since"
+        message = f"position {position} is not in this log, whose newest event is {newest}{hint}"
+        raise failed(message, code="position_ahead")
 
 
 def _line(event: Event) -> str:

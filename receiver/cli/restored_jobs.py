@@ -4,6 +4,9 @@ Queued jobs of a restored backup, which must not be sent as if nothing had happe
 The backup can't know what the receiver did after it was made: a job that is queued in it may have been sent since, and
 billed. Such a job becomes `unconfirmed`. A callback still reaches it, since its callback URL is signed over its id;
 otherwise an operator resubmits it or gives it up.
+
+Readers of events may have seen events that the backup lacks. Positions continue far above all that can have been given,
+so that such a reader is recognized and sent back to the backup's last event.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from receiver.domain.polling import Timing
 from receiver.parts import timing
 from receiver.settings import Settings
 from receiver.store.database import open_database
+from receiver.store.events import Events
 from receiver.store.jobs import JobStore
 from receiver.store.settling import JobUpdate
 from submitter.provider_settings import ProviderSettings
@@ -33,7 +37,11 @@ _RESTORED = Failure(
 
 
 async def hold_queued(path: Path, settings: Settings, each: Mapping[str, ProviderSettings]) -> list[Job]:
-    """Make every queued job of the database at *path* `unconfirmed`. Returns them, oldest first."""
+    """
+    Make every queued job of the database at *path* `unconfirmed`, and have positions go on anew.
+
+    Returns the jobs, oldest first.
+    """
     doubt = Update(Report(None, State.UNCONFIRMED, error=_RESTORED), None, last_error=_RESTORED.message)
 
     def timing_of(provider: str) -> Timing:
@@ -42,6 +50,8 @@ async def hold_queued(path: Path, settings: Settings, each: Mapping[str, Provide
     held: list[Job] = []
     database = await open_database(path)
     try:
+        events = Events(database)
+        newest = await events.newest()
         store = JobStore(
             database,
             public_url=lambda: settings.public_url or "",
@@ -50,6 +60,8 @@ async def hold_queued(path: Path, settings: Settings, each: Mapping[str, Provide
         while found := await store.jobs(states=[State.QUEUED.value], limit=_PAGE):
             await store.settle([JobUpdate(job.id, doubt) for job, _ in found], datetime.now(UTC), timing_of)
             held += [job for job, _ in found]
+        if newest:
+            await events.begin_range(newest, datetime.now(UTC))
     finally:
         await database.close()
     return sorted(held, key=lambda job: job.id)

@@ -26,6 +26,8 @@ class EventsApi:
     events: Events
     stream: Stream
     providers: Sequence[str]
+    began_at: int | None = None
+    """The newest position when this process started: events since a restore come after it."""
 
     def routes(self, bearer: Bearer) -> list[Route]:
         return [Route("/v1/events", bearer.guard(self.list), methods=["GET"])]
@@ -74,17 +76,27 @@ class EventsApi:
         return await self.stream.start_position()
 
     async def _known(self, position: int) -> int:
-        """Return *position* if the log reaches that far; a reader ahead of it would miss events without noticing."""
+        """
+        Return *position* if it is in this log.
+
+        A reader at any other position would miss events without noticing. It is sent to where nothing is missed: before
+        the first event since the restore, or since this process started.
+        """
         if position == 0:
             return position
         newest = await self.events.newest()
-        if position > newest:
-            raise Problem(
-                409,
-                "position_ahead",
-                f"position {position} is ahead of the newest event, {newest}",
-                field="after",
-                remedy=f"go on from {newest}: the log was restored from a backup, or is another receiver's",
-                newest=newest,
-            )
-        return position
+        if position <= newest:
+            resume_after = await self.events.restored_from(position)
+        else:
+            resume_after = newest if self.began_at is None else min(self.began_at, newest)
+        if resume_after is None:
+            return position
+        raise Problem(
+            409,
+            "position_ahead",
+            f"position {position} is not in this log, whose newest event is {newest}",
+            field="after",
+            remedy=f"go on from {resume_after}: the log was restored from a backup, or is another receiver's",
+            newest=newest,
+            resume_after=resume_after,
+        )

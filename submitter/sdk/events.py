@@ -25,7 +25,8 @@ def events(link: Link, *, after: int | None, params: Mapping[str, str], timeout:
     Emit the events after the position *after*, without end; None: those that are written from now on.
 
     Raises `NoReceiver` if none answers at first, and later if *timeout* is given and it is unreachable for longer. If
-    *after* lies beyond the log (it was restored, or is another receiver's), continue from the log's newest event.
+    *after* lies beyond the log (it was restored, or is another receiver's), continue from where the receiver says:
+    before the first event since the restore.
     """
     position, tries = after, 0
     deadline: float | None = link.deadline(timeout)
@@ -47,7 +48,7 @@ def events(link: Link, *, after: int | None, params: Mapping[str, str], timeout:
             yield Close(stream)
             reason = f"the stream of {link.url} ended; resuming it"
         except Conflict as exc:
-            position, tries = _newest(exc), 0
+            position, tries = _resumed(exc), 0
             reason = f"{exc.detail}; going on from position {position}"
         except httpx.DecodingError as exc:
             raise link.compressed() from exc
@@ -127,8 +128,9 @@ def _start(stream: Stream) -> int:
     return int(given) if given.isdecimal() else 0
 
 
-def _newest(conflict: Conflict) -> int:
-    newest = conflict.problem.get("newest")
-    if conflict.code != "position_ahead" or not isinstance(newest, int):
+def _resumed(conflict: Conflict) -> int:
+    """Where a reader goes on that is ahead of the log; older receivers name their newest event alone."""
+    position = conflict.problem.get("resume_after", conflict.problem.get("newest"))
+    if conflict.code != "position_ahead" or not isinstance(position, int):
         raise conflict
-    return newest
+    return position

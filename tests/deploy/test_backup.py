@@ -9,12 +9,17 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import httpx
 import pytest
 
+from submitter import AsyncClient
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from submitter.signatures import new_secret
 from tests.support.cli import Done, receiver_command
-from tests.support.processes import LiveReceiver, live, submit, wait_for_state
+from tests.support.forwarded import Application, listening
+from tests.support.processes import TOKEN, LiveReceiver, live, submit, wait_for_state
+from tests.support.waiting import eventually, patiently
 
 pytestmark = pytest.mark.sqlite(reason="backup and restore are of the file")
 
@@ -165,6 +170,8 @@ async def test_what_was_queued_in_a_backup_is_not_paid_for_twice(tmp_path: Path)
         await receiver.start()
         ahead = await client.get("/v1/events", params={"after": position + 100})
         assert (ahead.status_code, ahead.json()["code"]) == (409, "position_ahead")
+        since = await client.get("/v1/events", params={"after": ahead.json()["resume_after"]})
+        assert [event["type"] for event in since.json()["items"]] == ["job.unconfirmed"] * 3
         new = await submit(client, "freepik", picture_bytes(160, 120))
         await wait_for_state(client, new["id"])
         for job_id in held:
@@ -194,3 +201,65 @@ async def test_a_backup_is_not_restored_under_a_running_receiver(tmp_path: Path)
         assert not moved.exists()
         for name in ("receiver.db", "receiver.db-wal", "receiver.db-shm"):
             (tmp_path / name).rename(receiver.data_dir / name)
+
+
+@pytest.mark.parametrize("how", ["restore", "copied by hand"])
+@pytest.mark.parametrize("meanwhile", [0, 2])
+async def test_readers_that_were_ahead_miss_nothing_after_a_restore(tmp_path: Path, how: str, meanwhile: int) -> None:
+    """
+    Neither what was written between the restore and their return, nor what comes then.
+
+    *meanwhile* jobs were seen by the readers and forgotten by the restore; more than that come before they return.
+    """
+    secret = new_secret()
+    application = Application(secret)
+    async with live(tmp_path) as (receiver, _), receiver.client() as client, await application.serve():
+        await done_job(client)
+        kept = tmp_path / "kept"
+        if how == "restore":
+            assert (await command(receiver, "backup", str(kept))).status == 0
+        else:
+            await receiver.stop()
+            shutil.copytree(receiver.data_dir, kept)
+            await receiver.start()
+        for _ in range(meanwhile):
+            await done_job(client)
+        seen = (await client.get("/v1/events", params={"limit": 500})).json()["items"][-1]["position"]
+        await receiver.stop()
+        shutil.rmtree(receiver.data_dir)
+        if how == "restore":
+            assert (await command(receiver, "restore", str(kept))).status == 0
+        else:
+            shutil.copytree(kept, receiver.data_dir)
+        await receiver.start()
+        job = await done_job(client)
+        new = [event["id"] for event in (await client.get("/v1/events", params={"job": job})).json()["items"]]
+        assert len(new) >= 3
+        async with AsyncClient(receiver.url, TOKEN) as sdk:
+            events = sdk.events(after=seen)
+            found = [(await patiently(anext(events))).id for _ in range(len(new))]
+            while found[-1] != new[-1]:  # an event that was seen may come again, under its id
+                found.append((await patiently(anext(events))).id)
+            await events.aclose()
+        assert [event for event in found if event in new] == new
+        arguments = [application.url, "--url", receiver.url, "--token", TOKEN, "--secret", secret]
+        async with listening(tmp_path, *arguments, "--after", str(seen)):
+            await eventually(lambda: new[-1] in [event for event, _ in application.events])
+        assert [event for event, _ in application.events if event in new] == new
+        page = await client.get("/v1/events", params={"after": seen})
+        if page.status_code == 409:
+            page = await client.get("/v1/events", params={"after": page.json()["resume_after"]})
+        assert [item["id"] for item in page.json()["items"] if item["id"] in new] == new
+
+
+async def done_job(client: httpx.AsyncClient) -> str:
+    """The id of a job once all its events are written."""
+    job = await submit(client, "pixelcut", picture_bytes(160, 120))
+    await wait_for_state(client, job["id"], kept=True)
+
+    async def written() -> bool:
+        items = (await client.get("/v1/events", params={"job": job["id"]})).json()["items"]
+        return bool(items) and items[-1]["type"] == "job.images_kept"
+
+    await eventually(written)
+    return str(job["id"])

@@ -273,8 +273,10 @@ def test_a_stream_without_a_position_begins_where_the_receiver_says_even_if_it_i
     assert [request.headers.get("last-event-id") for request in by_hand.requests] == [None, "41"]
 
 
-def test_a_position_ahead_of_the_log_goes_on_from_its_newest() -> None:
-    problem = {"code": "position_ahead", "detail": "the log ends at 5", "newest": 5}
+@pytest.mark.parametrize("named", [{"newest": 9, "resume_after": 5}, {"newest": 5}])
+def test_a_position_ahead_of_the_log_goes_on_from_where_nothing_is_missed(named: dict[str, int]) -> None:
+    """Older receivers name their newest event alone."""
+    problem = {"code": "position_ahead", "detail": "the log ends at 5", **named}
     ahead = httpx.Response(409, content=json.dumps(problem).encode())
     by_hand = ByHand(streams=[(ahead, [json.dumps(problem).encode()]), streamed(frame(6))])
     assert follow(by_hand, values=1, after=900) == [6]

@@ -6,52 +6,22 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
-from standardwebhooks.webhooks import Webhook
 
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import new_secret
-from tests.support.cli import PROGRAM, bare_environment, receiver_command
+from tests.support.cli import bare_environment, receiver_command
+from tests.support.forwarded import Application, listening
 from tests.support.ports import free_port
 from tests.support.processes import TOKEN, live, submit, wait_for_state
 from tests.support.waiting import eventually, patiently
 
 CUTS = 20
-
-
-class Application:
-    """A downstream application: checks every event with the official library and keeps it."""
-
-    def __init__(self, secret: str) -> None:
-        self.port = free_port()
-        self.events: list[tuple[str, str]] = []
-        self.status = 200
-        self._webhook = Webhook(secret)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
-
-    async def serve(self) -> asyncio.Server:
-        return await asyncio.start_server(self._answer, "127.0.0.1", self.port)
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-                body = await reader.readexactly(int(headers["content-length"]))
-                self._webhook.verify(body, headers)
-                self.events.append((headers["webhook-id"], json.loads(body)["type"]))
-                writer.write(f"HTTP/1.1 {self.status} X\r\ncontent-length: 0\r\n\r\n".encode())
-                await writer.drain()
-        writer.close()
 
 
 class Cable:
@@ -95,21 +65,6 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
             await writer.drain()
     writer.close()
-
-
-@contextlib.asynccontextmanager
-async def listening(tmp_path: Path, *arguments: str, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A `receiver listen` of its own process; its output stands in `listen.out` and `listen.err`."""
-    with (tmp_path / "listen.out").open("wb") as out, (tmp_path / "listen.err").open("wb") as err:
-        process = await asyncio.create_subprocess_exec(
-            *PROGRAM, "listen", *arguments, env=bare_environment(**settings), cwd=tmp_path, stdout=out, stderr=err
-        )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await patiently(process.wait())
 
 
 def _more_than(found: list[tuple[str, str]], count: int) -> bool:
