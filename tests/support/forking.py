@@ -3,7 +3,7 @@
 
 An interpreter that imports the receiver computes for most of a second, and the suite starts hundreds. What is forked
 has its own pid, environment, directory, descriptors, signals and exit status, as any process. What an interpreter does
-at its start needs a real one (`asyncio.create_subprocess_exec`).
+at its start or end needs a real one (`asyncio.create_subprocess_exec`).
 
 `python -m tests.support.forking NAME` is the parent. It listens on the abstract socket NAME and ends with its stdin.
 """
@@ -26,6 +26,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Literal, NoReturn
@@ -125,6 +126,7 @@ def _main(name: str) -> None:
         for module in pkgutil.walk_packages(path, f"{package}."):
             if not any(part in module.name for part in ("__main__", ".contrib.", ".migrations.", ".testing.")):
                 importlib.import_module(module.name)
+    importlib.import_module("typer.rich_utils")  # for what is printed of usage errors
     gc.collect()
     gc.freeze()
     running: dict[int, socket.socket] = {}
@@ -193,8 +195,19 @@ def _become(order: bytes, given: list[int]) -> NoReturn:
         setattr(sys, name, opened)
     sys.argv = ["-c", *arguments]
     random.seed()
-    importlib.import_module(_MODULES[program]).main()
-    sys.exit()
+    status: object = 0
+    try:
+        importlib.import_module(_MODULES[program]).main()
+    except SystemExit as exc:
+        status = exc.code
+    # All that an interpreter does at its end but to take its modules down, which would compute for longer than most
+    # commands.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status if isinstance(status, int) else 1 if status else 0)
 
 
 if __name__ == "__main__":

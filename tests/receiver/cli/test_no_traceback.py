@@ -1,18 +1,24 @@
-"""Every command of both programs, through a table of bad inputs and environments: a line and a status, no traceback."""
+"""Every command of both programs, through bad inputs and environments: a line and a status, never a traceback."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import shlex
-import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.support import forking
 from tests.support.cli import bare_environment
+from tests.support.command_tree import Command, commands, program_options
+from tests.support.forking import Program
+from tests.support.processes import TOKEN, LiveReceiver
 
-NOWHERE = "http://127.0.0.1:9"
+pytestmark = pytest.mark.sqlite(reason="what is refused before a database is opened, and the file")
+
+PROGRAMS: tuple[Program, ...] = ("receiver", "submitter")
 
 RECEIVER = (
     "serve --port 99999",
@@ -122,8 +128,17 @@ SUBMITTER = (
     "--profile none list",
     "nothing",
 )
-ENVIRONMENTS = {
-    "plain": {},
+UNTIL_STOPPED: Mapping[str, tuple[list[str], dict[str, str]]] = {
+    "serve": ([], {"RECEIVER_DATA_DIR": "latin.csv"}),
+    "work": ([], {"RECEIVER_DATA_DIR": "latin.csv"}),
+    "tunnel": ([], {"RECEIVER_DATA_DIR": "latin.csv"}),
+    "demo": (["--image", "latin.csv"], {}),
+    "listen": (["--url", "http://127.0.0.1:99999"], {}),
+    "events tail": (["--provider", "nobody"], {}),
+    "jobs watch": (["job_none"], {}),
+}
+"""Commands that run until they are stopped, and what ends each once its own input has been judged."""
+ENVIRONMENTS: Mapping[str, dict[str, str]] = {
     "odd": {
         "PYTHONIOENCODING": "cp1252",
         "NO_COLOR": "1",
@@ -132,82 +147,113 @@ ENVIRONMENTS = {
         "SUBMITTER_RECEIVER_URL": "http://127.0.0.1:99999",
         "RECEIVER_KEEP_DAYS": "inf",
     },
+    "nothing to read": {"RECEIVER_DATA_DIR": "latin.csv", "HOME": "latin.csv", "SUBMITTER_RECEIVER_URL": "no url"},
+    "a broken database": {"RECEIVER_DATA_DIR": "broken", "SUBMITTER_TOKEN": "", "XDG_CONFIG_HOME": "{dir}/broken"},
+    "no database": {"RECEIVER_DATABASE_URL": "postgresql://127.0.0.1:1/none", "SUBMITTER_RECEIVER_URL": "http://[::1"},
 }
+SIDE_BY_SIDE = 8
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     (tmp_path / "猫.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
     (tmp_path / "latin.csv").write_bytes("image\nä.png\n".encode("latin-1"))
+    broken = tmp_path / "broken"
+    (broken / "upscale-receiver").mkdir(parents=True)
+    (broken / "receiver.db").write_bytes(b"no database at all" * 1000)
+    (broken / "secrets.json").write_text("[]")
+    (broken / "upscale-receiver" / "profiles.json").write_text("{")
     return tmp_path
 
 
-_RUNNER = """
-import gc, importlib, json, os, pkgutil, sys, time
-import receiver.cli, submitter.cli
+class Table:
+    """Runs commands and notes what is wrong with how they end."""
 
-pytestmark = pytest.mark.sqlite(reason="what is refused before a database is opened, and the file")
-for package in (receiver, submitter):  # most are imported when a command needs them
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not any(part in module.name for part in ("__main__", ".contrib.", ".migrations.", ".testing.")):
-            importlib.import_module(module.name)
-gc.freeze()
-program, commands = sys.argv[1], json.load(sys.stdin)
-waiting, running, ended = list(enumerate(commands)), {}, {}
-until = time.monotonic() + 600
-while (waiting or running) and time.monotonic() < until:
-    while waiting and len(running) < 16:
-        number, words = waiting.pop(0)
-        child = os.fork()
-        if child == 0:
-            file = os.open(f"{number}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            for descriptor in (1, 2):
-                os.dup2(file, descriptor)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
-            sys.stdin = open(0, closefd=False)
-            sys.stdout, sys.stderr = (open(n, "w", encoding=encoding, closefd=False) for n in (1, 2))
-            sys.argv = [program, *words]
-            (receiver if program == "receiver" else submitter).cli.main()
-        running[child] = number
-    child, status = os.waitpid(-1, os.WNOHANG)
-    if child:
-        ended[running.pop(child)] = os.waitstatus_to_exitcode(status)
-    else:
-        time.sleep(0.02)
-for child in running:
-    os.kill(child, 9)
-json.dump([ended.get(number, "hangs") for number in range(len(commands))], sys.stdout)
-"""
-"""Imports once, and forks for each command: an interpreter for each of them would take minutes. Side by side, since a
-command that finds no receiver tries for a minute."""
+    def __init__(self, program: Program, place: Path, environment: Mapping[str, str]) -> None:
+        given = {"HOME": str(place), "BROWSER": "false", "COLUMNS": "80", **environment}
+        self._environment = {name: value.format(dir=place) for name, value in given.items()}
+        self._program, self._place = program, place
+        self._free = asyncio.Semaphore(SIDE_BY_SIDE)
+        self.bad: list[str] = []
+
+    async def run(self, rows: Iterable[tuple[Sequence[str], Mapping[str, str]]]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for words, more in rows:
+                group.create_task(self._row(words, more))
+
+    async def _row(self, words: Sequence[str], more: Mapping[str, str]) -> None:
+        environment = bare_environment(**{**self._environment, **more})
+        async with self._free:
+            try:
+                async with asyncio.timeout(60):
+                    status, out, err = await forking.run(
+                        self._program, *words, environment=environment, directory=self._place
+                    )
+            except TimeoutError:
+                self.bad.append(f"{self._program} {shlex.join(words)} hangs")
+                return
+        printed, said = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+        shown = f"{self._program} {shlex.join(words)} -> {status}: {(printed + said)[-400:]!r}"
+        if status not in (0, 1, 2) or "Traceback" in printed + said or (status and not printed + said):
+            self.bad.append(shown)
+        if environment.get("NO_COLOR") and "\x1b" in printed + said:
+            self.bad.append(f"control characters: {shown}")
+        if status and "--json" in words and not _told_as_json(printed, said):
+            self.bad.append(f"no JSON: {shown}")
+
+
+def _told_as_json(printed: str, said: str) -> bool:
+    """Whether a failed command says so in an object, on standard error or in the result that it printed."""
+    try:
+        return "error" in json.loads(said.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return printed.startswith("{")
+
+
+def ending(command: Command, rows: Iterable[list[str]]) -> list[tuple[list[str], dict[str, str]]]:
+    """*rows* of *command* so that each ends by itself."""
+    more, settings = UNTIL_STOPPED.get(command.text, ([], {})) if command.program == "receiver" else ([], {})
+    return [([*words, *more], settings) for words in rows]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_no_input_of_any_command_ends_with_a_traceback(place: Path, program: Program) -> None:
+    receiver = LiveReceiver(place / "data")
+    await receiver.start()
+    try:
+        environment = {
+            "RECEIVER_DATA_DIR": str(receiver.data_dir),
+            "SUBMITTER_RECEIVER_URL": receiver.url,
+            "SUBMITTER_TOKEN": TOKEN,
+        }
+        table = Table(program, place, environment)
+        await table.run(row for command in commands(program) for row in ending(command, command.rows()))
+        await table.run(
+            ([*option.written(value), "config" if program == "receiver" else "whoami"], {})
+            for turn, option in enumerate(program_options(program))
+            for value in option.values(turn)
+        )
+        names = {"dir": place, "picture": place / "猫.png", "latin": place / "latin"}
+        special = RECEIVER if program == "receiver" else SUBMITTER
+        await table.run((shlex.split(text.format(**names)), {}) for text in special)
+    finally:
+        await receiver.stop()
+    assert not table.bad, "\n".join(table.bad)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
-@pytest.mark.parametrize("program", ["receiver", "submitter"])
-async def test_no_command_ends_with_a_traceback(place: Path, program: str, environment: dict[str, str]) -> None:
-    given = {"SUBMITTER_RECEIVER_URL": NOWHERE, "SUBMITTER_TOKEN": "a-token", "HOME": str(place)}
-    names = {"dir": place, "picture": place / "猫.png", "latin": place / "latin"}
-    commands = [shlex.split(text.format(**names)) for text in (RECEIVER if program == "receiver" else SUBMITTER)]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        _RUNNER,
-        program,
-        env={**bare_environment(**given), "COLUMNS": "80", **environment},
-        cwd=place,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await process.communicate(json.dumps(commands).encode())
-    ended = json.loads(out)
-    assert len(ended) == len(commands)
-    bad: list[str] = []
-    for number, status in enumerate(ended):
-        printed = (place / f"{number}.out").read_text("utf-8", "replace")
-        shown = f"{program} {shlex.join(commands[number])} -> {status}: {printed[-400:]}"
-        if status not in (0, 1, 2) or "Traceback" in printed or (status and not printed):
-            bad.append(shown)
-        if environment.get("NO_COLOR") and "\x1b" in printed:
-            bad.append(f"control characters: {shown!r}")
-    assert not bad, "\n".join(bad)
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_no_command_ends_with_a_traceback_in_a_bad_environment(
+    place: Path, program: Program, environment: dict[str, str]
+) -> None:
+    table = Table(program, place, environment)
+    await table.run(row for command in commands(program) for row in ending(command, [command.short_row()]))
+    assert not table.bad, "\n".join(table.bad)
+
+
+async def test_an_env_file_in_another_encoding_is_one_line_in_every_command(place: Path) -> None:
+    (place / ".env").write_bytes("SUBMITTER_TOKEN=x\n".encode("utf-16"))
+    for program in PROGRAMS:
+        table = Table(program, place, {})
+        await table.run(row for command in commands(program) for row in ending(command, [command.short_row()]))
+        assert not table.bad, "\n".join(table.bad)
