@@ -20,7 +20,7 @@ from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.auth import Bearer
 from receiver.web.body import small_json
 from receiver.web.problems import Problem
-from receiver.web.schemas import NewPause, validated
+from receiver.web.schemas import NewPause, options_schema, validated
 
 
 class QueueSeconds(Protocol):
@@ -74,7 +74,7 @@ class ProvidersApi:
                         "wants_url": provider.wants_url,
                         "trust": None if provider.trust is None else provider.trust.value,
                     },
-                    "options": provider.Options.model_json_schema(),
+                    "options": options_schema(provider.Options),
                     "paused": None if pause is None else pause.to_json(),
                     "queue": {
                         "length": length,

@@ -1,14 +1,17 @@
-"""Models that check and describe requests about endpoints, deliveries and providers."""
+"""Models that check and describe requests about endpoints, deliveries and providers, and the schemas of options."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from receiver.domain.events import EVENT_TYPES
 from receiver.web.problems import Problem
+from submitter.provider import ProviderOptions
 from submitter.provider_settings import parse_rate
 from submitter.providers import PROVIDERS
 from submitter.signatures import parse_secret
@@ -177,3 +180,9 @@ def moment_of(text: str) -> datetime:
     """Parse a time as people write it: RFC 3339, or a date; without a zone it is UTC."""
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+@cache
+def options_schema(options: type[ProviderOptions]) -> Mapping[str, Any]:
+    """Return the JSON Schema of a provider's options. It is made once: pydantic needs milliseconds for it."""
+    return options.model_json_schema()

@@ -26,6 +26,7 @@ from receiver.web.page.pictures import Pictures
 from receiver.web.page.rendering import Pages
 from receiver.web.page.sessions import Session
 from receiver.web.problems import Problem
+from receiver.web.schemas import options_schema
 
 MOST_FILES = 20
 _MOST_BYTES = 4 * MAX_INPUT_BYTES
@@ -129,7 +130,7 @@ class SendPage:
 
 
 def _fields(slot: ProviderSlot) -> list[OptionField]:
-    return option_fields(slot.provider.Options.model_json_schema())
+    return option_fields(options_schema(slot.provider.Options))
 
 
 def _files(form: FormData) -> list[UploadFile]:
