@@ -100,7 +100,8 @@ async def test_the_snippet_without_a_server_prints_a_link(tmp_path: Path) -> Non
     assert out.startswith("http://127.0.0.1")
 
 
-async def test_the_fastapi_snippet_takes_signed_events_only(tmp_path: Path) -> None:
+async def test_the_fastapi_snippet_takes_signed_events_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
     app = module("fastapi", tmp_path).app
     headers, body = sample_event("job.succeeded", SECRET)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app.example") as client:
@@ -108,7 +109,8 @@ async def test_the_fastapi_snippet_takes_signed_events_only(tmp_path: Path) -> N
         assert (await client.post("/hooks", content=body + b" ", headers=headers)).status_code == 401
 
 
-def test_the_unwrap_snippet_takes_signed_events_only(tmp_path: Path) -> None:
+def test_the_unwrap_snippet_takes_signed_events_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
     handle: Any = module("unwrap", tmp_path).handle
     headers, body = sample_event("job.succeeded", SECRET)
     assert (handle(headers, body), handle(headers, body + b" ")) == (204, 401)

@@ -74,7 +74,7 @@ class _Downstream:
 def demo(
     image: Annotated[Path | None, typer.Option(help="Your own picture instead of a generated one.")] = None,
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("upscaled"),
-    faults: Annotated[bool, typer.Option("--faults", help="Lose, double, delay and reorder callbacks.")] = False,
+    faults: Annotated[bool, typer.Option("--faults", help="Lose, duplicate, delay and reorder callbacks.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running and print the addresses.")] = False,
 ) -> None:
     """Upscale one picture with all five providers, stood in for on this machine: no key, no account, no cost."""
@@ -114,7 +114,7 @@ async def _demo(image: Path | None, out: Path, *, with_faults: bool, keep: bool)
             downstream.secrets = live.receiver.credentials.notify_secrets
             console.print(f"One picture of {shape.width}×{shape.height}, five providers, one receiver at {live.origin}")
             if with_faults:
-                console.print("The providers lose, double, delay and reorder their callbacks.")
+                console.print("The providers lose, duplicate, delay and reorder their callbacks.")
             show = _Show(console, (shape.width, shape.height), downstream)
             good = await _until_stopped(live, _run(live, picture, notify_url, show, out))
             if keep and not live.ended.done():
@@ -197,7 +197,7 @@ class _Show:
     def table(self) -> Table:
         narrow = self.console.width < _WIDE_COLUMNS
         table = Table(box=None, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
-        for title in ("provider", "state", "settled by", "time", "size in → out", "cost", "downstream"):
+        for title in ("provider", "state", "settled by", "time", "size in → out", "cost", "webhook"):
             if not narrow or title != "settled by":
                 table.add_column(title, no_wrap=True)
         for name in PROVIDERS:
@@ -235,7 +235,7 @@ class _Show:
             for problem in problems:
                 self.console.print(f"[red]{escape(harmless(problem))}[/red]", highlight=False)
             return False
-        self.console.print(f"[green]all {len(self.jobs)} jobs succeeded, their notifications verified[/green]")
+        self.console.print(f"[green]all {len(self.jobs)} jobs succeeded, their webhooks verified[/green]")
         return True
 
     def _events_written(self, job: dict[str, Any]) -> bool:
