@@ -1,9 +1,10 @@
 """
 `receiver` and `submitter` in processes of their own, forked from a process that has imported them.
 
-An interpreter that imports the receiver computes for most of a second, and the suite starts hundreds. What is forked
-has its own pid, environment, directory, descriptors, signals and exit status, as any process. What an interpreter does
-at its start or end needs a real one (`asyncio.create_subprocess_exec`).
+An interpreter that imports the receiver computes for most of a second, and the suite starts hundreds; here it is done
+once, as is reading the certificates. What is forked has its own pid, environment, directory, descriptors, signals and
+exit status, as any process. What an interpreter does at its start or end needs a real one
+(`asyncio.create_subprocess_exec`).
 
 `python -m tests.support.forking NAME` is the parent. It listens on the abstract socket NAME and ends with its stdin.
 """
@@ -30,6 +31,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Literal, NoReturn
+
+from receiver.store.schema import newest_schema
+from submitter import tls
 
 ROOT = Path(__file__).parent.parent.parent
 Program = Literal["receiver", "submitter", "mortal receiver"]
@@ -127,6 +131,8 @@ def _main(name: str) -> None:
             if not any(part in module.name for part in ("__main__", ".contrib.", ".migrations.", ".testing.")):
                 importlib.import_module(module.name)
     importlib.import_module("typer.rich_utils")  # for what is printed of usage errors
+    tls.context()
+    newest_schema()
     gc.collect()
     gc.freeze()
     running: dict[int, socket.socket] = {}
