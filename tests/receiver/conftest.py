@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from receiver.store.database import Database, open_database
-from tests.support.engines import ENGINES, SHARED_SECRETS, shared_server
+from tests.support.engines import ENGINES, SHARED_SECRETS, database_of, shared_server
 from tests.support.postgresql import PostgresqlServer
 
 
@@ -20,7 +20,7 @@ def postgresql_server() -> PostgresqlServer:
 @pytest.fixture(params=ENGINES)
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     if request.param == "sqlite":
-        sqlite = await open_database(tmp_path / "receiver.db")
+        sqlite = await open_database(database_of(tmp_path))
         yield sqlite
         await sqlite.close()
         return

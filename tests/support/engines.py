@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from receiver.store.engines.sqlite import SqliteDatabase
 from tests.support.postgresql import PostgresqlServer, running_postgresql
 
 T = TypeVar("T")
@@ -46,11 +49,31 @@ def end_server() -> None:
     """Stop it, if it runs."""
     _ending.close()
     shared_server.cache_clear()
+    _migrated.cache_clear()
 
 
 def database_of(data_dir: Path) -> Path | str:
-    """The address of the database of the receiver whose data is in *data_dir*."""
-    return url_of(data_dir) if ON_POSTGRESQL else data_dir / "receiver.db"
+    """The address of the database of the receiver whose data is in *data_dir*; a new one is empty and migrated."""
+    if ON_POSTGRESQL:
+        return url_of(data_dir)
+    path = data_dir / "receiver.db"
+    if not path.exists():
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copy(_migrated(), path)
+    return path
+
+
+@cache
+def _migrated() -> Path:
+    """A file to copy: migrations take longer than most tests."""
+    directory = Path(_ending.enter_context(tempfile.TemporaryDirectory()))
+
+    async def make() -> None:
+        database = await SqliteDatabase.open(directory / "receiver.db")
+        await database.close()
+
+    _aside(make())
+    return directory / "receiver.db"
 
 
 def url_of(data_dir: Path) -> str:
@@ -88,7 +111,8 @@ def on_engine(environment: Mapping[str, str], directory: Path) -> dict[str, str]
 
 
 def engine_settings(data_dir: Path) -> dict[str, str]:
-    """Fields of the settings of a receiver in this process whose data is in *data_dir*."""
+    """Fields of the settings of a receiver in this process whose data is in *data_dir*; its database is there."""
+    database_of(data_dir)
     environment = on_engine({"RECEIVER_DATA_DIR": str(data_dir)}, data_dir)
     del environment["RECEIVER_DATA_DIR"]
     return {name.removeprefix("RECEIVER_").lower(): value for name, value in environment.items()}
