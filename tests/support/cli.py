@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import forking
-from tests.support.engines import on_engine
 from tests.support.processes import ROOT
 from tests.support.waiting import patiently
 
@@ -41,7 +40,7 @@ def bare_environment(**settings: str) -> dict[str, str]:
 
 async def receiver_command(*arguments: str, environment: Mapping[str, str], directory: Path) -> Done:
     """Run `receiver` with *arguments* in *directory* and wait for its end."""
-    done = forking.run("receiver", *arguments, environment=on_engine(environment, directory), directory=directory)
+    done = forking.run("receiver", *arguments, environment=environment, directory=directory)
     status, out, err = await patiently(done)
     return Done(status, out.decode(), err.decode())
 

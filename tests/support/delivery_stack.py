@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 
 from receiver.domain.deliveries import DeliveryFilter, DeliveryView
 from receiver.domain.endpoints import Endpoint, SigningSecret
+from receiver.domain.events import Event
 from receiver.domain.ids import new_id
 from receiver.downstream.notifier import DeliveryPolicy, Notifier
 from receiver.net.client import Outbound
@@ -26,13 +27,14 @@ from receiver.store.database import Database, open_database
 from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
+from receiver.store.events import Events
 from receiver.web.auth import Bearer
 from receiver.web.deliveries import DeliveriesApi
 from receiver.web.endpoints import EndpointsApi
 from receiver.web.problems import Problem, answer_problem
 from submitter.signatures import new_secret
 from tests.support.engines import database_of
-from tests.support.streams import record_events
+from tests.support.streams import number_events, record_events
 from tests.support.waiting import eventually
 
 TOKEN = "a-token-for-tests"
@@ -96,6 +98,11 @@ class DeliveryStack:
     async def write_events(self, *names: str, **more: Any) -> None:
         await record_events(self.database, names, now=self.clock(), **more)
         self.wake()
+
+    async def events(self) -> Sequence[Event]:
+        """All events, in order."""
+        await number_events(self.database)
+        return (await Events(self.database).after(0, limit=1000))[0]
 
     async def deliveries(self, **wanted: object) -> list[DeliveryView]:
         """Oldest first."""

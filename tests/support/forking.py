@@ -34,6 +34,7 @@ from typing import IO, Literal, NoReturn
 
 from receiver.store.schema import newest_schema
 from submitter import tls
+from tests.support.engines import on_engine
 
 ROOT = Path(__file__).parent.parent.parent
 Program = Literal["receiver", "submitter", "mortal receiver"]
@@ -77,8 +78,9 @@ class Forked:
 async def fork(
     program: Program, *arguments: str, environment: Mapping[str, str], directory: Path, out: IO[bytes], err: IO[bytes]
 ) -> Forked:
-    """Start *program* with *arguments* in *directory*; its input is empty."""
-    order = json.dumps([program, arguments, dict(environment), str(directory)]).encode()
+    """Start *program* with *arguments* in *directory*; its input is empty, and a receiver is on the suite's engine."""
+    given = dict(environment) if program == "submitter" else on_engine(environment, directory)
+    order = json.dumps([program, arguments, given, str(directory)]).encode()
     assert len(order) < _LARGEST
     ending = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ending.connect(_parent())

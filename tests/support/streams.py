@@ -12,7 +12,6 @@ import httpx
 
 from receiver.domain.events import NewEvent
 from receiver.store.database import Database
-from receiver.store.engines.sqlite import SqliteDatabase
 from receiver.store.outbox import write_events
 from receiver.store.statements import NumberEvents, alone
 
@@ -51,5 +50,9 @@ async def record_events(
     """Write events of the types *names* in one transaction, as the parts of the receiver do, and number them."""
     new_events = [NewEvent(name, data or {"n": n}, **more) for n, name in enumerate(names)]
     await database.write(lambda: write_events(new_events, now or datetime.now(UTC)))
-    if not isinstance(database, SqliteDatabase):
-        await database.write(alone(NumberEvents(len(names))))
+    await number_events(database)
+
+
+async def number_events(database: Database) -> None:
+    """Give the events that were written their positions, where the engine does not by itself."""
+    await database.write(alone(NumberEvents(1000)))

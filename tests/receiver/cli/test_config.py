@@ -12,6 +12,8 @@ from submitter.signatures import new_secret
 from tests.support.cli import bare_environment, receiver_command
 from tests.support.processes import ROOT
 
+pytestmark = pytest.mark.sqlite(reason="settings are shown, and none of a database")
+
 SECRET = "a-very-secret-value-0123456789"
 
 

@@ -146,7 +146,7 @@ async def test_a_wrong_token_and_wrong_arguments_are_reported(tmp_path: Path) ->
         ):
             done = await receiver_command(
                 "listen", "--forward-to", "http://127.0.0.1:1/", *arguments,
-                environment=bare_environment(), directory=elsewhere,
+                environment=bare_environment(RECEIVER_DATABASE_URL=""), directory=elsewhere,
             )  # fmt: skip
             assert done.status == status, done.err
             assert said in done.err

@@ -16,7 +16,6 @@ from starlette.responses import Response
 from receiver.domain.deliveries import DeliveryView
 from receiver.domain.endpoints import DISABLE_AFTER, Endpoint
 from receiver.net.guard import Guard
-from receiver.store.events import Events
 from submitter.signatures import verify
 from tests.support.clock import Clock
 from tests.support.delivery_stack import DeliveryStack, delivery_stack
@@ -186,7 +185,7 @@ async def test_failing_is_reported_once_a_period_and_again_in_the_next(tmp_path:
         for _ in range(5):
             await made.write_events("job.failed")
             await made.settled()
-            found, _ = await Events(made.database).after(0, limit=100)
+            found = await made.events()
             reported.append(sum(event.type == "endpoint.failing" for event in found))
     assert reported == [1, 1, 1, 1, 2]
 
@@ -199,7 +198,7 @@ async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(
         await made.write_events("job.failed")
         await made.settled()
         found = await made.endpoints.get(endpoint.id)
-        events, _ = await Events(made.database).after(0, limit=10)
+        events = await made.events()
     assert found is not None
     assert not found.enabled
     assert "failed since" in (found.disabled_reason or "")

@@ -210,6 +210,7 @@ def task_of(coroutine: str) -> asyncio.Task[object] | None:
     return next((task for task in running if getattr(task.get_coro(), "__qualname__", "") == coroutine), None)
 
 
+@pytest.mark.sqlite(reason="waits for the one writer")
 async def test_a_stop_between_the_booking_and_the_first_byte_leaves_no_doubt(tmp_path: Path) -> None:
     async with loops(tmp_path) as running:
         (job_id,) = await running.add("novita")
@@ -227,6 +228,7 @@ async def test_a_stop_between_the_booking_and_the_first_byte_leaves_no_doubt(tmp
         assert (await state(running.store, job_id), running.outside.sent_at) == (State.SUCCEEDED, [0.0])
 
 
+@pytest.mark.sqlite(reason="a trigger in the file")
 async def test_a_stop_does_not_wait_for_a_disk_that_takes_no_answer(tmp_path: Path) -> None:
     async with loops(tmp_path) as running:
         (job_id,) = await running.add("novita")

@@ -13,7 +13,6 @@ import pytest
 
 from receiver.store.blobs import Blobs
 from receiver.store.deliveries import AGENDA, Deliveries
-from receiver.store.events import Events
 from receiver.store.retention import Pruning, Retention
 from tests.support.delivery_stack import delivery_stack
 from tests.support.rows import execute_many
@@ -40,7 +39,7 @@ async def test_what_was_not_delivered_is_one_list_and_every_filter_chooses(tmp_p
         assert await count(type="job.failed") == 2
         assert await count(fault="theirs") == 3
         assert await count(fault="ours") == 0
-        events, _ = await Events(made.database).after(0, limit=1)
+        events = await made.events()
         assert await count(event=events[0].id) == 2
         for name, value in (("state", "lost"), ("fault", "nobody"), ("type", "x"), ("undelivered", "maybe")):
             answer = await client.get("/v1/deliveries", params={name: value})
@@ -123,7 +122,7 @@ async def test_everything_since_a_moment_is_replayed_with_what_was_missed_while_
         await made.settled()
         late = {**asked, "since": (datetime.now(UTC) + timedelta(minutes=1)).isoformat()}
         assert (await client.post("/v1/deliveries/replay", json=late)).json()["replayed"] == 0
-        events, _ = await Events(made.database).after(0, limit=10)
+        events = await made.events()
     failed = [event.id for event in events if event.type == "job.failed"]
     assert sorted(seen.id for seen in subscriber.seen) == sorted([failed[0], *failed])
 
