@@ -286,7 +286,12 @@ def _retention(settings: Settings) -> Retention:
     def days(count: float | None) -> timedelta | None:
         return None if count is None else timedelta(days=count)
 
-    return Retention(timedelta(days=settings.keep_days), days(settings.keep_jobs_days), days(settings.keep_events_days))
+    return Retention(
+        timedelta(days=settings.keep_days),
+        jobs=days(settings.keep_jobs_days),
+        events=days(settings.keep_events_days),
+        images=days(settings.keep_images_days),
+    )
 
 
 def slot(settings: Settings, provider: Provider, its: ProviderSettings) -> ProviderSlot:

@@ -130,6 +130,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Finished jobs go after this, with their images and evidence. For ever if unset.",
     )
+    keep_images_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="Our copies of results go this long after they were made; their jobs stay. For ever if unset.",
+    )
     keep_events_days: float | None = Field(
         None,
         gt=0,

@@ -149,7 +149,7 @@ class Images:
         for image in (yield from images_of(list(decided))):
             decided[image.job_id].append(image)
         for job_id, images in decided.items():
-            name = "job.images_kept" if all(image.kept for image in images) else "job.images_lost"
+            name = "job.images_lost" if any(image.state == "lost" for image in images) else "job.images_kept"
             new_event = job_event(name, jobs[job_id], images, base_url=self._public_url())
             yield from write_events([new_event], done[job_id], first_delay_seconds=self._first_delay)
 

@@ -57,7 +57,7 @@ _POLL_NOW = (
     " next_poll_at = CASE WHEN polled_at > ? THEN polled_at + ? ELSE ? END WHERE id = ? AND remote_id IS NOT NULL"
     " AND (state IN ('running', 'unconfirmed', 'expired', 'canceled') AND late_at IS NULL"
     " OR state = 'failed' AND error_code = ? OR (state = 'succeeded' OR late_at IS NOT NULL)"
-    " AND EXISTS (SELECT 1 FROM images WHERE job_id = jobs.id AND images.state <> 'kept'))"
+    " AND EXISTS (SELECT 1 FROM images WHERE job_id = jobs.id AND images.state IN ('wanted', 'lost')))"
 )
 
 

@@ -1,12 +1,13 @@
 """
 Removal of old data: evidence and attempts after `KEEP_DAYS`, finished jobs' inputs and idempotency keys after a day.
 
-Finished jobs (with their images and evidence) and events (with their deliveries) are removed where an operator has set
-an age. The newest event stays at any age: positions continue from it.
+Finished jobs (with their images and evidence), images alone and events (with their deliveries) are removed where an
+operator has set an age. The newest event stays at any age: positions continue from it.
 
 Unread evidence stays, and so does that of a job that has not ended. Everything is removed in small batches, each a
 short transaction followed by a pause of several times its length, so that a callback never waits long. A file is
-removed before the row that names it: a crash in between leaves a row without a file, which the next pass removes.
+removed before the row that names it: a crash in between leaves a row without a file, which the next pass removes. Where
+the row of an image stays, it says first that the file is going: a request that found none would have it fetched again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from receiver.runtime.loops import Loop
 from receiver.store.blobs import Blobs
 from receiver.store.codecs import us
 from receiver.store.database import Database
-from receiver.store.statements import Fetch, LockRows, Run, Work, alone
+from receiver.store.statements import Fetch, LockRows, Run, RunMany, Work, alone
 
 log = structlog.get_logger("receiver.pruning")
 
@@ -47,6 +48,7 @@ class Pruned:
     inputs: int = 0
     idempotency_keys: int = 0
     jobs: int = 0
+    images: int = 0
     events: int = 0
 
     def __bool__(self) -> bool:
@@ -55,11 +57,12 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """The ages to keep: *evidence* and attempts, finished *jobs*, *events* and deliveries; None: for ever."""
+    """The ages to keep: *evidence* and attempts, finished *jobs*, *images*, *events* and deliveries; None: for ever."""
 
     evidence: timedelta
     jobs: timedelta | None = None
     events: timedelta | None = None
+    images: timedelta | None = None
 
 
 class Pruning:
@@ -129,6 +132,10 @@ class Pruning:
             async for count, pause in self._jobs(now - self._keep.jobs):
                 self._pruned.jobs += count
                 yield pause
+        if self._keep.images is not None:
+            async for count, pause in self._images(now, now - self._keep.images):
+                self._pruned.images += count
+                yield pause
         if self._keep.events is not None:
             async for count, pause in self._events(now - self._keep.events):
                 self._pruned.events += count
@@ -164,6 +171,21 @@ class Pruning:
                 for (name,) in await self._database.read(alone(Fetch(_BODIES, (list(batch),)))):
                     await self._blobs.drop_body(name)
                 yield await self._database.write(partial(_without_jobs, list(batch))), _rest(began)
+
+    async def _images(self, now: datetime, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
+        """Remove copies that were kept before *before*, and files that a crash has left of such."""
+        while True:
+            began = time.monotonic()
+            old = await self._database.read(alone(Fetch(_OLD_IMAGES, (us(before), _BATCH))))
+            changes = [(us(now), us(now), job_id, n, us(before)) for job_id, n in old]
+            await self._database.write(alone(RunMany(_REMOVE_IMAGE, changes)))
+            removed = await self._database.read(alone(Fetch(_HALF_REMOVED, (_BATCH,))))
+            if not removed:
+                return
+            for job_id, n in removed:
+                await self._blobs.drop_image(job_id, n)
+            await self._database.write(alone(RunMany(_IMAGE_REMOVED, [tuple(row) for row in removed])))
+            yield len(removed), _rest(began)
 
     async def _events(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
         """Walk the events by id, that is, by age."""
@@ -228,6 +250,13 @@ _OLD_JOBS = (
 )
 _STILL_OLD = f"SELECT id FROM jobs WHERE id IN (??) AND state IN {_ENDED} AND {_IDLE}"
 _IMAGES = "SELECT job_id, n FROM images WHERE job_id IN (??)"
+_OLD_IMAGES = "SELECT job_id, n FROM images WHERE state = 'kept' AND kept_at < ? ORDER BY kept_at LIMIT ?"
+_REMOVE_IMAGE = (
+    "UPDATE images SET state = 'removed', kept_at = ?, next_at = ?"
+    " WHERE job_id = ? AND n = ? AND state = 'kept' AND kept_at < ?"
+)
+_HALF_REMOVED = "SELECT job_id, n FROM images WHERE state = 'removed' AND next_at IS NOT NULL ORDER BY next_at LIMIT ?"
+_IMAGE_REMOVED = "UPDATE images SET next_at = NULL WHERE job_id = ? AND n = ? AND state = 'removed'"
 _BODIES = "SELECT body_name FROM evidence WHERE job_id IN (??) AND body_name IS NOT NULL"
 _OLD_EVENTS = (
     "SELECT id, (position IS NULL AND example = 1 OR position < (SELECT max(position) FROM events)) AND NOT EXISTS"

@@ -108,6 +108,18 @@ images = sa.Table(
         sqlite_where=sa.text("state = 'wanted'"),
         postgresql_where=sa.text("state = 'wanted'"),
     ),
+    sa.Index(
+        "images_kept",
+        "kept_at",
+        sqlite_where=sa.text("state = 'kept'"),
+        postgresql_where=sa.text("state = 'kept'"),
+    ),
+    sa.Index(
+        "images_removed",
+        "next_at",
+        sqlite_where=sa.text("state = 'removed' AND next_at IS NOT NULL"),
+        postgresql_where=sa.text("state = 'removed' AND next_at IS NOT NULL"),
+    ),
 )
 
 events = sa.Table(

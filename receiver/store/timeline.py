@@ -188,6 +188,8 @@ def _image(row: Sequence[Any]) -> Line:
         return Line(from_us(kept_at), "image", f"image {n} kept, {size} bytes", facts)
     if state == "lost":
         return Line(from_us(kept_at), "image", f"image {n} lost: {last_error}", facts)
+    if state == "removed":
+        return Line(from_us(kept_at), "image", f"image {n} removed after RECEIVER_KEEP_IMAGES_DAYS", facts)
     before = f", after {tries} tries ({last_error})" if tries else ""
     return Line(from_us(next_at), "image", f"image {n} is fetched{before}", facts)
 

@@ -168,6 +168,13 @@ class ImagesApi:
                 f"this image is lost: {image.last_error or 'its link is dead'}",
                 remedy=f"POST /v1/jobs/{job.id}/poll asks the provider for a fresh link",
             )
+        if image.state == "removed":
+            raise Problem(
+                404,
+                "image_removed",
+                "our copy of this image was removed after RECEIVER_KEEP_IMAGES_DAYS",
+                remedy="use source_url while it lives",
+            )
         if not image.kept:
             raise Problem(
                 404,

@@ -241,6 +241,10 @@ def require_images(found: Job) -> None:
                 job=found,
                 remedy="poll() asks the provider for fresh links",
             )
+        if image.state == "removed":
+            raise JobFailed(
+                f"image {n} of {found.id} was removed after RECEIVER_KEEP_IMAGES_DAYS", code="image_removed", job=found
+            )
 
 
 def stem_of(image: Source) -> str | None:

@@ -44,7 +44,10 @@ class JobImage(Value):
     bytes: int | None = None
     sha256: str | None = None
     state: str = "wanted"
-    """`wanted`: being fetched; `kept`: the receiver has it; `lost`: no longer available, see `lost_reason`."""
+    """
+    `wanted`: being fetched; `kept`: the receiver has it; `lost`: no longer available, see `lost_reason`; `removed`: the
+    receiver had it, and removed it at the age that its operator set.
+    """
     lost_reason: str | None = None
     scale: float | None = None
     """The factor by which it is larger than the input."""

@@ -141,7 +141,7 @@ class JobPage:
     def _can(self, job: Mapping[str, Any]) -> dict[str, bool]:
         """Return the buttons that apply."""
         pollable = self.slots[job["provider"]].provider.pollable and job["remote_id"] is not None
-        unkept = job["state"] == "succeeded" and any(not image["kept"] for image in job["images"])
+        unkept = job["state"] == "succeeded" and any(image["state"] in ("wanted", "lost") for image in job["images"])
         return {
             "poll": pollable and (job["state"] in ("running", "unconfirmed") or unkept),
             "cancel": job["state"] == "queued",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,13 +20,16 @@ from receiver.domain.evidence import Evidence
 from receiver.domain.ids import lowest_id, new_id
 from receiver.domain.jobs import Job, Source, Verdict
 from receiver.store.blobs import Blobs
+from receiver.store.codecs import us
 from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
 from receiver.store.jobs import JobStore
+from receiver.store.object_store import ObjectStore
 from receiver.store.outbox import write_events
 from receiver.store.retention import Pruned, Pruning, Retention
 from receiver.store.statements import NumberEvents, alone
-from submitter.vocabulary import State
+from submitter.vocabulary import Image, State
+from tests.support.object_stores import bucket
 from tests.support.rows import execute, execute_many, fetch
 from tests.support.running_receiver import RunningReceiver, running_receiver
 from tests.support.waiting import eventually
@@ -196,6 +200,57 @@ async def test_finished_jobs_go_with_their_images_and_evidence_where_an_operator
         assert await fetch(database, f"SELECT job_id FROM {table}") == [(young,)]
     assert (files.thumbnail_path(old, 0).parent.exists(), files.thumbnail_path(young, 0).exists()) == (False, True)
     assert [path.name for path in (tmp_path / "answers").iterdir()] == [body_names[1]]
+
+
+async def test_copies_of_results_go_where_an_operator_says_when_and_their_jobs_stay(
+    database: Any, tmp_path: Path
+) -> None:
+    files = Blobs(tmp_path)
+    files.prepare()
+    await assert_old_images_go(database, files, lambda: sorted(path.name for path in (tmp_path / "images").iterdir()))
+
+
+async def test_copies_of_results_go_from_an_object_store(
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bucket() as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        files = Blobs(tmp_path, ObjectStore(made.url))
+        files.prepare()
+
+        async def there() -> list[str]:
+            return sorted(key.split("/")[1] for key in await ObjectStore(made.url).keys("images"))
+
+        await assert_old_images_go(database, files, there)
+
+
+async def assert_old_images_go(database: Any, files: Blobs, there: Callable[[], Any]) -> None:
+    """Of a young copy, an old one and one whose removal was cut off, the first stays; *there* names their jobs."""
+    store = JobStore(database)
+
+    async def left() -> list[str]:
+        names = there()
+        return list(await names if inspect.isawaitable(names) else names)
+
+    for name, state, kept_at, next_at in (
+        ("job_young", "kept", YOUNG, None),
+        ("job_old", "kept", OLD, None),
+        ("job_cut_off", "removed", NOW, us(NOW)),
+    ):
+        await store.add_job(Job(name, "freepik", version=1, created_at=OLD, state=State.SUCCEEDED, finished_at=OLD))
+        row = (name, state, us(kept_at), next_at)
+        await execute(
+            database, "INSERT INTO images (job_id, n, state, tries, kept_at, next_at) VALUES (?, 0, ?, 1, ?, ?)", *row
+        )
+        await files.keep_data(name, 0, Image(data=b"an image"))
+    assert await Pruning(database, files, keep=Retention(timedelta(days=60))).prune() == Pruned()
+    keep = Retention(timedelta(days=60), images=timedelta(days=30))
+    assert await Pruning(database, files, keep=keep).prune() == Pruned(images=2)
+    assert await left() == ["job_young"]
+    rows = await fetch(database, "SELECT job_id, state, next_at FROM images ORDER BY job_id")
+    assert rows == [("job_cut_off", "removed", None), ("job_old", "removed", None), ("job_young", "kept", None)]
+    assert await Pruning(database, files, keep=keep).prune() == Pruned()
 
 
 async def test_events_go_with_their_deliveries_and_positions_go_on_behind_the_newest(

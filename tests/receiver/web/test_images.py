@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from receiver.domain.jobs import Job
+from receiver.store.codecs import us
+from receiver.store.retention import Pruning, Retention
 from receiver.store.tables import images
 from submitter.image_files import SUFFIXES
 from submitter.sandbox import test_picture as picture_bytes
@@ -20,6 +22,7 @@ from tests.support.pictures import png
 from tests.support.processes import live, submit, wait_for_state
 from tests.support.rows import execute
 from tests.support.running_receiver import RunningReceiver, running_receiver
+from tests.support.waiting import eventually
 
 
 def encoded(kind: str = "JPEG", size: tuple[int, int] = (1200, 800), **saving: Any) -> bytes:
@@ -79,6 +82,29 @@ async def test_a_lost_image_says_why_and_what_can_be_done(tmp_path: Path) -> Non
         assert "answered 403" in problem["detail"] and f"/v1/jobs/{job.id}/poll" in problem["remedy"]
         (image,) = (await here.client.get(f"/v1/jobs/{job.id}")).json()["images"]
         assert (image["state"], image["lost_reason"], image["kept"]) == ("lost", "answered 403", False)
+
+
+async def test_an_image_that_was_removed_by_age_says_so_and_is_not_lost(tmp_path: Path) -> None:
+    async with running_receiver(tmp_path, keep_images_days=1 / 24) as here:
+        two_hours_ago = us(datetime.now(UTC) - timedelta(hours=2))
+        job = await with_image(here, b"0123456789", kept_at=two_hours_ago)
+        pruning = Pruning(
+            here.receiver.parts.database,
+            here.receiver.parts.blobs,
+            keep=Retention(timedelta(days=30), images=timedelta(days=1 / 24)),
+        )
+        assert (await pruning.prune()).images <= 1  # the receiver prunes by itself too
+
+        async def removed() -> bool:
+            (image,) = (await here.client.get(f"/v1/jobs/{job.id}")).json()["images"]
+            return (image["state"], image["lost_reason"], image["kept"]) == ("removed", None, False)
+
+        await eventually(removed)
+        answer = await here.client.get(f"/v1/jobs/{job.id}/images/0")
+        assert (answer.status_code, answer.json()["code"]) == (404, "image_removed")
+        assert (await here.client.post(f"/v1/jobs/{job.id}/poll")).status_code == 409
+        assert (await here.client.get("/v1/lost")).json()["items"] == []
+        assert await here.events(job) == []
 
 
 async def test_a_thumbnail_is_small_upright_and_made_once(tmp_path: Path) -> None:
