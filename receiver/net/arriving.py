@@ -43,6 +43,22 @@ class DownloadFailed(OutboundError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class DownloadCut(DownloadFailed):
+    """It broke off or took too long, and its host may send the rest: hand *arriving* to the next try."""
+
+    def __init__(self, message: str, arriving: Arriving, answer: DownloadFailed | None = None) -> None:
+        status, retry_after = (None, None) if answer is None else (answer.status, answer.retry_after_seconds)
+        super().__init__(message, status=status, permanent=False, retry_after_seconds=retry_after)
+        self.arriving = arriving
+
+
+class NotContinued(DownloadFailed):
+    """What has come can't be continued: the file is another one by now, or its host sends nothing but all of it."""
+
+    def __init__(self) -> None:
+        super().__init__("cut off, and the rest was not to be had", status=None, permanent=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Downloaded:
     """A whole file. `content_type` is the server's claim, lower case, without parameters, empty if it made none."""
@@ -77,7 +93,9 @@ class Arriving:
             self._check(response)
             self._first = response
         elif not self._continues(response):
-            raise DownloadFailed("cut off, and the rest was not to be had", status=None, permanent=False)
+            if response.status_code not in (*_WHOLE, 416):
+                self._check(response)
+            raise NotContinued
         label = response.headers.get("content-encoding", "")
         body = decoded(parts_of(response), label, max_bytes=self._max_bytes - self._size)
         try:
@@ -107,9 +125,18 @@ class Arriving:
             return None
         return {"range": f"bytes={self._size}-", "if-range": unchanged}
 
+    @property
+    def size(self) -> int:
+        """Bytes that have come."""
+        return self._size
+
+    async def flush(self) -> None:
+        """Have what has come written and digested."""
+        await self._write()
+
     async def whole(self) -> Downloaded:
         assert self._first is not None
-        await self._write()
+        await self.flush()
         if self._first.status_code == 206 and self._size == 0:
             raise self._failed("answered 206 with nothing", permanent=False)
         content_type = self._first.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -131,7 +158,10 @@ class Arriving:
             raise DownloadFailed(f"larger than {self._max_bytes} bytes", status=status, permanent=True)
 
     def _continues(self, response: httpx.Response) -> bool:
-        return response.status_code == 206 and _range_start(response) == self._size
+        assert self._first is not None
+        tag, first = response.headers.get("etag"), self._first.headers.get("etag")
+        unchanged = tag is None or first is None or tag == first
+        return unchanged and response.status_code == 206 and _range_start(response) == self._size
 
     def _failed(self, message: str, *, permanent: bool) -> DownloadFailed:
         if self._first is None:

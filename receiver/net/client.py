@@ -19,7 +19,7 @@ from typing import Self
 
 import httpx
 
-from receiver.net.arriving import Arriving, Downloaded, DownloadFailed, Sink, parts_of
+from receiver.net.arriving import Arriving, DownloadCut, Downloaded, DownloadFailed, NotContinued, Sink, parts_of
 from receiver.net.guard import (
     LONGEST_URL,
     AddressForbidden,
@@ -35,11 +35,14 @@ from receiver.net.transport import CONNECT_SECONDS, Connect, GuardedTransport
 __all__ = [
     "AddressForbidden",
     "Answer",
+    "Arriving",
+    "DownloadCut",
     "DownloadFailed",
     "Downloaded",
     "Guard",
     "GuardedTransport",
     "NoAnswer",
+    "NotContinued",
     "Outbound",
     "OutboundError",
     "OutboundRefused",
@@ -138,29 +141,36 @@ class Outbound:
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
         hosts: Sequence[str] = (),
+        resume: Arriving | None = None,
     ) -> Downloaded:
         """
         Download *url* into *to*, at most *max_bytes* within *timeout_seconds*, redirects included.
 
         *headers* are for the host of *url* only: a redirect to another host gets none of them. *hosts* (`name` or
         `*.name`), if not empty, are the only ones allowed. On failure *to* holds the bytes received so far, and no
-        write is still under way.
+        write is still under way. `DownloadCut` brings what to *resume*, in another try of the same *url* and *to*.
         """
         target = _among(hosts, self.guard.check_url(url))
+        arriving = resume or Arriving(to, max_bytes)
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._download(target, to, max_bytes, headers or {}, hosts)
-        except NoAnswer as exc:
-            raise DownloadFailed(str(exc), status=None, permanent=False) from exc
-        except (TimeoutError, httpx.TransportError) as exc:
-            message = str(_no_answer(exc, timeout_seconds))
-            raise DownloadFailed(message, status=None, permanent=False) from exc
+                return await self._download(target, arriving, headers or {}, hosts)
+        except (TimeoutError, httpx.TransportError, NoAnswer) as exc:
+            message = str(exc if isinstance(exc, NoAnswer) else _no_answer(exc, timeout_seconds))
+            if arriving.rest() is None:
+                raise DownloadFailed(message, status=None, permanent=False) from exc
+            await arriving.flush()
+            raise DownloadCut(message, arriving) from exc
+        except DownloadFailed as exc:
+            if exc.permanent or isinstance(exc, NotContinued) or arriving.rest() is None:
+                raise
+            await arriving.flush()
+            raise DownloadCut(str(exc), arriving, exc) from exc
 
     async def _download(
-        self, target: httpx.URL, to: Sink, max_bytes: int, headers: Mapping[str, str], hosts: Sequence[str]
+        self, target: httpx.URL, arriving: Arriving, headers: Mapping[str, str], hosts: Sequence[str]
     ) -> Downloaded:
-        response, target, headers = await self._followed(target, headers, hosts)
-        arriving = Arriving(to, max_bytes)
+        response, target, headers = await self._followed(target, headers, hosts, arriving.rest() or {})
         for resumed in range(MOST_RESUMES + 1):
             try:
                 await arriving.take(response)
@@ -175,11 +185,15 @@ class Outbound:
         return await arriving.whole()
 
     async def _followed(
-        self, target: httpx.URL, headers: Mapping[str, str], hosts: Sequence[str]
+        self, target: httpx.URL, headers: Mapping[str, str], hosts: Sequence[str], rest: Mapping[str, str]
     ) -> tuple[httpx.Response, httpx.URL, Mapping[str, str]]:
-        """Return the first answer that is not a redirect, its URL, and the headers that were sent to its host."""
+        """
+        Return the first answer that is not a redirect, its URL, and the headers that were sent to its host.
+
+        *rest* are the headers that ask for the rest of a file, and go to every host.
+        """
         for _ in range(MOST_REDIRECTS + 1):
-            response = await self._send("GET", target, headers)
+            response = await self._send("GET", target, {**headers, **rest})
             if response.status_code not in _REDIRECTS:
                 return response, target, headers
             try:

@@ -51,7 +51,10 @@ class PartFiles:
             os.close(starting)
 
     def release(self) -> None:
+        """Give up the lock, and drop what is left: nothing of this process is written any more."""
         if self._lock is not None:
+            for part in self._directory.glob(f"{self._owner}-*"):
+                part.unlink(missing_ok=True)
             os.close(self._lock)
             (self._owners / self._owner).unlink(missing_ok=True)
             self._lock = None
@@ -63,19 +66,39 @@ class PartWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: io.FileIO | None = None
+        self._begun = False
 
     def write(self, data: bytes) -> None:
         if self._file is None:
-            self._file = io.FileIO(self.path, "xb", opener=_owners_only)
+            self._open()
+        assert self._file is not None
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) or 0 :]
 
+    def pause(self) -> None:
+        """Close the file; it may be written on later."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def restart(self) -> None:
+        """Throw away what was written."""
+        if self._begun:
+            os.truncate(self.path, 0)
+            self.pause()
+
     def finish(self) -> None:
         """Flush all of it to the disk."""
+        if self._file is None and self._begun:
+            self._open()
         if self._file is not None:
             with self._file:
                 os.fsync(self._file.fileno())
+
+    def _open(self) -> None:
+        self._file = io.FileIO(self.path, "ab" if self._begun else "xb", opener=_owners_only)
+        self._begun = True
 
     def drop(self) -> None:
         """Remove the file, if it is still there."""

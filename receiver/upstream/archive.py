@@ -16,13 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import structlog
 
 from receiver.domain.jobs import KeptImage, enlargement
-from receiver.net.client import Downloaded, DownloadFailed, Outbound
+from receiver.net.client import Arriving, DownloadCut, Downloaded, DownloadFailed, NotContinued, Outbound
 from receiver.net.guard import OutboundError
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop, TaskPool
@@ -101,6 +102,7 @@ class Archive:
         self._settling = asyncio.Semaphore(_SETTLING)
         self._held: Counter[str] = Counter()
         self._leased: list[KeptImage] = []
+        self._unfinished = Unfinished()
         self._searched: frozenset[str] | None = None
         """The full hosts other than which the last search found nothing, and until when that is assumed to hold."""
         self._search_at = 0.0
@@ -171,13 +173,16 @@ class Archive:
             async with self._blobs.image_file(image.job_id, image.n) as path:
                 picture = await asyncio.to_thread(inspect, path)
         else:
-            part = PartWriter(self._blobs.new_part())
+            part, earlier = self._unfinished.take(image) or (PartWriter(self._blobs.new_part()), None)
             try:
-                came = await self._download(image.source_url, part, origin, tries=image.tries)
+                came = await self._download(image, part, origin, earlier)
                 async with self._settling:
                     picture = await self._blobs.keep_image(
                         part, image.job_id, image.n, sha256=came.sha256, size=came.bytes
                     )
+            except DownloadCut as exc:
+                await self._unfinished.put(image, part, exc.arriving)
+                raise
             except BaseException:
                 await asyncio.to_thread(part.drop)
                 raise
@@ -190,15 +195,32 @@ class Archive:
             sha256=picture.sha256,
         )
 
-    async def _download(self, url: str, part: PartWriter, origin: str, *, tries: int) -> Downloaded:
-        """Fetch *url* into *part*, once its host has a place for it. Places are given in the order of claims."""
-        patience = _DOWNLOAD_SECONDS[min(tries, len(_DOWNLOAD_SECONDS) - 1)]
+    async def _download(self, image: KeptImage, part: PartWriter, origin: str, earlier: Arriving | None) -> Downloaded:
+        """
+        Fetch *image* into *part*, once its host has a place for it. Places are given in the order of claims.
+
+        Goes on from what *earlier* tries brought, or begins again where its host does not.
+        """
+        assert image.source_url is not None
+        patience = _DOWNLOAD_SECONDS[min(image.tries, len(_DOWNLOAD_SECONDS) - 1)]
         place_there = self._places_at.setdefault(origin, asyncio.Semaphore(MOST_PER_HOST))
+        fetch = partial(
+            self._outbound.download,
+            image.source_url,
+            part,
+            max_bytes=_MAX_IMAGE_BYTES,
+            timeout_seconds=patience,
+            hosts=self._hosts,
+        )
         try:
             async with place_there, self._places:
-                return await self._outbound.download(
-                    url, part, max_bytes=_MAX_IMAGE_BYTES, timeout_seconds=patience, hosts=self._hosts
-                )
+                try:
+                    return await fetch(resume=earlier)
+                except NotContinued:
+                    if earlier is None:
+                        raise
+                    await asyncio.to_thread(part.restart)
+                    return await fetch()
         finally:
             self._held -= Counter([origin])
             self.loop.wake()
@@ -243,6 +265,37 @@ class Archive:
         if self._leased:
             await self._store.images.renew(list(self._leased), self._clock(), lease=LEASE)
         return LEASE.total_seconds() / 4
+
+
+class Unfinished:
+    """
+    Downloads that were cut, for their next try: the file and what is known of it. The oldest go first, when there are
+    too many or they are too large. Nobody else knows of them; after a death they are dropped as parts.
+    """
+
+    def __init__(self, *, most: int = 16, most_bytes: int = 1 << 30) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._cut: dict[tuple[str, int], tuple[str | None, PartWriter, Arriving]] = {}
+
+    def take(self, image: KeptImage) -> tuple[PartWriter, Arriving] | None:
+        """What has come of *image*, if it is still wanted from the same link."""
+        found = self._cut.get((image.job_id, image.n))
+        if found is None or found[0] != image.source_url:
+            return None
+        del self._cut[image.job_id, image.n]
+        return found[1:]
+
+    async def put(self, image: KeptImage, part: PartWriter, arriving: Arriving) -> None:
+        """Keep *part* for the next try of *image*; what it replaces, and what is too much, is dropped."""
+        dropped = [self._cut.pop((image.job_id, image.n), None)]
+        await asyncio.to_thread(part.pause)
+        self._cut[image.job_id, image.n] = (image.source_url, part, arriving)
+        while len(self._cut) > self._most or sum(cut.size for *_, cut in self._cut.values()) > self._most_bytes:
+            dropped.append(self._cut.pop(next(iter(self._cut))))
+        for cut in dropped:
+            if cut is not None:
+                await asyncio.to_thread(cut[1].drop)
 
 
 def _origin(image: KeptImage) -> str:

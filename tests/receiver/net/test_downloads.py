@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from receiver.net.client import DownloadFailed, Outbound, UrlRefused
+from receiver.net.client import DownloadCut, DownloadFailed, NotContinued, Outbound, UrlRefused
 from receiver.net.guard import Guard
 from tests.receiver.net.test_client import LOOPBACK, TLS, Request, Say, saying, serving
 from tests.support.waiting import patiently
@@ -187,3 +187,51 @@ async def test_a_file_that_changed_meanwhile_is_not_joined(outbound: Outbound) -
         with pytest.raises(DownloadFailed, match="cut off") as failure:
             await patiently(got(outbound, url))
     assert not failure.value.permanent
+
+
+async def test_the_next_try_goes_on_where_the_last_one_was_cut(outbound: Outbound) -> None:
+    host, to, cut = Cutting(len(FILE) // 9), io.BytesIO(), None
+    tries = 0
+    async with serving(host) as (url, _):
+        while True:
+            tries += 1
+            try:
+                came = await outbound.download(url, to, max_bytes=len(FILE), timeout_seconds=60, resume=cut)
+                break
+            except DownloadCut as exc:
+                cut = exc.arriving
+    assert (to.getvalue(), came.bytes, came.sha256) == (FILE, len(FILE), hashlib.sha256(FILE).hexdigest())
+    assert tries == 3
+    starts = [asked and int(asked.removeprefix("bytes=").rstrip("-")) for asked, _ in host.asked]
+    assert starts == [None, *(len(FILE) // 9 * n for n in range(1, len(host.asked)))]
+
+
+@pytest.mark.parametrize(
+    ("later", "error"),
+    [
+        ("200 OK\r\nContent-Length: 3\r\n\r\nnew", NotContinued),
+        (
+            f'206 Part\r\nETag: "2"\r\nContent-Range: bytes {len(FILE) // 9 * 4}-\r\nContent-Length: 3\r\n\r\nnew',
+            NotContinued,
+        ),
+        ("206 Part\r\nContent-Range: bytes 3-5/6\r\nContent-Length: 3\r\n\r\nnew", NotContinued),
+        ("416 Range\r\nContent-Length: 0\r\n\r\n", NotContinued),
+        ("503 Busy\r\nContent-Length: 0\r\n\r\n", DownloadCut),
+        ("403 No\r\nContent-Length: 0\r\n\r\n", DownloadFailed),
+    ],
+)
+async def test_what_the_next_try_answers_says_whether_there_is_more_to_come(
+    later: str, error: type[DownloadFailed], outbound: Outbound
+) -> None:
+    host, to = Cutting(len(FILE) // 9), io.BytesIO()
+
+    async def script(request: Request, say: Say) -> None:
+        await (host(request, say) if len(host.asked) < 4 else say(f"HTTP/1.1 {later}".encode()))
+
+    async with serving(script) as (url, _):
+        with pytest.raises(DownloadCut) as cut:
+            await outbound.download(url, to, max_bytes=len(FILE), timeout_seconds=60)
+        with pytest.raises(DownloadFailed) as failure:
+            await outbound.download(url, to, max_bytes=len(FILE), timeout_seconds=60, resume=cut.value.arriving)
+    assert type(failure.value) is error
+    assert to.getvalue() == FILE[: len(FILE) // 9 * 4]

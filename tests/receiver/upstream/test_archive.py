@@ -2,32 +2,36 @@
 
 import asyncio
 import contextlib
+import hashlib
 import ipaddress
+import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from receiver.domain.jobs import KeptImage, Source
 from receiver.domain.lifecycle import Update
 from receiver.domain.polling import Timing
-from receiver.net.client import Outbound
+from receiver.net.client import DownloadCut, Outbound
 from receiver.net.guard import Guard
 from receiver.runtime.metrics import Metrics
 from receiver.runtime.wakes import Wakes
 from receiver.store.blobs import Blobs
 from receiver.store.leases import LEASE
+from receiver.store.part_files import PartWriter
 from receiver.store.settling import JobUpdate
-from receiver.upstream.archive import Archive
+from receiver.upstream.archive import Archive, Unfinished
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Image, Report, State
 from tests.support.clock import Clock
+from tests.support.pictures import chunk, png
 from tests.support.rows import fetch
 from tests.support.serving import serving
 from tests.support.upstream_loops import Loops, loops
@@ -202,3 +206,78 @@ async def images_of(running: Loops, job_id: str) -> list[KeptImage]:
     found = await running.store.job(job_id)
     assert found is not None
     return found[1]
+
+
+class CuttingLinks(Links):
+    """Breaks off in the middle of the first four answers (a try, and what it resumes); counts the bytes it sent."""
+
+    def __init__(self, body: bytes, *, tags: list[str], ranges: bool = True) -> None:
+        super().__init__(body=body)
+        self.tags = tags
+        self.ranges = ranges
+        self.sent = 0
+
+    async def answer(self, request: Request) -> Response:
+        self.fetched += 1
+        tag = self.tags[0] if self.fetched <= 4 else self.tags[-1]
+        asked = request.headers.get("range", "") if self.ranges and request.headers.get("if-range") == tag else ""
+        start = int(asked.removeprefix("bytes=").rstrip("-") or 0)
+        end = min(start + len(self.body) // 5, len(self.body)) if self.fetched <= 4 else len(self.body)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            self.sent += end - start
+            yield self.body[start:end]
+            if end < len(self.body):
+                raise ConnectionResetError
+
+        headers = {"etag": tag, "accept-ranges": "bytes", "content-length": str(len(self.body) - start)}
+        if start:
+            headers["content-range"] = f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"
+        return StreamingResponse(pieces(), 206 if start else 200, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("tags", "ranges", "fetched"),
+    [(['"1"'], True, 5), (['"1"', '"2"'], True, 6), (['"1"'], False, 5)],
+    ids=["goes on", "another file by now", "no ranges"],
+)
+async def test_a_download_that_is_cut_goes_on_in_the_next_try(
+    tmp_path: Path, tags: list[str], ranges: bool, fetched: int
+) -> None:
+    picture = png(300, 200, extra=chunk(b"teXt", os.urandom(2_000_000)))
+    links = CuttingLinks(picture, tags=tags, ranges=ranges)
+    async with archive(tmp_path, links) as (keeper, running):
+        job_id = await succeeded(running, f"{links.origin}/a")
+        await run(keeper, running.clock, seconds=60)
+        found = await running.store.job(job_id)
+        assert found is not None
+        (image,) = found[1]
+        assert (image.state, image.sha256) == ("kept", hashlib.sha256(picture).hexdigest())
+        assert (tmp_path / "images" / job_id / "0").read_bytes() == picture
+        assert list((tmp_path / "parts").iterdir()) == []
+    assert links.fetched == fetched
+    if fetched == 5 and ranges:
+        assert links.sent == len(picture)  # no byte twice
+
+
+async def test_cut_downloads_are_bounded_and_go_with_their_process(tmp_path: Path) -> None:
+    links = CuttingLinks(png(300, 200, extra=chunk(b"teXt", os.urandom(100_000))), tags=['"1"'])
+    blobs = Blobs(tmp_path / "other")
+    blobs.prepare()
+    unfinished = Unfinished(most=2)
+    app = Starlette(routes=[Route("/{name}", links.answer)])
+    guard = Guard((ipaddress.ip_network("127.0.0.0/8"),))
+    async with serving(app) as origin, Outbound(guard) as outbound:
+        images = [KeptImage("job_1", n, source_url=f"{origin}/{n}", expires_at=None) for n in range(3)]
+        for image in images:
+            links.fetched = 0
+            part = PartWriter(blobs.new_part())
+            with pytest.raises(DownloadCut) as cut:
+                await outbound.download(f"{origin}/{image.n}", part, max_bytes=1 << 20, timeout_seconds=60)
+            await unfinished.put(image, part, cut.value.arriving)
+    assert len(list((tmp_path / "other" / "parts").iterdir())) == 2
+    assert unfinished.take(images[0]) is None
+    assert unfinished.take(replace(images[1], source_url="https://a.example/renewed")) is None
+    assert unfinished.take(images[2]) is not None
+    blobs.close()
+    assert list((tmp_path / "other" / "parts").iterdir()) == []
