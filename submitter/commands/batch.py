@@ -16,7 +16,7 @@ from submitter.commands.completion import ProviderName
 from submitter.commands.connection import CommandFailed, Connection, as_text, run
 from submitter.commands.journal import Journal
 from submitter.commands.options import check_provider, parse_options
-from submitter.commands.results import make_ready, save
+from submitter.commands.results import make_ready
 from submitter.commands.sources import Item, items_of
 from submitter.commands.summary import Ended, Summary
 from submitter.commands.waits import Waits
@@ -226,7 +226,7 @@ class Batch:
         saved = self._journal.entry(item.name).saved
         if saved and all([await asyncio.to_thread((self._out / name).is_file) for name in saved]):
             return saved
-        return tuple(path.name for path in await save(self._client, job, self._out, item.name))
+        return tuple(path.name for path in await self._client.save(job, self._out, stem=item.name))
 
     def _end(self, item: Item, ended: Ended) -> None:
         self._ended[item.name] = ended

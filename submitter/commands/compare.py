@@ -17,7 +17,7 @@ from submitter.commands.compare_report import Comparison, Result, results_table,
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, reason, run
 from submitter.commands.journal import Entry, Journal
 from submitter.commands.options import check_provider, parse_options
-from submitter.commands.results import make_ready, save, stem_of
+from submitter.commands.results import make_ready, stem_of
 from submitter.commands.waits import Waits
 from submitter.errors import NotFound, SubmitterError, TaskRefused
 from submitter.images import inspect
@@ -106,7 +106,7 @@ async def _compare(
 
 
 class Comparing:
-    """One run: what is sent, and what was sent before, by the journal in *out*."""
+    """A run: what is sent, and what was sent before, by the journal in *out*."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Comparing:
         )
 
     def interrupted(self) -> str:
-        """What an interrupt leaves behind, and how to go on."""
+        """A line about the jobs that go on after an interrupt."""
         jobs = "".join(f" {job_id} ({name})," for name, job_id in self._open.items())
         return (
             f"{len(self._open)} jobs go on at the receiver:{jobs} see `submitter list`; "
@@ -148,7 +148,7 @@ class Comparing:
         )
 
     async def result(self, provider: str, options: Mapping[str, Any]) -> Result:
-        """What *provider* makes of the picture. A failure is a result, too: the other providers go on."""
+        """Wait for the result of *provider*. A failure is a result, too: the other providers go on."""
         job: Job | None = None
         try:
             job = await self._sent(provider, options)
@@ -157,7 +157,7 @@ class Comparing:
                 job = await self._client.wait(job)
             saved: list[Path] = []
             if job.succeeded:
-                saved = await save(self._client, job, self._out, f"{stem_of(self._image)}-{provider}")
+                saved = await self._client.save(job, self._out, stem=f"{stem_of(self._image)}-{provider}")
                 job = await self._client.job(job)
             self._journal.ended(self._name(provider, options), job.state.value, tuple(path.name for path in saved))
         except (SubmitterError, CommandFailed, OSError) as exc:
@@ -196,7 +196,7 @@ class Comparing:
         return self._again and entry.state in _SENT_AGAIN
 
     def _name(self, provider: str, options: Mapping[str, Any]) -> str:
-        """What the journal knows this provider's job by."""
+        """The name of this provider's job in the journal."""
         return _key(provider, self._picture, options, 0)
 
 

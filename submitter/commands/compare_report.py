@@ -23,7 +23,11 @@ _NONE = "–"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a provider's part ended. `state` is the job's, or `refused` (no job) or `unsaved` (paid for, not fetched)."""
+    """
+    A provider's part of the comparison.
+
+    `state` is the job's, or `refused` (there is no job), or `unsaved` (paid for, not fetched yet).
+    """
 
     provider: str
     options: Mapping[str, Any]
@@ -59,7 +63,7 @@ class Result:
         return (self.job.finished_at - self.job.sent_at).total_seconds()
 
     def figures(self) -> dict[str, str]:
-        """What is compared, by name, for people."""
+        """The figures that are compared, by name, for people."""
         job = self.job
         timed = job is not None and job.sent_at is not None and job.finished_at is not None
         return {

@@ -12,7 +12,7 @@ import typer
 from submitter.commands.completion import AsJson, JobId, JobIds, complete_provider
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, job_to_json, run
 from submitter.commands.options import check_provider
-from submitter.commands.results import make_ready, naming, save, stem_of
+from submitter.commands.results import make_ready, naming, stem_of
 from submitter.errors import Overloaded, RequestRefused, Unauthorized
 from submitter.moments import moment_option
 from submitter.printing import Listing, age, job_note, print_fields, print_table, say, state_text
@@ -129,7 +129,7 @@ def download(
                         f"{job.id} is {job.state.value}; `submitter wait {job.id} --out {out}` waits for it"
                     )
                 with naming(job, out):
-                    saved.append((job, await save(client, job, out, _stem(job))))
+                    saved.append((job, await client.save(job, out, stem=_stem(job))))
         return saved
 
     for job, paths in run(work()):

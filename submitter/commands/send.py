@@ -10,7 +10,7 @@ import typer
 from submitter.commands.completion import ProviderName
 from submitter.commands.connection import CommandFailed, Connection, as_text, job_to_json, reason, run
 from submitter.commands.options import check_provider, parse_options
-from submitter.commands.results import make_ready, naming, save, stem_of
+from submitter.commands.results import make_ready, naming, stem_of
 from submitter.commands.waits import Waits
 from submitter.file_names import is_url
 from submitter.printing import say
@@ -70,6 +70,6 @@ async def _send(
                         job = await client.wait(job)
                 if out is not None and job.succeeded:
                     status.update(f"{job.id} is done, saving")
-                    saved = await save(client, job, out, stem_of(image))
+                    saved = await client.save(job, out, stem=stem_of(image))
                     job = await client.job(job)
     return job, saved

@@ -10,7 +10,7 @@ import typer
 
 from submitter.commands.completion import JobIds
 from submitter.commands.connection import CommandFailed, Connection, run
-from submitter.commands.results import make_ready, naming, save
+from submitter.commands.results import make_ready, naming
 from submitter.printing import json_text, say
 from submitter.sdk.async_client import AsyncClient
 
@@ -51,7 +51,7 @@ async def _wait_for(client: AsyncClient, job_id: str, out: Path | None, as_json:
     if out is not None and job.succeeded:
         try:
             with naming(job, out):
-                saved = [str(path) for path in await save(client, job, out, job.id)]
+                saved = [str(path) for path in await client.save(job, out)]
         except CommandFailed as exc:
             say(str(exc), err=True)
             good = False

@@ -22,9 +22,9 @@ import httpx
 from submitter import file_names
 from submitter.errors import Conflict, Invalid, JobFailed, NoReceiver, ReceiverError
 from submitter.file_names import is_url
-from submitter.image_files import SUFFIXES
 from submitter.sdk.events import open_events, whole
 from submitter.sdk.link import LATER, Link, joined, moment
+from submitter.sdk.result_files import free_paths
 from submitter.sdk.steps import Close, Sleep, Steps, Stream, next_piece, open_stream, work
 from submitter.sdk.values import Evidence, Job, JobImage
 from submitter.vocabulary import State
@@ -130,7 +130,7 @@ def save(
     link: Link, job_: Job | str, directory: str | os.PathLike[str], *, stem: str | None, timeout: float | None
 ) -> Steps[list[Path]]:
     """
-    Write a job's images into *directory* as `stem-n.suffix` once the receiver has kept them; return their paths.
+    Write a job's images into *directory* once the receiver has kept them, each whole or not at all; return the paths.
 
     Raises `JobFailed` as soon as it is known that there is nothing to save, `TimeoutError` after *timeout* seconds.
     """
@@ -143,14 +143,16 @@ def save(
             break
         yield Sleep(_left(link, until, pause))
         pause = min(pause * 1.5, 3.0)
-        found = yield from _found_in_time(link, job_, until)
+        try:
+            found = yield from _found_in_time(link, job_, until)
+        except TimeoutError as exc:
+            raise TimeoutError(f"the images of {found.id} were not kept in time") from exc
     target = Path(directory)
     yield from work(lambda: target.mkdir(parents=True, exist_ok=True))
-    paths = []
-    for n, image in enumerate(found.images):
-        path = target / f"{stem or found.id}-{n}{SUFFIXES.get(image.content_type or '', '')}"
-        yield from _download(link, found, n, path, until)
-        paths.append(path)
+    paths: list[Path] = yield from work(lambda: free_paths(target, stem or found.id, found.images))
+    for n, path in enumerate(paths):
+        if not (yield from work(path.exists)):
+            yield from _download(link, found, n, path, until)
     return paths
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from submitter.commands.results import result_name
 from submitter.file_names import stem_of
 from submitter.image_files import SUFFIXES
+from submitter.sdk.result_files import result_name
 from submitter.sdk.values import JobImage
 
 

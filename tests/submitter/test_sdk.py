@@ -124,7 +124,7 @@ async def test_a_job_is_submitted_waited_for_and_saved(tmp_path: Path, how: str)
         assert (done.state, done.settled_by, done.succeeded) == (State.SUCCEEDED, "callback", True)
         (path,) = await receiver.save(done, tmp_path / "out")
         assert path.read_bytes() == await receiver.image(done)
-        assert path.name == f"{job.id}-0{path.suffix}"
+        assert path.name == f"{job.id}{path.suffix}"
         assert list(path.parent.iterdir()) == [path]
 
 
@@ -321,7 +321,7 @@ def use_client(url: str, picture: Path, origin: str) -> None:
     with Client(url, TOKEN) as client:
         assert client.health().ready
         (path,) = client.upscale("freepik", str(picture), options={"scale_factor": "2x"}, out=picture.parent / "out")
-        assert path.name == f"cat-0{path.suffix}"
+        assert path.name == f"cat{path.suffix}"
         (job,) = client.jobs(provider="freepik")
         assert (job.succeeded, job.model_extra) == (True, {})
         assert path.read_bytes() == client.image(job)

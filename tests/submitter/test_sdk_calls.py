@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ from tests.support.driving import ByHand, answer, frame, streamed
 CUT = httpx.ReadError("cut")
 AWAY = httpx.ConnectError("nobody listens")
 JOB = {"id": "job_1", "provider": "freepik", "state": "running", "created_at": "2026-01-01T00:00:00.000Z"}
-DONE = {**JOB, "state": "succeeded", "images": [{"url": "http://receiver.test/0", "kept": True, "state": "kept"}]}
+DONE: dict[str, Any] = {
+    **JOB,
+    "state": "succeeded",
+    "images": [{"url": "http://receiver.test/0", "kept": True, "state": "kept"}],
+}
 
 
 def submit(by_hand: ByHand, **more: Any) -> Any:
@@ -242,6 +247,26 @@ def test_save_says_at_once_that_nothing_will_come(ended: Any, code: str, says: s
         by_hand.drive(jobs.save(by_hand.link(), "job_1", tmp_path, stem=None, timeout=300.0))
     assert (failed.value.code, failed.value.job.id, by_hand.now) == (code, "job_1", 0.0)
     assert not any(tmp_path.iterdir())
+
+
+def test_results_are_named_after_their_stem_and_never_overwrite_another_file(tmp_path: Path) -> None:
+    content = b"picture"
+    image = {**DONE["images"][0], "content_type": "image/png", "sha256": hashlib.sha256(content).hexdigest()}
+
+    def save(stem: str, count: int) -> tuple[list[str], int]:
+        """The names of the files, and how many images were downloaded."""
+        job = {**DONE, "images": [image] * count}
+        by_hand = ByHand([answer(200, job)], streams=[(httpx.Response(200), [content])])
+        paths = by_hand.drive(jobs.save(by_hand.link(), "job_1", tmp_path, stem=stem, timeout=300.0))
+        return [path.name for path in paths], len([r for r in by_hand.requests if "/images/" in r.url.path])
+
+    (tmp_path / "cat-2.png").write_bytes(b"another picture")
+    assert save("cat", 1) == (["cat.png"], 1)
+    assert save("cat", 2) == (["cat_2-1.png", "cat_2-2.png"], 2)
+    assert save("cat", 2) == (["cat_2-1.png", "cat_2-2.png"], 0)
+    assert [(tmp_path / f"cat_2-{n}.png").read_bytes() for n in (1, 2)] == [content] * 2
+    assert (tmp_path / "cat-2.png").read_bytes() == b"another picture"
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 # --- Events ---------------------------------------------------------------------------------------------------------
