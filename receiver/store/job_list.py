@@ -25,7 +25,7 @@ from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 
 _TEXT_BUDGET = 1_000
-_SCATTERED_TEXT_BUDGET = 300
+_SCATTERED_TEXT_BUDGET = 200
 _LATER_TEXT_BUDGET = 30_000
 BEHIND_ALL = "job_" + 26 * "z"
 """An upper bound of every id."""
