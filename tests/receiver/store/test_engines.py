@@ -90,6 +90,14 @@ async def test_wide_rows_come_back_as_they_were_written(database: Any, size: int
     assert sorted(tuple(row) for row in rows) == [(1, *row, None), (2, *row, None)]
 
 
+async def test_bytes_of_wide_rows_are_each_rows_own(database: Any) -> None:
+    bodies = [b"", b"\0", b"\0\0a", "ä".encode()[:1], b"\xff\xfe", b"", b"\xef\xbb\xbf'\"", bytes(range(256)) * 3, b""]
+    rows = [("job", "freepik", "callback", "received", n, "[]", body) for n, body in enumerate(bodies)]
+    await database.append("evidence", EVIDENCE, rows)
+    wide = FetchWide(("body", "received_at"), "FROM evidence WHERE read_at IS NULL", blobs=frozenset({"body"}))
+    assert {row[1]: bytes(row[0]) for row in await database.read(alone(wide))} == dict(enumerate(bodies))
+
+
 async def test_rows_are_updated_only_in_the_version_that_was_read(database: Any) -> None:
     columns = (
         *("id", "provider", "state", "version", "options", "metadata", "awaits_callback", "input_name", "tries"),
