@@ -205,7 +205,7 @@ async def build(
         lambda: Outbound(guard, max_connections=1),
         metrics,
         DeliveryPolicy(secrets=credentials.notify_secrets, schedule=settings.retry_schedule),
-        owner=leases.owner,
+        handover=store.handover,
         wakes=wakes,
     )
     events = Events(database)

@@ -1,6 +1,7 @@
 """
 Delivers events to downstream systems: signed, at least once.
 
+Deliveries are claimed, or handed over by the transaction that wrote them, leased to this process (store/handover.py).
 Each lane (an endpoint, or the origin of notify URLs) has slots and queues of its own, so one that hangs delays only
 itself; each slot has its own connection, because in a pool every post looks through all of them. Within a lane, first
 tries and later tries queue apart: later ones get one start in four, and never all slots. A slot is free again when its
@@ -13,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
@@ -24,6 +25,7 @@ import structlog
 from receiver.domain.deliveries import Agenda, Delivery, Outcome
 from receiver.domain.endpoints import Endpoint
 from receiver.domain.events import is_notify_lane
+from receiver.downstream.lanes import Lane
 from receiver.net.arriving import LONGEST_RETRY_AFTER
 from receiver.net.client import Outbound
 from receiver.net.guard import OutboundError, OutboundRefused
@@ -36,6 +38,7 @@ from receiver.runtime.token_bucket import Bucket
 from receiver.runtime.wakes import Wakes
 from receiver.store.deliveries import Deliveries
 from receiver.store.endpoints import Endpoints
+from receiver.store.handover import Handover
 from receiver.store.leases import LEASE
 from submitter.provider_settings import parse_rate
 from submitter.retry_after import retry_after_seconds
@@ -47,66 +50,15 @@ _DELIVERED = InfoLines(log, "delivery_successful", "type", "job", "endpoint", "s
 _NOTIFY_CONCURRENCY = 10
 _NOTIFY_TIMEOUT_SECONDS = 15.0
 _ANSWER_BYTES = 1024
-_LATER_ONE_IN = 4
 _MINDS_SECONDS = 1.0
 _MOST_IDLE_LANES = 200
 _WALK_SECONDS = 80e-6
 """The rest after a walk through the lanes, for each lane: a step of the walk takes 4 µs."""
+_NOTHING_SECONDS = 3600.0
+_MOST_HANDED_OVER = 4096
+"""The most handed-over deliveries that wait here, in equal shares for all lanes."""
 _PLACES_AT_ONCE = 64
 """The most lanes whose deliveries one transaction claims."""
-
-
-@dataclass(slots=True)
-class _Lane:
-    """The deliveries that this process holds for one lane, and the lane's limits. Each slot has its own client."""
-
-    name: str
-    pool: TaskPool
-    bucket: Bucket
-    endpoint: Endpoint | None
-    clients: list[Outbound] = field(default_factory=list)
-    first: deque[Delivery] = field(default_factory=deque)
-    later: deque[Delivery] = field(default_factory=deque)
-    later_busy: int = 0
-    starts: int = 0
-    used_at: float = 0.0
-
-    @property
-    def idle(self) -> bool:
-        return not (self.first or self.later or self.pool.busy)
-
-    def room(self, *, retry: bool) -> int:
-        """Return how many more deliveries to claim: none while half of the most that may wait here still wait."""
-        most = max(4 * self.pool.size, 64)
-        held = len(self.later if retry else self.first)
-        return most - held if held <= most // 2 else 0
-
-    def next(self) -> Delivery | None:
-        """Return the delivery to start now, if there is one and a free slot."""
-        if not self.pool.free:
-            return None
-        later = bool(self.later) and self.later_busy < max(self.pool.size - self.pool.size // _LATER_ONE_IN, 1)
-        if self.first and later:
-            later = self.starts % _LATER_ONE_IN == 0
-        if later:
-            return self.later.popleft()
-        return self.first.popleft() if self.first else None
-
-    def held(self) -> list[str]:
-        """Return the ids of all its deliveries that this process holds, in progress or waiting."""
-        return [*self.pool.names(), *self.waiting()]
-
-    def waiting(self) -> list[str]:
-        return [delivery.id for delivery in (*self.first, *self.later)]
-
-    def drop(self) -> None:
-        self.first.clear()
-        self.later.clear()
-
-    async def close(self) -> None:
-        """Close the connections of the free slots."""
-        clients, self.clients = self.clients, []
-        await asyncio.gather(*(client.aclose() for client in clients))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +77,8 @@ class DeliveryPolicy:
 
 class Notifier:
     """
-    Delivers due events, by *policy*. *connect* makes the guarded client of a slot; *owner* names this process in
-    leases.
+    Delivers due events, by *policy*. *connect* makes the guarded client of a slot; deliveries
+    are handed over by *handover* as long as the loop runs.
     """
 
     def __init__(
@@ -137,7 +89,7 @@ class Notifier:
         metrics: Metrics,
         policy: DeliveryPolicy,
         *,
-        owner: str,
+        handover: Handover,
         wakes: Wakes,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -147,17 +99,20 @@ class Notifier:
         self._endpoints = endpoints
         self._connect = connect
         self._metrics = metrics
-        self._owner = owner
+        self._owner = handover.owner
+        self._handover = handover
         self._policy = policy
         self._wakes = wakes
         self._clock = clock
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._known: Mapping[str, Endpoint] = {}
         self._revision: str | None = None
         self._known_at = -_MINDS_SECONDS
         self._changes = self._minded = 0
         """Changes of endpoints made here, and how many of them were applied: until all are, nothing starts."""
         self._walk_at = -_MINDS_SECONDS
+        self._has_walked = False
+        """Whether the lanes were walked through since this was last woken."""
         self._upcoming_at: datetime | None = None
         """The earliest time of a delivery that was not yet due at the last walk."""
         self._waiting: dict[tuple[str, bool], None] = {}
@@ -171,12 +126,15 @@ class Notifier:
     async def step(self) -> float:
         """Claim due deliveries into the lanes and start as many as there are slots."""
         now = self._clock()
+        self._handover.open(self._room_for_new, self._take_over)
         more = await self._deliveries.fans_out() and await self._deliveries.fan_out(
             now, first_delay_seconds=self._policy.schedule[0]
         )
         rest = self._walk_at - time.monotonic() if self._minded == self._changes else 0.0
+        self._has_walked = False
         changed = await self._walk(now) if rest <= 0 else set[str]()
         changed |= await self._take_in(now)
+        self._has_walked = rest <= 0
         waits = [self._fill(self._lanes[name]) for name in changed | self._stopped if name in self._lanes]
         if more:
             waits.append(0.0)
@@ -186,7 +144,7 @@ class Notifier:
             waits.append((self._upcoming_at - now).total_seconds())
         if any(self._room(place) for place in self._waiting):
             waits.append(0.0)
-        return max(min(waits, default=3600.0), 0.001)
+        return max(min(waits, default=_NOTHING_SECONDS), 0.001)
 
     def endpoints_changed(self) -> None:
         """Apply a change of an endpoint made here at once. Changes by other processes are applied within a second."""
@@ -195,6 +153,7 @@ class Notifier:
 
     async def shutdown(self, *, grace_seconds: float) -> None:
         """Let attempts in flight end; release everything else."""
+        self._handover.close()
         waiting = [delivery for lane in self._lanes.values() for delivery in lane.waiting()]
         for lane in self._lanes.values():
             lane.drop()
@@ -217,14 +176,19 @@ class Notifier:
         self._walk_at = time.monotonic() + _WALK_SECONDS * len(agenda.lanes)
         self._upcoming_at = agenda.next_after(now)
         changed = await self._mind_endpoints(agenda)
-        for name in agenda.lanes - set(self._lanes):
-            pool = TaskPool(_NOTIFY_CONCURRENCY, on_idle=lambda name=name: self._freed(name))  # type: ignore[misc]
-            self._lanes[name] = _Lane(name, pool, Bucket([]), None)
-            self._adjust(self._lanes[name], self._known.get(name))
+        for name in agenda.lanes:
+            self._lane(name)
         due = dict.fromkeys(agenda.due(now))
         self._waiting = {place: None for place in self._waiting if place in due} | due
         await self._forget(agenda)
         return changed
+
+    def _lane(self, name: str) -> Lane:
+        if name not in self._lanes:
+            pool = TaskPool(_NOTIFY_CONCURRENCY, on_idle=lambda: self._freed(name))
+            self._lanes[name] = Lane(name, pool, Bucket([]), None)
+            self._adjust(self._lanes[name], self._known.get(name))
+        return self._lanes[name]
 
     async def _mind_endpoints(self, agenda: Agenda) -> set[str]:
         """Bring the lanes' settings up to date, at most a second old. Returns the lanes that were changed."""
@@ -242,7 +206,7 @@ class Notifier:
         self._known = {endpoint.id: endpoint for endpoint in endpoints}
         return {name for name, lane in self._lanes.items() if self._adjust(lane, self._known.get(name))}
 
-    def _adjust(self, lane: _Lane, endpoint: Endpoint | None) -> bool:
+    def _adjust(self, lane: Lane, endpoint: Endpoint | None) -> bool:
         """Give *lane* the settings of *endpoint*. Returns whether they differ from before."""
         if endpoint == lane.endpoint:
             return False
@@ -288,7 +252,21 @@ class Notifier:
                 self._waiting[place] = None
         return {name for name, _ in got}
 
-    def _fill(self, lane: _Lane) -> float:
+    def _room_for_new(self, name: str) -> int:
+        """Return how many deliveries *name* may be handed: none while older ones may wait in the database."""
+        lane = self._lanes.get(name)
+        if lane is None or (name, False) in self._waiting or not self._has_walked or self._wakes.notifier.is_set():
+            return 0
+        return max(4 * lane.pool.size, _MOST_HANDED_OVER // len(self._lanes)) - len(lane.first)
+
+    def _take_over(self, deliveries: Sequence[Delivery]) -> None:
+        lanes = {delivery.lane: self._lane(delivery.lane) for delivery in deliveries}
+        for delivery in deliveries:
+            lanes[delivery.lane].first.append(delivery)
+        if min(map(self._fill, lanes.values())) < _NOTHING_SECONDS:
+            self.loop.wake()  # which goes on when a rate allows it
+
+    def _fill(self, lane: Lane) -> float:
         """Start the deliveries that may start; return in how many seconds more may."""
         self._stopped.discard(lane.name)
         if self._minded != self._changes:
@@ -298,15 +276,15 @@ class Notifier:
             if lane.endpoint is None and self._notify_calls >= self._policy.most_notify_calls:
                 self._stopped.add(lane.name)
                 self._held_up = True
-                return 3600.0
+                return _NOTHING_SECONDS
             if lane.bucket.available() == 0:
                 if not (lane.first or lane.later):
-                    return 3600.0
+                    return _NOTHING_SECONDS
                 self._stopped.add(lane.name)
                 return max(lane.bucket.seconds_for(1), 0.001)
             delivery = lane.next()
             if delivery is None:
-                return 3600.0
+                return _NOTHING_SECONDS
             lane.bucket.take()
             lane.starts += 1
             lane.used_at = time.monotonic()
@@ -325,7 +303,7 @@ class Notifier:
 
     # --- Attempts ---------------------------------------------------------------------------------------------------
 
-    async def _work(self, lane: _Lane, delivery: Delivery) -> None:
+    async def _work(self, lane: Lane, delivery: Delivery) -> None:
         client: Outbound | None = None
         started_at = self._clock()
         try:

@@ -9,6 +9,7 @@ megabyte takes a handful of iterations of the event loop. The transports decrypt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from typing import Any, cast
@@ -17,6 +18,8 @@ import httpcore
 
 READ_AHEAD_BYTES = 256 * 1024
 """A connection is paused at this many unread bytes; the last iteration may bring as much again."""
+
+_NO_LIMIT = contextlib.nullcontext()
 
 
 async def connect(address: str, port: int, timeout: float | None) -> httpcore.AsyncNetworkStream:
@@ -41,7 +44,7 @@ class SocketStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) if timeout is not None else _NO_LIMIT:
                 return await self._incoming.read()
         except TimeoutError as exc:
             raise httpcore.ReadTimeout from exc
@@ -56,7 +59,7 @@ class SocketStream(httpcore.AsyncNetworkStream):
             raise httpcore.WriteError("the connection is closed")
         self._transport.write(buffer)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) if timeout is not None else _NO_LIMIT:
                 await self._incoming.written()
         except TimeoutError as exc:
             raise httpcore.WriteTimeout from exc

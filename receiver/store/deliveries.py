@@ -75,8 +75,15 @@ class Deliveries:
 def _book(outcomes: Sequence[Outcome], now: datetime) -> Work[int]:
     attempts = [(o.delivery.id, us(o.started_at), o.seconds, o.status, o.answer, o.error) for o in outcomes]
     yield InsertMany("attempts", ("delivery_id", "started_at", "seconds", "status", "answer", "error"), attempts)
-    yield RunMany(_COUNT_TRY, [(o.delivery.id, o.state) for o in outcomes])
-    yield RunMany(_BOOK, [_booked(o) for o in outcomes])
+    ended = yield Fetch(_ENDED_MEANWHILE, ([o.delivery.id for o in outcomes],))
+    if ended:
+        others = {row[0] for row in ended}
+        yield RunMany(_COUNT_TRY, [(o.delivery.id, o.state) for o in outcomes if o.delivery.id in others])
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for outcome in outcomes:
+        alike.setdefault(_booked(outcome, now), []).append(outcome.delivery.id)
+    for values, ids in alike.items():
+        yield Run(_BOOK, (*values, ids, values[0]))
     by_endpoint: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.delivery.endpoint_id is not None and not outcome.delivery.example:
@@ -94,17 +101,9 @@ def _book(outcomes: Sequence[Outcome], now: datetime) -> Work[int]:
     return len(new_events)
 
 
-def _booked(outcome: Outcome) -> tuple[Any, ...]:
-    return (
-        outcome.state,
-        to_us(outcome.next_at),
-        None if outcome.next_at else us(outcome.started_at + timedelta(seconds=outcome.seconds)),
-        outcome.status,
-        outcome.error,
-        outcome.fault,
-        outcome.delivery.id,
-        outcome.state,
-    )
+def _booked(outcome: Outcome, now: datetime) -> tuple[Any, ...]:
+    finished_at = None if outcome.next_at else us(now)
+    return outcome.state, to_us(outcome.next_at), finished_at, outcome.status, outcome.error, outcome.fault
 
 
 _FAN_OUT = "SELECT 1 FROM fan_outs LIMIT 1"
@@ -112,6 +111,7 @@ _HOLD = "UPDATE deliveries SET lease_owner = ?, lease_until = ? WHERE id IN (??)
 _RENEW = "UPDATE deliveries SET lease_until = ? WHERE id IN (??) AND lease_owner = ?"
 _HAND_BACK = "UPDATE deliveries SET lease_owner = NULL, lease_until = NULL WHERE id IN (??) AND lease_owner = ?"
 # A delivery that ended meanwhile (its endpoint was disabled or removed during the try) stays so; the try counts.
+_ENDED_MEANWHILE = "SELECT id FROM deliveries WHERE id IN (??) AND state <> 'pending'"
 _COUNT_TRY = (
     "UPDATE deliveries SET tries = tries + 1"
     " WHERE id = ? AND state <> 'pending' AND NOT (state = 'given_up' AND ? = 'delivered')"
@@ -119,7 +119,7 @@ _COUNT_TRY = (
 _BOOK = (
     "UPDATE deliveries SET state = ?, tries = tries + 1, retry = 1, next_at = ?, finished_at = ?,"
     " last_status = ?, last_error = ?, fault = ?, lease_owner = NULL, lease_until = NULL"
-    " WHERE id = ? AND (state = 'pending' OR (state = 'given_up' AND ? = 'delivered'))"
+    " WHERE id IN (??) AND (state = 'pending' OR (state = 'given_up' AND ? = 'delivered'))"
 )
 # Without its name the planner takes another index, and each lane costs a walk over all that is pending.
 AGENDA = (

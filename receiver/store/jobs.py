@@ -22,6 +22,7 @@ from receiver.store.codecs import us
 from receiver.store.database import Database
 from receiver.store.errors import Conflict
 from receiver.store.evidence import EvidenceLog
+from receiver.store.handover import Handover
 from receiver.store.images import Images, images_of
 from receiver.store.job_list import JobFilter, JobPage, job_page
 from receiver.store.leases import JobLeases
@@ -51,6 +52,7 @@ class JobStore:
     The statements about jobs; `evidence`, `leases` and `images` hold the others of their lifecycle.
 
     *public_url*, which may change, goes into the image addresses of events; *first_delay_seconds* delays deliveries.
+    `handover` leads deliveries of what is settled to the notifier of this process.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class JobStore:
         self.database = database
         self.evidence = EvidenceLog(database)
         self.leases = JobLeases(database)
+        self.handover = Handover()
         self.images = Images(database, public_url=public_url, first_delay_seconds=first_delay_seconds)
         self._public_url = public_url
         self._first_delay = first_delay_seconds
@@ -100,8 +103,11 @@ class JobStore:
         overtaken = False
         for _ in range(_OPTIMISM):
             made = await self.database.read(partial(planned, overtaken=overtaken))
+            held = made.rows.hold(self.handover, now)
+            made.settled.deliveries -= len(held)
             try:
                 await self.database.write(made.carry_out, attempts=1)
+                self.handover.hand_over(held)
                 return made.settled
             except Conflict:
                 log.debug("overtaken", items=len(items))

@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from receiver.domain.deliveries import Delivery
 from receiver.domain.entity import iso
 from receiver.domain.events import ENDPOINT_EVENTS, NOTIFIED, NewEvent, notify_lane, one_line
 from receiver.domain.ids import new_id
-from receiver.store.codecs import us
+from receiver.store.codecs import moment, us
+from receiver.store.handover import Handover
+from receiver.store.leases import LEASE
 from receiver.store.statements import Fetch, Hold, InsertMany, Positions, Run, Work
 from receiver.store.subscriptions import Subscribers, subscribers
 
@@ -50,13 +54,48 @@ class EventRows:
     fan_outs: list[tuple[str, str]]
     """(event id, place) of the events with more deliveries to write."""
 
+    held: list[tuple[Any, ...]]
+    """Rows of deliveries that are leased from the start."""
+
+    def hold(self, handover: Handover, now: datetime) -> list[Delivery]:
+        """Lease what this process's notifier has room for, and return that: to be handed over once committed."""
+        found: list[Delivery] = []
+        waiting: list[tuple[Any, ...]] = []
+        bodies = {event[0]: event[-1] for event in self.events}
+        taken, lease = Counter[str](), (handover.owner, us(now + LEASE))
+        for row in self.deliveries:
+            delivery_id, event_id, event_type, job_id, endpoint_id, url, lane, due = row[:8]
+            if due <= us(now) and taken[lane] < handover.room(lane):
+                taken[lane] += 1
+                self.held.append((*row, *lease))
+                found.append(
+                    Delivery(
+                        delivery_id,
+                        event_id,
+                        event_type,
+                        job_id,
+                        endpoint_id,
+                        url,
+                        lane,
+                        retry=False,
+                        tries=0,
+                        due_at=moment(due),
+                        example=False,
+                        body=bodies[event_id],
+                    )
+                )
+            else:
+                waiting.append(row)
+        self.deliveries[:] = waiting
+        return found
+
 
 def event_rows(
     new_events: Sequence[NewEvent], subscribers: Subscribers, now: datetime, first_delay_seconds: float
 ) -> EventRows:
     """Prepare the rows, before the transaction."""
     created, due = us(now), us(now + timedelta(seconds=first_delay_seconds))
-    made = EventRows(subscribers.revision, [], [], [])
+    made = EventRows(subscribers.revision, [], [], [], [])
     left = MOST_AT_ONCE
     for new_event in new_events:
         event_id = new_id("evt")
@@ -83,6 +122,8 @@ def write_event_rows(made: EventRows) -> Work[None]:
     yield InsertMany("events", _EVENT_COLUMNS, rows)
     if made.deliveries:
         yield InsertMany("deliveries", DELIVERY_COLUMNS, made.deliveries)
+    if made.held:
+        yield InsertMany("deliveries", (*DELIVERY_COLUMNS, "lease_owner", "lease_until"), made.held)
     if made.fan_outs:
         yield InsertMany("fan_outs", ("event_id", "place"), made.fan_outs)
 

@@ -55,6 +55,7 @@ class Settled:
     """For each item, whether it changed its job."""
     events: int = 0
     deliveries: int = 0
+    """Those that wait to be claimed."""
     images: int = 0
     overtaken: frozenset[int] = frozenset()
     """Evidence that another process settled meanwhile; it had no effect here."""

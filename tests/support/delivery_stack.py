@@ -28,6 +28,7 @@ from receiver.store.deliveries import Deliveries
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
 from receiver.store.events import Events
+from receiver.store.jobs import JobStore
 from receiver.web.auth import Bearer
 from receiver.web.deliveries import DeliveriesApi
 from receiver.web.endpoints import EndpointsApi
@@ -62,13 +63,14 @@ class DeliveryStack:
         self.metrics = Metrics()
         self.guard = guard or Guard(LOOPBACK)
         self.notify_secret = new_secret()
+        self.store = JobStore(database)
         self.notifier = Notifier(
             Deliveries(database),
             self.endpoints,
             connect or (lambda: Outbound(self.guard, ssl_context=_TLS, max_connections=1)),
             self.metrics,
             DeliveryPolicy((self.notify_secret,), schedule, most_notify_calls),
-            owner="test",
+            handover=self.store.handover,
             wakes=Wakes(),
             clock=clock,
         )
