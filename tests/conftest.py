@@ -1,4 +1,4 @@
-"""How the suite is run."""
+"""Settings of the test run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _databases_of_the_test() -> Iterator[None]:
 
 
 def _has_database(item: pytest.Item) -> bool:
-    """Whether the module of *item*, or a fixture that it asks for, may ask for a database."""
+    """Return whether the module of *item*, or a fixture that it requests, may request a database."""
     assert isinstance(item, pytest.Function)
     return "postgresql_server" in item.fixturenames or engines.__name__ in _reached(item.module.__name__)
 

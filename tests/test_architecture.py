@@ -167,6 +167,17 @@ OLD_WORDS = (
     *("happenings?", "telling", "told", "tell_in", "glance", r"rehears\w+", "leash", "doorway", "reckoning", "crew"),
     *("write_raw", "on_its_thread", "on_free", "news", "trouble", "sentences", "the house", "the way of a job"),
     *(r"asks\.Ask", r"asked\.py", "HttpSenders", "CallingWire", "leaves the house", "at the door"),
+    *(
+        "by the way",
+        "come again",
+        "let go of",
+        "next life",
+        "is no moment",
+        "taken to live",
+        "worth nothing",
+        "of ours",
+    ),
+    *("whom", "how-manyth"),
 )
 """Regular expressions for names that were replaced by the standard ones of the field; any case. `_` parts words."""
 NAMES_OF_COLUMNS = "told_failing_at"
@@ -183,6 +194,23 @@ def test_the_old_words_are_gone() -> None:
         if "migrations" not in path.parts
         for number, line in enumerate(path.read_text().splitlines(), 1)
         for match in pattern.finditer(line.replace(NAMES_OF_COLUMNS, ""))
+    ]
+    assert found == []
+
+
+NO_BEGINNING = re.compile(r"(?:How|That|Those|What|When|Where|Whether|Which|Who|Whom|Whose|Why)\b")
+
+
+def test_docstrings_begin_with_a_verb_or_the_thing_itself() -> None:
+    """A question word makes the reader wait for the noun."""
+    paths = [*modules().values(), *(ROOT / "tests" / "support").glob("*.py")]
+    found = [
+        (path.relative_to(ROOT).as_posix(), getattr(node, "lineno", 1), docstring)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and (docstring := ast.get_docstring(node))
+        and NO_BEGINNING.match(docstring)
     ]
     assert found == []
 

@@ -52,7 +52,7 @@ def test_a_test_module_is_named_after_what_it_tests() -> None:
 
 
 def is_own(node: ast.Attribute) -> bool:
-    """Whether it is an attribute of the object itself, or of a library's that has no public way."""
+    """Return whether it is an attribute of the object itself, or of a library without a public alternative."""
     return node.attr in PRIVATE_OF_LIBRARIES or (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
 
 

@@ -218,7 +218,7 @@ async def test_the_queue_keeps_an_event_once_and_works_it_off_after_its_worker_d
 
 
 def forgeries() -> Iterator[tuple[str, Mapping[str, str], bytes]]:
-    """What no handler may take: why, the headers, the body."""
+    """Forgeries that no handler may accept: the reason, the headers, the body."""
     now = datetime.now(UTC)
     headers, body = sample_event("job.succeeded", SECRET, now=now)
     yield "another secret", *sample_event("job.succeeded", new_secret(), now=now)

@@ -1,5 +1,5 @@
 """
-How fast results are kept, against curl.
+The speed of keeping results, compared with curl.
 
 The archive fetches *images* files of *kilobytes* each from one host, a process of its own, inspects and keeps them, on
 a real database; curl downloads the same files with as many at once, in turns, median of the rounds. `order`: of so many

@@ -1,5 +1,5 @@
 """
-How fast events reach a subscriber, end to end: `python -m tests.bench deliver [--rounds 5] [--burst 3000]`.
+The speed of deliveries to a subscriber, end to end: `python -m tests.bench deliver [--rounds 5] [--burst 3000]`.
 
 A burst of signed callbacks over 64 connections into a real receiver, until one subscriber with 64 slots has
 acknowledged every delivery. In turns with it: the same number of requests to a Starlette route that does nothing (the

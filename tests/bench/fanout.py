@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
 
 
 async def settled(directory: Path, rounds: int, many: int) -> list[Figure]:
-    """What settling costs without endpoints, and with *many* that don't want its events, or do."""
+    """Measure the cost of settling without endpoints, and with *many* that don't want its events, or do."""
     alone = Figure("an event for nobody", "µs of CPU")
     unwanted = Figure(f"an event that {many:,} endpoints don't want", "µs of CPU", baseline=alone.what)
     waits = Figure(f"longest wait of another writer during an event for {many:,} endpoints", "ms")

@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Figure:
-    """What was measured, in *unit*, round by round. *baseline* is the `what` of the figure that it is compared with."""
+    """A measured quantity, in *unit*, round by round. *baseline* is the `what` of the figure to compare it with."""
 
     what: str
     unit: str

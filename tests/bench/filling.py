@@ -137,7 +137,7 @@ def callback_body(task: str, status: str, url: str) -> bytes:
 
 
 def callback_headers(message: str, timestamp: str, signature: str) -> Iterator[tuple[str, str]]:
-    """What Freepik's callbacks carry behind a proxy, about 600 bytes."""
+    """Return the headers of Freepik's callbacks behind a proxy, about 600 bytes."""
     yield "host", "hooks.example.com"
     yield "user-agent", "Freepik-Webhooks/1.0 (+https://docs.freepik.com/webhooks)"
     yield "accept", "application/json, text/plain, */*"

@@ -225,7 +225,7 @@ FLOODS: dict[str, Flood] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What a flood did to a receiver."""
+    """The effects of a flood on a receiver."""
 
     name: str
     before_mb: float

@@ -1,5 +1,5 @@
 """
-How many callbacks a second are taken in, durably: `python -m tests.bench ingest [--rounds 5] [--rows 1000000]`.
+Callbacks per second that are recorded durably: `python -m tests.bench ingest [--rounds 5] [--rows 1000000]`.
 
 `--processes N` runs ours in N processes: the last settles, the others answer. `--database postgresql` puts it on a
 PostgreSQL server from the wheel, which waits for its disk; the rows come there by `receiver transfer`.
@@ -179,7 +179,7 @@ class Bench:
         return result
 
     def run_load(self, port: int, path: Path, *, rate: float | None = None) -> dict[str, Any]:
-        """What the load generator says, which sends the requests of a file over 64 connections."""
+        """Return the report of the load generator, which sends the requests of a file over 64 connections."""
         command = [sys.executable, "-m", "tests.bench.load", str(port), str(path), "64", *([str(rate)] if rate else [])]
         done = subprocess.run(command, env=self.environment, check=True, stdout=subprocess.PIPE)
         result: dict[str, Any] = json.loads(done.stdout)

@@ -1,5 +1,5 @@
 """
-What a page costs when there are many jobs: `python -m tests.bench many_jobs [--jobs 1000000]`.
+The cost of a page when there are many jobs: `python -m tests.bench many_jobs [--jobs 1000000]`.
 
 Two receivers, one over 1,000 jobs and one over many, answer every page in turn, in this process: CPU time is counted,
 not the clock, so that a busy machine makes no difference. Jobs are spread over thirty days, providers and states; each

@@ -1,5 +1,5 @@
 """
-What open pages cost a callback: `python -m tests.bench pages [--rounds 7] [--pages 50]`.
+The cost of open pages for a callback: `python -m tests.bench pages [--rounds 7] [--pages 50]`.
 
 Callbacks come at 200 a second, in turn without and with pages that watch: each holds the stream of changes, and fetches
 what it shows when something changed, as often as the module of the pages does.

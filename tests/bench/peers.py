@@ -1,5 +1,5 @@
 """
-What the receiver is measured against: `python -m tests.bench.peers nothing|naive PORT DIRECTORY`.
+Peers to compare the receiver with: `python -m tests.bench.peers nothing|naive PORT DIRECTORY`.
 
 `nothing` is a Starlette route that does nothing; `naive` checks the same token and signature and writes each callback
 in a commit of its own. Both run under uvicorn as it comes, on the event loop and with the collector's settings that the

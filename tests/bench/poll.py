@@ -1,5 +1,5 @@
 """
-What a tick of the poller costs: `python -m tests.bench poll [--open 1000,100000,1000000] [--ticks 200] [--due 100]`.
+The cost of a tick of the poller: `python -m tests.bench poll [--open 1000,100000,1000000] [--ticks 200] [--due 100]`.
 
 So many polls are due among so many open jobs. A tick asks what is due and claims it, as the poller does; between ticks
 what was claimed is made due again. It must be an index search, and cost at a million open jobs what it costs at a

@@ -43,7 +43,7 @@ MOST_MORE_THREADS = 8
 
 @dataclass(frozen=True)
 class Sample:
-    """What the receiver holds at a moment."""
+    """The resources of the receiver at one time."""
 
     seconds: float
     rss_mb: float
@@ -176,7 +176,7 @@ async def subscriber(done: Counter[str]) -> AsyncIterator[tuple[str, str]]:
 
 
 def verdict(samples: list[Sample]) -> list[str]:
-    """What is not flat once caches are full: medians of the first and last quarter of that time."""
+    """Return figures that still grow once caches are full: medians of the first and last quarter of that time."""
     full = [sample for sample in samples if sample.seconds >= min(samples[-1].seconds / 3, 300)]
     quarter = max(len(full) // 4, 1)
     first, last = full[:quarter], full[-quarter:]

@@ -1,5 +1,5 @@
 """
-What clients of the event stream cost: `python -m tests.bench stream [--rounds 5] [--clients 500] [--rate 50]`.
+The cost of clients of the event stream: `python -m tests.bench stream [--rounds 5] [--clients 500] [--rate 50]`.
 
 Signed callbacks are offered at a steady rate, in turn without clients and with so many that follow the stream; each
 callback becomes an event that all of them get. The clients are sockets of one process that throws away what comes.

@@ -77,7 +77,7 @@ def seen(origin: str) -> list[tuple[str, float]]:
 
 
 def wait_for(origin: str, count: int, *, seconds: float = 60) -> dict[str, float]:
-    """When the first event of each of *count* subjects came."""
+    """Return when the first event of each of *count* subjects arrived."""
     came: dict[str, float] = {}
     until = time.monotonic() + seconds
     while len(came) < count:

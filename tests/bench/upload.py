@@ -1,5 +1,5 @@
 """
-What large pictures cost a receiver: memory of its process, stalls of its event loop, the wait of callbacks meanwhile.
+The cost of large pictures: memory of the process, stalls of its event loop, the wait of callbacks meanwhile.
 
 `each`: one picture at a time to each provider. `ten`: ten at once while callbacks come one after the other. Sandbox and
 clients are processes of their own.

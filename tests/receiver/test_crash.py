@@ -55,7 +55,7 @@ class Callbacks:
             self.requests.append(head.encode() + body)
 
     def but(self, acknowledged: set[int]) -> tuple[list[bytes], list[int]]:
-        """What the sender has to send again, with its place in the whole."""
+        """A callback that its sender has to send again, with its place among all of them."""
         left = [n for n in range(len(self.requests)) if n not in acknowledged]
         return [self.requests[n] for n in left], left
 

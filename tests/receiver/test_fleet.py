@@ -164,7 +164,7 @@ async def kill_in_turn(made: Fleet, server: PostgresqlServer, dice: random.Rando
 
 
 async def settled(database: Database, made: Fleet, posted: dict[str, str]) -> bool:
-    """Whether every job has ended, and its images and deliveries too."""
+    """Return whether every job has ended, and its images and deliveries too."""
     known = heard_of(made)
     states = dict(await fetch(database, "SELECT id, state FROM jobs"))
     ended = [states[job] in ("succeeded", "failed") or ends_unconfirmed(job, states[job], known) for job in posted]
@@ -184,7 +184,7 @@ def heard_of(made: Fleet) -> set[str]:
 
 def ends_unconfirmed(job: str, state: str, known: set[str]) -> bool:
     """
-    Whether nobody can tell what became of *job*.
+    Return whether the outcome of *job* can't be known.
 
     Its holder died while it was being sent, and no callback came: the call never arrived, or its only callback met a
     process that was being killed.

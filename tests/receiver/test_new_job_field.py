@@ -1,4 +1,4 @@
-"""What a new field of a job takes: the entity, a migration, and the rule that sets it. Nothing else."""
+"""A new field of a job needs the entity, a migration, and the rule that sets it, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which receiver and token a client finds, and that no token goes to a receiver it does not belong to."""
+"""The receiver and token that a client finds; no token goes to a receiver that it does not belong to."""
 
 from __future__ import annotations
 

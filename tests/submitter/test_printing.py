@@ -1,4 +1,4 @@
-"""What the commands print: whoever wrote a text, the terminal obeys none of it."""
+"""Output of the commands: a terminal obeys no text, whoever wrote it."""
 
 from __future__ import annotations
 

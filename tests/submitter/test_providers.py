@@ -1,4 +1,4 @@
-"""What holds for all five, and the small readers they share."""
+"""Rules for all five, and the small readers that they share."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from tests.support.sandbox_requests import (
 
 @pytest.fixture
 async def host() -> AsyncIterator[Listener]:
-    """Where input pictures are hosted."""
+    """A host of input pictures."""
     async with listening({"/a.jpg": PICTURE, "/a.txt": b"not an image"}) as listener:
         yield listener
 

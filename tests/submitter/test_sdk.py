@@ -56,7 +56,7 @@ class Relay:
 
     @property
     def connections(self) -> int:
-        """How many are open, on both sides."""
+        """Count the open connections, on both sides."""
         return len(self._open)
 
     def cut(self) -> None:
@@ -251,16 +251,16 @@ async def test_submitter_wait_ends_with_the_job_and_says_how(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://127.0.0.1/", "http://[::bad", "http://", ""])
 def test_an_address_that_no_receiver_can_have_is_refused_in_words(url: str) -> None:
-    with pytest.raises(NoReceiver, match="is no http:// or https:// URL"):
+    with pytest.raises(NoReceiver, match="is not an http:// or https:// URL"):
         Receiver(url, TOKEN)
 
 
 async def test_a_web_server_that_is_no_receiver_is_recognized() -> None:
     subscriber = Subscriber()
     async with subscriber.serve() as origin, AsyncClient(origin, TOKEN) as client:
-        with pytest.raises(NoReceiver, match="is no receiver"):
+        with pytest.raises(NoReceiver, match="is not a receiver"):
             await client.submit("freepik", b"picture")
-        with pytest.raises(NoReceiver, match="is no receiver"):
+        with pytest.raises(NoReceiver, match="is not a receiver"):
             await client.job("job_1")
 
 
@@ -303,7 +303,7 @@ def public(kind: type) -> dict[str, Any]:
 
 
 def returned(method: Any) -> str:
-    """What a method gives, asynchronously or not."""
+    """Return the result of a method, asynchronous or not."""
     gives = str(inspect.signature(method).return_annotation)
     return gives.removeprefix("Async").replace(", None, None]", ", None]")
 

@@ -107,7 +107,7 @@ def test_a_refusal_is_final_and_carries_code_field_remedy_and_request_id(
 @pytest.mark.parametrize("other", [answer(404), answer(301, location="https://elsewhere"), answer(200, [1])])
 def test_what_answers_like_another_server_is_no_receiver(other: httpx.Response) -> None:
     by_hand = ByHand([other])
-    with pytest.raises(NoReceiver, match="is no receiver"):
+    with pytest.raises(NoReceiver, match="is not a receiver"):
         by_hand.drive(jobs.job(by_hand.link(), "job_1"))
 
 

@@ -1,4 +1,4 @@
-"""What applications receive: verified, typed, and refused in each framework where it does not hold."""
+"""Webhooks in applications: verified, typed, and refused in each framework if the signature is invalid."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What tests share: real processes, servers and pictures."""
+"""Shared helpers of the tests: real processes, servers and pictures."""

@@ -20,7 +20,7 @@ PROGRAM = (sys.executable, "-c", "from receiver.cli import main; main()")
 
 @dataclass(frozen=True)
 class Done:
-    """What a command came to."""
+    """The result of a command."""
 
     status: int
     out: str

@@ -1,4 +1,4 @@
-"""A small real HTTP server that callbacks are sent to: it remembers what came, answers as told, and hosts pictures."""
+"""A small real HTTP server for callbacks: it records requests, answers as configured, and hosts pictures."""
 
 from __future__ import annotations
 

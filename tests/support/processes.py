@@ -29,7 +29,7 @@ INTERPRETER = (sys.executable, "-c", "from receiver.cli import main; main()")
 
 
 def provider_environment(base_urls: Mapping[str, str]) -> dict[str, str]:
-    """What points the receiver's providers at the sandbox."""
+    """Return the environment that points the receiver's providers at the sandbox."""
     environment = {"FREEPIK_WEBHOOK_SECRET": FREEPIK_WEBHOOK_SECRET}
     for name, url in base_urls.items():
         environment[f"{name.upper()}_BASE_URL"] = url
@@ -51,7 +51,7 @@ class LiveReceiver:
 
     @property
     def program(self) -> Sequence[str] | None:
-        """What runs it; None for *forked* in a forked process (`tests.support.forking`)."""
+        """The program that runs it; None for *forked* in a forked process (`tests.support.forking`)."""
         return INTERPRETER if any(name.startswith("PYTHON") for name in self.environment) else None
 
     @property
@@ -60,12 +60,12 @@ class LiveReceiver:
 
     @property
     def log(self) -> str:
-        """Everything that it printed, over all its lives."""
+        """Everything that it has printed, over all its runs."""
         path = self.data_dir.parent / f"{self.data_dir.name}.log"
         return path.read_text() if path.exists() else ""
 
     def output(self) -> BinaryIO:
-        """What it prints into."""
+        """The file that it prints into."""
         return (self.data_dir.parent / f"{self.data_dir.name}.log").open("ab")
 
     def full_environment(self) -> dict[str, str]:

@@ -182,7 +182,7 @@ class RunningReceiver:
         return [piece.verdict.value for piece in await self.evidence(job) if piece.source.value == source]
 
     async def events(self, job: Job) -> list[str]:
-        """What was told of *job* behind `job.queued`, in order."""
+        """Return the events about *job* after `job.queued`, in order."""
         query = "SELECT type FROM events WHERE job_id = ? ORDER BY position, id"
         return [row[0] for row in await fetch(self.receiver.parts.database, query, job.id)][1:]
 
@@ -247,7 +247,7 @@ async def at_the_wire(
 
 
 class _ByServer(httpx.AsyncHTTPTransport):
-    """Whatever is asked for is asked of the server at *port*."""
+    """A transport that sends every request to the server at *port*."""
 
     def __init__(self, port: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What downstream tests share: a database with events in it, and a reader of server-sent events."""
+"""Shared helpers of downstream tests: a database with events in it, and a reader of server-sent events."""
 
 from __future__ import annotations
 

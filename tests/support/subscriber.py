@@ -1,4 +1,4 @@
-"""A subscriber of the tests: a real server that answers as a test wants and remembers what came."""
+"""A subscriber for tests: a real server that answers as a test wants and records requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.serving import serving
 
 @dataclass(frozen=True)
 class Seen:
-    """One request as it came."""
+    """A request as it was received."""
 
     path: str
     headers: Mapping[str, str]

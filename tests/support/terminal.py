@@ -29,7 +29,7 @@ async def on_terminal(
 
 
 def _read_all(screen: int) -> str:
-    """What is written until the other end is closed."""
+    """Read everything that is written until the other end is closed."""
     parts = []
     with contextlib.suppress(OSError):  # Linux says so that it is
         while part := os.read(screen, 65536):

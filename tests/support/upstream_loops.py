@@ -62,7 +62,7 @@ class Providers(httpx.AsyncBaseTransport):
         self.gate.set()
 
     def late_polls(self, task: str) -> int:
-        """How many status calls came after the task had ended."""
+        """Count the status calls after the task had ended."""
         return sum(at >= self.ends[task] for at in self.polls.get(task, ()))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -117,7 +117,7 @@ class Providers(httpx.AsyncBaseTransport):
 
 @dataclass
 class Loops:
-    """What is under test, and what it stands on."""
+    """The loops under test, and their parts."""
 
     clock: Clock
     store: JobStore

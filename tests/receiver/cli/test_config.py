@@ -131,9 +131,9 @@ def test_what_only_some_providers_take_is_no_setting_of_the_others(monkeypatch: 
         _, each = load()
         assert "price" not in type(each["apixo"]).model_fields
         assert misspelt(given()) == [
-            "APIXO_PRICE is no setting of ours; only FREEPIK_PRICE, NOVITA_PRICE and PIXELCUT_PRICE can be set",
-            "NOVITA_WEBHOOK_SECRET_ENCODING is no setting of ours; only FREEPIK_WEBHOOK_SECRET_ENCODING can be set",
-            "UPSCAYL_PRICE is no setting of ours; only FREEPIK_PRICE, NOVITA_PRICE and PIXELCUT_PRICE can be set",
+            "APIXO_PRICE is not a known setting; only FREEPIK_PRICE, NOVITA_PRICE and PIXELCUT_PRICE can be set",
+            "NOVITA_WEBHOOK_SECRET_ENCODING is not a known setting; only FREEPIK_WEBHOOK_SECRET_ENCODING can be set",
+            "UPSCAYL_PRICE is not a known setting; only FREEPIK_PRICE, NOVITA_PRICE and PIXELCUT_PRICE can be set",
         ]
     monkeypatch.setenv("NOVITA_PRICE", "cheap")
     with pytest.raises(SettingsInvalid, match="NOVITA_PRICE: write it as"):
@@ -143,9 +143,9 @@ def test_what_only_some_providers_take_is_no_setting_of_the_others(monkeypatch: 
 def test_misspelt_names_are_noticed_and_names_of_others_are_not() -> None:
     names = ["RECEIVER_PUBLICURL", "RECEIVER_ZZZ", "FREEPIK_APIKEY", "NOVITA_MODEL_CACHE", "RECEIVER_KEEP_DAYS", "PATH"]
     assert misspelt(names) == [
-        "FREEPIK_APIKEY is no setting of ours; is FREEPIK_API_KEY meant?",
-        "RECEIVER_PUBLICURL is no setting of ours; is RECEIVER_PUBLIC_URL meant?",
-        "RECEIVER_ZZZ is no setting of ours",
+        "FREEPIK_APIKEY is not a known setting; is FREEPIK_API_KEY meant?",
+        "RECEIVER_PUBLICURL is not a known setting; is RECEIVER_PUBLIC_URL meant?",
+        "RECEIVER_ZZZ is not a known setting",
     ]
 
 

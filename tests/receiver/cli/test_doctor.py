@@ -104,7 +104,9 @@ async def test_a_healthy_installation_and_eighteen_seeded_faults(
             assert GOOD_TOKEN not in to_json(findings)
             assert "/callbacks/freepik/" not in to_json(findings)
 
-        await found("settings", "warn", "RECEIVER_PUBLICURL is no setting", "correct or remove", RECEIVER_PUBLICURL="x")
+        await found(
+            "settings", "warn", "RECEIVER_PUBLICURL is not a known setting", "correct or remove", RECEIVER_PUBLICURL="x"
+        )
         await found("secrets", "warn", "RECEIVER_API_TOKENS", "use a long one", RECEIVER_API_TOKENS="12345678")
         await found("freepik settings", "warn", "hints", "developer dashboard", FREEPIK_WEBHOOK_SECRET="")
         await found("freepik key", "fail", "refused (http_401)", "set FREEPIK_API_KEY", FREEPIK_API_KEY="wrong-key")
@@ -270,7 +272,7 @@ async def test_no_server_another_program_and_another_receiver_are_told_apart(tmp
     assert complaints(done)["server"][0] == "fail"
     async with in_front(lambda request: PlainTextResponse("hello")) as url:
         done = await beside_it(receiver, "--receiver", url, "--json")
-        assert "is no receiver" in complaints(done)["server"][1]
+        assert "is not a receiver" in complaints(done)["server"][1]
     await receiver.start()
     try:
         done = await beside_it(receiver, "--receiver", receiver.url, "--json", RECEIVER_API_TOKENS="some-other-token")

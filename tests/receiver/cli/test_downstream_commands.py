@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 
 async def command(receiver: LiveReceiver, *args: str, status: int = 0) -> Any:
-    """What it printed with `--json`; its text where it fails."""
+    """Run a command; return its output with `--json`, or its text if it fails."""
     environment, directory = receiver.full_environment(), receiver.data_dir.parent
     done = await receiver_command(*args, "--json", environment=environment, directory=directory)
     assert done.status == status, done.out + done.err

@@ -120,7 +120,7 @@ async def test_no_list_loses_a_word_at_80_columns(tmp_path: Path) -> None:
 
 
 def differences(piped: str, shown: str) -> list[str]:
-    """What a terminal of 80 columns was not shown of what a pipe was, and lines that it would wrap by itself."""
+    """Return words that a pipe was shown and a terminal of 80 columns was not, and lines that it would wrap itself."""
     wrong = [f"too wide: {line!r}" for line in shown.splitlines() if cell_len(line) > 80]
     words, squeezed = set(shown.split()), "".join(shown.split())
     for word in piped.split():
@@ -138,7 +138,7 @@ def differences(piped: str, shown: str) -> list[str]:
 
 
 def _passing(word: str) -> bool:
-    """Whether *word* is of an age or a moment, which change between two calls."""
+    """Return whether *word* is part of an age or a time, which change between two calls."""
     return bool(re.fullmatch(r"[-+]?[\d.]+|\d\d:\d\d:\d\d.*|s|min", word))
 
 

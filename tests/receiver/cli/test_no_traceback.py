@@ -203,7 +203,7 @@ class Table:
 
 
 def _told_as_json(printed: str, said: str) -> bool:
-    """Whether a failed command says so in an object, on standard error or in the result that it printed."""
+    """Return whether a failed command says so in an object, on standard error or in its result."""
     try:
         return "error" in json.loads(said.strip().splitlines()[-1])
     except (ValueError, IndexError):

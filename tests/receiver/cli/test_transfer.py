@@ -137,7 +137,7 @@ async def all_events_settled(client: httpx.AsyncClient) -> bool:
 
 
 def contents(directory: Path) -> dict[str, str]:
-    """What every file holds, but for the memory that readers of the database share."""
+    """Return the contents of all files, except for the memory that readers of the database share."""
     return {
         str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))

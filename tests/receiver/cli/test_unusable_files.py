@@ -1,4 +1,4 @@
-"""What is on disk can't be used: one line says which file, what is wrong and what to do, and nothing is lost."""
+"""Unusable files on disk: one line names the file, the problem and the remedy, and nothing is lost."""
 
 from __future__ import annotations
 

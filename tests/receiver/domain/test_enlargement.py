@@ -1,4 +1,4 @@
-"""Whether a result is really larger than its input, and as much as was asked for."""
+"""The enlargement of a result, compared with its input and the requested scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a job does not move."""
+"""The reason why a job makes no progress."""
 
 from __future__ import annotations
 

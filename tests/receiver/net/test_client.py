@@ -172,7 +172,7 @@ async def test_a_server_that_drips_its_body_ends_at_the_deadline_and_its_status_
 
 
 async def answered(outbound: Outbound, url: str) -> Answer:
-    """What came by the deadline: later ones are tried where a busy machine brings not even the first byte by then."""
+    """Return the answer by a deadline; later ones are tried if a busy machine delivers not even a byte by then."""
     for seconds in (0.2, 2, 20):
         with suppress(NoAnswer):
             answer = await outbound.post(url, content=b"", headers={}, timeout_seconds=seconds, max_answer_bytes=1000)
@@ -429,7 +429,7 @@ async def test_headers_for_one_host_are_not_sent_to_another(outbound: Outbound) 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """What a server for hooks.example needs, and a client that trusts it."""
+    """Return TLS contexts for a server of hooks.example and for a client that trusts it."""
     pem = self_signed(tmp_path_factory.mktemp("tls"), "hooks.example")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(pem)

@@ -1,4 +1,4 @@
-"""When a connection is used again, and how the end of a body is found."""
+"""Reuse of connections, and the detection of the end of a body."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def inside(networks: Sequence[str]) -> st.SearchStrategy[Address]:
 
 
 def between(whole: str, networks: Sequence[str]) -> list[str]:
-    """What is left of *whole* without *networks*."""
+    """Return the rest of *whole* without *networks*."""
     left: list[Any] = [ip_network(whole)]
     for shut in map(ip_network, networks):
         overlapping = [network for network in left if network.overlaps(shut)]
@@ -124,7 +124,7 @@ def test_metadata_stays_shut_whatever_is_allowed(text: str) -> None:
         guard = Guard(allow)
         assert refused(guard, address)
         assert [name for name, disguised in forms.items() if not refused(guard, disguised)] == []
-        with pytest.raises(AddressForbidden, match="stay shut"):
+        with pytest.raises(AddressForbidden, match="stay closed"):
             guard.verdict(address)
 
 

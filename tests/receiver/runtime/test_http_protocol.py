@@ -1,4 +1,4 @@
-"""What strangers may send down a connection: over real sockets, against a small application that says what it got."""
+"""Anything that strangers may send over a connection: real sockets, and a small application that echoes requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed: one form for all lines, ids on them, and no secret in what libraries and failures say."""
+"""Log output: a common form of all lines, with ids, and without secrets in the texts of libraries and failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dashboard reads, on every engine."""
+"""The queries of the dashboard, on every engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine promises below the storage interface: transactions, lists, locks of rows, versions."""
+"""The guarantees of every engine below the storage interface: transactions, lists, locks of rows, versions."""
 
 import asyncio
 import threading

@@ -44,7 +44,7 @@ async def subscribe(database: Database, count: int, *, url: str = "https://examp
 
 
 async def deliveries(database: Database) -> Counter[str]:
-    """How many deliveries each endpoint has."""
+    """Count the deliveries of each endpoint."""
     return Counter(row[0] for row in await database.read(alone(Fetch("SELECT endpoint_id FROM deliveries"))))
 
 

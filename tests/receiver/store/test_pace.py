@@ -1,4 +1,4 @@
-"""How fast a provider is called by many processes: they share its token buckets and its places, on every engine."""
+"""Rate limits over many processes: they share a provider's token buckets and its slots, on every engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def claim(
 
 
 async def all_claim(store: JobStore, now: datetime, **more: Any) -> list[Job]:
-    """What four processes get that claim at once."""
+    """Return the claims of four processes at once."""
     claimed = await asyncio.gather(*(claim(store, owner, now, **more) for owner in OWNERS))
     return [job for each in claimed for job in each.jobs]
 

@@ -1,4 +1,4 @@
-"""What is PostgreSQL's alone: lost connections, notifications between processes, and refusals with a remedy."""
+"""Behaviour of PostgreSQL alone: lost connections, notifications between processes, and refusals with a remedy."""
 
 from __future__ import annotations
 

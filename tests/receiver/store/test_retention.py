@@ -1,4 +1,4 @@
-"""What is old goes, nothing else does, and callbacks do not notice."""
+"""Old data is removed, nothing else is, and callbacks are not delayed."""
 
 from __future__ import annotations
 

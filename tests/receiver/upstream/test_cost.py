@@ -1,4 +1,4 @@
-"""What jobs cost, as their providers say or as it is set; what is known of turnaround and lost callbacks."""
+"""Costs of jobs, from their providers or from settings; statistics of turnaround and lost callbacks."""
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta

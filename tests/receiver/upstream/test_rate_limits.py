@@ -1,4 +1,4 @@
-"""How fast a queue drains, and what is said of when it will be done."""
+"""The rate at which a queue drains, and the estimate of its end."""
 
 from pathlib import Path
 

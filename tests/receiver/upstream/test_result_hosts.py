@@ -1,4 +1,4 @@
-"""What hosts of results do, and what becomes of the image: a table. Nothing unsafe is kept, whatever it is called."""
+"""A table of behaviours of result hosts, and the outcome for the image. Nothing unsafe is kept, whatever its name."""
 
 from __future__ import annotations
 

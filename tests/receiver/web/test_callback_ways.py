@@ -43,7 +43,7 @@ Pieces = Sequence[bytes]
 
 @dataclass(frozen=True)
 class Case:
-    """What is sent, in pieces that arrive apart, and to how many answers it leads; `direct` of them are direct ones."""
+    """Data to send, in pieces that arrive apart, and the number of its answers, of which `direct` are direct."""
 
     sent: Callable[[RunningReceiver, Job], Pieces]
     direct: int = 0

@@ -1,4 +1,4 @@
-"""What a callback is answered: over real sockets where the sender matters."""
+"""Answers to callbacks: over real sockets where the sender matters."""
 
 from __future__ import annotations
 

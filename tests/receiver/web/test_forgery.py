@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("way")
 
 @dataclass(frozen=True)
 class Attempt:
-    """What is sent instead of what should be: a path, headers and a body, for a job and another one."""
+    """A forged request: a path, headers and a body, for a job and another one."""
 
     answer: int
     headers: Callable[[bytes], dict[str, str]] = signed

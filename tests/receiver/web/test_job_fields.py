@@ -1,4 +1,4 @@
-"""What a job says of its input and of what it waits for."""
+"""The fields of a job about its input and its waiting."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ async def test_lists_take_the_parameters_that_are_described_and_refuse_others(tm
 
 
 def test_a_change_of_an_endpoint_has_no_defaults() -> None:
-    """What is not named stays; only what is made, or set as a whole, takes defaults."""
+    """Fields that are not given stay; only creation and replacement use defaults."""
     models = DESCRIPTION["components"]["schemas"]
     assert [name for name, parameter in models["EndpointChange"]["properties"].items() if "default" in parameter] == []
     assert models["NewEndpoint"]["properties"]["enabled"]["default"] is True
@@ -107,7 +107,7 @@ def test_every_parameter_in_a_path_is_described() -> None:
 
 
 def test_every_event_carries_what_the_description_says(tmp_path: Path) -> None:
-    """What stands under `webhooks` has the schema of its own body."""
+    """Every entry under `webhooks` has the schema of its own body."""
     for name, item in DESCRIPTION["webhooks"].items():
         schema = item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
         reported = DESCRIPTION["components"]["schemas"][schema.rsplit("/", 1)[1]]

@@ -1,4 +1,4 @@
-"""What lists are asked for: what can't be meant is refused, so that nobody takes an empty page for an answer."""
+"""Query parameters of lists: impossible values are refused, so that nobody takes an empty page for an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a token may do: all of `/v1`, or read it."""
+"""Scopes of tokens: all of `/v1`, or only reading it."""
 
 from __future__ import annotations
 

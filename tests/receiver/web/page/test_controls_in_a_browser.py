@@ -1,4 +1,4 @@
-"""What the controls of the pages do in Chromium: the slider, bulk actions, copying, times, motion, and live pages."""
+"""Controls of the pages in Chromium: the slider, bulk actions, copying, times, motion, and live pages."""
 
 from __future__ import annotations
 

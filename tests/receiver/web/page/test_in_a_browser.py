@@ -198,7 +198,7 @@ async def test_axe_finds_nothing_and_nothing_scrolls_sideways(running: Setup) ->
 
 
 async def _viewed(page: Page, name: str) -> dict[str, Any]:
-    """What is wrong with *page*; it is also photographed."""
+    """Return the problems of *page*, and take a screenshot of it."""
     await page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
     assert await page.locator("h1").count() == 1, name
     wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

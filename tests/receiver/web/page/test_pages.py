@@ -1,4 +1,4 @@
-"""What the pages show and do, without a browser."""
+"""The contents and actions of the pages, without a browser."""
 
 from __future__ import annotations
 
