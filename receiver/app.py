@@ -87,7 +87,7 @@ class Receiver:
                 405: _not_allowed,
                 OSError: _internal_error,
                 StoreError: _internal_error,
-                500: _internal_error,  # anything else, which is raised again behind the answer
+                500: _internal_error,  # anything else, which is raised again after the answer
             },
         )
         self.direct = DirectRoute(CALLBACK_PATH, lambda request: self.callbacks.take(request))

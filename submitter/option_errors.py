@@ -44,7 +44,7 @@ def explain_option(error: Mapping[str, Any], known: Sequence[str]) -> str:
         name = str(error["loc"][-1])
         near = difflib.get_close_matches(name, known, n=1)
         instead = f"is {near[0]} meant?" if near else f"there are {', '.join(known)}"
-        return f"is no option of this provider; {instead}"
+        return f"is not an option of this provider; {instead}"
     if kind in _TYPES:
         return _TYPES[kind]
     if kind in _BOUNDS:

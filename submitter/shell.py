@@ -64,9 +64,9 @@ Version = Annotated[
 
 def run(cli: typer.Typer, program: str, explain: Callable[[BaseException], CommandFailed | None]) -> NoReturn:
     """
-    Run *cli* and exit. *explain* turns the errors of its own package into what is printed.
+    Run *cli* and exit. *explain* turns errors of its own package into messages.
 
-    An interrupt ends it with one line and 130 at any moment: before and after the command too.
+    An interrupt ends it with a message and status 130 at any time, also before and after the command.
     """
     _open_standard_files()
     for stream in (sys.stdout, sys.stderr):
@@ -89,7 +89,7 @@ def run(cli: typer.Typer, program: str, explain: Callable[[BaseException], Comma
 
 
 def explained(exc: BaseException) -> CommandFailed:
-    """*exc* as the line and the exit status that end a command."""
+    """Turn *exc* into the message and the exit status that end a command."""
     if isinstance(exc, CommandFailed):
         return exc
     if isinstance(exc, ReceiverError):
@@ -107,7 +107,7 @@ def explained(exc: BaseException) -> CommandFailed:
 
 
 def _called(cli: typer.Typer, as_json: bool) -> int:
-    """The exit status of the command, which prints its own usage errors unless they are wanted as JSON."""
+    """Run the command and return its exit status. Usage errors are printed by it, or raised for JSON."""
     try:
         result = cli(standalone_mode=not as_json)
     except SystemExit as exc:
@@ -134,7 +134,7 @@ def _end(program: str, failure: CommandFailed, as_json: bool) -> int:
 
 
 def _reader_gone() -> int:
-    """Whoever read the output has gone, as `head` does; what is still buffered must not raise again."""
+    """Handle a reader of the output that has gone, as `head` does; buffered output must not raise again."""
     for stream in (sys.stdout, sys.stderr):
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

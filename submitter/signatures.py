@@ -1,9 +1,9 @@
 """
-Webhook signatures in the manner of Standard Webhooks: bytes in; `CallbackRefused` or silence out, nothing else ever.
+Webhook signatures as in Standard Webhooks. Verification takes bytes and raises `CallbackRefused` and nothing else.
 
-What is signed is `id.timestamp.body` with HMAC-SHA256; the header holds `version,base64` entries separated by spaces,
-and one that matches is enough (that is how a secret is changed without a gap). Vendors differ in two ways, so both are
-data here: what the version tags are called, and how the secret's text becomes key bytes.
+The signed text is `id.timestamp.body`, with HMAC-SHA256; the header holds `version,base64` entries separated by spaces,
+of which a single match is enough (this allows rotation without a gap). Vendors differ in two ways, so both are data
+here: the names of the version tags, and how the secret's text becomes key bytes.
 
 For applications that receive our events, `verify(headers, body, secret)` is all that is needed.
 """
@@ -99,10 +99,10 @@ def check(
     tolerance_seconds: float = TOLERANCE_SECONDS,
     hint: str = "",
 ) -> None:
-    """The rule itself. Entries whose version does not match *versions* are skipped, not refused."""
+    """Check a signature. Entries whose version does not match *versions* are skipped, not refused."""
     if not keys:
         raise CallbackRefused("no secret is configured, so nothing can be verified", reason="no_secret")
-    # White space around a header's value is no part of it (RFC 9110, 5.5), and not every server takes it off.
+    # White space around a header's value is not part of it (RFC 9110, 5.5), and not every server takes it off.
     message_id = message_id and message_id.strip(b" \t")
     timestamp = timestamp and timestamp.strip(b" \t")
     signatures = signatures and signatures.strip(b" \t")
@@ -117,7 +117,7 @@ def check(
             if not value
         ]
         raise CallbackRefused(
-            f"{', '.join(missing)} missing; does a proxy drop headers, or is this somebody else?",
+            f"{', '.join(missing)} missing; does a proxy drop headers, or is this another sender?",
             reason="missing_header",
         )
     if len(message_id) > MAX_ID_BYTES or len(signatures) > MAX_SIGNATURE_BYTES:
@@ -152,14 +152,14 @@ def check(
 
 
 def sign(secret: str | bytes, message_id: str, timestamp: int | datetime, body: bytes) -> str:
-    """The `webhook-signature` entry `v1,…`; *secret* is a `whsec_` text or the key's bytes."""
+    """Return the `webhook-signature` entry `v1,…`; *secret* is a `whsec_` text or the key's bytes."""
     key = parse_secret(secret) if isinstance(secret, str) else secret
     seconds = int(timestamp.timestamp()) if isinstance(timestamp, datetime) else timestamp
     return "v1," + _digest(key, message_id.encode(), str(seconds).encode(), body).decode("ascii")
 
 
 def signed_headers(secrets: Sequence[str], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """The three headers of Standard Webhooks for *body*, signed with each of *secrets*."""
+    """Return the three headers of Standard Webhooks for *body*, signed with each of *secrets*."""
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(int(at.timestamp())),
@@ -168,17 +168,17 @@ def signed_headers(secrets: Sequence[str], message_id: str, at: datetime, body: 
 
 
 def message_id(headers: object) -> str:
-    """The `webhook-id` in *headers*, as `verify` reads them; empty if there is none."""
+    """Return the `webhook-id` in *headers*, as `verify` reads them; empty if there is none."""
     return _standard_headers(headers).get(b"webhook-id", b"").decode("latin-1")
 
 
 def new_secret() -> str:
-    """A fresh `whsec_` secret of 32 random bytes."""
+    """Return a new `whsec_` secret of 32 random bytes."""
     return PREFIX + base64.b64encode(randomness.token_bytes(32)).decode("ascii")
 
 
 def parse_secret(text: str) -> bytes:
-    """The key bytes of a `whsec_` secret; `ValueError` says what is wrong and never quotes it."""
+    """Return the key bytes of a `whsec_` secret; `ValueError` says what is wrong and never quotes it."""
     text = text.strip()
     if not text.startswith(PREFIX):
         raise ValueError(f"a webhook secret starts with {PREFIX!r}")
@@ -189,12 +189,12 @@ def parse_secret(text: str) -> bytes:
 
 
 def parse_secrets(secret: str | Sequence[str]) -> list[bytes]:
-    """The keys of one `whsec_` secret or several; `ValueError` as `parse_secret`."""
+    """Return the keys of one or several `whsec_` secrets; `ValueError` as in `parse_secret`."""
     return [parse_secret(text) for text in ([secret] if isinstance(secret, str) else secret)]
 
 
 def parse_key(text: str, encoding: Encoding) -> bytes:
-    """The key bytes that a vendor's secret *text* stands for; `ValueError` if it can't be that."""
+    """Return the key bytes of a vendor's secret *text*; `ValueError` if it does not fit *encoding*."""
     octets = text.strip().encode("utf-8")
     try:
         if encoding == "utf8":
@@ -218,7 +218,7 @@ def _digest(key: bytes, message_id: bytes, timestamp: bytes, body: bytes) -> byt
 
 
 def _standard_headers(headers: object) -> dict[bytes, bytes]:
-    """The first of each `webhook-…` header as bytes; whatever is not a pair of texts is passed over."""
+    """Return the first of each `webhook-…` header as bytes; anything that is not a pair of texts is skipped."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     found: dict[bytes, bytes] = {}
     for pair in pairs if isinstance(pairs, Iterable) and not isinstance(pairs, str | bytes) else ():

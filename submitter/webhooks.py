@@ -62,4 +62,4 @@ def unwrap(
     try:
         return parse_event(bytes(body), event_id=message_id(pairs))
     except ValueError as exc:
-        raise CallbackRefused("the body is signed but is no event of a receiver", reason="bad_body") from exc
+        raise CallbackRefused("the body is signed but is not a receiver's event", reason="bad_body") from exc

@@ -86,7 +86,7 @@ async def examine_from_outside(url: str, clocks: Clocks) -> AsyncIterator[Findin
 def clock_finding(clocks: Clocks) -> Finding:
     skew = clocks.worst()
     if skew is None:
-        return warn("clock", "nobody answered with a date to compare with", "check the clock yourself: `timedatectl`")
+        return warn("clock", "no answer had a date to compare with", "check the clock yourself: `timedatectl`")
     if abs(skew.seconds) <= _MOST_SKEW_SECONDS:
         return ok("clock", f"within {max(abs(skew.seconds), 1):.0f} s of {skew.host}")
     late = "behind" if skew.seconds > 0 else "ahead"
@@ -222,7 +222,7 @@ async def public_url_findings(settings: Settings, clocks: Clocks, *, serving: bo
     try:
         tokens = Credentials.of(settings).tokens
     except (DataUnusable, SettingsInvalid):
-        yield fail("public URL", "can't be tried without the secrets", "see what is said of them")
+        yield fail("public URL", "can't be tried without the secrets", "see the findings about them")
         return
     yield await reach(public_url, tokens, clocks)
 
@@ -251,7 +251,7 @@ async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None, *
         remedy = (
             "let the proxy pass /callbacks/ here with its path, and give all processes the same RECEIVER_SECRET_KEYS"
         )
-        return fail(check, "somebody else answers there: a callback URL gets 404", remedy)
+        return fail(check, "another server answers there: a callback URL gets 404", remedy)
     if answer.status_code in (401, 403):
         remedy = "let /callbacks/ pass without a login: the token in the path is the login"
         return fail(check, f"something in front refuses callbacks ({answer.status_code})", remedy)
@@ -328,7 +328,7 @@ async def _key(provider: Provider, sender: HttpSender, clocks: Clocks) -> Findin
     except AccountRefused as exc:
         return fail(check, f"refused ({exc.code})", f"set {name}_API_KEY to a key that is active and has credit")
     except (NotSent, ProviderBusy) as exc:
-        return fail(check, f"no use asking now: {exc}", f"check {name}_BASE_URL and the way out of this network")
+        return fail(check, f"can't be checked now: {exc}", f"check {name}_BASE_URL and outbound access")
     except ProviderError as exc:
         if exc.code in ("timeout", "reset", "answer_cut") or exc.code.startswith("http_5"):
             return warn(check, f"can't tell: {exc}", "try again later")

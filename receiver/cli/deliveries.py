@@ -17,7 +17,7 @@ from receiver.store.endpoints import Endpoints
 from submitter.moments import moment_option
 from submitter.printing import Listing, failed, print_fields, print_json, print_table
 
-deliveries = typer.Typer(no_args_is_help=True, help="What was delivered, and what was not.")
+deliveries = typer.Typer(no_args_is_help=True, help="Show deliveries.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STYLES = {"delivered": "green", "given_up": "red", "dropped": "dim", "pending": "cyan"}
@@ -29,7 +29,7 @@ def list_deliveries(
         list[DeliveryState] | None,
         typer.Option(help="Only these; may be repeated."),
     ] = None,
-    undelivered: Annotated[bool, typer.Option("--undelivered", help="Only what was tried and not delivered.")] = False,
+    undelivered: Annotated[bool, typer.Option("--undelivered", help="Only those tried and not delivered.")] = False,
     fault: Annotated[Literal["ours", "theirs"] | None, typer.Option(help="Only failures of this side.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Only for this endpoint.")] = None,
     job: Annotated[str | None, typer.Option(help="Only about this job.")] = None,
@@ -92,14 +92,14 @@ def replay(
     delivery_id: Annotated[str | None, typer.Argument(help="One delivery, dlv_…")] = None,
     endpoint: Annotated[str | None, typer.Option(help="All failures of this endpoint.")] = None,
     since: Annotated[
-        str | None, typer.Option(help="Everything since this moment: 1h, 2d, 2026-01-31, 2026-01-31T12:00Z.")
+        str | None, typer.Option(help="Everything since this time: 1h, 2d, 2026-01-31, 2026-01-31T12:00Z.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Deliver again, with the same event ids: one delivery, an endpoint's failures, or everything since a moment."""
+    """Deliver again, with the same event ids: one delivery, an endpoint's failures, or everything since a time."""
     if (delivery_id is None) == (endpoint is None and since is None):
-        raise failed("say what: a delivery's id, or --endpoint, --since or both", status=2)
+        raise failed("name a delivery's id, or --endpoint, --since or both", status=2)
     now = datetime.now(UTC)
     moment = moment_option("--since", since, now)
 

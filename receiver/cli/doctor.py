@@ -45,7 +45,7 @@ def doctor(
     ] = False,
 ) -> None:
     """
-    Find what is wrong, and say what to do about it. Exit status 1 if something must be done.
+    Find problems, and say what to do about them. Exit status 1 if something must be done.
 
     The running receiver is asked for its keys, pauses, lost callbacks and backlog, with the token that `submitter`
     finds; where none answers, this environment alone is judged.

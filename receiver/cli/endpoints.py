@@ -155,7 +155,7 @@ def rotate_secret(
     ] = 86400.0,
     as_json: AsJson = False,
 ) -> None:
-    """Give it a new secret, shown now and never again; the old one signs beside it for a while."""
+    """Give it a new secret, shown now and never again; the old one also signs for a while."""
     secret, now = new_secret(), datetime.now(UTC)
     changed = _change(endpoint_id, lambda endpoint: endpoint.rotated(secret, now, overlap=timedelta(seconds=overlap)))
     _print_endpoint(changed, as_json, secret=secret, old_secrets_sign_until=iso(now + timedelta(seconds=overlap)))

@@ -48,11 +48,11 @@ def list_jobs(
     text: Annotated[str | None, typer.Argument(help="Part of an id, of the image's file name, or of metadata.")] = None,
     state: Annotated[list[State] | None, typer.Option(help="Only these states; may be repeated.")] = None,
     provider: Annotated[str | None, typer.Option(help="Only this provider's.")] = None,
-    lost: Annotated[bool, typer.Option("--lost", help="Only those that were paid for and whose results are lost.")] = (
+    lost: Annotated[bool, typer.Option("--lost", help="Only jobs that were paid for and whose results are lost.")] = (
         False
     ),
-    since: Annotated[str | None, typer.Option(help="Created at this moment or later: 1h, 2d, 2026-01-31.")] = None,
-    until: Annotated[str | None, typer.Option(help="Created before this moment.")] = None,
+    since: Annotated[str | None, typer.Option(help="Created at this time or later: 1h, 2d, 2026-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="Created before this time.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -151,7 +151,7 @@ def watch(
     job_ids: Annotated[
         list[str] | None, typer.Argument(help="Watch these, until all have ended. Default: the newest.")
     ] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the database.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two reads of the database.")] = 1.0,
 ) -> None:
     """A live table, until interrupted or, with ids, until those jobs have ended."""
 

@@ -111,7 +111,7 @@ def _checked_address(text: str) -> str:
     except (httpx.InvalidURL, ValueError) as exc:
         raise failed(f"{text!r} is no URL: {exc}; write it as http://localhost:3000/hook", status=2) from exc
     if address.scheme not in ("http", "https") or not address.host:
-        raise failed(f"{text!r} is no http:// or https:// URL, such as http://localhost:3000/hook", status=2)
+        raise failed(f"{text!r} is not an http:// or https:// URL, such as http://localhost:3000/hook", status=2)
     if port is not None and not 1 <= port <= 65535:
         raise failed(f"{text!r}: there is no port {port}; ports end at 65535", status=2)
     try:

@@ -27,7 +27,7 @@ from submitter.providers import PROVIDERS
 
 def reread(
     since: Annotated[
-        str | None, typer.Option(help="Only what was received at this moment or later: 1h, 2d, 2026-01-31.")
+        str | None, typer.Option(help="Only evidence received at this time or later: 1h, 2d, 2026-01-31.")
     ] = None,
     provider: Annotated[str | None, typer.Option(help="Only of this provider.")] = None,
     job: Annotated[str | None, typer.Option(help="Only of this job.")] = None,
@@ -41,7 +41,7 @@ def reread(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be, and change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Read evidence again: after an update that fixed a reader, or once a webhook secret was set right."""
+    """Read evidence again: after an update that fixed a reader, or once a webhook secret was corrected."""
     if provider is not None and provider not in PROVIDERS:
         raise typer.BadParameter(f"use {', '.join(PROVIDERS)}", param_hint="--provider")
     moment = moment_option("--since", since, datetime.now(UTC))

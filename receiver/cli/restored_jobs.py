@@ -38,7 +38,7 @@ _RESTORED = Failure(
 
 async def hold_queued(path: Path, settings: Settings, each: Mapping[str, ProviderSettings]) -> list[Job]:
     """
-    Make every queued job of the database at *path* `unconfirmed`, and have positions go on anew.
+    Make every queued job of the database at *path* `unconfirmed`, and begin a new range of positions.
 
     Returns the jobs, oldest first.
     """

@@ -85,7 +85,7 @@ def _provider_findings(providers: Sequence[ProviderInfo]) -> list[Finding]:
             findings.append(fail(f"{info.name} pause", f"paused{since}: {info.paused.reason}", remedy))
         if info.health.get("degraded"):
             share = f"{lost:.0%} of its last callbacks" if isinstance(lost, float) else "callbacks"
-            remedy = "see what is said of the public URL; its jobs are polled meanwhile"
+            remedy = "see the findings about the public URL; its jobs are polled meanwhile"
             findings.append(warn(f"{info.name} callbacks", f"{share} got lost", remedy))
     if not any(info.configured for info in providers):
         remedy = "set FREEPIK_API_KEY or another provider's in its environment and start it again"

@@ -82,7 +82,7 @@ def in_force(settings: Settings, each: Mapping[str, ProviderSettings], given: Ma
 
 
 def misspelt(given: Iterable[str]) -> list[str]:
-    """Return a warning for each name that looks like a setting of ours and is none."""
+    """Return a warning for each name that looks like one of our settings but is not."""
     ours = {f"RECEIVER_{name.upper()}" for name in Settings.model_fields}
     theirs = {f"{owner.upper()}_{field.upper()}" for field in _provider_fields() for owner in _owners(field)}
     warnings = []
@@ -92,7 +92,7 @@ def misspelt(given: Iterable[str]) -> list[str]:
         if name.startswith("RECEIVER_"):
             near = difflib.get_close_matches(name, ours, n=1, cutoff=0.75)
         elif own := _same_of_others(name):
-            warnings.append(f"{name} is no setting of ours; only {own} can be set")
+            warnings.append(f"{name} is not a known setting; only {own} can be set")
             continue
         elif name.startswith(tuple(f"{provider.upper()}_" for provider in PROVIDERS)):
             near = difflib.get_close_matches(name, theirs, n=1, cutoff=0.8)
@@ -100,7 +100,7 @@ def misspelt(given: Iterable[str]) -> list[str]:
                 continue  # other programs use names that begin with a provider's, too
         else:
             continue
-        warnings.append(f"{name} is no setting of ours" + (f"; is {near[0]} meant?" if near else ""))
+        warnings.append(f"{name} is not a known setting" + (f"; is {near[0]} meant?" if near else ""))
     return warnings
 
 

@@ -58,7 +58,7 @@ def transfer(to: To, as_json: AsJson = False) -> None:
     typer.echo("\nSet for every process, with the same values:")
     typer.echo("  RECEIVER_DATABASE_URL: what --to named")
     for name, key in sorted(_unset(settings).items()):
-        typer.echo(f"  {name}: `{key}` in {secrets_path(settings.data_dir)}, or links and tokens given out so far end")
+        typer.echo(f"  {name}: `{key}` in {secrets_path(settings.data_dir)}, or links and tokens issued so far end")
     typer.echo(f"Images and inputs stay in {settings.data_dir}: keep RECEIVER_DATA_DIR, shared by all processes.")
     typer.echo(f"Do not serve {path} any more: what is queued there would be sent, and billed, a second time.")
 

@@ -43,12 +43,12 @@ def trigger(
     listed: Annotated[bool, typer.Option("--list", help="Print providers and states, and send nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Have the sandbox of a running `receiver serve --sandbox` call back, and show what became of it."""
+    """Have the sandbox of a running `receiver serve --sandbox` call back, and show its effect."""
     if listed:
         _print_states(as_json)
         return
     if provider is None or state is None:
-        raise failed("say which: `receiver trigger PROVIDER STATE`; `receiver trigger --list` lists them", status=2)
+        raise failed("name both: `receiver trigger PROVIDER STATE`; `receiver trigger --list` lists them", status=2)
     _check(provider, state)
     try:
         twist = Twist(

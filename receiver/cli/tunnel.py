@@ -35,7 +35,7 @@ def tunnel(
     public_url: Annotated[str | None, typer.Option(help="How this machine, or the host of --ssh, is reached.")] = None,
     port: Port = 8000,
     patience: Annotated[
-        float, typer.Option(help="Seconds to wait for the public URL to answer before it is used all the same.")
+        float, typer.Option(help="Seconds to wait for the public URL to answer before it is used anyway.")
     ] = 30.0,
     sandbox: WithSandbox = False,
 ) -> None:

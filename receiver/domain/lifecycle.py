@@ -84,7 +84,7 @@ def advance(job: Job, update: Update, now: datetime, timing: Timing, *, jitter: 
         report = replace(report, remote_status=job.remote_status or report.remote_status)
     if report is not None and _names_another_task(job, report, update):
         ignored = Change(job, Verdict.IGNORED)
-        # The poll was made all the same: the next one must not be due at once.
+        # The poll was still made: the next one must not be due at once.
         if update.source is not Source.POLL or update.again:
             return ignored
         return _polled(ignored, replace(update, report=None), now, timing, jitter)

@@ -310,7 +310,7 @@ class Notifier:
             try:
                 client = lane.clients.pop() if lane.clients else self._connect()
                 outcome = await self.attempt(client, delivery, lane.endpoint)
-            except Exception as exc:  # noqa: BLE001 (whatever it is, the next try is by the schedule)
+            except Exception as exc:  # noqa: BLE001 (after any error, the next try is by the schedule)
                 outcome = self._failure(delivery, started_at, exc)
             await self._booking.add(outcome)
         except asyncio.CancelledError:

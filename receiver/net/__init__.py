@@ -1,1 +1,1 @@
-"""Outbound HTTP to addresses that others chose, behind one guard. Imports nothing of ours."""
+"""Outbound HTTP to addresses that others chose, behind one guard. Imports none of our modules."""

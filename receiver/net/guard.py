@@ -143,7 +143,7 @@ class AddressForbidden(OutboundRefused):
     def __init__(self, host: str, *, reason: str) -> None:
         self.found = f"{host} is, or leads to, an address that must not be reached from here"
         if reason == "metadata":
-            stays = "metadata addresses stay shut, whatever RECEIVER_ALLOW_NETWORKS says"
+            stays = "metadata addresses stay closed, regardless of RECEIVER_ALLOW_NETWORKS"
             self.remedy = f"use a public https URL: {stays}"
         else:
             stays = "add its network to RECEIVER_ALLOW_NETWORKS if it is yours"

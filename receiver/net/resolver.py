@@ -61,7 +61,7 @@ class SystemResolver:
             try:
                 found = self._getaddrinfo(host, port, type=socket.SOCK_STREAM)
                 addresses = [str(sockaddr[0]) for *_, sockaddr in found]
-            except Exception as exc:  # noqa: BLE001 (whoever waits for it gets it)
+            except Exception as exc:  # noqa: BLE001 (its waiters get it)
                 error = exc
             try:
                 loop.call_soon_threadsafe(ended, addresses, error)

@@ -119,7 +119,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._head_since is not None and now - self._head_since > _HEAD_SECONDS:
             if self._unframed_bytes:
-                self._refuse(_Unacceptable(408, "its head came too slowly"))
+                self._refuse(_Unacceptable(408, "its head arrived too slowly"))
             else:
                 self.transport.close()
         elif (
@@ -127,7 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
             and not self.flow.read_paused
             and now - self._body_since > _BODY_SECONDS + self._body_bytes / _SLOWEST_BODY
         ):
-            self._refuse(_Unacceptable(408, "its body came too slowly"))
+            self._refuse(_Unacceptable(408, "its body arrived too slowly"))
 
     # --- What the parser says ---------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def generated(data_dir: Path) -> dict[str, str]:
 def kept(data_dir: Path) -> dict[str, str]:
     """Return the secrets made before. Raises `DataUnusable`; broken ones are never replaced by new ones."""
     path = secrets_path(data_dir)
-    remedy = "bring it back from a backup; moved away it is made anew, and links and tokens given out so far end"
+    remedy = "restore it from a backup; if it is moved away, new ones are made, and links and tokens issued so far end"
     try:
         found = json.loads(path.read_text())
     except OSError as exc:
@@ -50,7 +50,7 @@ def kept(data_dir: Path) -> dict[str, str]:
     try:
         parse_secret(given["notify_secret"])
     except ValueError as exc:
-        raise DataUnusable(path, "its notify_secret is no whsec_…", remedy) from exc
+        raise DataUnusable(path, "its notify_secret is not a whsec_… secret", remedy) from exc
     return given
 
 

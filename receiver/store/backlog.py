@@ -74,7 +74,7 @@ QUEUES = {
 }
 DUE_POLLS = "SELECT count(*), min(next_poll_at) FROM jobs WHERE next_poll_at <= ? AND provider IN (??)"
 UNREAD = "SELECT count(*) FROM (SELECT 1 FROM evidence WHERE read_at IS NULL LIMIT ?) AS unread"
-# Bounded: the provider of a job stands in its row alone.
+# Bounded: no index has the provider of a job, only its row.
 OPEN = (
     "SELECT provider, count(*), count(overdue_at) FROM (SELECT provider, overdue_at FROM jobs WHERE state = ?"
     f" LIMIT {_MOST_COUNTED}) AS open_jobs GROUP BY provider"

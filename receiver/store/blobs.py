@@ -92,7 +92,7 @@ class Blobs:
         if self.objects is not None and not await asyncio.to_thread(path.is_file):
             await self._fetch(f"inputs/{name}", path)
         elif not await asyncio.to_thread(path.is_file):
-            raise FileNotFoundError(errno.ENOENT, "the input is not kept any more")
+            raise FileNotFoundError(errno.ENOENT, "the input is no longer kept")
         return path
 
     def content_type(self, path: Path) -> str:

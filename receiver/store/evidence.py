@@ -55,7 +55,7 @@ class EvidenceLog:
         """
         Return the ids of replays among *evidence*: their job has the same delivery, id and body, from earlier.
 
-        A repeated id with another body is not the same delivery: it was signed anew.
+        A repeated id with another body is not the same delivery: it was signed again.
         """
         keyed = [item.id for item in evidence if item.delivery_id and item.job_id]
         if not keyed:

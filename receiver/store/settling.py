@@ -43,7 +43,7 @@ class JobUpdate:
 
 
 EvidenceVerdict = tuple[int, Verdict, str | None]
-"""Evidence (by id) that is no update, with its verdict and a note."""
+"""Evidence (by id) that is not an update, with its verdict and a note."""
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Settled:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """
-    Updates to settle together, in their order, and verdicts on evidence that is no update.
+    Updates to settle together, in their order, and verdicts on evidence that is not an update.
 
     The evidence is unread, or all of it was read before and is read *again*.
     """

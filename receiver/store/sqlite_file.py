@@ -135,10 +135,10 @@ def check_ours(path: Path, *, remedy: str) -> None:
     with usable_database(path), contextlib.closing(open_to_read(path)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "jobs", "evidence"} <= names:
-            raise DataUnusable(path, "is no database of a receiver", remedy)
+            raise DataUnusable(path, "is not a receiver's database", remedy)
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     if row is None:
-        raise DataUnusable(path, "is no database of a receiver", remedy)
+        raise DataUnusable(path, "is not a receiver's database", remedy)
     if row[0] not in known_schemas():
         raise DataUnusable(path, "its schema is not known to this version", _NEWER)
 

@@ -13,7 +13,7 @@ the place of that value. Engines translate the rest:
     INDEXED BY …    dropped on PostgreSQL
 
 Fields that look redundant exist for speed. `FetchWide` names its columns because SQLite's driver gives up the
-interpreter at every row, and takes it back late beside a busy event loop: the engine packs all rows into one.
+interpreter at every row, and takes it back late while the event loop is busy: the engine packs all rows into one.
 `InsertMany` and `UpdateMany` carry their rows as data for the same reason.
 """
 

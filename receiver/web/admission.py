@@ -217,7 +217,7 @@ class Admissions:
                 503,
                 "no_worker",
                 "no process that submits jobs has started yet",
-                remedy="come again after a moment; `receiver work` holds the providers' keys",
+                remedy="try again later; `receiver work` holds the providers' keys",
                 headers={"retry-after": "2"},
             )
         if not has_key:

@@ -58,21 +58,29 @@ _MAX_PEER_CHARS = 64
 
 
 _PLAIN = ((b"content-type", b"text/plain; charset=utf-8"),)
-_UNKNOWN = Problem(404, "unknown_callback_url", "this is no callback URL of ours", remedy="use the URL as it was given")
-_TOO_SLOW = Problem(
-    408, "too_slow", "the body came too slowly", remedy="send it in one go", headers={"connection": "close"}
+_UNKNOWN = Problem(
+    404, "unknown_callback_url", "this is not one of our callback URLs", remedy="use the URL exactly as it was sent"
 )
-_TOO_BIG = Problem(413, "too_large", "the body is too large", remedy="raise RECEIVER_MAX_CALLBACK_BYTES if it is meant")
+_TOO_SLOW = Problem(
+    408, "too_slow", "the body arrived too slowly", remedy="send it in one go", headers={"connection": "close"}
+)
+_TOO_BIG = Problem(
+    413, "too_large", "the body is too large", remedy="raise RECEIVER_MAX_CALLBACK_BYTES if that is intended"
+)
 _UNSIGNED = Problem(
-    401, "signature_refused", "the signature does not hold", remedy="sign the raw body with the secret of this account"
+    401, "signature_refused", "the signature is invalid", remedy="sign the raw body with the secret of this account"
 )
 _CUT = Problem(
     400, "body_cut", "the body is not as long as Content-Length says", remedy="send the whole body, unaltered"
 )
 _TOO_MANY = Problem(
-    429, "too_many_callbacks", "too much comes in for this job", remedy="come again", headers={"retry-after": "60"}
+    429,
+    "too_many_callbacks",
+    "too many callbacks for this job",
+    remedy="try again later",
+    headers={"retry-after": "60"},
 )
-_OVERLOADED = Problem(503, "unavailable", "not recorded", remedy="come again", headers={"retry-after": "3"})
+_OVERLOADED = Problem(503, "unavailable", "not recorded", remedy="try again later", headers={"retry-after": "3"})
 
 
 class CallbackRoute:

@@ -180,7 +180,7 @@ class ImagesApi:
                 404,
                 "image_not_kept",
                 "our copy of this image is not there yet",
-                remedy="come again, or use source_url while it lives",
+                remedy="try again later, or use source_url while it lives",
             )
         return job, image
 

@@ -209,7 +209,7 @@ def _not_cancelable(job: Job) -> Problem:
         409,
         "already_sent",
         "the job was sent to its provider, which has no way to cancel it",
-        remedy='send {"abandon": true} to stop waiting for it; it may be billed all the same',
+        remedy='send {"abandon": true} to stop waiting for it; it may still be billed',
     )
 
 

@@ -64,7 +64,7 @@ def describe(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         "info": {
             "title": "upscale-receiver",
             "version": _version(),
-            "summary": "Submit AI upscaling jobs; receive, verify, keep and pass on what comes back.",
+            "summary": "Submit AI upscaling jobs; receive, verify, keep and pass on their results.",
         },
         "security": [{"bearer": []}],
         "tags": [{"name": name} for name in ("jobs", "providers", "events", "endpoints", "deliveries", "service")],
@@ -108,19 +108,19 @@ def _service() -> dict[str, Any]:
     callback = [path_parameter("provider"), token]
     received = plain("A provider's callback.", (200, 401, 404, 408, 413, 503), parameters=callback)
     received["requestBody"] = {"content": {"*/*": {"schema": {}}}}
-    ready = public("Whether it is able to work.", {200: health})
+    ready = public("Check whether it is able to work.", {200: health})
     ready["responses"]["503"] = {"description": "Not able to work.", "content": {JSON: {"schema": health}}}
     return {
         "/callbacks/{provider}/{token}": {
-            "get": plain("Whether the callback URL is good.", (200, 404), parameters=callback),
-            "head": bodiless(plain("Whether the callback URL is good.", (200, 404), parameters=callback)),
+            "get": plain("Check whether the callback URL is valid.", (200, 404), parameters=callback),
+            "head": bodiless(plain("Check whether the callback URL is valid.", (200, 404), parameters=callback)),
             "post": received,
         },
         "/inputs/{token}": {
             "get": public("A job's input, for its provider.", {200: "image/*", 404: None}, token),
-            "head": bodiless(public("Whether the input is there, and its type.", {200: "", 404: None}, token)),
+            "head": bodiless(public("Check whether the input exists, and its type.", {200: "", 404: None}, token)),
         },
-        "/healthz": {"get": public("Whether it is alive.", {200: health})},
+        "/healthz": {"get": public("Check whether it is alive.", {200: health})},
         "/readyz": {"get": ready},
         "/metrics": {"get": public("For Prometheus.", {200: "text/plain"})},
         "/openapi.json": {"get": public("This.", {200: {"type": "object"}})},

@@ -17,15 +17,15 @@ MEANINGS = {
     202: "Accepted.",
     204: "Done.",
     400: "The body can't be read.",
-    401: "No bearer token, or a wrong one; for a callback, no good signature.",
+    401: "No bearer token, or a wrong one; for a callback, an invalid signature.",
     403: "The token may read and change nothing.",
-    404: "There is no such thing.",
-    408: "The body came too slowly.",
-    409: "Not as things are.",
+    404: "Not found.",
+    408: "The body arrived too slowly.",
+    409: "Not possible in the current state.",
     413: "Too large.",
-    415: "A media type that is not taken.",
+    415: "An unsupported media type.",
     422: "It can't be done as asked; `field` and `remedy` say what to change.",
-    503: "Our internal errors: come again after `Retry-After`.",
+    503: "Internal error: try again after `Retry-After`.",
 }
 
 
@@ -89,7 +89,7 @@ def paging(prefix: str | None = None, *, most: int = 200) -> list[Schema]:
     """Return the parameters of paging. A cursor is an id with *prefix*, or else a number."""
     cursor = {"type": "string", "pattern": f"^{prefix}_[0-9a-z]{{26}}$" if prefix else "^[0-9]{1,18}$"}
     limit = {"type": "integer", "minimum": 1, "maximum": most, "default": 50}
-    return [query_parameter("cursor", cursor, "What `next` of the page before said."), query_parameter("limit", limit)]
+    return [query_parameter("cursor", cursor, "`next` of the page before."), query_parameter("limit", limit)]
 
 
 def body_of(model: str, *, required: bool = True) -> Schema:

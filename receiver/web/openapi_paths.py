@@ -56,8 +56,8 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
     listed = [
         query_list("state", State),
         query_list("provider", names),
-        query_parameter("since", MOMENT, "Made at this moment or later."),
-        query_parameter("until", MOMENT, "Made before this moment."),
+        query_parameter("since", MOMENT, "Created at this time or later."),
+        query_parameter("until", MOMENT, "Created before this time."),
         query_parameter(
             "q", {**TEXT, "maxLength": 200}, "Text in ids, the file's name or metadata; a page may then be short."
         ),
@@ -77,7 +77,7 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         "/v1/lost": {
             "get": operation(
                 "jobs",
-                "What was paid for and never reached us, newest first.",
+                "Jobs whose paid results never reached us, newest first.",
                 {200: page_of("LostJob"), 422: None},
                 paging("job"),
             )
@@ -86,7 +86,7 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         "/v1/jobs/{id}/evidence": {
             "get": operation(
                 "jobs",
-                "What came in about it, as it came.",
+                "The evidence about it, unaltered.",
                 {200: page_of("Evidence"), 404: None, 422: None},
                 [by_id, *paging()],
             )
@@ -177,9 +177,7 @@ def events_paths(providers: Sequence[str]) -> dict[str, Any]:
             query_list("type", EVENT_TYPES),
             query_list("provider", providers),
             query_parameter("job", TEXT),
-            query_parameter(
-                "after", cursor, "Above this position; a stream without it begins with what happens from now on."
-            ),
+            query_parameter("after", cursor, "Above this position; a stream without it begins with new events."),
             query_parameter("last_event_id", cursor, resume),
             {"name": "Last-Event-ID", "in": "header", "description": resume, "schema": cursor},
             *paging(most=500),
@@ -205,21 +203,21 @@ def endpoints_paths() -> dict[str, Any]:
             ),
             "post": operation(
                 "endpoints",
-                "Make an endpoint; the secret is in this answer only.",
+                "Create an endpoint; only this answer includes its secret.",
                 {201: with_secret, 400: None, 413: None, 422: None},
                 body=body_of("NewEndpoint"),
             ),
         },
         "/v1/endpoints/{id}": {
             "get": operation("endpoints", "One endpoint.", {200: ref("Endpoint"), 404: None}, [by_id]),
-            "patch": changing("Change what is named.", "EndpointChange"),
-            "put": changing("Set everything; what is not named goes back to its default.", "NewEndpoint"),
+            "patch": changing("Change the given fields.", "EndpointChange"),
+            "put": changing("Set everything; fields that are not given get their defaults.", "NewEndpoint"),
             "delete": operation("endpoints", "Remove it.", {204: "", 404: None}, [by_id]),
         },
         "/v1/endpoints/{id}/test": {
             "post": operation(
                 "endpoints",
-                "Send an example event, by the way of real ones.",
+                "Send an example event in the same way as real ones.",
                 {202: ref("DeliveryWithAttempts"), 400: None, 404: None, 413: None, 422: None},
                 [by_id],
                 body=body_of("Trial", required=False),
@@ -228,7 +226,7 @@ def endpoints_paths() -> dict[str, Any]:
         "/v1/endpoints/{id}/rotate-secret": {
             "post": operation(
                 "endpoints",
-                "A new secret; the old one signs beside it for a while.",
+                "Rotate the secret; the old one also signs for a while.",
                 {200: with_secret, 400: None, 404: None, 413: None, 422: None},
                 [by_id],
                 body=body_of("Rotation", required=False),
@@ -242,7 +240,7 @@ def deliveries_paths() -> dict[str, Any]:
     filters = [
         query_list("state", DeliveryState),
         query_parameter(
-            "undelivered", {**TEXT, "enum": ["true", "false"]}, "Only what was tried or has ended undelivered."
+            "undelivered", {**TEXT, "enum": ["true", "false"]}, "Only those tried or ended, and not delivered."
         ),
         query_parameter("fault", {**TEXT, "enum": ["ours", "theirs"]}),
         query_parameter("endpoint", TEXT),
@@ -262,7 +260,7 @@ def deliveries_paths() -> dict[str, Any]:
         "/v1/deliveries/replay": {
             "post": operation(
                 "deliveries",
-                "Deliver again: all failures, an endpoint's, or everything since a moment.",
+                "Deliver again: all failures, an endpoint's, or everything since a given time.",
                 {202: ref("Replayed"), 200: ref("Replayed"), 400: None, 409: None, 413: None, 422: None},
                 body=body_of("BulkReplay", required=False),
             )

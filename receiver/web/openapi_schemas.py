@@ -70,15 +70,15 @@ _SUMS = record(
 _IMAGE = schema_of(
     KeptImage,
     url=_text("Our copy: GET it with the bearer token once `kept`."),
-    lost_reason=nullable(_text("Why it can't be had any more.")),
-    scale=nullable({**_NUMBER, "description": "How many times larger than the input it is."}),
-    upscaled=nullable({**_FLAG, "description": "Whether it is as much larger as was asked for."}),
+    lost_reason=nullable(_text("Why it is no longer available.")),
+    scale=nullable({**_NUMBER, "description": "The factor by which it is larger than the input."}),
+    upscaled=nullable({**_FLAG, "description": "Whether it is as much larger as requested."}),
     kept=_FLAG,
 )
 _JOB = schema_of(
     Job,
     images={"type": "array", "items": ref("Image")},
-    waiting_for={**nullable(schema_of(WaitingFor)), "description": "Why the job does not move."},
+    waiting_for={**nullable(schema_of(WaitingFor)), "description": "Why the job makes no progress."},
 )
 _EVIDENCE = _with_optional(
     schema_of(
@@ -113,8 +113,8 @@ _PROBLEM = record(
         "title": _text(),
         "status": _WHOLE,
         "detail": _text(),
-        "code": _text("Stable: what programs look at."),
-        "field": _text("What of the request is wrong."),
+        "code": _text("Stable, for programs."),
+        "field": _text("The part of the request that is wrong."),
         "remedy": _text("What to change."),
     },
     optional=("field", "remedy"),

@@ -78,7 +78,7 @@ async def answer_problem(request: Request, exc: Exception) -> Response:
 
 def busy(detail: str = "too much waits for the disk") -> Problem:
     """Return the answer to an internal error: try again later."""
-    return Problem(503, "unavailable", detail, remedy="come again after a moment", headers={"retry-after": "5"})
+    return Problem(503, "unavailable", detail, remedy="try again later", headers={"retry-after": "5"})
 
 
 def no_such_job() -> Problem:

@@ -86,7 +86,7 @@ def moment_param(request: Request, name: str) -> datetime | None:
         raise Problem(
             422,
             "invalid_filter",
-            f"{name} is not a moment",
+            f"{name} is not a time",
             field=name,
             remedy="write it as RFC 3339, for example 2026-01-31T12:00:00Z",
         ) from exc
@@ -118,7 +118,7 @@ def _invalid_cursor(name: str) -> Problem:
     return Problem(
         422,
         "invalid_cursor",
-        f"{name} must be what `next` said",
+        f"{name} must be a value of `next`",
         field=name,
-        remedy="send what `next` said, or leave it out",
+        remedy="send the value of `next`, or leave it out",
     )

@@ -97,7 +97,7 @@ class Rotation(_Asked):
     """A change of an endpoint's secret."""
 
     overlap_seconds: float = Field(
-        _DAY_SECONDS, ge=0, le=LONGEST_OVERLAP_SECONDS, description="How long the old secret signs beside the new one."
+        _DAY_SECONDS, ge=0, le=LONGEST_OVERLAP_SECONDS, description="How long the old secret signs as well."
     )
     secret: WebhookSecret | None = Field(None, description="One of your own; otherwise one is made.")
 
@@ -122,7 +122,7 @@ class BulkReplay(_Asked):
     endpoint_id: str | None = Field(None, max_length=64)
     since: Moment | None = Field(
         None,
-        description="Everything since that moment, what was never queued for want of an enabled endpoint included.",
+        description="Everything since that time, including events never queued because no endpoint was enabled.",
     )
     state: Literal["given_up", "delivered", "all"] | None = Field(
         None, description="Default: `given_up`; with `since`: `all`."

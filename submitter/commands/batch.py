@@ -51,7 +51,7 @@ def batch(
     Send many images and save their results. After an interruption, the same command goes on where it was.
 
     No image is sent twice. Further columns of a CSV are options of their rows; `name` is what the result is called.
-    Files that are no image are listed and not sent. Exit status 1: some failed, or were not sent.
+    Files that are not images are listed and not sent. Exit status 1: some failed, or were not sent.
     """
     connection: Connection = context.obj
     check_provider(provider)

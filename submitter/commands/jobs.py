@@ -31,8 +31,8 @@ def list_jobs(
         list[str] | None,
         typer.Option(help="Only these providers' jobs; may be repeated.", autocompletion=complete_provider),
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Created at this moment or later: 1h, 2d, 2026-01-31.")] = None,
-    until: Annotated[str | None, typer.Option(help="Created before this moment.")] = None,
+    since: Annotated[str | None, typer.Option(help="Created at this time or later: 1h, 2d, 2026-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="Created before this time.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -84,7 +84,7 @@ def cancel(
     context: typer.Context,
     jobs: JobIds,
     abandon: Annotated[
-        bool, typer.Option("--abandon", help="Stop waiting for jobs that were sent, which may be billed all the same.")
+        bool, typer.Option("--abandon", help="Stop waiting for jobs that were sent, which may still be billed.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -107,7 +107,7 @@ class Journal:
             try:
                 self._learn(json.loads(line))
             except (ValueError, TypeError, KeyError) as exc:
-                raise CommandFailed(f"{self.path} is damaged; remove it to begin anew") from exc
+                raise CommandFailed(f"{self.path} is damaged; remove it to start over") from exc
 
     def _learn(self, line: dict[str, Any]) -> None:
         if "batch" in line:

@@ -20,7 +20,7 @@ from submitter.sdk.values import Health
 def login(
     context: typer.Context,
     url: Annotated[str | None, typer.Argument(help="The receiver's URL. Default: --receiver, or this machine.")] = None,
-    name: Annotated[str, typer.Option(help="What to call it; `--profile` chooses it.")] = DEFAULT_NAME,
+    name: Annotated[str, typer.Option(help="Its name, to be chosen with `--profile`.")] = DEFAULT_NAME,
     default: Annotated[bool, typer.Option("--default", help="Use it where no receiver is named.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Forget the profile instead.")] = False,
 ) -> None:

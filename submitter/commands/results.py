@@ -28,14 +28,14 @@ def make_ready(out: Path) -> None:
     """
     try:
         if out.exists() and not out.is_dir():
-            raise CommandFailed(f"--out {out} is no directory; name one, or one to be made", status=2)
+            raise CommandFailed(f"--out {out} is not a directory; name an existing or a new one", status=2)
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as exc:
         why = exc.strerror or exc
         raise CommandFailed(
-            f"--out {out} can't be written to ({why}); name a directory that can, or one to be made", status=2
+            f"--out {out} can't be written to ({why}); name a writable directory or a new one", status=2
         ) from exc
 
 

@@ -18,7 +18,7 @@ from submitter.sdk.async_client import AsyncClient
 def wait(
     context: typer.Context,
     jobs: JobIds,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Give up after so many seconds.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Give up after this many seconds.")] = None,
     out: Annotated[Path | None, typer.Option(help="Save the results in this directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the jobs as JSON, one in each line.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ Written from these pages, read 2026-11:
 
 Quirks: three levels to read: the HTTP status, the envelope's `code` (of the call), the task's `state`; HTTP 200 with
 code 200 and state `failed` is normal. `resultJson` is JSON in a string. The input must be a public URL. Callbacks are
-not signed, carry the final state only, and come again after 30 s, 2 min and 10 min unless answered 200 within 30 s.
+not signed, carry the final state only, and are repeated after 30 s, 2 min and 10 min unless answered 200 within 30 s.
 Which codes a failed task may carry is an open set. HTTP 500 says to send again.
 """
 

@@ -7,7 +7,7 @@ Written from these pages, read 2026-11:
 - https://novita.ai/docs/api-reference/basic-error-code and https://novita.ai/docs/guides/model-apis-rate-limits
 
 Quirks: the success word is TASK_STATUS_SUCCEED. Callbacks put the task result under `payload`, are not signed, carry
-the final state only and echo the callback URL, token included; they want an answer within 5 s and come again up to
+the final state only and echo the callback URL, token included; they need an answer within 5 s and are repeated up to
 five times. Account errors come as HTTP 400 and 403. `image_url_ttl` is a text or a number. The page says
 `imgs`, the field is `images`.
 """

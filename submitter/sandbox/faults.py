@@ -115,7 +115,7 @@ class Dice:
         self.reset(faults)
 
     def reset(self, faults: Faults) -> None:
-        """Replace all faults; counts and random sequences start anew."""
+        """Replace all faults; counts and random sequences start over."""
         self.faults = faults
         self._left: dict[tuple[str, str], int] = {}
         self._rolls: Counter[tuple[str, str, int]] = Counter()

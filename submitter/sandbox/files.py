@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 Admits = Callable[["File", Mapping[str, str], float], bool]
-"""Whether a link with this query opens the file at this moment (Unix seconds)."""
+"""Returns whether a link with a query opens the file at a given time (Unix seconds)."""
 
 
 def before_expiry(file: File, query: Mapping[str, str], now: float) -> bool:

@@ -5,7 +5,7 @@ From https://docs.freepik.com/api-reference/image-upscaler-creative/post-image-u
 https://docs.freepik.com/webhooks and https://docs.freepik.com/ratelimits.
 
 Open on the pages and decided here: CREATED is announced like every other state; there are no retries; an
-empty balance is 403; links live two hours and are signed anew by every status call.
+empty balance is 403; links live two hours and are signed again by every status call.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ TWIST_FAULTS: Mapping[str, str] = {
 class Twist:
     """
     Changes to a callback. *overrides* are values by dotted path, set in the body before it is signed: `{"data.status":
-    "ODD"}`. A number in a path is an index of an existing list; values along a path that are no objects are replaced by
-    objects. *faults* are names of `TWIST_FAULTS`.
+    "ODD"}`. A number in a path is an index of an existing list; values along a path that are not objects are replaced
+    by objects. *faults* are names of `TWIST_FAULTS`.
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)

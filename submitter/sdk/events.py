@@ -129,7 +129,7 @@ def _start(stream: Stream) -> int:
 
 
 def _resumed(conflict: Conflict) -> int:
-    """Where a reader goes on that is ahead of the log; older receivers name their newest event alone."""
+    """Return the position for a reader ahead of the log; older receivers name only their newest event."""
     position = conflict.problem.get("resume_after", conflict.problem.get("newest"))
     if conflict.code != "position_ahead" or not isinstance(position, int):
         raise conflict

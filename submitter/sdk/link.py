@@ -226,7 +226,7 @@ class Link:
 
     def stranger(self) -> NoReceiver:
         return NoReceiver(
-            f"what answers at {self.url} is no receiver", code="not_a_receiver", remedy="check the URL and its path"
+            f"the server at {self.url} is not a receiver", code="not_a_receiver", remedy="check the URL and its path"
         )
 
 
@@ -253,7 +253,7 @@ def _text(value: Any) -> str | None:
 
 
 def _certificate_problem(exc: BaseException | None) -> str | None:
-    """What is wrong with the server's certificate, if that caused *exc*. Another try would not help."""
+    """Return the problem of the server's certificate, if it caused *exc*. Another try would not help."""
     while exc is not None:
         if isinstance(exc, ssl.SSLCertVerificationError):
             return exc.verify_message

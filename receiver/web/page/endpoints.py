@@ -65,7 +65,7 @@ class EndpointsPage:
 
     async def rotate(self, request: Request, session: Session, form: FormData) -> Response:
         rotated = await self.api.post(session.caller, f"/v1/endpoints/{_id(request)}/rotate-secret")
-        done = "This is the new secret. The old one signs beside it for a day:"
+        done = "This is the new secret. The old one also signs for a day:"
         return await self._list(request, session, secret=rotated, done=done)
 
     def _action(self, name: str) -> Callable[[Request], Awaitable[Response]]:

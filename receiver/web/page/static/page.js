@@ -115,7 +115,7 @@ function prepareCompare(root) {
   root.querySelectorAll("[data-sides] select").forEach((select) => select.addEventListener("change", () => choose(root, select)));
 }
 
-// Another picture on one side; the address keeps the choice, for the next renewal and for whom it is sent to.
+// Another picture on one side; the address keeps the choice, for the next renewal and for the people that it is sent to.
 function choose(root, select) {
   const image = root.querySelector(`[data-side="${select.name}"]`);
   const option = select.selectedOptions[0];
