@@ -61,7 +61,7 @@ class Sandbox:
     Local stand-ins for the five upscaling APIs.
 
     Without *origin*, result links name the address that a submit call was sent to. *turnaround_seconds* is the range
-    from which each task's duration is drawn; *link_seconds* shortens the documented lifetime of result links by provider
+    from which each task's duration is drawn; *link_seconds* shortens the documented life of result links by provider
     name; *retry_scale* and *callback_timeout_scale* scale the documented callback retries and patience. With a *seed*,
     every random decision is the same in every run.
     """

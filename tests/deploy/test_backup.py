@@ -108,7 +108,7 @@ async def test_a_copy_without_a_database_of_ours_is_no_backup(tmp_path: Path) ->
             database.executescript(script)
         done = await command(receiver, "restore", str(kept))
         assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1), (script, done.err)
-        assert "not known to this version" in done.err if "9999" in script else "no database of a receiver" in done.err
+        assert "not known to this version" in done.err if "9999" in script else "not a receiver's database" in done.err
         assert not receiver.data_dir.exists()
 
 

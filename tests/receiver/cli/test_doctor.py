@@ -123,7 +123,7 @@ async def test_a_healthy_installation_and_eighteen_seeded_faults(
                 "redirected",
                 "https://www.example.com",
             ),
-            (lambda r: PlainTextResponse("who?", 404), "public URL", "somebody else", "SECRET_KEYS"),
+            (lambda r: PlainTextResponse("who?", 404), "public URL", "another server", "SECRET_KEYS"),
             (lambda r: PlainTextResponse("login", 401), "public URL", "refuses callbacks", "without a login"),
             (lambda r: PlainTextResponse("<b>ok</b>"), "public URL", "rewrites", "interstitial"),
             (lambda r: PlainTextResponse("ok\n", headers={"date": hour_ago}), "clock", "s ahead of", "timedatectl"),

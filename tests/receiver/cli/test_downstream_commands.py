@@ -70,4 +70,4 @@ async def test_an_endpoint_is_looked_after_from_the_shell(tmp_path: Path) -> Non
         assert (await command(receiver, "endpoints", "list"))["items"] == []
         unknown = await command(receiver, "deliveries", "list", "--event", "nope", status=2)
         assert "there is no event 'nope'; there are job.queued, " in unknown
-        assert "say what" in await command(receiver, "replay", status=2)
+        assert "name a delivery" in await command(receiver, "replay", status=2)
