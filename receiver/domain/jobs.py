@@ -203,7 +203,7 @@ class KeptImage:
     bytes: int | None = shown(default=None, big=True)
     sha256: str | None = shown(default=None, length=64)
     state: str = shown(
-        "`wanted`: being fetched; `kept`: ours to serve; `lost`: it can't be had any more;"
+        "`wanted`: being fetched; `kept`: ours to serve; `lost`: no longer available;"
         " `removed`: it was kept, and removed after `KEEP_IMAGES_DAYS`.",
         default="wanted",
         length=8,

@@ -53,7 +53,7 @@ class DownloadCut(DownloadFailed):
 
 
 class NotContinued(DownloadFailed):
-    """What has come can't be continued: the file is another one by now, or its host sends nothing but all of it."""
+    """The download can't be resumed: the file has changed, or its host sends only whole files."""
 
     def __init__(self) -> None:
         super().__init__("cut off, and the rest was not to be had", status=None, permanent=False)

@@ -279,7 +279,7 @@ class Unfinished:
         self._cut: dict[tuple[str, int], tuple[str | None, PartWriter, Arriving]] = {}
 
     def take(self, image: KeptImage) -> tuple[PartWriter, Arriving] | None:
-        """What has come of *image*, if it is still wanted from the same link."""
+        """Take the received part of *image*, if it is still wanted from the same link."""
         found = self._cut.get((image.job_id, image.n))
         if found is None or found[0] != image.source_url:
             return None
