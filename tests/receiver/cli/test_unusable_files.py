@@ -81,10 +81,10 @@ async def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
         (json.dumps({**SECRETS, "notify_secret": "short"}), "its notify_secret"),
     ],
 )
-def test_secrets_that_are_broken_are_reported_and_never_made_anew(tmp_path: Path, content: str, wrong: str) -> None:
+def test_broken_secrets_are_reported_and_never_replaced(tmp_path: Path, content: str, wrong: str) -> None:
     path = tmp_path / "secrets.json"
     path.write_text(content)
-    with pytest.raises(DataUnusable, match=f"secrets.json: {wrong}.*; bring it back from a backup"):
+    with pytest.raises(DataUnusable, match=f"secrets.json: {wrong}.*; restore it from a backup"):
         generated(tmp_path)
     assert path.read_text() == content
 
