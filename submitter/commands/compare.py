@@ -45,7 +45,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Where results, the report and the journal are kept.")] = Path("compared"),
     html: Annotated[Path | None, typer.Option(help="The report. Default: in OUT, named after the picture.")] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Send anew where it failed before. It may cost again.")
+        bool, typer.Option("--again", help="Retry the providers that failed before. It may cost again.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
@@ -53,7 +53,7 @@ def compare(
     Send one picture to several providers, and compare time, cost, size and sharpness. Writes an HTML report.
 
     Nothing is sent unless every provider takes the picture and its options. The same command sends nothing twice: it
-    goes on with the jobs of before. Exit status 1: a provider failed; the others are shown all the same.
+    goes on with the earlier jobs. Exit status 1: a provider failed; the others are still shown.
 
     Sharpness is the variance of the Laplacian of the luminance, blurred by a pixel, at the size of the smallest
     result, over that of the picture enlarged by plain interpolation (1.00). Noise and halos count as sharp too.
