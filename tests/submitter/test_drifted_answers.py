@@ -192,7 +192,7 @@ def test_a_moment_may_be_written_out(value: Any, year: int | None) -> None:
         ("pixelcut", {"status": 503, "message": "come again"}, ProviderBusy, "come again"),
     ],
 )
-def test_a_refusal_with_http_200_is_one_and_shows_its_words(
+def test_a_refusal_with_http_200_is_a_refusal_and_shows_its_text(
     name: str, body: dict[str, Any], kind: type[ProviderError], said: str
 ) -> None:
     with pytest.raises(ProviderError, match=said) as caught:

@@ -35,7 +35,7 @@ def test_only_required_fields_have_defaults(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("key", ["", "  ", "two words", "line\nbreak", "käy"])
-def test_a_key_that_can_not_be_one_shows_at_start(name: str, key: str) -> None:
+def test_an_impossible_key_is_reported_at_start(name: str, key: str) -> None:
     with pytest.raises(ValueError, match="API key") as caught:
         build(name, api_key=key)
     assert not key.strip() or key not in str(caught.value)
@@ -44,7 +44,7 @@ def test_a_key_that_can_not_be_one_shows_at_start(name: str, key: str) -> None:
 @pytest.mark.parametrize(
     "url", ["api.example", "ftp://x.example", "http://", "https://x.example?a=1", "http://a.example:port", "/x"]
 )
-def test_a_base_url_that_can_not_be_one_shows_at_start(url: str) -> None:
+def test_an_impossible_base_url_is_reported_at_start(url: str) -> None:
     with pytest.raises(ValueError, match="base URL"):
         build("novita", api_key="k", base_url=url)
 
@@ -55,7 +55,7 @@ def test_an_unknown_provider_is_named_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_file_tells_the_pages_it_was_written_from(name: str) -> None:
+def test_each_file_names_the_pages_it_was_written_from(name: str) -> None:
     module = inspect.getmodule(PROVIDERS[name])
     assert module is not None and module.__doc__ is not None
     assert "https://" in module.__doc__ and "read 2026-11" in module.__doc__

@@ -46,7 +46,7 @@ def verified(arrival: Arrival) -> bool:
     return True
 
 
-async def test_freepik_tells_every_state_signed_and_unwrapped(listener: Listener) -> None:
+async def test_freepik_reports_every_state_signed_and_unwrapped(listener: Listener) -> None:
     async with calling(listener) as (sandbox, caller):
         answer = await caller.freepik(listener.url)
         await sandbox.idle()
@@ -87,7 +87,7 @@ async def test_freepik_does_not_retry(listener: Listener) -> None:
     assert freepik_states(listener) == ["CREATED", "IN_PROGRESS", "COMPLETED"]
 
 
-async def test_apixo_tells_the_end_once_like_its_status_call(listener: Listener) -> None:
+async def test_apixo_reports_the_end_once_like_its_status_call(listener: Listener) -> None:
     async with calling(listener) as (sandbox, caller):
         answer = await caller.apixo(listener.url)
         await sandbox.idle()
@@ -103,7 +103,7 @@ async def test_apixo_async_calls_nobody(listener: Listener) -> None:
     assert listener.arrivals == []
 
 
-async def test_novita_tells_the_end_and_echoes_the_url(listener: Listener) -> None:
+async def test_novita_reports_the_end_and_echoes_the_url(listener: Listener) -> None:
     async with calling(listener) as (sandbox, caller):
         answer = await caller.novita(listener.url)
         await sandbox.idle()

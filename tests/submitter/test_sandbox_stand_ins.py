@@ -120,7 +120,7 @@ async def test_freepik_refuses(caller: Caller, sandbox: Sandbox, changes: dict[s
     assert sandbox.tasks == []
 
 
-async def test_freepik_tells_several_wrong_fields_as_a_problem(caller: Caller) -> None:
+async def test_freepik_reports_several_wrong_fields_as_a_problem(caller: Caller) -> None:
     answer = await caller.freepik(hdr=11, engine="v8")
     assert answer.headers["content-type"] == "application/problem+json"
     assert {param["name"] for param in answer.json()["invalid_params"]} == {"hdr", "engine"}

@@ -92,7 +92,7 @@ def test_a_format_that_the_page_does_not_list_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("header", "credits"), [("12", 12), ("", 10), ("x", 10)])
-def test_an_accepted_task_tells_its_cost(header: str, credits: int) -> None:
+def test_an_accepted_task_includes_its_cost(header: str, credits: int) -> None:
     report = UPSCAYL.submitted(answer(sample("upscayl", "submitted"), x_task_cost=header))
     assert (report.remote_id, report.state) == (TASK, State.RUNNING)
     assert report.cost == Cost(Decimal(credits), "credits")

@@ -260,7 +260,7 @@ async def test_pauses_and_lost_callbacks_of_the_running_server_are_reported(tmp_
         assert complaints(done)["novita callbacks"][:2] == ("warn", "callbacks got lost")
 
 
-async def test_no_server_another_program_and_another_receiver_are_told_apart(tmp_path: Path) -> None:
+async def test_no_server_another_program_and_another_receiver_are_distinguished(tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     receiver = LiveReceiver(tmp_path / "data", {"RECEIVER_API_TOKENS": GOOD_TOKEN})
     done = await beside_it(receiver, "--json", SUBMITTER_RECEIVER_URL=nowhere)

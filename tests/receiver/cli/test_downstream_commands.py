@@ -22,7 +22,7 @@ async def command(receiver: LiveReceiver, *args: str, status: int = 0) -> Any:
     return done.json if status == 0 else done.out + done.err
 
 
-async def test_an_endpoint_is_looked_after_from_the_shell(tmp_path: Path) -> None:
+async def test_an_endpoint_is_managed_from_the_shell(tmp_path: Path) -> None:
     subscriber = Subscriber({"/hook": [500]})
     async with subscriber.serve() as origin, live(tmp_path) as (receiver, _), receiver.client() as client:
         refused = await command(receiver, "endpoints", "add", "https://169.254.169.254/", status=1)

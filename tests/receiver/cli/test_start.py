@@ -16,7 +16,7 @@ async def test_the_program_begins_without_its_commands(tmp_path: Path) -> None:
     assert done.json == ["receiver.store"], "the package, for its errors"
 
 
-async def test_a_command_that_does_not_exist_is_answered_with_the_one_that_was_meant(tmp_path: Path) -> None:
+async def test_an_unknown_command_is_answered_with_a_suggestion(tmp_path: Path) -> None:
     done = await receiver_command("job", environment=bare_environment(), directory=tmp_path)
     assert done.status == 2
     assert "Did you mean 'jobs'?" in done.err

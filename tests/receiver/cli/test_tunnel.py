@@ -239,7 +239,7 @@ async def test_without_any_way_the_three_ways_are_reported(tmp_path: Path) -> No
         assert way in done.err
 
 
-async def test_a_public_url_of_ones_own_is_used_and_checked_from_the_outside(tmp_path: Path) -> None:
+async def test_your_own_public_url_is_used_and_checked_from_outside(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     sandbox = Sandbox(seed=1, turnaround_seconds=(60, 60))

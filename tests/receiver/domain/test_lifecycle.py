@@ -97,7 +97,7 @@ def test_an_update_of_another_task_is_ignored_signed_or_not(before: State, said:
 
 @pytest.mark.parametrize("before", State)
 @pytest.mark.parametrize("said", [S, F, R])
-def test_a_hint_moves_nothing_and_tells_nothing(before: State, said: State) -> None:
+def test_a_hint_changes_nothing_and_emits_nothing(before: State, said: State) -> None:
     change = advance(job(before), says(said, believed=False), NOW, TIMING)
     assert (change.job.state, change.events, change.images) == (before, (), ())
     assert change.verdict is (Verdict.LATE if before in (S, F) else Verdict.HINT)

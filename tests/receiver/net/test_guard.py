@@ -116,7 +116,7 @@ def test_public_ipv6_addresses_pass(address: Address) -> None:
 
 
 @pytest.mark.parametrize("text", METADATA)
-def test_metadata_stays_shut_whatever_is_allowed(text: str) -> None:
+def test_metadata_addresses_stay_closed_whatever_is_allowed(text: str) -> None:
     address = ip_address(text)
     single = ip_network(text)
     forms = disguises(address) if isinstance(address, IPv4Address) else {}

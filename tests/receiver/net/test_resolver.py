@@ -46,7 +46,7 @@ async def test_a_name_server_that_hangs_takes_so_many_threads_and_no_more() -> N
     assert await resolver("good.example", 443) == ["192.0.2.1"]
 
 
-async def test_look_ups_of_one_host_join_and_one_who_gives_up_takes_nobody_elses_answer() -> None:
+async def test_lookups_of_one_host_are_shared_and_giving_up_takes_no_other_callers_answer() -> None:
     server = HangingNameServer()
     resolver = SystemResolver(most_threads=1, getaddrinfo=server)
     waiting = [asyncio.create_task(resolver("one.hang", 443)) for _ in range(20)]

@@ -92,7 +92,7 @@ async def test_signals_reach_other_processes_and_are_heard_again_after_a_lost_co
         await there.close()
 
 
-async def test_a_work_that_met_another_one_is_called_anew(postgresql_server: PostgresqlServer) -> None:
+async def test_a_transaction_that_conflicts_is_called_again(postgresql_server: PostgresqlServer) -> None:
     """Two transactions that lock two rows in turn: one of them is the server's victim."""
     async with postgresql_server.database() as url:
         database = await open_database(url)

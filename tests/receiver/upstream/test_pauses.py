@@ -120,7 +120,7 @@ async def test_a_pause_holds_for_every_process_on_the_database_and_is_reported_o
     assert await reported(database) == ["provider.paused", "provider.resumed"]
 
 
-async def test_of_several_processes_one_probes(database: Database) -> None:
+async def test_only_one_of_several_processes_probes(database: Database) -> None:
     processes = [Pauses(database) for _ in range(4)]
     await processes[0].refused("novita", NOW, sent_at=NOW, reason="402: empty")
     at = NOW + timedelta(seconds=30)

@@ -70,7 +70,7 @@ async def test_the_order_is_token_then_size_then_signature(tmp_path: Path) -> No
         assert (await here.client.post(here.path(job), content=b"x")).status_code == 401
 
 
-async def test_a_body_that_comes_too_slowly_is_given_up(tmp_path: Path) -> None:
+async def test_a_body_that_arrives_too_slowly_is_given_up(tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here, at_the_wire(here.receiver) as port:
         here.receiver.callbacks.bodies = CallbackBodies(seconds=0.3)
         job = await here.job("novita")
@@ -98,7 +98,7 @@ async def test_a_sender_that_hangs_up_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_looking_at_the_url_is_fine_and_leaves_nothing(method: str, tmp_path: Path) -> None:
+async def test_a_get_of_the_url_is_fine_and_records_nothing(method: str, tmp_path: Path) -> None:
     async with running_receiver(tmp_path) as here:
         job = await here.job()
         answer = await here.client.request(method, here.path(job))

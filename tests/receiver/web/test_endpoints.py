@@ -203,7 +203,7 @@ async def test_filters_by_type_and_provider_choose_what_an_endpoint_hears(tmp_pa
     assert [len(subscriber.at(path)) for path in ("/all", "/failed", "/novita")] == [4, 2, 2]
 
 
-async def test_a_secret_of_ones_own_is_taken_and_signs(tmp_path: Path) -> None:
+async def test_your_own_secret_is_accepted_and_signs(tmp_path: Path) -> None:
     subscriber, own = Subscriber(), new_secret()
     async with subscriber.serve() as origin, delivery_stack(tmp_path) as made, made.client() as client:
         asked = {"url": f"{origin}/hook", "secret": own}

@@ -89,7 +89,7 @@ async def test_other_content_under_the_same_key_is_refused_and_a_refused_post_is
         assert (await post(client, "k")).json()["id"] == first.json()["id"]
 
 
-async def test_a_wish_to_send_again_that_comes_five_times_with_one_key_is_one_job(tmp_path: Path) -> None:
+async def test_five_resubmissions_with_one_key_make_one_job(tmp_path: Path) -> None:
     sandbox = Sandbox(seed=1, turnaround_seconds=(0.05, 0.1), faults=Faults(accept_then_reset=1.0))
     async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
         job = (await post(client, "k")).json()

@@ -52,7 +52,7 @@ def routes_of_pages(here: RunningReceiver, method: str) -> list[str]:
     return [path.format(id=f"job_{26 * '0'}", n=0, name="novita") for path in paths]
 
 
-async def test_no_page_and_no_post_is_open_to_those_who_are_signed_out(here: RunningReceiver) -> None:
+async def test_no_page_and_no_post_is_open_without_signing_in(here: RunningReceiver) -> None:
     async with Browser(here.receiver.app) as browser:
         for method in ("GET", "POST"):
             for path in routes_of_pages(here, method):
