@@ -11,7 +11,9 @@ from receiver.runtime.secrets import secrets_path
 from receiver.runtime.serving_lock import alone
 from receiver.settings import Settings, load
 from receiver.store import database
+from receiver.store.blobs import open_blobs
 from receiver.store.sqlite_file import check_ours, state_of
+from receiver.store.upload import upload_files
 from submitter.printing import failed, print_json
 
 _GENERATED = {
@@ -29,8 +31,8 @@ def transfer(to: To, as_json: AsJson = False) -> None:
     Copy the SQLite database into an empty PostgreSQL one. The receiver must not run.
 
     Every table is compared before anything is committed, and nothing is changed at the source. Images and inputs stay
-    where they are. Afterwards serve the new database only: jobs that are queued are queued in both, and each would
-    send, and pay for, them.
+    where they are; with RECEIVER_BLOB_URL set, they are copied into that object store first. Afterwards serve the new
+    database only: jobs that are queued are queued in both, and each would send, and pay for, them.
     """
     settings, _ = load()
     if settings.on_postgresql:
@@ -49,9 +51,10 @@ def transfer(to: To, as_json: AsJson = False) -> None:
             raise failed(f"the database at {path} is damaged: {state.damage}; restore a backup first")
         if not state.schema_is_current:
             raise failed(f"the database at {path} is of an older version: run `receiver migrate` first")
+        files = _upload(settings)
         copied = asyncio.run(database.transfer(path, to))
     if as_json:
-        print_json({"rows": copied, "secrets": sorted(_unset(settings))})
+        print_json({"rows": copied, "files": files, "secrets": sorted(_unset(settings))})
         return
     for table, rows in copied.items():
         typer.echo(f"{table}: {rows} {'row' if rows == 1 else 'rows'}, compared")
@@ -59,8 +62,21 @@ def transfer(to: To, as_json: AsJson = False) -> None:
     typer.echo("  RECEIVER_DATABASE_URL: what --to named")
     for name, key in sorted(_unset(settings).items()):
         typer.echo(f"  {name}: `{key}` in {secrets_path(settings.data_dir)}, or links and tokens issued so far end")
-    typer.echo(f"Images and inputs stay in {settings.data_dir}: keep RECEIVER_DATA_DIR, shared by all processes.")
+    if files is None:
+        typer.echo(f"Images and inputs stay in {settings.data_dir}: keep RECEIVER_DATA_DIR, shared by all processes.")
+    else:
+        typer.echo(f"  RECEIVER_BLOB_URL: as now; {files} images and inputs are there")
     typer.echo(f"Do not serve {path} any more: what is queued there would be sent, and billed, a second time.")
+
+
+def _upload(settings: Settings) -> int | None:
+    """Return how many files are in the object store, all of this installation's; None without an object store."""
+    if settings.blob_url is None:
+        return None
+    try:
+        return asyncio.run(upload_files(open_blobs(settings.data_dir, settings.blob_url)))
+    except OSError as exc:
+        raise failed(f"images and inputs could not be copied: {exc}; nothing was transferred, run it again") from exc
 
 
 def _unset(settings: Settings) -> dict[str, str]:

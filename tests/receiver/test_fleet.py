@@ -138,12 +138,16 @@ async def post_jobs(client: httpx.AsyncClient, count: int) -> dict[str, str]:
         provider = PROVIDERS[number % len(PROVIDERS)]
         async with places:
             while True:
-                answer = await client.post(
-                    "/v1/jobs",
-                    headers={"idempotency-key": f"job-{number}"},
-                    data={"job": f'{{"provider": "{provider}"}}'},
-                    files={"image": ("in.jpg", picture)},
-                )
+                try:
+                    answer = await client.post(
+                        "/v1/jobs",
+                        headers={"idempotency-key": f"job-{number}"},
+                        data={"job": f'{{"provider": "{provider}"}}'},
+                        files={"image": ("in.jpg", picture)},
+                    )
+                except httpx.TransportError:  # a kept connection that was just closed
+                    await asyncio.sleep(0.2)
+                    continue
                 if answer.status_code in (200, 202):
                     return answer.json()["id"], provider
                 assert answer.status_code in (429, 502, 503), answer.text

@@ -1,9 +1,16 @@
-"""A SQLite installation moves to PostgreSQL: all of it is there, what was under way goes on, nothing is sent twice."""
+"""
+A SQLite installation moves to PostgreSQL: all of it is there, what was under way goes on, nothing is sent twice.
+
+In full: RECEIVER_TEST_TRANSFER=100000 jobs; CI transfers fewer.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import os
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +19,24 @@ from typing import Any
 import httpx
 import pytest
 
+from receiver.store.blobs import Blobs
 from receiver.store.database import open_database
+from receiver.store.object_store import ObjectStore
 from receiver.store.tables import metadata
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from tests.bench import filling
 from tests.support.cli import receiver_command
+from tests.support.object_stores import bucket
 from tests.support.postgresql import PostgresqlServer
 from tests.support.processes import LiveReceiver, live, submit, wait_for_state
-from tests.support.rows import execute, fetch
+from tests.support.rows import execute, execute_many, fetch
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.sqlite(reason="the source is a file")
 
 SECRETS = {"RECEIVER_SECRET_KEYS": "a-key-of-both"}
+JOBS = int(os.environ.get("RECEIVER_TEST_TRANSFER", "300"))
 SLOW = {"RECEIVER_CALLBACK_TIMEOUT": "600"}
 
 
@@ -108,6 +120,40 @@ async def test_rows_of_every_kind_are_the_same_and_numbers_go_on(
         )
         assert await fetch(target, "SELECT max(id) FROM evidence") == [(31,)]
         await target.close()
+
+
+async def test_many_jobs_and_their_images_are_the_same_in_the_database_and_the_object_store(
+    tmp_path: Path, postgresql_server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bucket() as made, postgresql_server.database(migrated=False) as url:
+        receiver = LiveReceiver(tmp_path / "data", {**SECRETS, **made.environment, "RECEIVER_BLOB_URL": made.url})
+        Blobs(receiver.data_dir).prepare()
+        source = await open_database(receiver.data_dir / "receiver.db")
+        await asyncio.to_thread(filling.fill, receiver.data_dir / "receiver.db", evidence=3 * JOBS)
+        pictures = {}
+        for (job_id,) in await fetch(source, "SELECT id FROM jobs WHERE state = 'succeeded' LIMIT ?", JOBS // 20):
+            pictures[f"images/{job_id}/0"] = content = b"\x89PNG\r\n\x1a\n" + os.urandom(1000)
+            path = receiver.data_dir / "images" / job_id / "0"
+            path.parent.mkdir()
+            path.write_bytes(content)
+        rows = [
+            (key.split("/")[1], len(content), hashlib.sha256(content).hexdigest()) for key, content in pictures.items()
+        ]
+        new = "INSERT INTO images (job_id, n, state, tries, bytes, sha256) VALUES (?, 0, 'kept', 1, ?, ?)"
+        await execute_many(source, new, rows)
+        await source.close()
+        before = contents(receiver.data_dir)
+        began = time.monotonic()
+        done = await transfer(receiver, tmp_path, url, "--json")
+        print(f"{JOBS} jobs, {len(rows)} images: {time.monotonic() - began:.1f} s")
+        assert done.status == 0, done.err
+        copied = json.loads(done.out)
+        assert (copied["rows"]["jobs"], copied["rows"]["evidence"]) == (JOBS, 3 * JOBS)
+        assert (copied["rows"]["images"], copied["files"]) == (len(rows), len(rows))
+        assert before.items() <= contents(receiver.data_dir).items(), "nothing is changed at the source"
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        assert await made.contents(ObjectStore(made.url)) == pictures
 
 
 async def transfer(receiver: LiveReceiver, directory: Path, url: str, *more: str) -> Any:
