@@ -15,6 +15,7 @@ from submitter.bounded import BoundedTransport
 from submitter.connecting import Address, checked_url, find_receiver
 from submitter.errors import RequestRefused, SubmitterError, Unauthorized
 from submitter.sdk.async_client import AsyncClient
+from submitter.sdk.link import is_hopeless
 from submitter.sdk.values import ProviderInfo
 
 _PATIENCE_SECONDS = 10.0
@@ -46,9 +47,11 @@ async def ask_server(url: str, *, profile: str | None = None, named: bool, clock
         if clocks is not None:
             clocks.note(answer)
     except httpx.TransportError as exc:
-        found = f"no receiver answers at {base} ({type(exc).__name__})"
-        remedy = "start `receiver serve`, or say where it answers: --receiver URL"
-        return Asked([grade("server", found + ("" if named else "; only this environment is judged"), remedy)])
+        if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout) and not is_hopeless(exc):
+            found = f"no receiver answers at {base} ({type(exc).__name__})"
+            remedy = "start `receiver serve`, or say where it answers: --receiver URL"
+            return Asked([grade("server", found + ("" if named else "; only this environment is judged"), remedy)])
+        # Something answers, and the client below says what is wrong with it.
     try:
         address = find_receiver(base, profile=profile)
         async with AsyncClient(address.url, address.token, timeout=_PATIENCE_SECONDS) as receiver:

@@ -13,7 +13,7 @@ import httpx
 
 from submitter.errors import Conflict, NoReceiver, Overloaded
 from submitter.sdk.event_types import Event, parse_event
-from submitter.sdk.link import Link, joined, pause_seconds
+from submitter.sdk.link import CUT, Link, is_hopeless, joined, pause_seconds
 from submitter.sdk.steps import Body, Close, Emit, Sleep, Steps, Stream, next_piece, open_stream
 from submitter.sdk.values import Job
 
@@ -28,12 +28,13 @@ def events(link: Link, *, after: int | None, params: Mapping[str, str], timeout:
     *after* lies beyond the log (it was restored, or is another receiver's), continue from where the receiver says:
     before the first event since the restore.
     """
-    position, tries = after, 0
+    position, tries, opened = after, 0, False
     deadline: float | None = link.deadline(timeout)
     while True:
         tries += 1
         try:
             stream = yield from open_events(link, params, position, silence_seconds=_SILENCE_SECONDS)
+            opened = True
             if position is None:
                 position = _start(stream)
             deadline = None if timeout is None else link.deadline(timeout)
@@ -53,9 +54,11 @@ def events(link: Link, *, after: int | None, params: Mapping[str, str], timeout:
         except httpx.DecodingError as exc:
             raise link.compressed() from exc
         except (httpx.RequestError, Overloaded, NoReceiver) as exc:
-            if isinstance(exc, NoReceiver) and exc.code == "not_a_receiver":
+            if isinstance(exc, NoReceiver) and exc.code in ("not_a_receiver", "wrong_scheme"):
                 raise
-            if deadline is not None and link.clock() >= deadline:
+            if tries == 1 and not opened and isinstance(exc, CUT) and (yield from link.speaks_tls()):
+                raise link.wrong_scheme() from exc
+            if is_hopeless(exc) or (deadline is not None and link.clock() >= deadline):
                 raise link.gone(exc) from exc
             reason = f"the stream of {link.url} was cut ({type(exc).__name__}); resuming it"
         link.on_retry(reason)

@@ -31,7 +31,11 @@ LONGEST_PAUSE_SECONDS = 2.0
 LATER = frozenset({429, 502, 503, 504})
 _LONGEST_WISH_SECONDS = 30.0
 _STALL_SECONDS = 60.0
+_PROBE_SECONDS = 5.0
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+CUT = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+"""What OpenSSL calls the first bytes of a server that does not speak TLS."""
 _REFUSALS: Mapping[int, type[RequestRefused]] = {
     401: Unauthorized,
     403: Unauthorized,
@@ -129,6 +133,8 @@ class Link:
             try:
                 answer = yield from send(make(min(deadline - self.clock(), _STALL_SECONDS)))
             except httpx.RequestError as exc:
+                if tries == 1 and isinstance(exc, CUT) and (yield from self.speaks_tls()):
+                    raise self.wrong_scheme() from exc
                 if not repeatable and not isinstance(exc, _NOT_SENT):
                     raise _answer_lost(self.url, exc) from exc
                 yield from self.pause(deadline, tries, cause=exc)
@@ -146,12 +152,33 @@ class Link:
         if isinstance(cause, httpx.DecodingError):
             raise self.compressed() from cause
         pause = pause_seconds(tries)
-        if self.clock() + pause >= deadline or _certificate_problem(cause) is not None:
+        if self.clock() + pause >= deadline or is_hopeless(cause):
             raise self.gone(cause) from cause
         self.on_retry(f"no answer from {self.url} yet; trying again")
         yield Sleep(pause)
 
+    def wrong_scheme(self) -> NoReceiver:
+        """Return the error for a server that speaks TLS at an http URL, or does not at an https URL."""
+        scheme, _, rest = self.url.partition("://")
+        is_tls = scheme == "http"
+        message = f"{self.url} {'speaks TLS' if is_tls else 'does not speak TLS'}"
+        return NoReceiver(message, code="wrong_scheme", remedy=f"use {'https' if is_tls else 'http'}://{rest}")
+
+    def speaks_tls(self) -> Steps[bool]:
+        """Find out whether the server of an http URL wants https; asked without the token."""
+        scheme, _, rest = self.url.partition("://")
+        if scheme != "http":
+            return False
+        timeout = httpx.Timeout(_PROBE_SECONDS).as_dict()
+        try:
+            yield httpx.Request("GET", f"https://{rest}/healthz", extensions={"timeout": timeout})
+        except httpx.RequestError as exc:
+            return _certificate_problem(exc) is not None
+        return True
+
     def gone(self, cause: Exception) -> NoReceiver:
+        if _answered_without_tls(cause):
+            return self.wrong_scheme()
         problem = _certificate_problem(cause)
         if problem is not None:
             message = f"the certificate of {self.url} is not good: {problem}"
@@ -176,6 +203,13 @@ class Link:
             return answer
         status, request_id = answer.status_code, answer.headers.get("x-request-id")
         problem = _problem(answer)
+        if (
+            "code" not in problem
+            and status == 400
+            and self.url.startswith("http:")
+            and b"https" in answer.content.lower()
+        ):
+            raise self.wrong_scheme()
         if "code" not in problem and (status in (404, 405) or status < 400):
             raise self.stranger()
         if status >= 500 and (status != 503 or "code" not in problem):
@@ -259,6 +293,20 @@ def _certificate_problem(exc: BaseException | None) -> str | None:
             return exc.verify_message
         exc = exc.__cause__ or exc.__context__
     return None
+
+
+def is_hopeless(exc: BaseException) -> bool:
+    """Return whether another try would end in the same way: a bad certificate, or a server without TLS."""
+    return _certificate_problem(exc) is not None or _answered_without_tls(exc)
+
+
+def _answered_without_tls(exc: BaseException | None) -> bool:
+    """Return whether the handshake failed because the server does not speak TLS."""
+    while exc is not None:
+        if isinstance(exc, ssl.SSLError) and exc.reason in _NO_TLS:
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def _answer_lost(url: str, cause: Exception) -> NoReceiver:
