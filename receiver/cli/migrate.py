@@ -10,7 +10,7 @@ import typer
 from receiver.settings import load
 from receiver.store import database
 
-Check = Annotated[bool, typer.Option("--check", help="Change nothing; exit with 1 if there is something to do.")]
+Check = Annotated[bool, typer.Option("--check", help="Change nothing. Exit status 1: the schema is not current.")]
 
 
 def migrate(check: Check = False) -> None:

@@ -38,7 +38,7 @@ def reread(
     reverify: Annotated[
         bool, typer.Option("--reverify", help="Also callbacks that were refused: verify them with today's secrets.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Read evidence again: after an update that fixed a reader, or once a webhook secret was corrected."""

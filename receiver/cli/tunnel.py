@@ -39,7 +39,7 @@ def tunnel(
     ] = 30.0,
     sandbox: WithSandbox = False,
 ) -> None:
-    """Serve here, make it reachable from everywhere, and use that address for callbacks and inputs."""
+    """Serve, get a public address, and use it for callbacks and inputs."""
     if cloudflared and ssh:
         raise typer.BadParameter("take one of --cloudflared and --ssh")
     if ssh and public_url and not remote_port:
