@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-PRIVATE_OF_LIBRARIES = {"_replace", "_labelnames"}
+PRIVATE_OF_LIBRARIES = {"_replace", "_labelnames", "_exit", "_shutdown", "_run_exitfuncs"}
+"""Documented all the same, or without a public alternative."""
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

@@ -15,6 +15,7 @@ from tests.support.cli import bare_environment
 from tests.support.command_tree import Command, commands, program_options
 from tests.support.forking import Program
 from tests.support.processes import TOKEN, LiveReceiver
+from tests.support.waiting import patience
 
 pytestmark = pytest.mark.sqlite(reason="what is refused before a database is opened, and the file")
 
@@ -185,7 +186,7 @@ class Table:
         environment = bare_environment(**{**self._environment, **more})
         async with self._free:
             try:
-                async with asyncio.timeout(60):
+                async with patience():
                     status, out, err = await forking.run(
                         self._program, *words, environment=environment, directory=self._place
                     )
