@@ -33,7 +33,7 @@ _MAX_REST_BYTES = 1024 * 1024
 """The limit for JSON without its picture: parsed, it takes up to fifty times as much memory."""
 _MOST_CANDIDATES = 100
 _PICTURE = re.compile(rb'"base64"\s*:\s*"')
-_DATA_URL = re.compile(rb"data:[^,]{0,100};base64,")
+_DATA_URL = re.compile(rb"data:[^,]{0,100};base64,", re.IGNORECASE)
 _WHITE = b" \t\r\n"
 _ESCAPES = {b"\\/": b"/", b"\\n": b"", b"\\r": b"", b"\\t": b""}
 """The escapes that a base64 text may have in JSON, and their meaning here."""
@@ -153,7 +153,7 @@ def _kept(pieces: Iterator[bytes], blobs: Blobs) -> tuple[Path, str]:
             "invalid_image",
             "image.base64 is not base64",
             field="image.base64",
-            remedy="send standard base64, with or without a data: prefix",
+            remedy="send base64, standard or URL-safe, with or without a data: prefix",
         ) from exc
     except BaseException:
         part.unlink(missing_ok=True)
@@ -163,12 +163,12 @@ def _kept(pieces: Iterator[bytes], blobs: Blobs) -> tuple[Path, str]:
 
 def _decoded(text: memoryview, *, escaped: bool) -> Iterator[bytes]:
     """
-    Decode *text* piece by piece. A `data:` prefix and white space are accepted.
+    Decode *text* piece by piece: of either alphabet, padded or not. A `data:` prefix and white space are accepted.
 
     *escaped*: the text is as written between the quotes of JSON.
     """
     head = _DATA_URL.match(text[:200])
-    at, left, held, ended = (head.end() if head else 0), b"", b"", False
+    at, left, held, ended, seen = (head.end() if head else 0), b"", b"", False, set[bytes]()
     while at < len(text):
         raw, held = held + bytes(text[at : at + _PIECE]), b""
         at += _PIECE
@@ -180,10 +180,16 @@ def _decoded(text: memoryview, *, escaped: bool) -> Iterator[bytes]:
         piece = left + raw.translate(None, _WHITE)
         if ended and piece:
             raise ValueError("text after the padding")
-        whole = len(piece) // 4 * 4 if at < len(text) else len(piece)
-        yield base64.b64decode(piece[:whole], validate=True)
+        whole = len(piece) // 4 * 4
+        if at >= len(text) and whole < len(piece) and b"=" not in piece[whole:]:
+            piece += b"=" * (4 - len(piece) % 4)  # of one character alone, no decoder makes anything
+            whole = len(piece)
+        seen |= {sign for sign in (b"+", b"/", b"-", b"_") if sign in piece}
+        if seen & {b"+", b"/"} and seen & {b"-", b"_"}:
+            raise ValueError("of two alphabets")
+        yield base64.b64decode(piece[:whole], altchars=b"-_", validate=True)
         left = piece[whole:]
-        if whole % 4:
+        if left and at >= len(text):
             raise ValueError("not in groups of four")
         ended = ended or piece[:whole].endswith(b"=")
         if ended and left:

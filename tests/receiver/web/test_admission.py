@@ -45,13 +45,15 @@ def test_a_picture_is_decoded_from_every_way_to_write_base64(data: bytes, blobs:
         wrapped(text),
         wrapped(f"data:image/png;base64,{text}"),
         wrapped(lines),
+        wrapped(f"DATA:image/png;charset=utf-8;BASE64,{text.rstrip('=')}"),
+        wrapped(text.translate(str.maketrans("+/", "-_")).rstrip("=")),
         wrapped(f"  {text} "),
         wrapped(text).replace(b"/", b"\\/"),
         wrapped(text, metadata={"base64": "a", "note": "x" * 300_000}),
     ]
     asks = [job_request_from_json(body, blobs) for body in bodies]
     assert [ask.part and ask.part.read_bytes() for ask in asks] == [data] * len(asks)
-    assert len({ask.digest() for ask in asks[:5]}) == 1
+    assert len({ask.digest() for ask in asks[:7]}) == 1
 
 
 def test_a_long_text_that_only_looks_like_the_picture_is_left_to_the_parser(blobs: Blobs) -> None:
@@ -67,7 +69,18 @@ def test_a_long_text_that_only_looks_like_the_picture_is_left_to_the_parser(blob
 
 
 @pytest.mark.parametrize(
-    "text", ["####" * 200_000, "QUJD" * 200_000 + "=", "QQ==" + "QUJD" * 200_000, "QUJ", "QQ==QUJD", "Zürich=="]
+    "text",
+    [
+        "####" * 200_000,
+        "QUJD" * 200_000 + "=",
+        "QQ==" + "QUJD" * 200_000,
+        "QUJDQ",
+        "QUJDQ=",
+        "QUJD+_8A",
+        "QUJ/" + "QUJD" * 200_000 + "QUJ-",
+        "QQ==QUJD",
+        "Zürich==",
+    ],
 )
 def test_what_is_not_base64_is_refused_and_leaves_no_file(text: str, blobs: Blobs) -> None:
     with pytest.raises(Problem) as refused:
