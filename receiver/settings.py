@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         "files in DATA_DIR if not set. Credentials: the standard variables of the store (AWS_…, GOOGLE_…, AZURE_…).",
     )
     blob_redirect: bool = Field(
-        False, description="Send those who download an image to the object store, by a link signed for 5 minutes."
+        False, description="Redirect image downloads to the object store, by a link signed for 5 minutes."
     )
     allow_networks: Networks = Field(
         (), description="Comma-separated CIDRs that may be reached although private; plain http is allowed there."
@@ -128,21 +128,21 @@ class Settings(BaseSettings):
         gt=0,
         le=36_500,
         allow_inf_nan=False,
-        description="Finished jobs go after this, with their images and evidence. For ever if unset.",
+        description="Finished jobs are removed after this, with their images and evidence. Kept if unset.",
     )
     keep_images_days: float | None = Field(
         None,
         gt=0,
         le=36_500,
         allow_inf_nan=False,
-        description="Our copies of results go this long after they were made; their jobs stay. For ever if unset.",
+        description="Kept images are removed this long after they were stored; their jobs stay. Kept if unset.",
     )
     keep_events_days: float | None = Field(
         None,
         gt=0,
         le=36_500,
         allow_inf_nan=False,
-        description="Events go after this, with their deliveries, unless one is pending. For ever if unset.",
+        description="Events are removed after this, with their deliveries unless one is pending. Kept if unset.",
     )
     trusted_proxies: Texts = Field(
         ("127.0.0.1", "::1"),
