@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from submitter import AsyncClient
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.processes import TOKEN, live, submit, wait_for_state
 from tests.support.releases import next_release
 
 
+@pytest.mark.sqlite(reason="its migration is done by opening the file")
 async def test_a_new_job_field_takes_three_places(tmp_path: Path) -> None:
     code = next_release(tmp_path / "code")
     async with live(tmp_path, environment={"PYTHONPATH": str(code)}) as (receiver, _), receiver.client() as client:

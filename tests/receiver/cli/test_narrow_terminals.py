@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from rich.cells import cell_len
 
 from submitter.sandbox import Faults, Sandbox
@@ -100,6 +101,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
         yield Place(receiver, tmp_path, ids)
 
 
+@pytest.mark.sqlite(reason="fills the file")
 async def test_no_list_loses_a_word_at_80_columns(tmp_path: Path) -> None:
     async with place(tmp_path) as there:
         environment = there.environment()

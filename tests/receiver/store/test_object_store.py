@@ -145,6 +145,7 @@ async def test_downloads_may_be_sent_to_the_store_by_a_signed_link(
         assert hashlib.sha256(data).hexdigest() == job["images"][0]["sha256"]
 
 
+@pytest.mark.sqlite(reason="a backup of the file")
 async def test_evidence_is_read_again_and_backups_are_restored_beside_an_object_store(
     store: tuple[ObjectStore, Bucket], tmp_path: Path
 ) -> None:

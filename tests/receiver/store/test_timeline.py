@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
@@ -132,6 +133,7 @@ async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> No
         assert "freepik" in (await jobs(receiver, "show", first["id"])).out
 
 
+@pytest.mark.sqlite(reason="the file is not there")
 async def test_an_unknown_job_and_a_missing_database_are_reported_and_nothing_is_made(tmp_path: Path) -> None:
     receiver = LiveReceiver(tmp_path / "data")
     done = await jobs(receiver, "list")
