@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
 import shutil
 import sqlite3
 import subprocess
@@ -246,7 +247,9 @@ async def delivered(url: str, tmp_path: Path) -> str:
 
 
 def environment(directory: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "WEBHOOK_SECRET": SECRET}
+    # rustup's toolchains belong to the user, even where HOME is another directory.
+    rustup = {"RUSTUP_HOME": str(Path(pwd.getpwuid(os.getuid()).pw_dir) / ".rustup")}
+    return {**rustup, **os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "WEBHOOK_SECRET": SECRET}
 
 
 def printed(directory: Path) -> str:

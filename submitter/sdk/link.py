@@ -33,7 +33,7 @@ _LONGEST_WISH_SECONDS = 30.0
 _STALL_SECONDS = 60.0
 _PROBE_SECONDS = 5.0
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-CUT = (httpx.RemoteProtocolError,)
+CUT = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 """What OpenSSL calls the first bytes of a server that does not speak TLS."""
 _REFUSALS: Mapping[int, type[RequestRefused]] = {

@@ -82,6 +82,8 @@ class Relay:
     async def _ask(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, held: asyncio.Event) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await source.read(65536):
+                if data.startswith(b"\x16"):
+                    break  # a client that was cut off asks whether TLS is spoken here
                 self.requests += data.count(b"POST /v1/jobs")
                 if b"GET /v1/events" in data:
                     self.streams_asked += 1

@@ -59,6 +59,8 @@ class ByHand:
                 failure: Exception | None = None
                 outcome = None
                 match step:
+                    case httpx.Request() if step.url.scheme == "https":
+                        outcome = httpx.ConnectError("TLS is not spoken here")
                     case httpx.Request():
                         outcome = self._next(step, self.answers, self._asked)
                     case Open(request):

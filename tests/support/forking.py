@@ -202,6 +202,8 @@ def _become(order: bytes, given: list[int]) -> NoReturn:
         )
         setattr(sys, name, opened)
     sys.argv = ["-c", *arguments]
+    if environment.keys() & {"SSL_CERT_FILE", "SSL_CERT_DIR"}:
+        tls.context.cache_clear()
     random.seed()
     status: object = 0
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from receiver.domain.jobs import Source
 from receiver.domain.rollups import Sums, hour_of, total
+from receiver.store.database import Database
 from receiver.store.rollups import RollupTable
 from receiver.upstream.rollups import Rollups
 from submitter.vocabulary import Cost, State
@@ -54,17 +55,12 @@ async def test_an_hour_is_what_its_jobs_and_callbacks_came_to(tmp_path: Path) ->
         await eventually(shown)
 
 
-async def test_hours_before_a_start_are_summed_one_after_the_other(tmp_path: Path) -> None:
-    async with running_receiver(tmp_path) as here:
-        now = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
-        database = here.receiver.parts.database
-        table = RollupTable(database)
-        before = await table.newest()
-        clock = [now - timedelta(hours=3)]
-        await table.write(hour_of(clock[0]), {"": Sums()})
-        assert before is None or before > now
-        rollups = Rollups(database, ("novita",), clock=lambda: now)
-        for _ in range(4):
-            await rollups.sum_next()
-        hours = [hour for hour, name, _ in await table.between(now - timedelta(days=1), now) if name == ""]
-        assert hours == [hour_of(now - timedelta(hours=n)) for n in (3, 2, 1, 0)]
+async def test_hours_before_a_start_are_summed_one_after_the_other(database: Database) -> None:
+    now = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+    table = RollupTable(database)
+    await table.write(hour_of(now - timedelta(hours=3)), {"": Sums()})
+    rollups = Rollups(database, ("novita",), clock=lambda: now)
+    for _ in range(4):
+        await rollups.sum_next()
+    hours = [hour for hour, name, _ in await table.between(now - timedelta(days=1), now) if name == ""]
+    assert hours == [hour_of(now - timedelta(hours=n)) for n in (3, 2, 1, 0)]
