@@ -145,7 +145,8 @@ class Life(RuleBasedStateMachine):
         if signed and ours and open_before and state is not State.RUNNING:
             assert (self.job.state, self.job.settled_by) == (state, Source.CALLBACK), "the first believed end decides"
         # Refused with "not now", and yet somebody who knows its URL names a task: only a poll can tell.
-        named = not signed and state.terminal and (task or self.before.claimed_id) is not None
+        # What names another job's task says nothing about this one.
+        named = not signed and state.terminal and task != "held" and (task or self.before.claimed_id) is not None
         if named and self.before.state is State.QUEUED and self.before.tries > 0:
             assert self.job.state is State.UNCONFIRMED, "it is not sent again before a poll has decided"
         elif not signed or not ours:
