@@ -47,6 +47,7 @@ _YEAR_SECONDS = 365 * _DAY_SECONDS
 Delay = Annotated[float, Field(ge=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
 Delays = Annotated[tuple[Delay, ...], BeforeValidator(split_commas)]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
+Days = Annotated[float, Field(gt=0, le=100 * 365, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -116,33 +117,15 @@ class Settings(BaseSettings):
         description="Bytes that unsigned callbacks of one job may take on disk; beyond it they are answered 429.",
     )
     max_callback_bytes: int = Field(1024 * 1024, gt=0, le=2**28, description="Larger callbacks are answered 413.")
-    keep_days: float = Field(
-        30,
-        gt=0,
-        le=36_500,
-        allow_inf_nan=False,
-        description="Evidence and attempts are kept this long; finished jobs' inputs 24 h.",
+    keep_days: Days = Field(30, description="Evidence and attempts are kept this long; finished jobs' inputs 24 h.")
+    keep_jobs_days: Days | None = Field(
+        None, description="Finished jobs are removed after this, with their images and evidence. Kept if unset."
     )
-    keep_jobs_days: float | None = Field(
-        None,
-        gt=0,
-        le=36_500,
-        allow_inf_nan=False,
-        description="Finished jobs are removed after this, with their images and evidence. Kept if unset.",
+    keep_images_days: Days | None = Field(
+        None, description="Kept images are removed this long after they were stored; their jobs stay. Kept if unset."
     )
-    keep_images_days: float | None = Field(
-        None,
-        gt=0,
-        le=36_500,
-        allow_inf_nan=False,
-        description="Kept images are removed this long after they were stored; their jobs stay. Kept if unset.",
-    )
-    keep_events_days: float | None = Field(
-        None,
-        gt=0,
-        le=36_500,
-        allow_inf_nan=False,
-        description="Events are removed after this, with their deliveries unless one is pending. Kept if unset.",
+    keep_events_days: Days | None = Field(
+        None, description="Events are removed after this, with their deliveries unless one is pending. Kept if unset."
     )
     trusted_proxies: Texts = Field(
         ("127.0.0.1", "::1"),

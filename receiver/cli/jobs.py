@@ -37,7 +37,7 @@ from submitter.printing import (
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 
-jobs = typer.Typer(no_args_is_help=True, help="Look at jobs.")
+jobs = typer.Typer(no_args_is_help=True, help="List and explain jobs, and act on them.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="The job's id, job_…")]

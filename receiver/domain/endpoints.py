@@ -38,7 +38,7 @@ class Endpoint:
     concurrency: int = shown("Tries at once.", default=10)
     rate: str | None = shown("`count/seconds`", default=None)
     failing_since: datetime | None = shown(default=None)
-    told_failing_at: datetime | None = stored(default=None)
+    failure_reported_at: datetime | None = stored(default=None)
     disabled_reason: str | None = shown(default=None)
 
     def signing(self, now: datetime) -> list[str]:
@@ -55,7 +55,7 @@ class Endpoint:
     def switched(self, *, on: bool, reason: str | None = None) -> Endpoint:
         """Return the endpoint enabled, with no failures on record; or disabled for *reason*."""
         if on:
-            return replace(self, enabled=True, failing_since=None, told_failing_at=None, disabled_reason=None)
+            return replace(self, enabled=True, failing_since=None, failure_reported_at=None, disabled_reason=None)
         return replace(self, enabled=False, disabled_reason=reason)
 
     def to_json(self) -> dict[str, Any]:
@@ -78,8 +78,8 @@ def judged(
     """
     new_events: list[NewEvent] = []
     after = replace(before, failing_since=before.failing_since or now)
-    if given_up and after.told_failing_at is None:
-        after = replace(after, told_failing_at=now)
+    if given_up and after.failure_reported_at is None:
+        after = replace(after, failure_reported_at=now)
         new_events.append(NewEvent("endpoint.failing", after.to_json()))
     assert after.failing_since is not None
     if gone or now - after.failing_since > DISABLE_AFTER:
@@ -87,5 +87,5 @@ def judged(
         after = after.switched(on=False, reason=reason)
         new_events.append(NewEvent("endpoint.disabled", after.to_json()))
     if well:
-        after = replace(after, failing_since=None, told_failing_at=None)
+        after = replace(after, failing_since=None, failure_reported_at=None)
     return after, tuple(new_events)

@@ -1,8 +1,8 @@
 """
-Answers that need no parser: HTTP/1.1, a final status, well-formed fields, and a body of a length that was said.
+Answers that need no parser: HTTP/1.1, a final status, well-formed fields, and a body of a declared length.
 
-Most answers to posts are so, and one regular expression reads them; a parser takes longer for one than all that stands
-behind a delivery otherwise. Whatever differs in the least is None here, and h11 judges it.
+Most answers to posts are like that, and one regular expression reads them; a parser takes longer than the rest of a
+delivery together. Anything else is None here, and is left to h11.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NO_BODY = frozenset({204, 304})
 
 @dataclass(frozen=True, slots=True)
 class PlainAnswer:
-    """An answer of which *missing* bytes are still to come. *lasting*: its connection may be used again."""
+    """An answer of which *missing* bytes have yet to arrive. *lasting*: its connection may be reused."""
 
     status: int
     headers: list[tuple[bytes, bytes]]

@@ -126,7 +126,7 @@ _WRITE = (
     + ", ".join(f"{name} = excluded.{name}" for name in _CODEC.columns if name not in ("id", "created_at"))
 )
 _WELL_AGAIN = (
-    "UPDATE endpoints SET failing_since = NULL, told_failing_at = NULL WHERE id = ? AND failing_since IS NOT NULL"
+    "UPDATE endpoints SET failing_since = NULL, failure_reported_at = NULL WHERE id = ? AND failing_since IS NOT NULL"
 )
 # Deliveries that wait for a disabled endpoint are listed as undelivered, and can be replayed once it is enabled.
 _GIVE_UP = (

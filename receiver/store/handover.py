@@ -1,9 +1,9 @@
 """
 Deliveries that go from the transaction that writes them straight to the notifier of the same process.
 
-Theory. Such a delivery is written with this process's lease on it, and is handed over behind the commit: nobody claims
-it, and no query looks for it. If the process dies in between, or any time before the outcome is booked, the lease
-lapses and another claims it, as after every other death.
+Theory. Such a delivery is written with this process's lease on it, and is handed over after the commit: it is never
+claimed, and no query searches for it. If the process dies before the outcome is booked, the lease lapses and another
+process claims it, as after any other crash.
 """
 
 from __future__ import annotations

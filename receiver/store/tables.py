@@ -20,40 +20,23 @@ metadata = sa.MetaData()
 
 _Moment = sa.BigInteger
 
+
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> sa.Index:
+    """Return an index over the rows *where* a condition holds, on both engines."""
+    condition = sa.text(where)
+    return sa.Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+
+
 jobs = sa.Table(
     "jobs",
     metadata,
     *columns_of(Job),
     sa.Column("lease_owner", sa.String(64)),
     sa.Column("lease_until", _Moment),
-    sa.Index(
-        "jobs_remote",
-        "provider",
-        "remote_id",
-        unique=True,
-        sqlite_where=sa.text("remote_id IS NOT NULL"),
-        postgresql_where=sa.text("remote_id IS NOT NULL"),
-    ),
-    sa.Index(
-        "jobs_poll",
-        "provider",
-        "next_poll_at",
-        sqlite_where=sa.text("next_poll_at IS NOT NULL"),
-        postgresql_where=sa.text("next_poll_at IS NOT NULL"),
-    ),
-    sa.Index(
-        "jobs_queued",
-        "provider",
-        "retry_at",
-        sqlite_where=sa.text("state = 'queued'"),
-        postgresql_where=sa.text("state = 'queued'"),
-    ),
-    sa.Index(
-        "jobs_sending",
-        "lease_until",
-        sqlite_where=sa.text("state = 'sending'"),
-        postgresql_where=sa.text("state = 'sending'"),
-    ),
+    _partial("jobs_remote", "provider", "remote_id", where="remote_id IS NOT NULL", unique=True),
+    _partial("jobs_poll", "provider", "next_poll_at", where="next_poll_at IS NOT NULL"),
+    _partial("jobs_queued", "provider", "retry_at", where="state = 'queued'"),
+    _partial("jobs_sending", "lease_until", where="state = 'sending'"),
     sa.Index("jobs_finished", "provider", "finished_at"),
     sa.Index("jobs_listed", "state", "provider", "id"),
 )
@@ -64,21 +47,8 @@ evidence = sa.Table(
     *columns_of(Evidence, numbered=True),
     sa.Column("delivery_digest", sa.Text),
     sa.Index("evidence_job", "job_id", "id"),
-    sa.Index(
-        "evidence_delivery",
-        "delivery_digest",
-        "id",
-        sqlite_where=sa.text("delivery_digest IS NOT NULL"),
-        postgresql_where=sa.text("delivery_digest IS NOT NULL"),
-    ),
-    sa.Index(
-        "evidence_unread",
-        "job_id",
-        "id",
-        "received_at",
-        sqlite_where=sa.text("read_at IS NULL"),
-        postgresql_where=sa.text("read_at IS NULL"),
-    ),
+    _partial("evidence_delivery", "delivery_digest", "id", where="delivery_digest IS NOT NULL"),
+    _partial("evidence_unread", "job_id", "id", "received_at", where="read_at IS NULL"),
 )
 
 images = sa.Table(
@@ -90,36 +60,11 @@ images = sa.Table(
     sa.Column("lease_until", _Moment),
     sa.Column("lease_owner", sa.String(64)),
     sa.Column("kept_at", _Moment),
-    sa.Index(
-        "images_lost",
-        "kept_at",
-        sqlite_where=sa.text("state = 'lost'"),
-        postgresql_where=sa.text("state = 'lost'"),
-    ),
-    sa.Index(
-        "images_dying",
-        "give_up_at",
-        sqlite_where=sa.text("state = 'wanted'"),
-        postgresql_where=sa.text("state = 'wanted'"),
-    ),
-    sa.Index(
-        "images_wanted",
-        "next_at",
-        sqlite_where=sa.text("state = 'wanted'"),
-        postgresql_where=sa.text("state = 'wanted'"),
-    ),
-    sa.Index(
-        "images_kept",
-        "kept_at",
-        sqlite_where=sa.text("state = 'kept'"),
-        postgresql_where=sa.text("state = 'kept'"),
-    ),
-    sa.Index(
-        "images_removed",
-        "next_at",
-        sqlite_where=sa.text("state = 'removed' AND next_at IS NOT NULL"),
-        postgresql_where=sa.text("state = 'removed' AND next_at IS NOT NULL"),
-    ),
+    _partial("images_lost", "kept_at", where="state = 'lost'"),
+    _partial("images_dying", "give_up_at", where="state = 'wanted'"),
+    _partial("images_wanted", "next_at", where="state = 'wanted'"),
+    _partial("images_kept", "kept_at", where="state = 'kept'"),
+    _partial("images_removed", "next_at", where="state = 'removed' AND next_at IS NOT NULL"),
 )
 
 events = sa.Table(
@@ -129,12 +74,7 @@ events = sa.Table(
     sa.Column("example", sa.Integer, nullable=False, server_default="0"),
     sa.Index("events_position", "position", unique=True),
     sa.Index("events_job", "job_id"),
-    sa.Index(
-        "events_unnumbered",
-        "id",
-        sqlite_where=sa.text("position IS NULL AND example = 0"),
-        postgresql_where=sa.text("position IS NULL AND example = 0"),
-    ),
+    _partial("events_unnumbered", "id", where="position IS NULL AND example = 0"),
 )
 
 endpoints = sa.Table(
@@ -151,14 +91,7 @@ deliveries = sa.Table(
     sa.Column("retry", sa.Integer, nullable=False),
     sa.Column("lease_owner", sa.String(64)),
     sa.Column("lease_until", _Moment),
-    sa.Index(
-        "deliveries_due",
-        "lane",
-        "retry",
-        "next_at",
-        sqlite_where=sa.text("state = 'pending'"),
-        postgresql_where=sa.text("state = 'pending'"),
-    ),
+    _partial("deliveries_due", "lane", "retry", "next_at", where="state = 'pending'"),
     sa.Index("deliveries_state", "state", "id"),
     sa.Index("deliveries_endpoint", "endpoint_id", "id"),
     sa.Index("deliveries_event", "event_id"),

@@ -194,7 +194,7 @@ async def test_an_endpoint_that_failed_for_days_is_disabled_at_its_next_failure(
     subscriber = Subscriber({"/bad": [500]})
     async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
         since = datetime.now(UTC) - DISABLE_AFTER - timedelta(minutes=1)
-        endpoint = await made.endpoint(f"{origin}/bad", failing_since=since, told_failing_at=since)
+        endpoint = await made.endpoint(f"{origin}/bad", failing_since=since, failure_reported_at=since)
         await made.write_events("job.failed")
         await made.settled()
         found = await made.endpoints.get(endpoint.id)

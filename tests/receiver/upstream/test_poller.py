@@ -1,4 +1,4 @@
-"""Looks: late, few, slowed down by those who are asked, and made at the last when nothing came."""
+"""Polls: late, few, slowed down by busy providers, and made at the deadline if nothing came."""
 
 import random
 from datetime import UTC, datetime, timedelta

@@ -313,12 +313,12 @@ class Watch {
   }
 
   start() {
-    document.addEventListener("visibilitychange", () => this.look());
+    document.addEventListener("visibilitychange", () => this.connect());
     document.addEventListener("selectionchange", () => this.soon());
-    this.look();
+    this.connect();
   }
 
-  look() {
+  connect() {
     if (document.hidden) {
       this.source?.close();
       this.source = null;
