@@ -12,13 +12,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any
 
 import httpcore
 import httpx
-
-from submitter import httpcore_adapter
 
 CONNECT_SECONDS = 15.0
 _SOCKET_OPTIONS = (
@@ -45,11 +43,35 @@ class DirectTransport(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        extensions = {"timeout": {"connect": CONNECT_SECONDS}, **request.extensions}
-        return await httpcore_adapter.send(self._pool, request, extensions=extensions)
+        url = request.url
+        response = await self._pool.handle_async_request(
+            httpcore.Request(
+                method=request.method,
+                url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions={"timeout": {"connect": CONNECT_SECONDS}, **request.extensions},
+            )
+        )
+        return httpx.Response(
+            response.status, headers=response.headers, stream=_Body(response), extensions=response.extensions
+        )
 
     async def aclose(self) -> None:
         await self._pool.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        assert isinstance(self._response.stream, AsyncIterable)
+        async for part in self._response.stream:
+            yield part
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
