@@ -134,9 +134,10 @@ class Comparing:
         each = [
             f"{name} ({_shown(given)}){', sent before' if name in known else ''}" for name, given in options.items()
         ]
+        new = len(options) - len(known)
         return (
             f"{self._image.name}, {self._picture.width}×{self._picture.height}, for {', '.join(each)}: "
-            f"{len(options) - len(known)} new jobs, each billed by its provider"
+            f"{new} new {'job' if new == 1 else 'jobs'}, each billed by its provider"
         )
 
     def interrupted(self) -> str:
