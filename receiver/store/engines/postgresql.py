@@ -176,7 +176,11 @@ class PostgresqlDatabase:
             raise RuntimeError("the database is closed")
         with mapped_errors():
             async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
-                yield connection
+                try:
+                    yield connection
+                except asyncio.CancelledError:
+                    connection.terminate()  # a statement that was cut off may leave the session inside a transaction
+                    raise
 
     async def _check_schema(self) -> None:
         async with self._connection() as connection:

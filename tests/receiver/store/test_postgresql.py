@@ -13,6 +13,7 @@ from receiver.parts import Credentials
 from receiver.runtime.announcements import Announcements
 from receiver.settings import SettingsInvalid, load
 from receiver.store.database import open_database
+from receiver.store.engines.postgresql import PostgresqlDatabase
 from receiver.store.errors import DatabaseRefused, DatabaseUnavailable
 from receiver.store.statements import Fetch, Work, alone
 from submitter.signatures import new_secret
@@ -51,6 +52,31 @@ async def test_a_lost_connection_is_unavailable_and_the_next_transaction_has_ano
                 return False
 
         await eventually(works)
+        await database.close()
+        await other.close()
+
+
+async def test_a_connection_whose_transaction_was_cut_off_is_not_used_again(
+    postgresql_server: PostgresqlServer,
+) -> None:
+    async with postgresql_server.database() as url:
+        database, other = await PostgresqlDatabase.open(url, pool_size=1), await open_database(url)
+        before = await fetch(database, "SELECT pg_backend_pid()")
+        waiting = asyncio.create_task(database.read(alone(Fetch("SELECT pg_sleep(60)"))))
+        active = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+
+        async def sleepers() -> int:
+            return int((await fetch(other, active))[0][0])
+
+        await eventually(sleepers)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert await fetch(database, "SELECT pg_backend_pid()") != before
+
+        async def none_sleeps() -> bool:
+            return await sleepers() == 0
+
+        await eventually(none_sleeps)
         await database.close()
         await other.close()
 
