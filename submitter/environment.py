@@ -26,6 +26,8 @@ class EnvironmentUnreadable(SubmitterError):
 
 class _Settings(BaseSettings):
     def __init__(self, **values: Any) -> None:
+        if Path(".env").is_dir():
+            raise EnvironmentUnreadable(".env in this directory is a directory; remove it, or make it a file")
         try:
             super().__init__(**values)
         except UnicodeDecodeError as exc:

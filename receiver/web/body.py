@@ -12,6 +12,7 @@ from submitter.provider import deeper_than
 
 _MAX_SMALL_JSON_BYTES = 64 * 1024
 _MAX_DEPTH = 100
+_GZIP = b"\x1f\x8b"
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
@@ -49,6 +50,8 @@ def parse_document(data: bytes) -> dict[str, Any]:
     except UnicodeEncodeError as exc:
         raise Problem(400, "invalid_json", "the body has half of a surrogate pair", remedy="send valid text") from exc
     except (ValueError, RecursionError) as exc:
+        if data.startswith(_GZIP):
+            raise Problem(400, "invalid_json", "the body is compressed", remedy="send it as it is") from exc
         raise Problem(400, "invalid_json", "the body is not JSON", remedy="send a JSON object") from exc
     return document
 

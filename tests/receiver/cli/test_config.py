@@ -7,6 +7,7 @@ import pytest
 
 from receiver.cli.settings_listing import MASK, in_force, known, misspelt, to_markdown
 from receiver.settings import Settings, SettingsInvalid, given, load
+from submitter.environment import Environment, EnvironmentUnreadable
 from submitter.providers import PROVIDERS
 from submitter.signatures import new_secret
 from tests.support.cli import bare_environment, receiver_command
@@ -115,6 +116,14 @@ async def test_a_name_without_a_value_is_reported(tmp_path: Path) -> None:
     done = await receiver_command("config", environment=bare_environment(), directory=tmp_path)
     assert done.status == 0
     assert ".env line 3: NOVITA_API_KEY has no value; write NOVITA_API_KEY=value" in done.err
+
+
+async def test_a_directory_in_place_of_the_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    done = await receiver_command("config", environment=bare_environment(), directory=tmp_path)
+    assert (done.status, ".env: is a directory" in done.err, "Traceback" in done.err) == (2, True, False)
+    with pytest.raises(EnvironmentUnreadable, match="is a directory"):
+        Environment()
 
 
 async def test_settings_that_are_no_text_stop_the_start(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Posted pictures in every wrapping: whole, odd, cut and hostile."""
 
 import base64
+import gzip
 import json
 import os
 from collections.abc import AsyncIterator
@@ -108,6 +109,12 @@ def test_json_that_is_none_is_refused_in_words(body: bytes, blobs: Blobs) -> Non
     with pytest.raises(Problem) as refused:
         job_request_from_json(body, blobs)
     assert refused.value.code == "invalid_json"
+
+
+def test_json_that_is_compressed_is_refused_with_what_to_change(blobs: Blobs) -> None:
+    with pytest.raises(Problem, match="compressed") as refused:
+        job_request_from_json(gzip.compress(b"{}"), blobs)
+    assert refused.value.remedy == "send it as it is"
 
 
 @pytest.fixture
