@@ -234,7 +234,7 @@ class _Thread:
 def _prepare_writer(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA busy_timeout=10000")
     connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA cache_size=-65536")
+    connection.execute("PRAGMA cache_size=-32768")
     connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
     connection.execute("PRAGMA journal_size_limit=67108864")
 
