@@ -18,12 +18,14 @@ def environment(receiver: LiveReceiver) -> Mapping[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "SUBMITTER_RECEIVER_URL": receiver.url, "SUBMITTER_TOKEN": TOKEN}
 
 
-async def started(receiver: LiveReceiver, *arguments: str, **more: str) -> asyncio.subprocess.Process:
+async def started(
+    receiver: LiveReceiver, *arguments: str, program: str = "submitter", **more: str
+) -> asyncio.subprocess.Process:
     """The running command."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        "from submitter.cli import main; main()",
+        f"from {program}.cli import main; main()",
         *arguments,
         env={**environment(receiver), **more},
         cwd=receiver.data_dir.parent,
