@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
@@ -95,11 +96,14 @@ async def test_events_are_followed_until_interrupted(tmp_path: Path) -> None:
         await wait_for_state(client, job["id"], "succeeded", kept=True)
         await wait_for_state(client, other["id"], "succeeded", kept=True)
         arguments = ("tail", "--after", "0", "--job", job["id"], "--json")
-        process = await started(receiver, "events", *arguments, program="receiver")
+        there = on_engine({}, tmp_path)
+        process = await started(receiver, "events", *arguments, program="receiver", **there)
         assert process.stdout is not None
-        seen = []
+        seen: list[dict[str, Any]] = []
         while not seen or seen[-1]["type"] != "job.images_kept":
-            seen.append(json.loads(await patiently(process.stdout.readline())))
+            line = await patiently(process.stdout.readline())
+            assert line, (await patiently(process.communicate()))[1]
+            seen.append(json.loads(line))
         assert {event["data"]["id"] for event in seen} == {job["id"]}
         assert [event["type"] for event in seen] == ["job.queued", "job.running", "job.succeeded", "job.images_kept"]
         process.send_signal(signal.SIGINT)
