@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import Done, bare_environment, receiver_command
 from tests.support.engines import on_engine
@@ -56,14 +55,9 @@ async def test_a_job_that_waits_is_canceled_and_resubmitted_and_its_result_downl
         assert len(sandbox.accepted("upscayl")) == 1
 
 
-async def test_a_poll_settles_a_job_whose_callback_was_lost(tmp_path: Path) -> None:
-    sandbox = Sandbox(seed=1, turnaround_seconds=(0.05, 0.1), faults=Faults(lose=1.0))
-    slow = {"RECEIVER_POLL_INTERVAL": "3600"}
-    async with live(tmp_path, sandbox=sandbox, environment=slow) as (receiver, _), receiver.client() as client:
+async def test_a_poll_of_a_job_that_ended_or_is_unknown_is_refused_with_the_reason(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _), receiver.client() as client:
         job = await submit(client, "freepik", picture_bytes(160, 120))
-        await wait_for_state(client, job["id"], "running")
-        polled = await submitter(receiver, "poll", job["id"])
-        assert polled.status == 0, polled.err
         await wait_for_state(client, job["id"], "succeeded", kept=True)
         settled = await submitter(receiver, "poll", job["id"])
         assert (settled.status, "has ended" in settled.err) == (1, True)
