@@ -6,6 +6,7 @@ In full: RECEIVER_TEST_PROCESSES=100000 callbacks on one SQLite file; CI sends f
 
 import asyncio
 import base64
+import contextlib
 import os
 import random
 import signal
@@ -145,7 +146,10 @@ async def test_processes_of_one_machine_share_a_port_and_one_that_dies_is_starte
             os.kill(child, signal.SIGKILL)
 
         def replaced() -> bool:
-            now = {child.pid for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE}
+            now = set()
+            for child in parent.children():
+                with contextlib.suppress(psutil.NoSuchProcess):  # it was collected since it was listed
+                    now |= {child.pid} if child.status() != psutil.STATUS_ZOMBIE else set()
             return len(now) == 3 and not now & children
 
         await eventually(replaced)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright, expect
+
+from tests.support.waiting import PATIENCE_SECONDS
 
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; .ci/run installs it")
@@ -27,6 +29,7 @@ class Watched:
 
     async def page(self) -> Page:
         page = await self.context.new_page()
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
         page.on("console", lambda message: self.faults.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         page.on("request", self._requested)
@@ -48,6 +51,7 @@ class Watched:
 
 @contextlib.asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
+    expect.set_options(timeout=PATIENCE_SECONDS * 1000)  # five seconds are short on a busy machine
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
