@@ -295,8 +295,6 @@ def given() -> dict[str, str]:
 
 def names_alone() -> list[str]:
     """Return a warning for each line of `.env` that is a name without `=`: it sets nothing."""
-    if Path(_ENV_FILE).is_dir():  # what docker makes of a file to mount that is not there
-        return [f"{_ENV_FILE}: is a directory; remove it, and write the settings to a file of that name"]
     if not Path(_ENV_FILE).is_file():
         return []
     with open(_ENV_FILE, encoding="utf-8") as stream:
@@ -315,7 +313,7 @@ def child_environment() -> dict[str, str]:
 
 def _unreadable_lines() -> list[str]:
     """Return a problem for each unreadable place of `.env`; an unclosed quote may reach far."""
-    if Path(_ENV_FILE).is_dir():  # what docker makes of a file to mount that is not there
+    if Path(_ENV_FILE).is_dir():  # Docker makes one where a file to mount is missing
         return [f"{_ENV_FILE}: is a directory; remove it, and write the settings to a file of that name"]
     if not Path(_ENV_FILE).is_file():
         return []

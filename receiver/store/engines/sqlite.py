@@ -35,6 +35,8 @@ from receiver.store.statements import Fetch, InsertMany, Row, Run, Statement, Wo
 
 T = TypeVar("T")
 _READERS = 8
+_CACHE_KIB = 32 * 1024
+"""The writer's page cache. Twice as much makes `bench ingest` onto a million rows no faster."""
 _LOG_PAGES = 25_000
 """100 MB: the size at which a commit checkpoints by itself, should nothing call `checkpoint`."""
 
@@ -234,7 +236,7 @@ class _Thread:
 def _prepare_writer(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA busy_timeout=10000")
     connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA cache_size=-32768")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
     connection.execute("PRAGMA journal_size_limit=67108864")
 
