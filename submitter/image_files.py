@@ -304,10 +304,11 @@ def _gif_blocks_end(data: Bytes, offset: int, steps: _Steps) -> int:
 
 # --- TIFF -------------------------------------------------------------------------------------------------------------
 
-_TIFF_SIZES = {3: 2, 4: 4, 13: 4, 16: 8, 18: 8}
-_TIFF_CODES = {2: "H", 4: "I", 8: "Q"}
+_TIFF_SIZES = {1: 1, 3: 2, 4: 4, 7: 1, 13: 4, 16: 8, 18: 8}
+_TIFF_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _WIDTH, _HEIGHT = 256, 257
 _EXTENTS = ((273, 279), (324, 325))  # offsets and byte counts: of strips, of tiles
+_DECODING = (258, 320, 347)  # bits per sample, colour map, JPEG tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +320,7 @@ class _Field:
 
 
 def _tiff(data: Bytes) -> tuple[int, int]:
-    """Check that every page's strips or tiles lie within the file."""
+    """Check that every page's strips or tiles lie within the file, and what decodes them."""
     order = "<" if data.at(0, 2) == b"II" else ">"
     big = b"+" in data.at(2, 2)
     (offset,) = _unpack(order + ("Q" if big else "I"), data, 8 if big else 4)
@@ -332,6 +333,8 @@ def _tiff(data: Bytes) -> tuple[int, int]:
         if size is None:
             values = [next(_tiff_values(data, fields.get(tag), order), 0) for tag in (_WIDTH, _HEIGHT)]
             size = values[0], values[1]
+        for field in filter(None, map(fields.get, _DECODING)):
+            _must_reach(data, field.at + _TIFF_SIZES[field.kind] * field.count)
         for offsets, counts in _EXTENTS:
             starts = _tiff_values(data, fields.get(offsets), order)
             lengths = _tiff_values(data, fields.get(counts), order)

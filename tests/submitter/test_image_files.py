@@ -73,6 +73,13 @@ def test_a_whole_picture_is_measured_and_any_part_of_it_is_refused(
             walk(data[:length])
 
 
+def test_a_tiff_whose_jpeg_tables_are_cut_is_refused(walk: Walk) -> None:
+    data = encoded("TIFF", compression="jpeg")  # libtiff writes the tables last
+    for missing in (1, 100, 288):
+        with pytest.raises(NotAnImage):
+            walk(data[:-missing])
+
+
 @pytest.mark.parametrize("kind", TRAILING)
 @pytest.mark.parametrize("tail", [b"\0", b"\r\n", b"SEFH trailer of a phone" * 50_000])
 def test_what_follows_the_end_of_a_picture_is_tolerated(walk: Walk, kind: str, tail: bytes) -> None:
