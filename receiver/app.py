@@ -43,11 +43,11 @@ from receiver.web.images import ImagesApi
 from receiver.web.job_upload import Uploads
 from receiver.web.jobs import JobPresenter, JobsApi
 from receiver.web.page.api import Api
-from receiver.web.page.dashboard import Dashboard
+from receiver.web.page.dashboard import Dashboard, opens_a_page
 from receiver.web.page.live import Live
 from receiver.web.page.pictures import Pictures
 from receiver.web.page.sessions import Sessions
-from receiver.web.problems import NOT_FOUND, Problem, answer_problem, busy
+from receiver.web.problems import NOT_FOUND, Problem, busy
 from receiver.web.providers import ProvidersApi
 from receiver.web.stats import StatsApi
 from submitter.provider_settings import ProviderSettings
@@ -77,17 +77,18 @@ class Receiver:
         self.stopping = asyncio.Event()
         self.credentials = Credentials.of(settings)
         self._each = each
+        self._dashboard: Dashboard | None = None
         self._began_at = 0
         self.app = Starlette(
             middleware=[Middleware(CallbackRoute, callbacks=lambda: self.callbacks)] if Role.WEB in roles else [],
             lifespan=self._lifespan,
             exception_handlers={
-                Problem: answer_problem,
-                404: _not_found,
-                405: _not_allowed,
-                OSError: _internal_error,
-                StoreError: _internal_error,
-                500: _internal_error,  # anything else, which is raised again after the answer
+                Problem: self._refused,
+                404: self._not_found,
+                405: self._not_allowed,
+                OSError: self._internal_error,
+                StoreError: self._internal_error,
+                500: self._internal_error,  # anything else, which is raised again after the answer
             },
         )
         self.direct = DirectRoute(CALLBACK_PATH, lambda request: self.callbacks.take(request))
@@ -159,14 +160,16 @@ class Receiver:
         )
         bearer = Bearer(self.credentials.api_tokens, read_only=self.credentials.read_tokens)
         api = self._api(parts)
+        if settings.dashboard == "on":
+            self._dashboard = self._pages(parts, bearer, api)
         return [
             Route("/callbacks/{provider}/{token}", self.callbacks, methods=["GET", "HEAD", "POST"]),
             *api(bearer),
-            *(self._dashboard(parts, bearer, api).routes() if settings.dashboard == "on" else ()),
+            *(self._dashboard.routes() if self._dashboard else ()),
             *openapi.routes(PROVIDERS),
         ]
 
-    def _dashboard(self, parts: Parts, bearer: Bearer, api: Callable[[Bearer], list[Route]]) -> Dashboard:
+    def _pages(self, parts: Parts, bearer: Bearer, api: Callable[[Bearer], list[Route]]) -> Dashboard:
         return Dashboard(
             Api(api),
             parts.database,
@@ -211,6 +214,41 @@ class Receiver:
         apis = (jobs, images, providers, events, endpoints, deliveries, stats)
         return lambda bearer: [route for api in apis for route in api.routes(bearer)]
 
+    async def _answer(self, request: Request, problem: Problem) -> Response:
+        """Answer *problem*: as a page to a person who opened an address outside the API, otherwise as JSON."""
+        if self._dashboard is not None and opens_a_page(request):
+            try:
+                return await self._dashboard.problem(request, problem)
+            except Exception as exc:  # noqa: BLE001 (a page that can't be rendered must not replace the answer)
+                log.error("page_failed", method=request.method, error=type(exc).__name__, detail=str(exc)[:300])
+        return problem.to_response()
+
+    async def _refused(self, request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, Problem)
+        return await self._answer(request, exc)
+
+    async def _not_found(self, request: Request, exc: Exception) -> Response:
+        return await self._answer(request, NOT_FOUND)
+
+    async def _not_allowed(self, request: Request, exc: Exception) -> Response:
+        # The router names the methods of one route only, and a path has a route for each of its methods.
+        routes = [route for route in request.app.routes if isinstance(route, Route)]
+        path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
+        methods = {method for route in routes if route.path == path for method in route.methods or ()}
+        problem = Problem(
+            405,
+            "method_not_allowed",
+            "this method is not for this path",
+            headers={"allow": ", ".join(sorted(methods))},
+            remedy="/openapi.json lists what there is",
+        )
+        return await self._answer(request, problem)
+
+    async def _internal_error(self, request: Request, exc: Exception) -> Response:
+        """Answer 503 with `Retry-After`: the disk, the database or our own bug is not the caller's fault."""
+        log.error("request_failed", method=request.method, error=type(exc).__name__, detail=str(exc)[:300])
+        return await self._answer(request, busy("something went wrong on our side"))
+
     def _from_outside(self, request: Request) -> bool:
         """Return whether a request came by the public name, or by a port that a tunnel leads to."""
         if self.settings.public_metrics:
@@ -239,27 +277,3 @@ def public_host(public_url: str | None) -> str | None:
     with contextlib.suppress(ValueError):
         return host if ipaddress.ip_address(host).is_global else None
     return host
-
-
-async def _not_found(request: Request, exc: Exception) -> Response:
-    return NOT_FOUND.to_response()
-
-
-async def _not_allowed(request: Request, exc: Exception) -> Response:
-    # The router names the methods of one route only, and a path has a route for each of its methods.
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
-    methods = {method for route in routes if route.path == path for method in route.methods or ()}
-    return Problem(
-        405,
-        "method_not_allowed",
-        "this method is not for this path",
-        headers={"allow": ", ".join(sorted(methods))},
-        remedy="/openapi.json lists what there is",
-    ).to_response()
-
-
-async def _internal_error(request: Request, exc: Exception) -> Response:
-    """Answer 503 with `Retry-After`: the disk, the database or our own bug is not the caller's fault."""
-    log.error("request_failed", method=request.method, error=type(exc).__name__, detail=str(exc)[:300])
-    return busy("something went wrong on our side").to_response()

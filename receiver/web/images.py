@@ -157,7 +157,7 @@ class ImagesApi:
             raise Problem(
                 404,
                 "no_such_image",
-                f"the job has {len(images)} images",
+                f"the job has {len(images)} {'image' if len(images) == 1 else 'images'}",
                 field="n",
                 remedy="count from 0; a job without images has none yet, or failed",
             )

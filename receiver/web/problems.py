@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+PROBLEM_JSON = "application/problem+json"
 _TITLES = {
     400: "Bad request",
     401: "Unauthorized",
@@ -64,7 +65,7 @@ class Problem(Exception):
             json.dumps(self.to_json(), ensure_ascii=False).encode(),
             self.status,
             headers=self.headers,
-            media_type="application/problem+json",
+            media_type=PROBLEM_JSON,
         )
 
 

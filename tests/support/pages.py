@@ -13,6 +13,8 @@ from starlette.types import ASGIApp
 from tests.support.running_receiver import RunningReceiver
 
 TOKEN = "a-token-of-the-tests"
+FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+"""What a browser accepts when an address is opened."""
 PAGES = ("/", "/jobs", "/deliveries", "/endpoints", "/providers", "/send", "/compare")
 _FORM_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 

@@ -58,8 +58,10 @@ class Api:
         return await self._call(caller, method, path, body=body, headers={"idempotency-key": key} if key else {})
 
     def forwarded(self, request: Request, caller: Caller, path: str) -> Response:
-        """Return the API's own response to *request* at *path*: for files."""
-        return _Forwarded(self._router, {**request.scope, **_scope(caller, request.method, path)})
+        """Return the API's own response to *request* at *path*: for files. Refusals are raised when it is sent."""
+        scope = {**request.scope, **_scope(caller, request.method, path)}
+        scope.pop("starlette.exception_handlers", None)  # which would answer for the path of the API
+        return _Forwarded(self._router, scope)
 
     async def _call(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -27,16 +27,26 @@ from receiver.web.page.live import MOST_PAGES, Live
 from receiver.web.page.overview import Overview
 from receiver.web.page.pictures import Pictures
 from receiver.web.page.providers import ProvidersPage
-from receiver.web.page.rendering import Pages
+from receiver.web.page.rendering import Pages, here_of
 from receiver.web.page.send import SendPage
 from receiver.web.page.sessions import Session, Sessions
 from receiver.web.page.shared import SharedFragments
 from receiver.web.page.sign_in import SignIn
 from receiver.web.page.static_files import StaticFiles
-from receiver.web.problems import busy
+from receiver.web.problems import PROBLEM_JSON, Problem, busy
+
+_NOT_PAGES = ("v1", "callbacks", "inputs", "healthz", "readyz", "metrics", "openapi.json")
+_MOST_SEGMENTS = 16
+"""The addresses in a page are relative to it, and grow with its depth; no page is deeper than four."""
+_FOR_PEOPLE = {
+    "not_found": ("there is no page at this address", "check the address, or begin at the overview"),
+    "method_not_allowed": ("this address can’t be opened by itself", "use the buttons of the pages"),
+    "no_such_job": ("there is no such job", "look for it in the list of jobs"),
+}
+"""What the API says of an address and what to do, in the words of a page."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Dashboard:
     """The parts behind the pages. *live* is the stream of changes; *public_url* may change while they are served."""
 
@@ -48,12 +58,16 @@ class Dashboard:
     live: Live
     pictures: Pictures
     public_url: Callable[[], str | None]
+    _pages: Pages = field(default_factory=Pages, init=False)
+    _gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        shared = SharedFragments(lambda: self.live.version)
+        self._gate = Gate(self.sessions, self._pages, shared, public_url=self.public_url)
 
     def routes(self) -> list[Route]:
         """Return all routes; none of them is part of the API's description."""
-        pages = Pages()
-        shared = SharedFragments(lambda: self.live.version)
-        gate = Gate(self.sessions, pages, shared, public_url=self.public_url)
+        pages, gate = self._pages, self._gate
         made = (
             StaticFiles(),
             SignIn(gate, pages, self.sessions, Attempts()),
@@ -73,6 +87,32 @@ class Dashboard:
         for route in routes:
             route.include_in_schema = False
         return routes
+
+    async def problem(self, request: Request, problem: Problem) -> Response:
+        """Return the page of *problem*, for a request that no page answers."""
+        detail, remedy = _FOR_PEOPLE.get(problem.code, (problem.detail, problem.remedy))
+        shown = Problem(problem.status, problem.code, detail, remedy=remedy, headers=problem.headers)
+        return await self._gate.problem(request, shown)
+
+
+def opens_a_page(request: Request) -> bool:
+    """Return whether a person opens the address in a browser: outside the API, with HTML before JSON in `Accept`."""
+    here = here_of(request)
+    if here.partition("/")[0] in _NOT_PAGES or here.count("/") > _MOST_SEGMENTS:
+        return False
+    qualities = dict(_quality(entry) for entry in request.headers.get("accept", "").lower().split(","))
+    html = qualities.get("text/html", 0.0)
+    return html > 0 and html >= max(qualities.get(name, 0.0) for name in ("application/json", PROBLEM_JSON))
+
+
+def _quality(entry: str) -> tuple[str, float]:
+    """Return a media type of `Accept` and how much it is wanted, from 0 to 1."""
+    media_type, *parameters = (part.strip() for part in entry.split(";"))
+    given = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+    try:
+        return media_type, float(given)
+    except ValueError:
+        return media_type, 0.0
 
 
 def _stream_of(live: Live, gate: Gate) -> Callable[[Request, Session], Awaitable[Response]]:

@@ -119,6 +119,14 @@ class Gate:
         cookie = request.cookies.get(COOKIE, "")
         return await self._sessions.session(cookie) if 0 < len(cookie) < 1024 and cookie.isascii() else None
 
+    async def problem(self, request: Request, problem: Problem) -> Response:
+        """Return the page of *problem*, with the navigation if there is a session."""
+        try:
+            session = await self.session(request)
+        except (StoreError, OSError):
+            session = None
+        return with_headers(await self._problem(request, session, problem))
+
     def check_form_token(self, session: Session, token: Any) -> None:
         """Refuse a form that was not made for *session*."""
         if not isinstance(token, str) or not self._sessions.check_form_token(session, token):

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from receiver.web.auth import Bearer
 from receiver.web.page.sessions import sign_in_link
 from submitter.vocabulary import State
-from tests.support.pages import PAGES, TOKEN, Browser, form_token_of, signed_in
+from tests.support.pages import FIREFOX, PAGES, TOKEN, Browser, form_token_of, signed_in
 from tests.support.running_receiver import RunningReceiver, running_receiver
 
 READ_TOKEN = "a-read-token-of-the-tests"
@@ -214,5 +214,6 @@ async def test_every_answer_has_a_strict_policy_and_nothing_inline(here: Running
 async def test_the_dashboard_can_be_switched_off(tmp_path: Path) -> None:
     async with running_receiver(tmp_path, dashboard="off") as here:
         for path in ("/", "/login", "/jobs", "/static/page.css"):
-            assert (await here.client.get(path)).status_code == 404
+            answer = await here.client.get(path, headers={"accept": FIREFOX})
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
         assert (await here.client.get("/v1/jobs")).status_code == 200
