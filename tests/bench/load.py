@@ -117,7 +117,7 @@ class Load:
         """Let requests fall due at the rate, in steps of a few milliseconds."""
         assert self.rate is not None
         while self.next < len(self.requests) and not self.done.is_set():
-            until = int((self.clock() - self.began) * self.rate)
+            until = int((self.clock() - self.began) * self.rate) + 1
             while self.next < min(until, len(self.requests)):
                 due = (self.next, self.began + self.next / self.rate)
                 self.next += 1
