@@ -95,7 +95,7 @@ class Job:
     sent_at: datetime | None = shown(default=None)
     next_poll_at: datetime | None = shown("When its next status call is due.", name="due_at", default=None)
     """None where no poll is needed."""
-    polled_at: datetime | None = stored(default=None)
+    polled_at: datetime | None = shown("When its last status call ended.", default=None)
     polls: int = stored(default=0)
     hinted_at: datetime | None = stored(default=None)
     """Set while an unconfirmed claim that the job ended waits for a poll."""

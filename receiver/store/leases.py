@@ -54,7 +54,8 @@ _RENEW = f"{_MOVE_DUE} lease_until = ? WHERE id IN (??) AND lease_owner = ?"
 _HAND_BACK = f"{_MOVE_DUE} lease_owner = NULL, lease_until = NULL WHERE id IN (??) AND lease_owner = ?"
 _POLL_NOW = (
     "UPDATE jobs SET version = version + 1,"
-    " next_poll_at = CASE WHEN polled_at > ? THEN polled_at + ? ELSE ? END WHERE id = ? AND remote_id IS NOT NULL"
+    " next_poll_at = CASE WHEN next_poll_at <= ? THEN next_poll_at WHEN polled_at BETWEEN ? AND ? THEN polled_at + ?"
+    " ELSE ? END WHERE id = ? AND remote_id IS NOT NULL"
     " AND (state IN ('running', 'unconfirmed', 'expired', 'canceled') AND late_at IS NULL"
     " OR state = 'failed' AND error_code = ? OR (state = 'succeeded' OR late_at IS NOT NULL)"
     " AND EXISTS (SELECT 1 FROM images WHERE job_id = jobs.id AND images.state IN ('wanted', 'lost')))"
@@ -179,10 +180,14 @@ class JobLeases:
 
         return await self._database.write(work)
 
-    async def poll_now(self, job_id: str, now: datetime, *, interval_seconds: float) -> bool:
-        """Make a poll due, no earlier than *interval_seconds* after the last; False if the job can't be polled."""
-        interval = int(interval_seconds * 1_000_000)
-        values = (us(now) - interval, interval, us(now), job_id, NO_RESULT)
+    async def poll_now(self, job_id: str, now: datetime, *, apart_seconds: float) -> bool:
+        """
+        Make a poll due, no earlier than *apart_seconds* after the last; False if the job can't be polled.
+
+        One that is due already keeps its place among the others.
+        """
+        apart, moment_us = int(apart_seconds * 1_000_000), us(now)
+        values = (moment_us, moment_us - apart, moment_us, apart, moment_us, job_id, NO_RESULT)
         return bool(await self._database.write(alone(Run(_POLL_NOW, values))) == 1)
 
     async def _firsts(self, query: str, providers: Sequence[str]) -> dict[str, datetime]:

@@ -28,6 +28,9 @@ from receiver.web.problems import Problem, no_such_job
 from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, moment_param, place_of, words_of
 from submitter.vocabulary import State
 
+_ASKED_APART_SECONDS = 5.0
+"""The pause between polls of a job that people ask for; where the provider's own interval is shorter, that one."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobPresenter:
@@ -143,12 +146,13 @@ class JobsApi:
         return self._answer(again, images, new=new)
 
     async def poll_now(self, request: Request) -> Response:
-        """`POST /v1/jobs/{id}/poll`: poll the job now."""
+        """`POST /v1/jobs/{id}/poll`: poll the job now, or a few seconds after its last poll."""
         job, _ = await self._found(request)
         slot = self.slots[job.provider]
         if not slot.provider.pollable:
             raise Problem(409, "not_pollable", f"{job.provider} has no status call", remedy="wait for its answer")
-        if not await self.store.leases.poll_now(job.id, self.clock(), interval_seconds=slot.timing.interval):
+        apart = min(slot.timing.interval, _ASKED_APART_SECONDS)
+        if not await self.store.leases.poll_now(job.id, self.clock(), apart_seconds=apart):
             raise Problem(
                 409,
                 "nothing_to_poll",

@@ -110,7 +110,12 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
             )
         },
         "/v1/jobs/{id}/poll": {
-            "post": operation("jobs", "Poll its provider now.", {202: job, 404: None, 409: None}, [by_id])
+            "post": operation(
+                "jobs",
+                "Poll its provider now; `polled_at` changes once that has happened.",
+                {202: job, 404: None, 409: None},
+                [by_id],
+            )
         },
         "/v1/stats": {
             "get": operation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,10 @@ from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import Job
 from submitter.vocabulary import State
 
-Change = Callable[[AsyncClient, str], Awaitable[Job]]
+_AT_ONCE = 8
+"""Jobs that are changed at once; the order of the output is that in which they finish."""
+
+Change = Callable[[AsyncClient, str], Awaitable[Job | None]]
 
 
 def list_jobs(
@@ -92,9 +96,33 @@ def cancel(
     _change(context, jobs, lambda client, job: client.cancel(job, abandon=abandon), as_json)
 
 
-def poll(context: typer.Context, jobs: JobIds, as_json: AsJson = False) -> None:
-    """Ask the provider for the state of jobs now; for lost images, ask for fresh links."""
-    _change(context, jobs, lambda client, job: client.poll(job), as_json)
+def poll(
+    context: typer.Context,
+    jobs: JobIds,
+    wait: Annotated[
+        float, typer.Option(min=0, max=86_400, help="The most seconds to wait for each poll; 0: do not wait.")
+    ] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Ask the provider for the state of jobs now, and print it; for lost images, ask for fresh links.
+
+    A job that was polled a moment ago is polled a few seconds later. Exit status 124: a poll has not happened yet.
+    """
+    late = 0
+
+    async def polled(client: AsyncClient, job: str) -> Job | None:
+        nonlocal late
+        try:
+            return await client.poll(job, wait=wait)
+        except TimeoutError as exc:
+            late += 1
+            say(str(exc), err=True)
+            return None
+
+    _change(context, jobs, polled, as_json, note="" if wait else ": its poll is due")
+    if late:
+        raise CommandFailed(f"{late} of {len(jobs)} were not polled yet", status=124, code="timeout")
 
 
 def resubmit(
@@ -157,31 +185,45 @@ def jobs_table(found: Sequence[Job], now: datetime) -> Listing:
     return table
 
 
-def _change(context: typer.Context, jobs: Sequence[str], change: Change, as_json: bool) -> None:
-    """Carry out *change* on each job; a job that is refused is reported, and the others go on."""
+def _change(context: typer.Context, jobs: Sequence[str], change: Change, as_json: bool, note: str = "") -> None:
+    """
+    Carry out *change* on each job, and print it with a *note*; a job that is refused is reported, and the others go on.
+
+    The first one goes alone: it shows whether a receiver answers.
+    """
     connection: Connection = context.obj
 
     async def work() -> int:
-        refused = 0
         async with connection.open(timeout=SHORT_TIMEOUT_SECONDS) as client:
-            for job_id in jobs:
-                try:
-                    job = await change(client, job_id)
-                except RequestRefused as exc:
-                    if len(jobs) == 1 or isinstance(exc, Unauthorized | Overloaded):
-                        raise
-                    refused += 1
-                    say(f"{job_id}: {exc}", err=True)
-                    continue
-                if as_json:
-                    typer.echo(as_text(job.to_json()))
-                else:
-                    again = f" (again: {job.resubmit_of})" if job.resubmit_of else ""
-                    say(f"{job.id} {job.state.value}{again}")
-        return refused
+            places = asyncio.Semaphore(_AT_ONCE)
+
+            async def change_one(job_id: str) -> bool:
+                async with places:
+                    return await _changed(client, job_id, change, as_json, note, alone=len(jobs) == 1)
+
+            done = [await change_one(jobs[0])]
+            done += await asyncio.gather(*(change_one(job_id) for job_id in jobs[1:]))
+            return done.count(False)
 
     if refused := run(work()):
         raise CommandFailed(f"{refused} of {len(jobs)} were refused")
+
+
+async def _changed(client: AsyncClient, job_id: str, change: Change, as_json: bool, note: str, *, alone: bool) -> bool:
+    """Carry out *change* on a job, and print it. Returns False if it was refused; of a job *alone*, that is raised."""
+    try:
+        job = await change(client, job_id)
+    except RequestRefused as exc:
+        if alone or isinstance(exc, Unauthorized | Overloaded):
+            raise
+        say(f"{job_id}: {exc}", err=True)
+        return False
+    if job is not None and as_json:
+        typer.echo(as_text(job.to_json()))
+    elif job is not None:
+        again = f" (again: {job.resubmit_of})" if job.resubmit_of else ""
+        say(f"{job.id} {job.state.value}{again}{note}")
+    return True
 
 
 def _stem(job: Job) -> str:

@@ -207,8 +207,20 @@ def cancel(link: Link, job_: Job | str, *, abandon: bool, timeout: float | None)
     return link.read(Job, answer)
 
 
-def poll(link: Link, job_: Job | str, *, timeout: float | None) -> Steps[Job]:
-    return link.read(Job, (yield from link.call("POST", job_path(job_, "poll"), timeout=timeout, json={})))
+def poll(link: Link, job_: Job | str, *, wait: float, timeout: float | None) -> Steps[Job]:
+    """Make a poll due, and return the job after it. Raises `TimeoutError` if it does not happen within *wait*."""
+    asked = link.read(Job, (yield from link.call("POST", job_path(job_, "poll"), timeout=timeout, json={})))
+    if wait <= 0 or "polled_at" not in asked.model_fields_set:  # an older receiver does not tell
+        return asked
+    until = link.clock() + wait
+    found, pause = asked, 0.1
+    while found.polled_at == asked.polled_at and found.due_at is not None:
+        if link.clock() >= until:
+            raise TimeoutError(f"{asked.id} was not polled within {wait:g} s; it stays due")
+        yield Sleep(_left(link, until, pause))
+        pause = min(pause * 1.5, 1.0)
+        found = yield from job(link, asked, timeout=timeout)
+    return found
 
 
 def resubmit(

@@ -160,9 +160,14 @@ class Client:
         """Cancel a queued job. *abandon*: stop waiting for a job that was sent, which may still be billed."""
         return self._run(jobs.cancel(self._link, job, abandon=abandon, timeout=timeout))
 
-    def poll(self, job: Job | str, *, timeout: float | None = None) -> Job:
-        """Have the receiver poll the provider now; for lost images it requests fresh links."""
-        return self._run(jobs.poll(self._link, job, timeout=timeout))
+    def poll(self, job: Job | str, *, wait: float = 30.0, timeout: float | None = None) -> Job:
+        """
+        Have the receiver poll the provider now, and return the job after that; for lost images, request fresh links.
+
+        `TimeoutError` if the poll has not happened after *wait* seconds: it stays due. With 0, the job is returned as
+        it is before the poll.
+        """
+        return self._run(jobs.poll(self._link, job, wait=wait, timeout=timeout))
 
     def resubmit(
         self,

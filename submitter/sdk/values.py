@@ -99,6 +99,8 @@ class Job(Value):
     created_at: datetime
     sent_at: datetime | None = None
     due_at: datetime | None = None
+    polled_at: datetime | None = None
+    """When the last status call for it ended."""
     deadline_at: datetime | None = None
     finished_at: datetime | None = None
 

@@ -65,6 +65,26 @@ async def test_a_poll_of_a_job_that_ended_or_is_unknown_is_refused_with_the_reas
         assert (unknown.status, "no such job" in unknown.err) == (1, True)
 
 
+async def test_a_poll_that_is_asked_for_comes_within_seconds_and_prints_what_it_found(tmp_path: Path) -> None:
+    hourly = {"RECEIVER_POLL_INTERVAL": "3600"}
+    async with live(tmp_path, environment=hourly) as (receiver, _), receiver.client() as client:
+        job = await submit(client, "upscayl", picture_bytes(160, 120))
+        await wait_for_state(client, job["id"], "running")
+        said: list[str] = []
+        while not said or not said[-1].endswith("succeeded"):
+            polled = await submitter(receiver, "poll", job["id"])
+            assert polled.status == 0, polled.err
+            said.append(polled.out.strip())
+        assert set(said[:-1]) <= {f"{job['id']} running"}
+        evidence = (await client.get(f"/v1/jobs/{job['id']}/evidence")).json()["items"]
+        assert [piece["source"] for piece in evidence].count("poll") == len(said)
+
+        other = await submit(client, "upscayl", picture_bytes(160, 120))
+        await wait_for_state(client, other["id"], "running")
+        at_once = await submitter(receiver, "poll", other["id"], "--wait", "0")
+        assert (at_once.status, at_once.out) == (0, f"{other['id']} running: its poll is due\n")
+
+
 async def test_what_a_provider_sent_can_be_had_byte_for_byte(tmp_path: Path) -> None:
     async with live(tmp_path) as (receiver, _), receiver.client() as client:
         job = await submit(client, "novita", picture_bytes(160, 120))

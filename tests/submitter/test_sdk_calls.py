@@ -225,6 +225,26 @@ def test_wait_gives_up_after_its_time_and_with_the_receiver_after_its() -> None:
         late.drive(jobs.wait(late.link(), "job_1", timeout=5.0))
 
 
+def test_a_poll_is_waited_for_and_its_outcome_returned() -> None:
+    before = {**JOB, "polled_at": "2026-01-01T00:01:00.000Z", "due_at": "2026-01-01T00:02:00.000Z"}
+    after = {**before, "polled_at": "2026-01-01T00:02:00.100Z"}
+
+    def poll(*answers: Any, wait: float = 30.0) -> tuple[Any, ByHand]:
+        by_hand = ByHand([answer(202, answers[0]), *(answer(200, job) for job in answers[1:])])
+        return by_hand.drive(jobs.poll(by_hand.link(), "job_1", wait=wait, timeout=None)), by_hand
+
+    job, by_hand = poll(before, before, before, {**after, "state": "succeeded", "due_at": None})
+    assert (job.state, len(by_hand.requests)) == ("succeeded", 4)
+    assert [request.method for request in by_hand.requests] == ["POST", "GET", "GET", "GET"]
+    assert poll(before, {**after})[0].state == "running"  # asked, and not finished
+    settled = {**before, "state": "succeeded", "due_at": None}
+    assert poll(before, settled)[0].state == "succeeded"  # a callback came first: nothing is left to poll
+    assert poll(before, wait=0.0)[0].polled_at.minute == 1
+    assert poll(JOB)[0].state == "running"  # a receiver that does not tell
+    with pytest.raises(TimeoutError, match="job_1 was not polled within 5 s; it stays due"):
+        poll(before, before, wait=5.0)
+
+
 @pytest.mark.parametrize(
     ("ended", "code", "says"),
     [

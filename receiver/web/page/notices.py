@@ -16,7 +16,7 @@ from receiver.web.page.formatting import number, plural
 _MOST_DIGITS = 6
 _MOST_REASONS = 8
 _NOTICES: Mapping[str, str | tuple[str, str, str]] = {
-    "poll": "The provider is being asked.",
+    "poll": "The provider is asked within seconds.",
     "cancel": "The job is canceled.",
     "resubmit": "This is the new job.",
     "sent": "The job is on its way.",

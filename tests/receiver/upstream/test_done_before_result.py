@@ -127,7 +127,7 @@ async def test_an_operators_poll_finds_the_link_of_a_job_that_failed_for_want_of
     async with loops(tmp_path, public_url=None, turnaround=lambda: 0.0) as running:
         job_id = await failed_for_want_of_a_link(running)
         running.outside.instead = lambda task: None
-        assert await running.store.leases.poll_now(job_id, running.clock(), interval_seconds=10)
+        assert await running.store.leases.poll_now(job_id, running.clock(), apart_seconds=10)
         await running.run(seconds=30)
         assert (await running.states())["succeeded"] == 1
 
@@ -138,7 +138,7 @@ async def test_a_job_that_the_provider_failed_is_not_polled_again(tmp_path: Path
         failed = {"data": {"task_id": "task-0", "status": "FAILED", "generated": []}}
         running.outside.instead = lambda task: httpx.Response(200, json=failed)
         await running.run(seconds=100)
-        assert not await running.store.leases.poll_now(job_id, running.clock(), interval_seconds=10)
+        assert not await running.store.leases.poll_now(job_id, running.clock(), apart_seconds=10)
         await callback(running, job_id, trust=Trust.SIGNED_BODY)
         assert (await running.states())["failed"] == 1
 

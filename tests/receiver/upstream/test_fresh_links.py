@@ -97,7 +97,7 @@ class Stage:
         return found[1][0]
 
     async def poll(self) -> bool:
-        return await self.running.store.leases.poll_now(self.job_id, self.running.clock(), interval_seconds=1)
+        return await self.running.store.leases.poll_now(self.job_id, self.running.clock(), apart_seconds=1)
 
 
 @contextlib.asynccontextmanager
