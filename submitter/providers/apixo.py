@@ -264,7 +264,7 @@ def _images(data: Mapping[str, Any]) -> list[Image]:
     result = data.get("resultJson")
     if isinstance(result, str):
         try:
-            result = json.loads(result)
+            result = json.loads(result.removeprefix("\ufeff"))
         except (ValueError, RecursionError):
             result = {}
     urls = parsing.items(result.get("resultUrls"), "resultUrls") if isinstance(result, dict) else []

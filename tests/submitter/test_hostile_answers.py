@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -14,7 +16,7 @@ from submitter.parsing import MAX_ID_CHARS, MAX_IMAGES, MAX_URL_CHARS
 from submitter.provider import Provider
 from submitter.providers import PROVIDERS, build
 from submitter.vocabulary import Report, State
-from tests.support.answers import answer, callback, hostile_bodies, samples
+from tests.support.answers import DATE, answer, callback, hostile_bodies, samples
 
 NAMES = sorted(PROVIDERS)
 CALLING = [name for name in NAMES if PROVIDERS[name].callbacks]
@@ -155,3 +157,29 @@ def test_a_gateways_page_is_not_quoted(name: str, status: int) -> None:
 def test_a_redirect_says_that_the_base_url_is_wrong(name: str) -> None:
     with pytest.raises(ProviderError, match="base URL"):
         provider(name).submitted(answer(b"", 302, location="https://elsewhere.example/"))
+
+
+def outcome(read: Callable[[httpx.Response], Report], response: httpx.Response) -> object:
+    try:
+        return read(response)
+    except ProviderError as error:
+        return type(error), error.code, str(error)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("mark", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_before_an_answer_loses_neither_task_id_nor_result(name: str, mark: str) -> None:
+    calls = [provider(name).submitted, *([provider(name).polled] if name in POLLABLE else [])]
+    for body in samples(name):
+        text = json.dumps(body, ensure_ascii=False)
+        for read, status in itertools.product(calls, (200, 402, 400)):
+            plain, marked = (answer(text.encode(encoding), status, date=DATE) for encoding in ("utf-8", mark))
+            assert outcome(read, marked) == outcome(read, plain)
+
+
+def test_a_byte_order_mark_within_a_result_is_passed_over() -> None:
+    (done,) = (body for body in samples("apixo") if (body.get("data") or {}).get("state") == "success")
+    plain = provider("apixo").polled(answer(done))
+    done["data"]["resultJson"] = "\ufeff" + done["data"]["resultJson"]
+    assert provider("apixo").polled(answer(done)) == plain
+    assert plain.images
