@@ -228,6 +228,7 @@ def _key(name: str, text: str) -> str:
 
 
 def _address(name: str, text: str) -> str:
+    text = text.strip()
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as exc:

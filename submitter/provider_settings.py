@@ -84,6 +84,7 @@ class ProviderSettings(BaseModel):
     @field_validator("base_url")
     @classmethod
     def _base_url(cls, value: str | None) -> str | None:
+        value = (value or "").strip()
         if not value:
             return None
         parts = urlsplit(value)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from receiver.store.object_store import ObjectStore
 from receiver.store.part_files import PartFiles, PartWriter
+from submitter.errors import TaskRefused
 from submitter.image_files import magic_type
 from submitter.images import inspect
 from submitter.vocabulary import Image, Picture
@@ -201,6 +202,8 @@ class Blobs:
 
 def _inspected(part: PartWriter, sha256: str, size: int, target: Path | None) -> Picture:
     """Inspect *part* and move it to *target*, if given, in a single call on a thread."""
+    if size == 0:
+        raise TaskRefused("the file is empty", field="image", code="not_an_image")
     picture = inspect(part.path, sha256=sha256)
     if picture.size != size:
         raise OSError(errno.EIO, "the file is not as long as what was written")

@@ -9,7 +9,7 @@ import sys
 
 from tests.bench import suite
 
-NAMES = (*suite.NAMES, "floods", "many_jobs", "pages", "slots", "soak", "upload")
+NAMES = (*suite.NAMES, "floods", "hosts", "many_jobs", "pages", "slots", "soak", "upload")
 
 if __name__ == "__main__":
     NAME, ARGV = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])

@@ -49,6 +49,12 @@ def test_an_impossible_base_url_is_reported_at_start(url: str) -> None:
         build("novita", api_key="k", base_url=url)
 
 
+@pytest.mark.parametrize("written", ["https://a.example/api// ", " https://a.example/api\n", "https://a.example/api/"])
+def test_slashes_and_spaces_around_a_base_url_are_not_part_of_it(written: str) -> None:
+    assert build("novita", api_key="k", base_url=written).base_url == "https://a.example/api"
+    assert PROVIDERS["novita"].Settings(base_url=written).base_url == "https://a.example/api"
+
+
 def test_an_unknown_provider_is_named_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="freepik, apixo"):
         build("midjourney", api_key="k")
@@ -77,7 +83,8 @@ def test_each_file_names_the_pages_it_was_written_from(name: str) -> None:
         ("file:///etc/passwd", False),
         ("javascript:alert(1)", False),
         ("data:image/png;base64,AAAA", False),
-        ("//a.example/x", False),
+        ("//", False),
+        ("///x", False),
         ("users/x.jpg", False),
         ("https://a.example/" + "x" * 9000, False),
         ("https://a.example/\ud800", False),
@@ -96,6 +103,7 @@ def test_only_web_addresses_are_links(value: Any, good: bool) -> None:
     [
         (" https://a.example/x.png\r\n", "https://a.example/x.png"),
         ("https://a.example/my photo.png?a=b c", "https://a.example/my%20photo.png?a=b%20c"),
+        ("//a.example/x.png", "https://a.example/x.png"),
         ("https://a.example:8443/ü%2Fx", "https://a.example:8443/%C3%BC%2Fx"),
     ],
 )

@@ -6,7 +6,9 @@ import asyncio
 import gzip
 import hashlib
 import io
+import socket
 import ssl
+import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -42,6 +44,10 @@ class Request:
         self.connection = connection
 
 
+class ResetNow(ConnectionResetError):
+    """Raised by a script: the connection ends with a reset, not with a close."""
+
+
 class Server:
     """Plays *script* for every request: what it says goes out byte by byte as it is; returning ends nothing."""
 
@@ -70,7 +76,9 @@ class Server:
                 await self.script(request, say)
                 if request.target.startswith("/close"):
                     break
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError) as exc:
+            if isinstance(exc, ResetNow):
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.hung_up.set()
         except asyncio.CancelledError:
             pass  # the test is over

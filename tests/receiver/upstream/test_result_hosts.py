@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import io
+import ssl
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
@@ -16,9 +18,10 @@ from PIL import Image as pillow
 
 from receiver.domain.jobs import KeptImage
 from submitter.sandbox import test_picture as picture_bytes
-from tests.receiver.net.test_client import Request, Say, serving
+from tests.receiver.net.test_client import Request, ResetNow, Say, serving
 from tests.receiver.upstream.test_archive import Links as Nothing
 from tests.receiver.upstream.test_archive import archive, run, succeeded
+from tests.support.certificates import self_signed
 from tests.support.pictures import chunk, png
 
 PICTURE = picture_bytes(80, 60)
@@ -27,6 +30,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><script>ale
 METADATA = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26)))
 BOMB = gzip.compress(bytes(1 << 30), 1)
 TWICE = gzip.compress(gzip.compress(bytes(1 << 26)))
+SAFE = {f"image/{kind}" for kind in ("png", "jpeg", "webp", "gif", "tiff", "avif", "bmp")}
 Answers = Callable[[int, Request, Say], Awaitable[None]]
 
 
@@ -91,6 +95,24 @@ def redirects(target: str, *, times: int = 1) -> Answers:
     return say_it
 
 
+async def cut_between_chunks(n: int, request: Request, say: Say) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await say(answer() if n > 1 else head + b"%x\r\n%s\r\n" % (len(PICTURE), PICTURE))
+
+
+async def reset(n: int, request: Request, say: Say) -> None:
+    await say(answer() if n > 1 else answer()[:-40])
+    if n == 1:
+        await asyncio.sleep(0.01)  # what was said is not to be overtaken by the reset
+        raise ResetNow
+
+
+async def endless(n: int, request: Request, say: Say) -> None:
+    await say(b"HTTP/1.1 200 OK\r\n\r\n" + PICTURE)
+    while True:
+        await say(bytes(4 << 20))
+
+
 @dataclass
 class Row:
     name: str
@@ -99,6 +121,8 @@ class Row:
     fetches: int | None = 1
     """None: as many as there is time for."""
     reason: str = ""
+    link: str = "{origin}/picture"
+    tls: bool = False
 
 
 KEPT = [
@@ -135,6 +159,21 @@ KEPT = [
         always(answer(png(9, 9, extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26)))))),
         "kept",
     ),
+    Row("HTTP/1.0", always(answer().replace(b"HTTP/1.1", b"HTTP/1.0", 1)), "kept"),
+    Row("early hints before it", always(b"HTTP/1.1 103 Hints\r\nLink: </x>\r\n\r\n" + answer()), "kept"),
+    Row("503, then there", then(answer(HTML, "503 Busy", Retry_After="1")), "kept", 2),
+    Row("204, then there", then(answer(b"", "204 No Content", length=None)), "kept", 2),
+    Row("304 unasked, then there", then(answer(b"", "304 Not Modified")), "kept", 2),
+    Row(
+        "a part from the middle, then whole", then(answer(b"x", "206 Partial", Content_Range="bytes 5-5/9")), "kept", 2
+    ),
+    Row("chunked and cut, then there", cut_between_chunks, "kept", 2),
+    Row("reset in the middle, then there", reset, "kept", 2),
+    Row("two lengths, then one", then(answer(Content_length="1")), "kept", 2),
+    Row("a head of 200 kB, then there", then(answer(X_Long="x" * 200_000)), "kept", 2),
+    Row("really deflate", always(answer(zlib.compress(PICTURE), Content_Encoding="deflate")), "kept"),
+    Row("WEBP", always(answer(encoded("WEBP"))), "kept"),
+    Row("GIF", always(answer(encoded("GIF"))), "kept"),
     Row("AVIF", always(answer(encoded("AVIF"))), "kept"),
     Row("TIFF", always(answer(encoded("TIFF"))), "kept"),
     Row("a garbled header line first", then(b"HTTP/1.1 nonsense\r\n\r\n"), "kept", 2),
@@ -169,14 +208,47 @@ LOST = [
         None,
         "must not be reached",
     ),
+    Row("an empty answer for ever", always(answer(b"")), "lost", None, "empty"),
+    Row("an endless answer", endless, "lost", 1, "larger than"),
+    Row("JSON", always(answer(b'{"error": "expired"}', Content_Type="image/png")), "lost", None, "not kept"),
+    Row("a redirect to nowhere", always(answer(b"", "302 Found")), "lost", None, "without a usable Location"),
+    Row("links to a private address", always(answer()), "lost", 0, "must not be reached", "http://10.0.0.1/x.png"),
+    Row("links to metadata", always(answer()), "lost", 0, "must not be reached", "http://169.254.169.254/latest"),
+    Row("a port where nobody listens", always(answer()), "lost", 0, "no connection", "http://127.0.0.1:64999/x.png"),
+    Row("a certificate of its own", always(answer()), "lost", 0, "certificate", tls=True),
     Row("a file", redirects("file:///etc/passwd", times=99), "lost", None, ""),
     Row("a circle", redirects("/again", times=10**6), "lost", None, "redirected more than"),
 ]
 
 
-async def outcome(tmp_path: Path, row: Row) -> tuple[KeptImage, int, bytes | None]:
-    """The image a while later, how often it was fetched, and what is kept of it."""
+@dataclass
+class Outcome:
+    image: KeptImage
+    """As it is a while later."""
+    fetches: int
+    """Requests that reached the host."""
+    data: bytes | None
+    """What is kept."""
+    peak_bytes: int
+    """The most memory that was allocated."""
+
+
+async def outcome(tmp_path: Path, row: Row) -> Outcome:
+    """What becomes of an image whose host behaves as *row* says."""
+    tracemalloc.start()
+    try:
+        image, fetches, data = await kept(tmp_path, row)
+        return Outcome(image, fetches, data, tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+
+
+async def kept(tmp_path: Path, row: Row) -> tuple[KeptImage, int, bytes | None]:
     fetched = 0
+    context = None
+    if row.tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self_signed(tmp_path, "127.0.0.1"))
 
     async def script(request: Request, say: Say) -> None:
         nonlocal fetched
@@ -184,8 +256,10 @@ async def outcome(tmp_path: Path, row: Row) -> tuple[KeptImage, int, bytes | Non
         await row.answers(fetched, request, say)
         raise ConnectionError("the server closes")
 
-    async with archive(tmp_path, Nothing()) as (keeper, running), serving(script) as (origin, _):
-        job_id = await succeeded(running, f"{origin}/picture", expires_in=70)
+    async with archive(tmp_path, Nothing()) as (keeper, running), serving(script, context) as (origin, _):
+        address = origin.removeprefix("http://")
+        link = row.link.format(origin=f"https://{address}" if row.tls else origin, address=address)
+        job_id = await succeeded(running, link, expires_in=70)
         await run(keeper, running.clock, seconds=300)
         found = await running.store.job(job_id)
         assert found is not None
@@ -196,19 +270,18 @@ async def outcome(tmp_path: Path, row: Row) -> tuple[KeptImage, int, bytes | Non
 
 @pytest.mark.parametrize("row", [*KEPT, *LOST], ids=lambda row: row.name)
 async def test_what_becomes_of_an_image(tmp_path: Path, row: Row) -> None:
-    tracemalloc.start()
-    try:
-        image, fetched, data = await outcome(tmp_path, row)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    found = await outcome(tmp_path, row)
+    image = found.image
     assert image.state == row.state, image.last_error
-    assert (data is not None) == (row.state == "kept")
+    assert (found.data is not None) == (row.state == "kept")
+    if found.data is not None:
+        assert image.sha256 == hashlib.sha256(found.data).hexdigest()
+        assert image.content_type in SAFE
     if row.fetches is not None:
-        assert fetched == row.fetches
+        assert found.fetches == row.fetches
     if row.state == "lost" and row.reason:
         assert row.reason in (image.last_error or "")
-    assert peak < 40 << 20
+    assert found.peak_bytes < 40 << 20
 
 
 def test_the_table_is_long_enough() -> None:
