@@ -87,17 +87,20 @@ def identifier(value: Any, name: str) -> str:
     return str(value)
 
 
-def link(value: Any) -> str | None:
+def link(value: Any, *, base_url: str = "https:") -> str | None:
     """
     Read *value* as a web address that may be followed, else None.
 
-    Normalized as in browsers: white space around it is removed, spaces and non-ASCII letters are percent-encoded.
+    Normalized as in browsers: white space around it is removed, spaces and non-ASCII letters are percent-encoded, and
+    one that begins with `//` has the scheme of *base_url*.
     """
     if not isinstance(value, str) or len(value) > MAX_URL_CHARS:
         return None
     if _PLAIN_LINK.fullmatch(value):
         return value
     text = value.strip()
+    if text.startswith("//"):
+        text = base_url.partition("//")[0] + text
     if not text.isprintable() or "\\" in text or not re.match(r"https?://[^\s/?#]", text, re.IGNORECASE):
         return None
     scheme, _, rest = text.partition("://")
@@ -116,17 +119,17 @@ _PLAIN_LINK = re.compile(r"https?://[a-z0-9.-]*[a-z0-9](:[1-9][0-9]{0,3})?(/[A-Z
 """Links that need no normalizing, as nearly all; parsing a link is a good part of reading a callback."""
 
 
-def result(item: Any, *names: str, expires_at: datetime | None = None, content_type: str | None = None) -> Image | None:
+def result(item: Any, *names: str, base_url: str, expires_at: datetime | None = None) -> Image | None:
     """
     The image that *item* names: a link, a `data:` address or base64 that holds it, or an object with one under one of
-    *names*.
+    *names*. *base_url* is the provider's.
 
     None if it names no usable image.
     """
     values = [item.get(name) for name in names] if isinstance(item, dict) else [item]
     for value in values:
-        if url := link(value):
-            return Image(url=url, expires_at=expires_at, content_type=content_type)
+        if url := link(value, base_url=base_url):
+            return Image(url=url, expires_at=expires_at)
         if isinstance(value, str) and (data := _inline(value)):
             return Image(data=data, content_type=magic_type(data))
     return None

@@ -16,6 +16,9 @@ from submitter.file_names import is_url
 from submitter.printing import say
 from submitter.sdk.values import Job
 
+_SUBMIT_SECONDS = 45.0
+"""For the receiver to answer: it may be restarting, or fetching an input URL, for which it takes up to 30 s."""
+
 
 def send(
     context: typer.Context,
@@ -62,7 +65,7 @@ async def _send(
     saved: list[Path] = []
     async with connection.open() as client:
         with connection.status(f"sending to the receiver, for {provider}") as status:
-            job = await client.submit(provider, image, options=options)
+            job = await client.submit(provider, image, options=options, timeout=_SUBMIT_SECONDS)
             with naming(job, out):
                 if wait:
                     status.update(f"{job.id} is with {provider}")

@@ -239,9 +239,22 @@ class Apixo(Provider):
         status = parsing.word(data.get("state"), "state")
         state = _STATES.get(status.lower(), State.RUNNING)
         if state is State.SUCCEEDED:
-            return parsing.done(remote_id, _images(data), data, remote_status=status, cost=PRICE)
+            return parsing.done(remote_id, self._images(data), data, remote_status=status, cost=PRICE)
         error = self._failure(data) if state is State.FAILED else None
         return Report(remote_id, state, error=error, cost=PRICE, remote_status=status)
+
+    def _images(self, data: Mapping[str, Any]) -> list[Image]:
+        result = data.get("resultJson")
+        if isinstance(result, str):
+            try:
+                result = json.loads(result.removeprefix("\ufeff"))
+            except (ValueError, RecursionError):
+                result = {}
+        urls = parsing.items(result.get("resultUrls"), "resultUrls") if isinstance(result, dict) else []
+        completed_at = parsing.moment(data.get("completeTime"))
+        expires_at = completed_at + timedelta(hours=24) if completed_at else None
+        images = (parsing.result(item, "url", base_url=self.base_url, expires_at=expires_at) for item in urls)
+        return [image for image in images if image is not None]
 
     def _failure(self, data: Mapping[str, Any]) -> Failure:
         code, message = (
@@ -258,16 +271,3 @@ class Apixo(Provider):
 def _code(body: Mapping[str, Any]) -> int | None:
     number = parsing.number(body.get("code"))
     return int(number) if number is not None and 100 <= number < 10**6 and number == int(number) else None
-
-
-def _images(data: Mapping[str, Any]) -> list[Image]:
-    result = data.get("resultJson")
-    if isinstance(result, str):
-        try:
-            result = json.loads(result.removeprefix("\ufeff"))
-        except (ValueError, RecursionError):
-            result = {}
-    urls = parsing.items(result.get("resultUrls"), "resultUrls") if isinstance(result, dict) else []
-    completed_at = parsing.moment(data.get("completeTime"))
-    expires_at = completed_at + timedelta(hours=24) if completed_at else None
-    return [image for item in urls if (image := parsing.result(item, "url", expires_at=expires_at))]

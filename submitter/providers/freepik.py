@@ -168,7 +168,7 @@ class Freepik(Provider):
         except Unreadable as exc:
             raise unreadable(exc, response, body, self.api_key) from exc
         try:
-            return _report(body, cost=self.price)
+            return self._report(body)
         except Unreadable:
             # Accepted, and named: an oddity in the rest must not lose the id of a task that is paid for.
             return Report(remote_id, State.RUNNING, cost=self.price)
@@ -183,7 +183,7 @@ class Freepik(Provider):
             raise TaskNotFound(str(error), code=error.code) if response.status_code == 404 else error
         body = json_answer(response)
         try:
-            return _report(body, cost=self.price)
+            return self._report(body)
         except Unreadable as exc:
             raise unreadable(exc, response, body, self.api_key) from exc
 
@@ -199,7 +199,7 @@ class Freepik(Provider):
 
     def read(self, callback: Callback) -> Report | None:
         try:
-            return _report(json_body(callback), cost=self.price)
+            return self._report(json_body(callback))
         except Unreadable as exc:
             raise exc.as_callback() from exc
 
@@ -212,6 +212,31 @@ class Freepik(Provider):
 
     def _headers(self) -> dict[str, str]:
         return {self.api_key_header: self.api_key}
+
+    def _report(self, body: Any) -> Report:
+        task = _task(body)
+        remote_id = parsing.identifier(task.get("task_id"), "task_id")
+        status = parsing.word(task["status"] if "status" in task else task.get("task_status"), "status")
+        generated = parsing.items(task.get("generated"), "generated")
+        state = _STATES.get(status.upper(), State.RUNNING)
+        if state is State.SUCCEEDED:
+            images = [image for item in generated if (image := self._image(item))]
+            return parsing.done(remote_id, images, task, remote_status=status, cost=self.price)
+        error = None
+        if state is State.FAILED:
+            error = Failure(
+                "failed",
+                "Freepik reports that the task failed and gives no reason; try another image or other options",
+                permanent=False,
+            )
+        return Report(remote_id, state, error=error, cost=self.price, remote_status=status)
+
+    def _image(self, item: Any) -> Image | None:
+        image = parsing.result(item, "url", base_url=self.base_url)
+        if image is None or image.url is None or "exp=" not in image.url:
+            return image
+        until = re.search(r"(?:^|[?&=~])exp=([0-9]{9,13})(?![0-9])", urlsplit(image.url).query)
+        return replace(image, expires_at=parsing.moment(until[1]) if until else None)
 
     def _refused(self, response: httpx.Response) -> ProviderError:
         said = parsing.error_body(response)
@@ -228,32 +253,6 @@ class Freepik(Provider):
 def _task(body: Any) -> Mapping[str, Any]:
     whole = parsing.mapping(body, "the body")
     return parsing.mapping(whole["data"], "data") if whole.get("data") is not None else whole
-
-
-def _report(body: Any, *, cost: Cost | None) -> Report:
-    task = _task(body)
-    remote_id = parsing.identifier(task.get("task_id"), "task_id")
-    status = parsing.word(task["status"] if "status" in task else task.get("task_status"), "status")
-    images = [image for item in parsing.items(task.get("generated"), "generated") if (image := _image(item))]
-    state = _STATES.get(status.upper(), State.RUNNING)
-    if state is State.SUCCEEDED:
-        return parsing.done(remote_id, images, task, remote_status=status, cost=cost)
-    error = None
-    if state is State.FAILED:
-        error = Failure(
-            "failed",
-            "Freepik reports that the task failed and gives no reason; try another image or other options",
-            permanent=False,
-        )
-    return Report(remote_id, state, error=error, cost=cost, remote_status=status)
-
-
-def _image(item: Any) -> Image | None:
-    image = parsing.result(item, "url")
-    if image is None or image.url is None or "exp=" not in image.url:
-        return image
-    until = re.search(r"(?:^|[?&=~])exp=([0-9]{9,13})(?![0-9])", urlsplit(image.url).query)
-    return replace(image, expires_at=parsing.moment(until[1]) if until else None)
 
 
 def _problem(said: Mapping[str, Any]) -> str | None:

@@ -214,15 +214,25 @@ class Novita(Provider):
         task = parsing.mapping(result.get("task"), "task")
         remote_id = parsing.identifier(task.get("task_id"), "task_id")
         status = parsing.word(task.get("status"), "status")
-        images = [
-            image for item in parsing.items(result.get("images"), "images") if (image := _image(item, answered_at))
-        ]
+        listed = parsing.items(result.get("images"), "images")
         state = _STATES.get(status.upper(), State.RUNNING)
         if state is State.SUCCEEDED:
-            seen = [result, *parsing.items(result.get("images"), "images")]
-            return parsing.done(remote_id, images, seen, remote_status=status, cost=self.price)
+            images = [image for item in listed if (image := self._image(item, answered_at))]
+            return parsing.done(remote_id, images, [result, *listed], remote_status=status, cost=self.price)
         error = self._failure(task) if state is State.FAILED else None
         return Report(remote_id, state, error=error, cost=self.price, remote_status=status)
+
+    def _image(self, item: Any, answered_at: datetime | None) -> Image | None:
+        image = parsing.result(item, "image_url", "url", base_url=self.base_url)
+        if image is None or image.url is None:
+            return image
+        known = item if isinstance(item, dict) else {}
+        kind = known.get("image_type")
+        return replace(
+            image,
+            expires_at=parsing.presigned_until(image.url) or parsing.after(answered_at, known.get("image_url_ttl")),
+            content_type=f"image/{kind}" if kind in ("png", "webp", "jpeg") else None,
+        )
 
     def _failure(self, task: Mapping[str, Any]) -> Failure:
         reason = parsing.sentence(parsing.words(task.get("reason")), self.api_key)
@@ -252,16 +262,3 @@ def _echoed_url(result: Mapping[str, Any]) -> str | None:
     for name in ("extra", "webhook", "url"):
         found = found.get(name) if isinstance(found, Mapping) else None
     return found if isinstance(found, str) and found else None
-
-
-def _image(item: Any, answered_at: datetime | None) -> Image | None:
-    image = parsing.result(item, "image_url", "url")
-    if image is None or image.url is None:
-        return image
-    known = item if isinstance(item, dict) else {}
-    kind = known.get("image_type")
-    return replace(
-        image,
-        expires_at=parsing.presigned_until(image.url) or parsing.after(answered_at, known.get("image_url_ttl")),
-        content_type=f"image/{kind}" if kind in ("png", "webp", "jpeg") else None,
-    )

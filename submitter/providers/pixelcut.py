@@ -12,6 +12,7 @@ vendor advises to send again after 429 and 5xx, and describes no body for a 500.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import httpx
@@ -39,6 +40,8 @@ MAX_SIDE = 6000
 MAX_BYTES = 25 * 1024 * 1024
 LINK_SECONDS = 3600
 _MANAGED = ("image", "image_url")
+_RESULTS = ("result_url", "url", "image", "image_base64", "result", "output", "data", "images", "results")
+"""Where else a result may be, as a link or written out: an answer that was paid for can't be asked for again."""
 
 
 class PixelcutOptions(ProviderOptions):
@@ -127,10 +130,14 @@ class Pixelcut(Provider):
             )
         body = json_answer(response)
         expires_at = parsing.after(parsing.answered_at(response), LINK_SECONDS)
-        image = parsing.result(body, "result_url", expires_at=expires_at) if isinstance(body, dict) else None
+        answered = body if isinstance(body, dict) else {}
+        find = partial(parsing.result, base_url=self.base_url, expires_at=expires_at)
+        image = find(answered, "result_url")
+        code, message = self._words(answered)
+        if image is None and code is None:
+            image = next(filter(None, (find(item, *_RESULTS) for item in _candidates(answered))), None)
         if image is not None:
             return Report(None, State.SUCCEEDED, (image,), cost=self.price)
-        code, message = self._words(body if isinstance(body, dict) else None)
         if code is not None:
             raise ProviderRefused(message or code, code=code)
         lacking = Unreadable(f"it has no usable result_url; keys seen: {parsing.keys_of(body)}", code=parsing.NO_RESULT)
@@ -160,6 +167,12 @@ class Pixelcut(Provider):
         code = parsing.sentence(parsing.first_text(said, "error_code"), self.api_key)
         message = parsing.sentence(parsing.words(said), self.api_key)
         return code[:100] if code else None, message or code
+
+
+def _candidates(body: dict[str, Any]) -> list[Any]:
+    """Return what the fields hold that may name a result: texts, objects, and items of lists."""
+    values = [body.get(name) for name in _RESULTS]
+    return [item for value in values for item in (value[:1] if isinstance(value, list) else [value])]
 
 
 def _image(data: bytes) -> Image:

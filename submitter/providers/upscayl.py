@@ -145,10 +145,14 @@ class Upscayl(Provider):
         files = parsing.items(data.get("files"), "files")
         state = _STATES.get(status.lower(), State.RUNNING)
         if state is State.SUCCEEDED:
-            images = [image for file in files if (image := _image(file))]
+            images = [image for file in files if (image := self._image(file))]
             return parsing.done(remote_id, images, [data, *files], remote_status=status, cost=cost)
         error = self._failure(data) if state is State.FAILED else None
         return Report(remote_id, state, error=error, cost=cost, remote_status=status)
+
+    def _image(self, file: Any) -> Image | None:
+        expires_at = parsing.moment(file.get("expiresAt")) if isinstance(file, dict) else None
+        return parsing.result(file, *_LINKS, base_url=self.base_url, expires_at=expires_at)
 
     def _failure(self, data: Mapping[str, Any]) -> Failure:
         reason = data.get("error")
@@ -193,8 +197,3 @@ class Upscayl(Provider):
         is_code = error is not None and error.isascii() and error.replace("_", "").isupper() and len(error) <= 100
         message = parsing.words(said)
         return error if is_code else None, parsing.sentence(message, self.api_key)
-
-
-def _image(file: Any) -> Image | None:
-    expires_at = parsing.moment(file.get("expiresAt")) if isinstance(file, dict) else None
-    return parsing.result(file, *_LINKS, expires_at=expires_at)

@@ -11,13 +11,14 @@ from urllib.parse import quote
 import pytest
 
 from submitter.errors import AccountRefused, AnswerLost, ProviderBusy, ProviderError, ProviderRefused
-from submitter.parsing import NO_RESULT, moment
+from submitter.parsing import NO_RESULT, link, moment
 from submitter.providers import build
 from submitter.vocabulary import Report, State
 from tests.support.answers import answer
 from tests.support.pictures import chunk, png
 
 LINK = "https://cdn.example/r/a.png"
+BARE = LINK.removeprefix("https:")
 KEY = "secret-key-0123456789"
 
 
@@ -51,22 +52,26 @@ def upscayl(**data: Any) -> Report:
         (freepik, {"generated": {"url": LINK}}),
         (freepik, {"generated": [{"url": LINK, "content_type": "image/png", "width": 200}, 5, {}]}),
         (freepik, {"generated": [LINK + "\n"]}),
+        (freepik, {"generated": [BARE]}),
         (freepik, {"task_id": 12345}),
         (apixo, {"state": "SUCCESS"}),
         (apixo, {"resultJson": json.dumps({"resultUrls": LINK})}),
         (apixo, {"resultJson": json.dumps({"resultUrls": [None, {"url": LINK}]})}),
         (apixo, {"resultJson": {"resultUrls": [LINK]}}),
+        (apixo, {"resultJson": {"resultUrls": [BARE]}}),
         (apixo, {"taskId": 12345}),
         (novita, {"status": "task_status_succeed"}),
         (novita, {"status": "TASK_STATUS_SUCCEEDED"}),
         (novita, {"images": [LINK]}),
         (novita, {"images": [None, {"image_url": None}, {"image_url": LINK}]}),
         (novita, {"images": {"image_url": LINK}}),
+        (novita, {"images": [{"image_url": BARE}]}),
         (novita, {"task_id": 12345}),
         (upscayl, {"status": "Processed"}),
         (upscayl, {"files": {"downloadLink": LINK}}),
         (upscayl, {"files": [LINK]}),
         (upscayl, {"files": [None, {"downloadLink": None, "url": LINK}]}),
+        (upscayl, {"files": {"downloadLink": BARE}}),
         (upscayl, {"taskId": 12345}),
     ],
 )
@@ -107,6 +112,17 @@ def test_done_without_a_usable_link_has_a_code_of_its_own(poll: Callable[..., Re
     assert error is not None and error.code == NO_RESULT
 
 
+def test_a_link_without_a_scheme_has_that_of_the_providers_base_url() -> None:
+    body = {"task_id": "t-1", "status": "COMPLETED", "generated": ["//cdn.example/r/a.png"]}
+    report = build("freepik", api_key=KEY, base_url="http://127.0.0.1:8080/x").polled(answer({"data": body}))
+    assert [image.url for image in report.images] == ["http://cdn.example/r/a.png"]
+
+
+@pytest.mark.parametrize("value", ["//", "///x.png", "//exa mple/x.png", "/x.png", "\\\\host\\x.png", "//\\host/x.png"])
+def test_half_a_link_is_none(value: str) -> None:
+    assert link(value) is None
+
+
 @pytest.mark.parametrize("status", ["ERROR", "CANCELLED", "REFINING"])
 def test_an_unlisted_word_is_still_running(status: str) -> None:
     assert freepik(status=status).state is State.RUNNING
@@ -134,8 +150,14 @@ ESCAPED = "".join(f"%{byte:02x}" for byte in INLINE)
     ],
 )
 def test_an_image_that_is_written_out_is_a_result(said: str) -> None:
-    report = freepik(generated=[said])
-    assert [(image.data, image.content_type) for image in report.images] == [(INLINE, "image/png")]
+    reports = [
+        freepik(generated=[said]),
+        apixo(resultJson={"resultUrls": [said]}),
+        novita(images=[{"image_url": said}]),
+        upscayl(files=[{"downloadLink": said}]),
+    ]
+    for report in reports:
+        assert [(image.data, image.content_type) for image in report.images] == [(INLINE, "image/png")]
 
 
 @pytest.mark.parametrize(

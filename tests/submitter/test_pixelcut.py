@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -22,10 +23,11 @@ from submitter.providers import build
 from submitter.vocabulary import Image, Picture, State, Task
 from tests.submitter.test_upscayl import form
 from tests.support.answers import NOW, answer, finish, first_request, sample
-from tests.support.pictures import big_picture, small_picture
+from tests.support.pictures import big_picture, png, small_picture
 
 PIXELCUT = build("pixelcut", api_key="sk-0123456789")
 LINK = "https://assets.pixelcut.app/public/result/x.jpg"
+INLINE = png(20, 11)
 
 
 def test_a_file_is_sent_as_a_form_with_its_scale_as_text(tmp_path: Path) -> None:
@@ -90,6 +92,27 @@ def test_a_link_is_the_result_and_lives_an_hour(tmp_path: Path) -> None:
     assert PIXELCUT.submitted(answer({"result_url": LINK}, date="x")).images == (Image(url=LINK),)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"image": base64.b64encode(INLINE).decode()},
+        {"image": f"data:image/png;base64,{base64.b64encode(INLINE).decode()}"},
+        {"result_url": f"data:image/png;base64,{base64.b64encode(INLINE).decode()}"},
+        {"data": {"image": base64.b64encode(INLINE).decode()}},
+        {"images": [base64.b64encode(INLINE).decode()]},
+    ],
+)
+def test_an_image_that_is_written_out_in_the_answer_is_the_result(body: dict[str, Any]) -> None:
+    assert PIXELCUT.submitted(answer(body)).images == (Image(data=INLINE, content_type="image/png"),)
+
+
+@pytest.mark.parametrize(
+    "body", [{"url": LINK}, {"result": {"url": LINK}}, {"result_url": LINK.removeprefix("https:")}, {"output": [LINK]}]
+)
+def test_a_link_is_found_wherever_it_is(body: dict[str, Any]) -> None:
+    assert PIXELCUT.submitted(answer(body, date="x")).images == (Image(url=LINK),)
+
+
 @pytest.mark.parametrize("said", ["image/jpeg", "image/png", "application/octet-stream"])
 def test_bytes_are_the_result_and_named_by_their_magic(tmp_path: Path, said: str) -> None:
     path = small_picture(tmp_path, kind="JPEG").path
@@ -121,6 +144,9 @@ def test_bytes_are_the_result_and_named_by_their_magic(tmp_path: Path, said: str
         (200, [], AnswerLost, "no_result_url"),
         (200, b"", AnswerLost, "unreadable_answer"),
         (200, {"error": "no", "error_code": "malformed_image"}, ProviderRefused, "malformed_image"),
+        (200, {"error": "no", "error_code": "bad_input", "url": LINK}, ProviderRefused, "bad_input"),
+        (200, {"message": "see https://www.pixelcut.ai/docs"}, AnswerLost, "no_result_url"),
+        (200, {"image": base64.b64encode(INLINE[:-8]).decode()}, AnswerLost, "no_result_url"),
     ],
 )
 def test_what_a_refusal_means_for_the_money(status: int, body: Any, kind: type[ProviderError], code: str) -> None:
