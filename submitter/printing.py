@@ -21,6 +21,7 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from submitter.environment import forced_color, plain_output
+from submitter.words import moment_text
 
 _NO_END = 10_000
 """The width of an output that is not a terminal: its reader does its own wrapping."""
@@ -75,6 +76,9 @@ class Listing:
     def __init__(self, *headings: str) -> None:
         self._headings = headings
         self._rows: list[list[Text]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def add_row(self, *cells: str | Text, style: str = "") -> None:
         self._rows.append([_harmless_cell(cell, style) for cell in cells])
@@ -145,9 +149,11 @@ def fields_table() -> Listing:
     return Listing("", "")
 
 
-def print_table(table: Listing) -> None:
-    """Print a table, fitted to a terminal; elsewhere every row is one line."""
+def print_table(table: Listing, *, empty: str = "") -> None:
+    """Print a table, fitted to a terminal; elsewhere every row is one line. *empty* is said where it has no rows."""
     console().print(table, soft_wrap=True)
+    if empty and not table:
+        say(empty, err=True, dim=True)
 
 
 _STATE_STYLES = {
@@ -180,13 +186,21 @@ def job_note(*reasons: str | None) -> str:
 
 
 def print_fields(shown: Mapping[str, Any]) -> None:
-    """Print a line for each field that has a value."""
+    """Print a line for each field that has a value, and for each item of a list of texts."""
     table = fields_table()
     for name, value in shown.items():
-        if value not in (None, "", {}, []):
-            text = value if isinstance(value, str) else json.dumps(value)
-            table.add_row(Text(name, style="bold"), text)
+        if value in (None, "", {}, []):
+            continue
+        lines = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        for n, item in enumerate(value if lines else [value]):
+            table.add_row(Text("" if n else name, style="bold"), _field_text(name, item))
     print_table(table)
+
+
+def _field_text(name: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return moment_text(value) if name.endswith("_at") else value
 
 
 def print_json(value: Any) -> None:

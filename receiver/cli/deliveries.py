@@ -55,7 +55,7 @@ def list_deliveries(
         if as_json:
             print_json({"items": [delivery.to_json() for delivery in found]})
         else:
-            print_table(_table(found))
+            print_table(_table(found), empty="no deliveries")
 
     asyncio.run(run())
 

@@ -54,7 +54,7 @@ def list_endpoints(as_json: AsJson = False) -> None:
             )
             events, providers = ", ".join(endpoint.event_types) or "all", ", ".join(endpoint.providers) or "all"
             table.add_row(endpoint.id, state, endpoint.url, events, providers)
-        print_table(table)
+        print_table(table, empty="no endpoints; `receiver endpoints add URL` adds one")
 
     asyncio.run(run())
 

@@ -52,7 +52,7 @@ def list_events(
     for event in found:
         moment = f"{event.created_at:%Y-%m-%d %H:%M:%S}Z"
         table.add_row(str(event.position), moment, event.type, event.provider or "", event.job_id or "", event.id)
-    print_table(table)
+    print_table(table, empty="no events")
 
 
 @events.command()

@@ -45,7 +45,7 @@ def list_evidence(job: JobId, as_json: AsJson = False) -> None:
             str(len(piece.body)),
             redact(piece.note) if piece.note else "",
         )
-    print_table(table)
+    print_table(table, empty="nothing came in about it yet")
 
 
 @evidence.command()

@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver.cli.open_database import open_database
-from receiver.domain.entity import iso
 from receiver.domain.jobs import Job, KeptImage, lost_reason
 from receiver.store.job_list import JobFilter
 from receiver.store.jobs import JobStore
+from receiver.store.providers import ProviderTable
 from receiver.store.timeline import Line, Timeline, explain
 from submitter.moments import moment_option
 from submitter.printing import (
@@ -36,6 +36,7 @@ from submitter.printing import (
 )
 from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
+from submitter.words import job_fields
 
 jobs = typer.Typer(no_args_is_help=True, help="List and explain jobs, and act on them.")
 
@@ -72,14 +73,18 @@ def list_jobs(
     async def run() -> None:
         async with open_database() as database:
             found = await _found(JobStore(database), wanted, limit)
+            pauses = await ProviderTable(database).pauses()
         if as_json:
             reasons = [{"reason": lost_reason(job, images)} if lost else {} for job, images in found]
-            shown = [job.to_json(images) | reason for (job, images), reason in zip(found, reasons, strict=True)]
+            shown = [
+                job.to_json(images, pause=pauses.get(job.provider)) | reason
+                for (job, images), reason in zip(found, reasons, strict=True)
+            ]
             print_json({"items": shown})
         elif lost:
-            print_table(_ledger(found))
+            print_table(_ledger(found), empty="no paid result was lost")
         else:
-            print_table(_table(found, now))
+            print_table(_table(found, now), empty="no jobs")
 
     asyncio.run(run())
 
@@ -103,7 +108,7 @@ def _ledger(found: Sequence[tuple[Job, list[KeptImage]]]) -> Listing:
         table.add_row(
             job.id,
             job.provider,
-            iso(job.finished_at) or "",
+            f"{job.finished_at:%Y-%m-%d %H:%M:%S}Z" if job.finished_at else "",
             cost,
             harmless(lost_reason(job, images) or ""),
         )
@@ -117,14 +122,15 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
     async def run() -> None:
         async with open_database() as database:
             found = await JobStore(database).job(job_id)
+            pauses = await ProviderTable(database).pauses()
         if found is None:
             raise _no_such_job(job_id)
         job, images = found
-        shown = job.to_json(images)
+        shown = job.to_json(images, pause=pauses.get(job.provider))
         if as_json:
             print_json(shown)
             return
-        print_fields(shown)
+        print_fields(job_fields(shown))
 
     asyncio.run(run())
 

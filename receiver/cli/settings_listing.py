@@ -166,6 +166,8 @@ def _shown(value: Any) -> str:
         return MASK
     if isinstance(value, tuple) and type(value) is tuple:
         return ",".join(_shown(part) for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return format(value, "g")
     return _PASSWORD.sub(MASK, str(value))

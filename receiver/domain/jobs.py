@@ -183,7 +183,7 @@ def _asked_scale(options: Mapping[str, Any]) -> float | None:
 
 def lost_reason(job: Job, images: Sequence[KeptImage]) -> str | None:
     """Return why results of a task that was paid for are not all kept; None if no image was given up."""
-    reasons = [image.last_error or "its link is dead" for image in images if image.state == "lost"]
+    reasons = [image.lost_reason for image in images if image.lost_reason is not None]
     if reasons:
         return "; ".join(dict.fromkeys(reasons))
     return job.error.message if not images and job.error is not None else None
@@ -221,10 +221,14 @@ class KeptImage:
     def kept(self) -> bool:
         return self.state == "kept"
 
+    @property
+    def lost_reason(self) -> str | None:
+        """Return why it is no longer available; None unless it is lost."""
+        return (self.last_error or "its link is dead") if self.state == "lost" else None
+
     def to_json(self, *, base_url: str = "") -> dict[str, Any]:
         url = f"{base_url}/v1/jobs/{self.job_id}/images/{self.n}"
-        lost_reason = self.last_error if self.state == "lost" else None
-        return {"url": url, **_image_to_json(self), "lost_reason": lost_reason, "kept": self.kept}
+        return {"url": url, **_image_to_json(self), "lost_reason": self.lost_reason, "kept": self.kept}
 
 
 _job_to_json = json_of(Job)

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 from receiver.domain.entity import iso
 from receiver.domain.evidence import Evidence
 from receiver.domain.jobs import Job, KeptImage, Source, Verdict
-from receiver.domain.pauses import NEVER
+from receiver.domain.pauses import Pause
 from receiver.domain.redaction import redact
-from receiver.store.codecs import from_us, moment, us
+from receiver.store.codecs import from_us, moment
 from receiver.store.database import Database
 from receiver.store.evidence import EvidenceLog
 from receiver.store.jobs import JobStore
-from receiver.store.statements import Fetch, Work, first
+from receiver.store.statements import Fetch, Work
 from submitter.vocabulary import State, Trust
 
 _MOST_EVIDENCE = 1000
@@ -48,10 +48,12 @@ class Timeline:
     images: Sequence[KeptImage]
     past: Sequence[Line]
     next: Sequence[Line]
+    pause: Pause | None = None
+    """The pause of its provider."""
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "job": self.job.to_json(self.images),
+            "job": self.job.to_json(self.images, pause=self.pause),
             "timeline": [line.to_json() for line in self.past],
             "next": [line.to_json() for line in self.next],
         }
@@ -87,7 +89,7 @@ async def explain(database: Database, job_id: str, now: datetime) -> Timeline | 
     for row in found_rows.deliveries:
         (coming if row[4] == "pending" else past).append(_delivery(row))
     past.sort(key=lambda line: line.at or now)
-    return Timeline(job, images, past, [*_next(job, found_rows.pause, now), *coming])
+    return Timeline(job, images, past, [*_next(job, found_rows.pause, now), *coming], found_rows.pause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class _Rows:
     images: list[Any]
     attempts: list[Any]
     deliveries: list[Any]
-    pause: Any
+    pause: Pause | None
 
 
 def _rows(job: Job) -> Work[_Rows]:
@@ -106,7 +108,11 @@ def _rows(job: Job) -> Work[_Rows]:
     images = yield Fetch(_IMAGES, (job.id,))
     attempts = yield Fetch(_ATTEMPTS, (job.id,))
     deliveries = yield Fetch(_DELIVERIES, (job.id,))
-    return _Rows(events, images, attempts, deliveries, (yield from first(_PAUSE, job.provider)))
+    paused = yield Fetch(_PAUSE, (job.provider,))
+    pauses = [
+        Pause(reason or "", moment(since), moment(probe_at), probes) for reason, since, probe_at, probes in paused
+    ]
+    return _Rows(events, images, attempts, deliveries, next(iter(pauses), None))
 
 
 _EVENTS = "SELECT type, id, position, created_at FROM events WHERE job_id = ? ORDER BY position"
@@ -122,7 +128,7 @@ _DELIVERIES = (
     " FROM deliveries d LEFT JOIN endpoints e ON e.id = d.endpoint_id WHERE d.job_id = ?"
     " AND d.state IN ('pending', 'given_up', 'dropped')"
 )
-_PAUSE = "SELECT paused_reason, probe_at FROM providers WHERE name = ? AND paused_at IS NOT NULL"
+_PAUSE = "SELECT paused_reason, paused_at, probe_at, probes FROM providers WHERE name = ? AND paused_at IS NOT NULL"
 
 
 def _own(job: Job) -> list[Line]:
@@ -166,7 +172,7 @@ def _evidence(piece: Evidence) -> Line:
         "status": piece.status,
         "peer": piece.peer,
         "note": note,
-        "bytes": len(piece.body),
+        "bytes": len(piece.body) if piece.body_name is None else None,
         "read_at": iso(piece.read_at),
     }
     if piece.source is Source.CALLBACK:
@@ -175,10 +181,11 @@ def _evidence(piece: Evidence) -> Line:
         peer = f" from {piece.peer}" if piece.peer else ""
         why = f" ({note})" if note else ""
         return Line(piece.received_at, "callback", f"callback{peer}: {verdict}{why}", facts)
+    answered = "answered" if piece.status is None else f"answered {piece.status}"
     if piece.source is Source.POLL:
         why = f", {note}" if note else ""
-        return Line(piece.received_at, "poll", f"poll{why}: answered {piece.status}, {verdict}", facts)
-    return Line(piece.received_at, "answer", f"submit call answered {piece.status}: {verdict}", facts)
+        return Line(piece.received_at, "poll", f"poll{why}: {answered}, {verdict}", facts)
+    return Line(piece.received_at, "answer", f"submit call {answered}: {verdict}", facts)
 
 
 def _image(row: Sequence[Any]) -> Line:
@@ -187,11 +194,11 @@ def _image(row: Sequence[Any]) -> Line:
     if state == "kept":
         return Line(from_us(kept_at), "image", f"image {n} kept, {size} bytes", facts)
     if state == "lost":
-        return Line(from_us(kept_at), "image", f"image {n} lost: {last_error}", facts)
+        return Line(from_us(kept_at), "image", f"image {n} lost: {last_error or 'its link is dead'}", facts)
     if state == "removed":
         return Line(from_us(kept_at), "image", f"image {n} removed after RECEIVER_KEEP_IMAGES_DAYS", facts)
-    before = f", after {tries} tries ({last_error})" if tries else ""
-    return Line(from_us(next_at), "image", f"image {n} is fetched{before}", facts)
+    again = f" again, try {tries + 1}" + (f" ({last_error})" if last_error else "") if tries else ""
+    return Line(from_us(next_at), "image", f"image {n} is fetched{again}", facts)
 
 
 def _attempt(row: Sequence[Any]) -> Line:
@@ -207,16 +214,17 @@ def _delivery(row: Sequence[Any]) -> Line:
     if state == "pending":
         again = f", try {tries + 1}" if tries else ""
         return Line(from_us(next_at), "delivery", f"{kind} is delivered to {to} at {_host(url)}{again}", facts)
-    return Line(from_us(finished_at), "delivery", f"{kind} to {to} was {state.replace('_', ' ')}: {error}", facts)
+    why = f": {error}" if error else ""
+    return Line(from_us(finished_at), "delivery", f"{kind} to {to} was {state.replace('_', ' ')}{why}", facts)
 
 
-def _next(job: Job, paused: Any, now: datetime) -> list[Line]:
+def _next(job: Job, pause: Pause | None, now: datetime) -> list[Line]:
     """Return the lines about what the job itself waits for."""
     match job.state:
-        case State.QUEUED if paused is not None and paused[1] >= us(NEVER):
-            return [Line(None, "resume", f"{job.provider} is paused ({paused[0]}); it is sent once that is resumed")]
-        case State.QUEUED if paused is not None:
-            return [Line(from_us(paused[1]), "probe", f"{job.provider} is paused ({paused[0]}); one job probes it")]
+        case State.QUEUED if pause is not None and pause.by_operator:
+            return [Line(None, "resume", f"{job.provider} is paused ({pause.reason}); it is sent once that is resumed")]
+        case State.QUEUED if pause is not None:
+            return [Line(pause.probe_at, "probe", f"{job.provider} is paused ({pause.reason}); one job probes it")]
         case State.QUEUED:
             last_error = f" again ({redact(job.last_error)})" if job.last_error else ""
             return [Line(max(job.retry_at or now, now), "submit", f"sent{last_error} when its turn comes")]

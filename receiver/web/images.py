@@ -165,7 +165,7 @@ class ImagesApi:
             raise Problem(
                 404,
                 "image_lost",
-                f"this image is lost: {image.last_error or 'its link is dead'}",
+                f"this image is lost: {image.lost_reason}",
                 remedy=f"POST /v1/jobs/{job.id}/poll asks the provider for a fresh link",
             )
         if image.state == "removed":

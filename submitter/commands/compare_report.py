@@ -17,6 +17,7 @@ from submitter.printing import Listing, age, harmless, state_text
 from submitter.providers import PROVIDERS
 from submitter.sdk.values import Job
 from submitter.vocabulary import Picture
+from submitter.words import size_text
 
 _NONE = "–"
 
@@ -188,12 +189,7 @@ def _digest(text: str) -> str:
 
 
 def _bytes_text(count: int | None) -> str:
-    """`812 B`, `48.3 kB`, `4.2 MB`."""
-    if count is None:
-        return _NONE
-    if count < 1000:
-        return f"{count} B"
-    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+    return _NONE if count is None else size_text(count)
 
 
 _IMAGE = Markup('<img class="{}" alt="{}" src="{}">')

@@ -20,6 +20,7 @@ from submitter.printing import Listing, age, job_note, print_fields, print_table
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import Job
 from submitter.vocabulary import State
+from submitter.words import job_fields, waiting_text
 
 _AT_ONCE = 8
 """Jobs that are changed at once; the order of the output is that in which they finish."""
@@ -66,7 +67,7 @@ def list_jobs(
     if as_json:
         typer.echo(as_text({"items": [job.to_json() for job in found]}))
     else:
-        print_table(jobs_table(found, now))
+        print_table(jobs_table(found, now), empty="no jobs")
 
 
 def show(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
@@ -81,7 +82,7 @@ def show(context: typer.Context, job: JobId, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(as_text(found.to_json()))
     else:
-        print_fields(found.to_json())
+        print_fields(job_fields(found.to_json()))
 
 
 def cancel(
@@ -173,7 +174,7 @@ def jobs_table(found: Sequence[Job], now: datetime) -> Listing:
     for job in found:
         name = job.input.file_name if job.input and job.input.file_name else ""
         error = job.error.message if job.error else None
-        waits = job.waiting_for.reason if job.waiting_for else None
+        waits = waiting_text(job.waiting_for.reason) if job.waiting_for else None
         table.add_row(
             job.id,
             job.provider,

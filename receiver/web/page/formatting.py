@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from submitter.words import waiting_text
+
 STATES: Mapping[str, tuple[str, str]] = {
     "queued": ("wait", "M8 4v4l2.5 1.5M14 8A6 6 0 1 1 2 8a6 6 0 0 1 12 0Z"),
     "sending": ("busy", "M2.5 8h9m0 0L8 4.5m3.5 3.5L8 11.5"),
@@ -154,20 +156,6 @@ def sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def waiting(reason: str) -> str:
-    """The words for a reason why a job does not move; the API has more of them some day."""
-    return _WAITING.get(reason, reason.replace("_", " "))
-
-
-_WAITING = {
-    "rate_limit": "waits for its turn",
-    "provider_paused": "the provider is paused",
-    "retry": "waits to be sent again",
-    "callback": "waits for a callback",
-    "poll": "waits for the next poll",
-}
-
-
 def host(url: str | None) -> str:
     """Return an address without its scheme."""
     return (url or "").partition("://")[2] or url or "–"
@@ -187,7 +175,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "plural": plural,
     "sentence": sentence,
     "host": host,
-    "waiting": waiting,
+    "waiting": waiting_text,
     "breakable": breakable,
 }
 GLOBALS: Mapping[str, Any] = {"escape": escape}

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from receiver.store.timeline import explain
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from submitter.vocabulary import State
 from tests.support.cli import Done, receiver_command
 from tests.support.engines import secrets_of
 from tests.support.processes import TOKEN, LiveReceiver, live, submit, wait_for_state
+from tests.support.rows import execute
+from tests.support.running_receiver import running_receiver
 from tests.support.waiting import eventually
 
 
@@ -102,6 +107,11 @@ async def test_a_paused_provider_and_its_next_probe_are_reported(tmp_path: Path)
         found = (await jobs(receiver, "explain", job["id"], "--json")).json
         assert [line["what"] for line in found["next"]] == ["probe"]
         assert "freepik is paused" in found["next"][0]["text"]
+        answered = (await client.get(f"/v1/jobs/{job['id']}")).json()["waiting_for"]
+        assert answered["reason"] == "provider_paused"
+        assert found["job"]["waiting_for"]["reason"] == "provider_paused"
+        assert (await jobs(receiver, "show", job["id"], "--json")).json["waiting_for"]["reason"] == "provider_paused"
+        assert "waiting_for its provider is paused, until 2" in (await jobs(receiver, "show", job["id"])).out
 
 
 async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> None:
@@ -131,6 +141,34 @@ async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> No
         assert [image["kept"] for image in explained["images"]] == [True]
         assert first["id"] in (await jobs(receiver, "list")).out
         assert "freepik" in (await jobs(receiver, "show", first["id"])).out
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ({"state": "lost", "last_error": "answered 404", "tries": 3}, "image 0 lost: answered 404"),
+        ({"state": "lost", "tries": 3}, "image 0 lost: its link is dead"),
+        ({"state": "wanted", "tries": 0}, "image 0 is fetched"),
+        (
+            {"state": "wanted", "tries": 1, "last_error": "status 503"},
+            "image 0 is fetched again, try 2 (status 503)",
+        ),
+        ({"state": "wanted", "tries": 1}, "image 0 is fetched again, try 2"),
+    ],
+)
+async def test_an_image_is_told_in_words_whatever_is_known_of_it(
+    image: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    async with running_receiver(tmp_path) as here:
+        job = await here.job(state=State.SUCCEEDED)
+        row = {"job_id": job.id, "n": 0, "renewals": 0, "next_at": 2**53, "give_up_at": 2**53, **image}
+        statement = f"INSERT INTO images ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+        await execute(here.receiver.parts.database, statement, *row.values())
+        timeline = await explain(here.receiver.parts.database, job.id, datetime.now(UTC))
+        assert timeline is not None
+        assert [line.text for line in (*timeline.past, *timeline.next) if line.what == "image"] == [said]
+        answered = (await here.client.get(f"/v1/jobs/{job.id}")).json()["images"][0]
+        assert answered["lost_reason"] == (said.partition("lost: ")[2] or None)
 
 
 @pytest.mark.sqlite(reason="the file is not there")
