@@ -62,12 +62,13 @@ async def settled(directory: Path, rounds: int, many: int) -> list[Figure]:
     await _subscribe(databases[2], many, _WANTED)
     for n in range(rounds + 1):
         figures = [
-            (await _settle(databases[i], directory / f"{i}.db", _JOBS), f) for i, f in ((0, alone), (1, unwanted))
+            (await _settle(databases[i], _reports(directory / f"{i}.db", _JOBS)), f)
+            for i, f in ((0, alone), (1, unwanted))
         ]
         if n:  # the first round fills caches
             for seconds, figure in figures:
                 figure.values.append(1e6 * seconds / _JOBS)
-            waits.values.append(1000 * await _longest_wait(databases[2], directory / "2.db"))
+            waits.values.append(1000 * await _longest_wait(databases[2], _reports(directory / "2.db", 1)))
     for database in databases:
         await database.close()
     return [alone, unwanted, waits]
@@ -106,22 +107,26 @@ async def _subscribe(
         await table.add(Endpoint(new_id("ep"), f"{origin}/{n}", now, (secret,), event_types=types))
 
 
-async def _settle(database: Database, path: Path, count: int) -> float:
-    """Seconds of CPU that settling *count* jobs takes, in one batch."""
+def _reports(path: Path, count: int) -> list[JobUpdate]:
+    """Return reports of success of *count* new running jobs."""
     report = Report(None, State.SUCCEEDED, images=(Image(url="https://images.example.com/result.png"),))
-    items = [JobUpdate(job, Update(report, Source.CALLBACK)) for job, _ in add_running(path, count)]
+    return [JobUpdate(job, Update(report, Source.CALLBACK)) for job, _ in add_running(path, count)]
+
+
+async def _settle(database: Database, items: list[JobUpdate]) -> float:
+    """Return the seconds of CPU that settling jobs takes, in one batch."""
     began = time.process_time()
     settled = await JobStore(database).settle(items, datetime.now(UTC), lambda _: Timing(1, 1, 1))
     took = time.process_time() - began
-    assert settled.events == count
+    assert settled.events == len(items)
     return took
 
 
-async def _longest_wait(database: Database, path: Path) -> float:
-    """Seconds for which another writer waited at most while a job was settled and its deliveries were written."""
+async def _longest_wait(database: Database, items: list[JobUpdate]) -> float:
+    """Return the seconds that another writer waited at most while a job was settled and its deliveries written."""
 
     async def work() -> None:
-        await _settle(database, path, 1)
+        await _settle(database, items)
         while await Deliveries(database).fan_out(datetime.now(UTC), first_delay_seconds=0):
             pass
 

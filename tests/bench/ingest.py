@@ -1,6 +1,7 @@
 """
 Callbacks per second that are recorded durably: `python -m tests.bench ingest [--rounds 5] [--rows 1000000]`.
 
+`--bytes 20000` makes the bodies larger than a provider's 200 bytes.
 `--processes N` runs ours in N processes: the last settles, the others answer. `--database postgresql` puts it on a
 PostgreSQL server from the wheel, which waits for its disk; the rows come there by `receiver transfer`.
 
@@ -49,8 +50,11 @@ _SECRET = "a-webhook-secret-for-the-benchmark"
 class Bench:
     """The three servers, and a directory that outlives the run so that the big database is built once."""
 
-    def __init__(self, directory: Path, rows: int, *, processes: int = 1, database_url: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, rows: int, *, processes: int = 1, database_url: str | None = None, body: int = 0
+    ) -> None:
         self.directory = directory
+        self.body = body
         self.processes = processes
         self.database_url = database_url
         self.rows = rows
@@ -163,7 +167,7 @@ class Bench:
     def _request(self, job: str, task: str) -> bytes:
         message, now = f"msg_{secrets.token_hex(12)}", int(time.time())
         url = f"http://127.0.0.1:{self.ports['nothing']}/results/{task}"
-        body = filling.callback_body(task, "COMPLETED", url)
+        body = filling.callback_body(task, "COMPLETED", url, self.body)
         signature = sign(_SECRET.encode(), message, now, body)
         headers = [*filling.callback_headers(message, str(now), signature), ("content-length", str(len(body)))]
         head = "".join(f"{key}: {value}\r\n" for key, value in headers)
@@ -241,6 +245,7 @@ def main(argv: list[str]) -> None:
     options = parser("ingest", __doc__)
     options.add_argument("--rows", type=int, default=1_000_000, help="evidence rows that are there before")
     options.add_argument("--burst", type=int, default=8000, help="callbacks in one burst of ours")
+    options.add_argument("--bytes", type=int, default=0, help="bytes of each body at least (as Freepik sends it: 200)")
     options.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite", help="what ours runs on")
     options.add_argument("--processes", type=int, default=1, help="processes of ours: all but the last answer")
     schema = hashlib.sha256(Path(tables.__file__).read_bytes()).hexdigest()[:8]
@@ -251,13 +256,15 @@ def main(argv: list[str]) -> None:
         url = None
         if given.database == "postgresql":
             url = stack.enter_context(running_postgresql(durable=True)).url
-        bench = Bench(given.directory, given.rows, processes=given.processes, database_url=url)
+        bench = Bench(given.directory, given.rows, processes=given.processes, database_url=url, body=given.bytes)
         bench.prepare()
         stack.enter_context(bench.serving(*bench.ports))
         figures = _measured(bench, given.rounds, given.burst)
     where = "SQLite" if bench.database_url is None else "PostgreSQL"
     rows = filling.evidence_rows(bench.database)
     conditions = f"{where}, {bench.processes} of our processes, {rows:,} rows of evidence, 64 connections"
+    if given.bytes:
+        conditions += f", bodies of {given.bytes:,} bytes"
     present("ingest", conditions, figures, as_json=given.json)
 
 
