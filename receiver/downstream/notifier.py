@@ -66,13 +66,16 @@ class DeliveryPolicy:
     """
     The rules for deliveries: *secrets* sign those to notify URLs, *schedule* is the delay in seconds before each try.
 
-    At most *most_notify_calls* calls to notify URLs are under way at once.
+    At most *most_notify_calls* calls to notify URLs are under way at once. While *most_calls* calls of any kind are, an
+    endpoint has one slot, so thousands of endpoints neither use up the sockets nor hold each other up.
     """
 
     secrets: tuple[str, ...]
     schedule: tuple[float, ...]
     most_notify_calls: int = 256
     """Limited because callers choose these URLs, and each call holds a socket."""
+
+    most_calls: int = 1024
 
 
 class Notifier:
@@ -93,8 +96,8 @@ class Notifier:
         wakes: Wakes,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._notify_calls = 0
-        self._held_up = False
+        self._calls = self._notify_calls = 0
+        self._held_up = self._crowded = False
         self._deliveries = deliveries
         self._endpoints = endpoints
         self._connect = connect
@@ -119,7 +122,7 @@ class Notifier:
         """Lanes (and whether their later tries) with more due deliveries than they hold; the next to claim first."""
         self._stopped: set[str] = set()
         """Lanes that hold deliveries and may not start them: their rate, or the calls to notify URLs, are used up."""
-        self._booking: GroupCommit[Outcome] = GroupCommit(self._book, batch=256)
+        self._booking: GroupCommit[Outcome] = GroupCommit(self._book, batch=256, limit=None, patience_seconds=None)
         self.loop = Loop("notifier", self.step, woken=wakes.notifier)
         self.renewals = Loop("delivery-leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
 
@@ -277,6 +280,10 @@ class Notifier:
                 self._stopped.add(lane.name)
                 self._held_up = True
                 return _NOTHING_SECONDS
+            if self._calls >= self._policy.most_calls and lane.pool.busy:
+                self._stopped.add(lane.name)
+                self._crowded = True
+                return _NOTHING_SECONDS
             if lane.bucket.available() == 0:
                 if not (lane.first or lane.later):
                     return _NOTHING_SECONDS
@@ -289,6 +296,7 @@ class Notifier:
             lane.starts += 1
             lane.used_at = time.monotonic()
             lane.later_busy += delivery.retry
+            self._calls += 1
             self._notify_calls += delivery.endpoint_id is None
             lane.pool.start(self._work(lane, delivery), name=delivery.id, job=delivery.job_id)
 
@@ -297,8 +305,10 @@ class Notifier:
         if lane is not None:
             self._fill(lane)
             more = any((name, retry) in self._waiting and lane.room(retry=retry) for retry in (False, True))
-            if more or self._held_up:
+            emptier = self._crowded and self._calls <= self._policy.most_calls // 2
+            if more or self._held_up or emptier:
                 self._held_up = False
+                self._crowded = self._crowded and not emptier
                 self.loop.wake()
 
     # --- Attempts ---------------------------------------------------------------------------------------------------
@@ -317,10 +327,11 @@ class Notifier:
             await asyncio.shield(self._deliveries.hand_back([delivery.id], owner=self._owner))
             raise
         finally:
-            if client is not None:
-                lane.clients.append(client)
-            lane.later_busy -= delivery.retry
+            self._calls -= 1
             self._notify_calls -= delivery.endpoint_id is None
+            lane.later_busy -= delivery.retry
+            if client is not None:
+                await self._keep(lane, client)
         if outcome.gone and not delivery.example:
             lane.drop()
         if outcome.next_at is not None:
@@ -339,6 +350,13 @@ class Notifier:
                 error=outcome.error,
                 given_up=outcome.next_at is None,
             )
+
+    async def _keep(self, lane: Lane, client: Outbound) -> None:
+        """Keep the connection of a slot for its next delivery, or close it where so many lanes have connections."""
+        if len(lane.clients) < max(self._policy.most_calls // max(len(self._lanes), 1), 1):
+            lane.clients.append(client)
+        else:
+            await client.aclose()
 
     async def attempt(self, outbound: Outbound, delivery: Delivery, endpoint: Endpoint | None) -> Outcome:
         """Sign and post once. Never raises for anything that the other side does."""

@@ -1,8 +1,9 @@
 """
 Group commit: many callers, one transaction.
 
-Callers hand in an item and wait; items that gather while a commit runs go into the next one. The queue is bounded in
-length, in weight and in time: beyond that `Overloaded` is raised, so overload shows as 503 and not as memory.
+Callers hand in an item and wait; items that gather while a commit runs go into the next one. The queue can be bounded
+in length, in weight and in time: beyond that `Overloaded` is raised, so overload shows as 503 and not as memory. Where
+callers are bounded themselves and nobody waits for an answer, it needs no bounds.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class GroupCommit(Generic[Item]):
     """
     Runs *commit* over batches of at most *batch* items, one batch at a time, in order of arrival.
 
-    At most *limit* items wait, and none for longer than twice *patience_seconds*. The weights, by *weigh*, of all
-    uncommitted items may add up to *weight_limit*; a single item may be heavier.
+    At most *limit* items wait, and none for longer than twice *patience_seconds* (None: no bound).
+    The weights, by *weigh*, of all uncommitted items may add up to *weight_limit*; a single item may be heavier.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class GroupCommit(Generic[Item]):
         commit: Callable[[Sequence[Item]], Awaitable[None]],
         *,
         batch: int = 256,
-        limit: int = 4096,
-        patience_seconds: float = 2.0,
+        limit: int | None = 4096,
+        patience_seconds: float | None = 2.0,
         weigh: Callable[[Item], int] = lambda item: 0,
         weight_limit: int = 64 << 20,
     ) -> None:
@@ -94,7 +95,7 @@ class GroupCommit(Generic[Item]):
 
     def put(self, item: Item, done: Done) -> None:
         """Hand in *item*; *done*, which must not raise, is called with the outcome. Raises `Overloaded`."""
-        if len(self._waiting) >= self._limit:
+        if self._limit is not None and len(self._waiting) >= self._limit:
             raise Overloaded
         weight = self._weigh(item)
         if self._weight and self._weight + weight > self._weight_limit:
@@ -115,13 +116,14 @@ class GroupCommit(Generic[Item]):
             await self._gather(loop)
             batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
             self._committing = len(batch)
-            watch = loop.call_later(self._patience, self._lose_patience, batch, loop)
+            watch = self._watch(batch, loop)
             error: BaseException | None = None
             try:
                 await self._commit([waiting.item for waiting in batch])
             except Exception as exc:  # noqa: BLE001 (every caller of the batch gets it)
                 error = exc
-            watch.cancel()
+            if watch is not None:
+                watch.cancel()
             self._committing = 0
             self._weight -= sum([self._weigh(waiting.item) for waiting in batch])
             for waiting in batch:
@@ -134,9 +136,14 @@ class GroupCommit(Generic[Item]):
             before = len(self._waiting)
             await asyncio.sleep(0)
 
+    def _watch(self, batch: Sequence[_Waiting[Item]], loop: asyncio.AbstractEventLoop) -> asyncio.TimerHandle | None:
+        if self._patience is None:
+            return None
+        return loop.call_later(self._patience, self._lose_patience, batch, loop)
+
     def _lose_patience(self, batch: Sequence[_Waiting[Item]], loop: asyncio.AbstractEventLoop) -> None:
         """Answer the callers of a commit that hangs, and later those that arrived meanwhile."""
         for waiting in batch:
             waiting.end(Overloaded())
         if self.busy:
-            loop.call_later(self._patience, self._lose_patience, list(self._waiting), loop)
+            self._watch(list(self._waiting), loop)

@@ -34,10 +34,14 @@ from receiver.runtime.direct_protocol import DirectProtocol, DirectRoute, Truste
 from receiver.runtime.http_protocol import HttpProtocol, RefusalLog
 from receiver.runtime.request_ids import RequestIds
 
+if sys.platform != "win32":
+    import resource
+
 log = structlog.get_logger("receiver.server")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LAST_RESORT_SECONDS = 9.5
+_MOST_DESCRIPTORS = 65_536
 
 
 class Server(uvicorn.Server):
@@ -232,8 +236,21 @@ def origin_of(host: str, listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _allow_descriptors() -> None:
+    """Raise the limit of open files, 1,024 in most shells, to what the system allows this process, at most 65,536."""
+    if sys.platform == "win32":
+        return
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _MOST_DESCRIPTORS)
+    if limit == resource.RLIM_INFINITY or limit >= wanted:
+        return
+    with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
 def run(main: Coroutine[Any, Any, int]) -> int:
     """Run *main* on the fastest event loop available; return its result."""
+    _allow_descriptors()
     factory = uvicorn.Config(lambda scope: None, log_config=None).get_loop_factory()
     # The database's thread uses the interpreter too; by default it may hold up the loop for five milliseconds.
     sys.setswitchinterval(0.0001)

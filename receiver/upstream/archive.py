@@ -41,8 +41,6 @@ log = structlog.get_logger("receiver.archive")
 _PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
 _MAX_IMAGE_BYTES = 512 * 1024 * 1024
 _DOWNLOAD_SECONDS = (60.0, 120.0, 300.0)  # by tries made: a host that hangs holds its place for a minute at first
-_PATIENCE_SECONDS = 60.0
-"""The longest time for a commit; an image whose commit failed is fetched again once its lease has lapsed."""
 _REFUSALS = 3
 """After this many tries, a host's refusal means that the link died before its time."""
 _RENEWALS = (20.0, 60.0, 180.0)
@@ -94,9 +92,9 @@ class Archive:
         self.renewals = Loop("image-leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
         self.pool = TaskPool(3 * _AT_ONCE, on_idle=self.loop.wake)
         self._keeping: GroupCommit[tuple[KeptImage, datetime]] = GroupCommit(
-            self._keep, batch=self.pool.size, patience_seconds=_PATIENCE_SECONDS, weigh=lambda _: 1
+            self._keep, batch=self.pool.size, limit=None, patience_seconds=None
         )
-        """Images that end together share a commit."""
+        """Images that end together share a commit. An image whose commit fails is fetched again after its lease."""
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._places_at: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._settling = asyncio.Semaphore(_SETTLING)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from receiver.net.guard import Guard
 from submitter.signatures import verify
 from tests.support.clock import Clock
 from tests.support.delivery_stack import DeliveryStack, delivery_stack
+from tests.support.engines import database_of
 from tests.support.subscriber import Seen, Subscriber
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
@@ -226,6 +229,42 @@ async def test_calls_to_notify_urls_are_bounded_over_all_of_them_and_all_are_rep
         await made.settled()
     assert sorted(seen.path for seen in subscriber.seen) == sorted(f"/{n}" for n in range(20))
     assert subscriber.most_open[""] == 5
+
+
+async def test_a_crowd_of_endpoints_has_one_slot_each_and_holds_nobody_up(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    subscriber = Subscriber({f"/{n}": [gate] for n in range(3)})
+    async with subscriber.serve() as origin, delivery_stack(tmp_path, most_calls=5) as made:
+        for n in range(3):
+            await made.endpoint(f"{origin}/{n}", event_types=("job.failed",), timeout_seconds=PATIENCE_SECONDS)
+        await made.write_events(*["job.failed"] * 20)
+        await eventually(lambda: len({seen.path for seen in subscriber.seen}) == 3)
+        await made.endpoint(f"{origin}/well", event_types=("job.succeeded",))
+        await made.write_events(*["job.succeeded"] * 20)
+        await eventually(lambda: len(subscriber.at("/well")) == 20)
+        assert subscriber.most_open["/well"] == 1
+        assert subscriber.most_open[""] <= 5 + 3, "one more for each endpoint that comes while five are under way"
+        gate.set()
+        await made.settled()
+    assert [len(subscriber.at(f"/{n}")) for n in range(3)] == [20] * 3
+
+
+@pytest.mark.sqlite(reason="another program locks the file")
+async def test_an_attempt_is_booked_however_long_the_database_is_held(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    subscriber = Subscriber({"/hook": [gate]})
+    async with subscriber.serve() as origin, delivery_stack(tmp_path) as made:
+        await made.endpoint(f"{origin}/hook", event_types=("job.failed",), timeout_seconds=PATIENCE_SECONDS)
+        await made.write_events("job.failed")
+        await eventually(lambda: subscriber.at("/hook"))
+        with contextlib.closing(sqlite3.connect(database_of(tmp_path), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            gate.set()
+            await asyncio.sleep(2.5)
+            other.execute("ROLLBACK")
+        (delivery,) = await made.settled()
+    assert (delivery.state, delivery.tries) == ("delivered", 1)
+    assert len(subscriber.at("/hook")) == 1
 
 
 async def test_redirects_are_not_followed(tmp_path: Path) -> None:

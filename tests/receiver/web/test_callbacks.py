@@ -212,6 +212,17 @@ async def test_what_waits_is_bounded_by_its_weight_too() -> None:
     await group.add(b"x")
 
 
+async def test_where_callers_are_bounded_themselves_any_number_waits_for_its_commit() -> None:
+    committed: list[int] = []
+
+    async def commit(items: Sequence[int]) -> None:
+        committed.extend(items)
+
+    group: GroupCommit[int] = GroupCommit(commit, limit=None, patience_seconds=None)
+    await asyncio.gather(*(group.add(n) for n in range(10_000)))
+    assert committed == list(range(10_000))
+
+
 async def test_a_commit_that_fails_fails_for_its_batch_alone() -> None:
     async def commit(items: Sequence[int]) -> None:
         if 1 in items:
