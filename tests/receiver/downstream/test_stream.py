@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from receiver.domain.events import ALL
+from receiver.domain.events import ALL, Event, EventFilter
 from receiver.downstream.stream import Stream
 from receiver.store.database import Database, open_database
 from receiver.store.events import Events
@@ -212,6 +214,61 @@ async def test_a_client_that_does_not_read_holds_one_batch_and_no_more(served: S
     assert batch.count(b"event: job.queued") == 100
     await frames.aclose()
     assert served.stream.clients == 0
+
+
+async def test_clients_with_filters_of_their_own_see_what_they_asked_for_once_and_in_order(served: Served) -> None:
+    types, total = ("job.queued", "job.running", "job.succeeded"), 900
+    written = [types[n % 3] for n in range(total)]
+    choices = [ALL, *(EventFilter(types=frozenset({name})) for name in types), EventFilter(job_id="job_other")]
+    seen: list[list[int]] = [[] for _ in range(60)]
+
+    async def follow(number: int) -> None:
+        wanted = [n + 1 for n, name in enumerate(written) if choices[number % 5].takes(_event(name))]
+        async with contextlib.aclosing(served.stream.frames(0, choices[number % 5])) as frames:
+            while len(seen[number]) < len(wanted):
+                seen[number] += [int(found) for found in re.findall(rb"^id: (\d+)$", await anext(frames), re.M)]
+                await asyncio.sleep(0.001 * (number % 7))
+        assert seen[number] == wanted
+
+    async with served.running(), patience():
+        following = [asyncio.create_task(follow(number)) for number in range(60)]
+        for start in range(0, total, 9):
+            await served.record_events(*written[start : start + 9], job_id="job_1")
+        await asyncio.gather(*following)
+
+
+def _event(name: str) -> Event:
+    return Event(1, "evt_1", name, "job_1", None, datetime.now(UTC), "{}")
+
+
+async def test_a_client_that_does_not_read_holds_up_no_other_and_loses_nothing(served: Served) -> None:
+    async with served.running(), patience():
+        idle, busy = served.stream.frames(0, ALL), served.stream.frames(0, ALL)
+        await anext(idle)
+        await anext(busy)
+        waiting = asyncio.create_task(anext(idle))  # is handed the first event, and not pulled again
+        for n in range(1, 801):
+            await served.record_events("job.queued")
+            assert f"id: {n}\n".encode() in await anext(busy)
+        late = await waiting
+        while b"id: 800\n" not in late:
+            late += await anext(idle)
+        assert [int(found) for found in re.findall(rb"^id: (\d+)$", late, re.M)] == list(range(1, 801))
+        await idle.aclose()
+        await busy.aclose()
+
+
+async def test_a_stop_ends_hundreds_of_waiting_clients_at_once(served: Served) -> None:
+    async def follow() -> bytes:
+        return b"".join([text async for text in served.stream.frames(0, ALL)])
+
+    async with served.running(), patience():
+        following = [asyncio.create_task(follow()) for _ in range(300)]
+        await eventually(lambda: served.stream.clients == 300)
+        await served.record_events("job.queued")
+        served.stopping.set()
+        served.stream.loop.wake()
+        assert all(text.count(b"event: ") <= 1 for text in await asyncio.gather(*following))
 
 
 async def test_text_that_some_readers_take_for_a_line_break_stays_inside_its_event(served: Served) -> None:
