@@ -1,6 +1,10 @@
 """
 Files next to the database: inputs, kept images, large answers. Written to a temporary name, synced, then renamed.
 
+Equal images are stored once: the names of both are links to one file, which is also found by its digest. The file
+system counts the links, so the bytes go with the last image. The name by the digest is only a hint for the next equal
+image: it may be missing after a crash, and one that is left alone is removed by `drop_unshared`.
+
 With an object store, kept images are objects there and nowhere else; inputs are objects too, and each process fetches
 copies of those that it needs. Thumbnails and answers stay with the process that made them.
 """
@@ -12,7 +16,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,12 +137,20 @@ class Blobs:
 
         This consumes the part. Raises `TaskRefused` if it is not a whole image, `OSError` if the file is incomplete.
         """
-        target = self.image_path(job_id, n) if self.objects is None else None
-        picture = await asyncio.to_thread(_inspected, part, sha256, size, target)
-        if self.objects is not None:
-            await self.objects.put(_image_key(job_id, n), part.path, picture.content_type)
-            await asyncio.to_thread(part.drop)
+        if self.objects is None:
+            return await asyncio.to_thread(self._place_image, part, self.image_path(job_id, n), sha256, size)
+        picture = await asyncio.to_thread(_inspected, part, sha256, size)
+        await self.objects.put(_image_key(job_id, n), part.path, picture.content_type)
+        await asyncio.to_thread(part.drop)
         return picture
+
+    async def inspect_image(self, job_id: str, n: int) -> Picture:
+        """Inspect an image that arrived as bytes, in its place. Raises as `keep_image`, and FileNotFoundError."""
+        async with self.image_file(job_id, n) as path:
+            picture = await asyncio.to_thread(inspect, path)
+            if path == self.image_path(job_id, n):
+                await asyncio.to_thread(self._share, path, picture.sha256, picture.size)
+            return picture
 
     async def keep_data(self, job_id: str, n: int, image: Image) -> Image:
         """Keep an image that arrived as bytes. It then has no link, and the archive finds it in place."""
@@ -179,6 +191,11 @@ class Blobs:
             await self.objects.delete(_image_key(job_id, n))
         await asyncio.to_thread(_remove, self.image_path(job_id, n), self.thumbnail_path(job_id, n))
 
+    async def drop_unshared(self) -> AsyncGenerator[int, None]:
+        """Remove names by digest that no image has any more, a few at a time; yields how many went."""
+        for directory in await asyncio.to_thread(_directories, self.root / "digests"):
+            yield await asyncio.to_thread(_remove_unshared, directory)
+
     async def image_key(self, job_id: str, n: int) -> str | None:
         """Return the object store's key of a kept image; None if it is a local file, as images kept earlier are."""
         if self.objects is None or await asyncio.to_thread(self.image_path(job_id, n).is_file):
@@ -194,23 +211,73 @@ class Blobs:
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)
 
+    def _place_image(self, part: PartWriter, target: Path, sha256: str, size: int) -> Picture:
+        """Inspect *part* and move it to *target*, in a single call on a thread."""
+        picture = _inspected(part, sha256, size)
+        _place(part.path, target)
+        self._share(target, sha256, size)
+        return picture
+
+    def _share(self, path: Path, sha256: str, size: int) -> None:
+        """Have the kept image at *path* share its bytes with an equal one, or be found by the next."""
+        known = self.root / "digests" / sha256[:2] / sha256
+        try:
+            _link_in(path, known)
+            return
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links: each image has its own bytes
+            return
+        part = self.new_part()
+        try:
+            if known.stat().st_size == size and not known.samefile(path):
+                os.link(known, part)
+                part.replace(path)
+        except OSError:  # the equal one was removed meanwhile, or has as many links as a file may have
+            part.unlink(missing_ok=True)
+
     def _write(self, data: bytes, target: Path) -> None:
         part = self.new_part()
         part.write_bytes(data)
         _settle_file(part, target)
 
 
-def _inspected(part: PartWriter, sha256: str, size: int, target: Path | None) -> Picture:
-    """Inspect *part* and move it to *target*, if given, in a single call on a thread."""
+def _inspected(part: PartWriter, sha256: str, size: int) -> Picture:
+    """Inspect *part* and flush it to the disk."""
     if size == 0:
         raise TaskRefused("the file is empty", field="image", code="not_an_image")
     picture = inspect(part.path, sha256=sha256)
     if picture.size != size:
         raise OSError(errno.EIO, "the file is not as long as what was written")
     part.finish()
-    if target is not None:
-        _place(part.path, target)
     return picture
+
+
+def _link_in(path: Path, known: Path) -> None:
+    """Give *path* the further name *known*, in a directory that may not be there yet."""
+    try:
+        os.link(path, known)
+    except FileNotFoundError:
+        known.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.link(path, known)
+
+
+def _directories(root: Path) -> list[Path]:
+    try:
+        return sorted(root.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _remove_unshared(directory: Path) -> int:
+    """Remove the files in *directory* that have no other name. One that gets a name meanwhile keeps that."""
+    removed = 0
+    for path in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            if path.stat().st_nlink == 1:
+                path.unlink()
+                removed += 1
+    return removed
 
 
 def _remove(*paths: Path) -> None:

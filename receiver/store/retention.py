@@ -136,6 +136,8 @@ class Pruning:
             async for count, pause in self._images(now, now - self._keep.images):
                 self._pruned.images += count
                 yield pause
+        async for pause in self._unshared():
+            yield pause
         if self._keep.events is not None:
             async for count, pause in self._events(now - self._keep.events):
                 self._pruned.events += count
@@ -186,6 +188,13 @@ class Pruning:
                 await self._blobs.drop_image(job_id, n)
             await self._database.write(alone(RunMany(_IMAGE_REMOVED, [tuple(row) for row in removed])))
             yield len(removed), _rest(began)
+
+    async def _unshared(self) -> AsyncGenerator[float, None]:
+        """Free the bytes of images of which the last one went."""
+        began = time.monotonic()
+        async for _ in self._blobs.drop_unshared():
+            yield _rest(began)
+            began = time.monotonic()
 
     async def _events(self, before: datetime) -> AsyncGenerator[tuple[int, float], None]:
         """Walk the events by id, that is, by age."""

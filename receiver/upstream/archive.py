@@ -34,7 +34,6 @@ from receiver.store.jobs import JobStore
 from receiver.store.leases import LEASE
 from receiver.store.part_files import PartWriter
 from submitter.errors import TaskRefused
-from submitter.images import inspect
 
 log = structlog.get_logger("receiver.archive")
 
@@ -168,8 +167,7 @@ class Archive:
 
     async def _fetch(self, image: KeptImage, origin: str) -> KeptImage:
         if image.source_url is None:
-            async with self._blobs.image_file(image.job_id, image.n) as path:
-                picture = await asyncio.to_thread(inspect, path)
+            picture = await self._blobs.inspect_image(image.job_id, image.n)
         else:
             part, earlier = self._unfinished.take(image) or (PartWriter(self._blobs.new_part()), None)
             try:
