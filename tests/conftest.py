@@ -45,7 +45,11 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On PostgreSQL, leave out what is about SQLite, and what has no database."""
+    """
+    Begin with slow tests, so that no worker ends with one. On PostgreSQL, leave out what is about SQLite, and what has
+    no database.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if not engines.ON_POSTGRESQL:
         return
     kept = [item for item in items if item.get_closest_marker("sqlite") is None and _has_database(item)]

@@ -183,7 +183,7 @@ async def php(directory: Path) -> Sequence[str]:
         (nextjs, 401),
         (node, 401),
         (n8n, 500),
-        (go, 401),
+        pytest.param(go, 401, marks=pytest.mark.slow),
         pytest.param(rust, 401, marks=pytest.mark.slow),
         (php, 401),
     ],

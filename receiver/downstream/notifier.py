@@ -352,8 +352,9 @@ class Notifier:
             )
 
     async def _keep(self, lane: Lane, client: Outbound) -> None:
-        """Keep the connection of a slot for its next delivery, or close it where so many lanes have connections."""
-        if len(lane.clients) < max(self._policy.most_calls // max(len(self._lanes), 1), 1):
+        """Keep the connection of a slot for its next delivery, or close it where many lanes have idle ones."""
+        share = max(self._policy.most_calls // max(len(self._lanes), 1), 1)
+        if lane.first or lane.later or len(lane.clients) < share:
             lane.clients.append(client)
         else:
             await client.aclose()
