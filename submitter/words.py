@@ -8,7 +8,7 @@ from typing import Any
 
 _WAITS = {
     "rate_limit": "waits for its turn",
-    "provider_paused": "its provider is paused",
+    "provider_paused": "the provider is paused",
     "retry": "waits to be sent again",
     "callback": "waits for a callback",
     "poll": "waits for the next poll",

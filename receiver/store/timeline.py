@@ -141,7 +141,7 @@ def _own(job: Job) -> list[Line]:
     if job.overdue_at:
         lines.append(Line(job.overdue_at, "overdue", "noticed as overdue"))
     if job.late_at:
-        lines.append(Line(job.late_at, "late", "a result came after the job had ended; it is kept"))
+        lines.append(Line(job.late_at, "late", "a result came after the job had ended"))
     if job.finished_at:
         by = f", settled by {_CHANNELS[job.settled_by]}" if job.settled_by else ""
         why = f": {job.error.message}" if job.error else ""

@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from submitter.file_names import stem_of
+from submitter.image_files import SUFFIXES
 from submitter.words import waiting_text
 
 STATES: Mapping[str, tuple[str, str]] = {
@@ -86,6 +88,8 @@ def duration(seconds: float | None) -> str:
     """Format a duration: `42 ms`, `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds is None:
         return "–"
+    if seconds < 0.0005:
+        return "under 1 ms"
     if seconds < 0.0995:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 60 and seconds == int(seconds):
@@ -138,6 +142,13 @@ def file_name(job: Mapping[str, Any]) -> str:
     return str(given) if given else f"Job {job['id'][-8:]}"
 
 
+def result_name(job: Mapping[str, Any], n: int) -> str:
+    """Return the file name for result *n* of a job: its input's, with the ending of its own type."""
+    stem = stem_of((job.get("input") or {}).get("file_name") or "") or str(job["id"])
+    suffix = SUFFIXES.get(job["images"][n]["content_type"] or "", ".bin")
+    return f"{stem}{suffix}" if len(job["images"]) == 1 else f"{stem}-{n + 1}{suffix}"
+
+
 def pretty(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2)
 
@@ -171,6 +182,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "number": number,
     "percent": percent,
     "file_name": file_name,
+    "result_name": result_name,
     "pretty": pretty,
     "plural": plural,
     "sentence": sentence,

@@ -111,7 +111,7 @@ async def test_a_paused_provider_and_its_next_probe_are_reported(tmp_path: Path)
         assert answered["reason"] == "provider_paused"
         assert found["job"]["waiting_for"]["reason"] == "provider_paused"
         assert (await jobs(receiver, "show", job["id"], "--json")).json["waiting_for"]["reason"] == "provider_paused"
-        assert "waiting_for its provider is paused, until 2" in (await jobs(receiver, "show", job["id"])).out
+        assert "waiting_for the provider is paused, until 2" in (await jobs(receiver, "show", job["id"])).out
 
 
 async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from receiver.web.page.formatting import result_name
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Failure, State
 from tests.support.pages import PAGES, TOKEN, Browser, form_token_of, signed_in
@@ -128,6 +129,34 @@ async def test_a_page_is_inert_whatever_a_job_holds(here: RunningReceiver) -> No
             page = await browser.get(path)
             assert page.status_code in (200, 422), path
             assert "<script>" not in page.text and "<img src=x" not in page.text, path
+
+
+async def test_a_job_says_what_holds_in_its_state_and_nothing_else(here: RunningReceiver) -> None:
+    lost = Failure("answer_lost", "the answer was lost", False)
+    async with signed_in(here) as browser:
+        for state, said, unsaid in (
+            (State.QUEUED, (">created<",), (">sent<", ">ended<", ">expires<", "provider’s id")),
+            (State.RUNNING, (">sent<", ">expires<", "provider’s id"), (">ended<",)),
+            (State.FAILED, (">ended<", "another try may help", 'class="notice bad"'), (">expires<",)),
+            (State.UNCONFIRMED, ('class="notice warn"', "pay twice"), ("another try may help", ">ended<")),
+        ):
+            error = lost if state in (State.FAILED, State.UNCONFIRMED) else None
+            remote_id = None if state is State.QUEUED else "task-1" + state
+            job = await here.job("novita", state, error=error, remote_id=remote_id)
+            page = await browser.get(f"/jobs/{job.id}")
+            assert [words for words in said if words not in page.text] == [], state
+            assert [words for words in unsaid if words in page.text] == [], state
+
+
+@pytest.mark.parametrize(
+    ("file_name", "content_type", "saved_as"),
+    [("a b.jpeg", "image/png", "a b.png"), (None, "image/webp", "job_.webp"), ("../x/y.png", "image/jpeg", "y.jpg")],
+)
+def test_a_result_is_saved_under_the_name_of_its_input_and_the_ending_of_its_type(
+    file_name: str | None, content_type: str, saved_as: str
+) -> None:
+    job = {"id": "job_", "input": {"file_name": file_name}, "images": [{"content_type": content_type}]}
+    assert result_name(job, 0) == saved_as
 
 
 async def test_bulk_actions_count_first_and_then_do_it(here: RunningReceiver) -> None:
