@@ -30,9 +30,12 @@ _LATER_TEXT_BUDGET = 30_000
 BEHIND_ALL = "job_" + 26 * "z"
 """An upper bound of every id."""
 _LOST = (
-    "(id IN (SELECT job_id FROM images WHERE images.state = 'lost')"
-    " OR state = 'failed' AND coalesce(error_code, '') = ?)"
+    "SELECT DISTINCT job_id AS id FROM images INDEXED BY images_lost_by_job WHERE state = 'lost'"
+    " AND job_id >= ? AND job_id < ?{} ORDER BY job_id DESC LIMIT ?",
+    "SELECT id FROM jobs INDEXED BY jobs_no_result"
+    f" WHERE state = 'failed' AND error_code = '{NO_RESULT}' AND id >= ? AND id < ?{{}} ORDER BY id DESC LIMIT ?",
 )
+"""Jobs with an image that was given up, and jobs without one; the braces are for what else must hold of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def _candidates(
     if only is not None:
         within, values = f"{within} AND id = ?", [*values, only]
     if wanted.lost:
-        within, values = f"{within} AND {_LOST}", [*values, NO_RESULT]
+        return _lost(wanted, values, limit)
     if not wanted.states and not wanted.providers:
         return f"SELECT id FROM jobs WHERE {within} ORDER BY id DESC LIMIT ?", (*values, limit)
     part = f"SELECT id FROM jobs WHERE state = ? AND provider = ? AND {within} ORDER BY id DESC LIMIT ?"
@@ -128,6 +131,20 @@ def _candidates(
             all_values += [str(state), provider, *values, limit]
     union = " UNION ALL ".join(parts)
     return f"SELECT id FROM ({union}) AS parts ORDER BY id DESC LIMIT ?", (*all_values, limit)
+
+
+def _lost(wanted: JobFilter, within: Sequence[Any], limit: int) -> tuple[str, tuple[Any, ...]]:
+    """As `_candidates`; *within* is the lowest id, the id behind the highest, and the only one if one is asked for."""
+    given = (("state", list(wanted.states)), ("provider", list(wanted.providers)))
+    chosen = [(name, values) for name, values in given if values]
+    also = "".join(f" AND jobs.{name} IN (??)" for name, _ in chosen)
+    of_images, of_jobs = _LOST
+    only = " AND {} = ?" if len(within) > 2 else ""
+    there = f" AND EXISTS (SELECT 1 FROM jobs WHERE jobs.id = images.job_id{also})" if also else ""
+    parts = (of_images.format(only.format("job_id") + there), of_jobs.format(only.format("id") + also))
+    union = " UNION ".join(f"SELECT id FROM ({part}) AS part" for part in parts)
+    each = (*within, *(values for _, values in chosen), limit)
+    return f"SELECT id FROM ({union}) AS parts ORDER BY id DESC LIMIT ?", (*each, *each, limit)
 
 
 def _contains(text: str) -> tuple[str, list[str]]:

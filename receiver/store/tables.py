@@ -15,6 +15,7 @@ from receiver.domain.events import Event
 from receiver.domain.evidence import Evidence
 from receiver.domain.jobs import Job, KeptImage
 from receiver.store.codecs import IDENTIFIER, columns_of
+from submitter.parsing import NO_RESULT
 
 metadata = sa.MetaData()
 
@@ -39,6 +40,7 @@ jobs = sa.Table(
     _partial("jobs_sending", "lease_until", where="state = 'sending'"),
     sa.Index("jobs_finished", "provider", "finished_at"),
     sa.Index("jobs_listed", "state", "provider", "id"),
+    _partial("jobs_no_result", "id", where=f"state = 'failed' AND error_code = '{NO_RESULT}'"),
 )
 
 evidence = sa.Table(
@@ -61,6 +63,7 @@ images = sa.Table(
     sa.Column("lease_owner", sa.String(64)),
     sa.Column("kept_at", _Moment),
     _partial("images_lost", "kept_at", where="state = 'lost'"),
+    _partial("images_lost_by_job", "job_id", where="state = 'lost'"),
     _partial("images_dying", "give_up_at", where="state = 'wanted'"),
     _partial("images_wanted", "next_at", where="state = 'wanted'"),
     _partial("images_kept", "kept_at", where="state = 'kept'"),

@@ -1,9 +1,9 @@
 """
-The cost of a page when there are many jobs: `python -m tests.bench many_jobs [--jobs 1000000]`.
+The cost of a page when there are many jobs: `python -m tests.bench many_jobs [--jobs 1000000] [--database postgresql]`.
 
-Two receivers, one over 1,000 jobs and one over many, answer every page in turn, in this process: CPU time is counted,
-not the clock, so that a busy machine makes no difference. Jobs are spread over thirty days, providers and states; each
-has a delivery, and the newest have evidence.
+Two receivers, one over 1,000 jobs and one over many, answer every page and every list of the API in turn, in this
+process: CPU time is counted, not the clock, so that a busy machine makes little difference. PostgreSQL's own is
+counted, too. Jobs are spread over thirty days, providers and states; each has an event and a delivery.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import secrets
-import sqlite3
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,11 +22,17 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
+
 from receiver.domain.ids import lowest_id
 from receiver.domain.rollups import hour_of
+from receiver.store.database import Database
 from receiver.store.rollups import RollupTable
 from tests.bench.filling import JOB
-from tests.support.pages import Browser, signed_in
+from tests.support.engines import ENGINE, ON_POSTGRESQL, end_server, url_of
+from tests.support.pages import signed_in
+from tests.support.postgresql import analyze
+from tests.support.rows import fetch
 from tests.support.running_receiver import running_receiver
 
 _PAGES = (
@@ -45,6 +52,20 @@ _PAGES = (
     "/endpoints",
     "/providers",
     "/send",
+    "/v1/jobs?limit=50",
+    "/v1/jobs?limit=50&state=failed",
+    "/v1/jobs?limit=50&provider=novita&since=2020-01-01",
+    "/v1/jobs?limit=50&q=2026-4711",
+    "/v1/jobs?limit=50&q=nothing-has-this",
+    "/v1/jobs?limit=50&cursor={job}",
+    "/v1/jobs/{job}",
+    "/v1/jobs/{job}/evidence",
+    "/v1/lost",
+    "/v1/events?limit=50",
+    "/v1/deliveries?limit=50",
+    "/v1/deliveries?limit=50&state=given_up",
+    "/v1/deliveries?job={job}",
+    "/v1/providers",
 )
 _ROUNDS = 15
 _DELIVERY = (
@@ -62,33 +83,48 @@ _DELIVERY = (
 )
 
 
+_EVENT = ("id", "position", "type", "job_id", "provider", "created_at", "body")
+_BATCH = 20_000
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench many_jobs")
     parser.add_argument("--jobs", type=int, default=1_000_000)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     given = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(_compare(Path(directory), given.jobs))
+    if given.database != ENGINE:
+        again = [sys.executable, "-m", "tests.bench", "many_jobs", *argv]
+        os.execve(sys.executable, again, os.environ | {"RECEIVER_TEST_ENGINE": given.database})
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            asyncio.run(_compare(Path(directory), given.jobs))
+    finally:
+        end_server()
 
 
 async def _compare(directory: Path, many: int) -> None:
     counts = (1_000, many)
-    figures: dict[str, list[float]] = {page: [] for page in _PAGES}
+    figures: dict[str, tuple[float, float]] = {}
     async with AsyncExitStack() as stack:
-        browsers = []
+        made = []
         for count in counts:
             path = directory / str(count)
-            async with running_receiver(path) as here:
-                database = here.receiver.settings.database_path
-            job = await asyncio.to_thread(_fill, Path(database), count)
             here = await stack.enter_async_context(running_receiver(path))
-            await _summed(RollupTable(here.receiver.parts.database))
-            browsers.append((await stack.enter_async_context(signed_in(here)), job))
+            database = here.receiver.parts.database
+            job = await _fill(database, count)
+            if ON_POSTGRESQL:
+                await analyze(url_of(path / "data"))
+            await _summed(RollupTable(database))
+            browser = await stack.enter_async_context(signed_in(here))
+            made.append((browser, here.client, database, job))
         for page in _PAGES:
-            for browser, job in browsers:
-                address = page.format(job=job)
-                assert (await browser.get(address)).status_code == 200, address
-                figures[page].append(statistics.median([await _cpu_seconds(browser, address) for _ in range(_ROUNDS)]))
-    print(f"CPU time of a page, with 1,000 jobs and with {many:,}")
+            taken: tuple[list[float], list[float]] = ([], [])
+            for _ in range(_ROUNDS + 1):
+                for (browser, client, database, job), into in zip(made, taken, strict=True):
+                    asked = client if page.startswith("/v1") else browser
+                    into.append(await _cpu_seconds(asked, page.format(job=job), await _processes(database)))
+            figures[page] = (statistics.median(taken[0][1:]), statistics.median(taken[1][1:]))
+    print(f"CPU time of a page, with 1,000 jobs and with {many:,}, on {ENGINE}")
     for page, (few, lots) in figures.items():
         print(f"{page:58} {1000 * few:7.1f} ms {1000 * lots:7.1f} ms  {lots / few:5.2f} times")
 
@@ -99,31 +135,39 @@ async def _summed(table: RollupTable) -> None:
         await asyncio.sleep(0.5)
 
 
-async def _cpu_seconds(browser: Browser, address: str) -> float:
-    began = time.process_time()
-    await browser.get(address)
-    return time.process_time() - began
+async def _processes(database: Database) -> list[str]:
+    """Return the files with the CPU time of each process that PostgreSQL answers *database* with."""
+    if not ON_POSTGRESQL:
+        return []
+    rows = await fetch(database, "SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+    return [f"/proc/{pid}/schedstat" for (pid,) in rows]
 
 
-def _fill(path: Path, count: int) -> str:
+async def _cpu_seconds(client: httpx.AsyncClient, address: str, processes: list[str]) -> float:
+    began = time.process_time() + _of_others(processes)
+    answer = await client.get(address)
+    took = time.process_time() + _of_others(processes) - began
+    assert answer.status_code == 200, (address, answer.text)
+    return took
+
+
+def _of_others(processes: list[str]) -> float:
+    return sum(int(Path(path).read_text().split()[0]) for path in processes if Path(path).exists()) / 1e9
+
+
+async def _fill(database: Database, count: int) -> str:
     """Write *count* jobs; returns the newest."""
-    now = datetime.now(UTC)
-    with sqlite3.connect(path, isolation_level=None) as db:
-        db.execute("PRAGMA synchronous=OFF")
-        marks = {columns: ", ".join("?" * len(columns)) for columns in (JOB, _DELIVERY)}
-        jobs = f"INSERT INTO jobs ({', '.join(JOB)}) VALUES ({marks[JOB]})"
-        deliveries = f"INSERT INTO deliveries ({', '.join(_DELIVERY)}) VALUES ({marks[_DELIVERY]})"
-        for start in range(0, count, 20_000):
-            rows = list(_rows(now, start, min(start + 20_000, count), count))
-            db.execute("BEGIN")
-            db.executemany(jobs, [row for row, _ in rows])
-            db.executemany(deliveries, [row for _, row in rows])
-            db.execute("COMMIT")
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return str(rows[-1][0][0])
+    now, newest = datetime.now(UTC), ""
+    for start in range(0, count, _BATCH):
+        rows = list(_rows(now, start, min(start + _BATCH, count), count))
+        for table, columns, n in (("jobs", JOB, 0), ("events", _EVENT, 1), ("deliveries", _DELIVERY, 2)):
+            await database.append(table, columns, [row[n] for row in rows])
+        newest = str(rows[-1][0][0])
+    await database.checkpoint()
+    return newest
 
 
-def _rows(now: datetime, start: int, end: int, count: int) -> Iterator[tuple[tuple[object, ...], tuple[object, ...]]]:
+def _rows(now: datetime, start: int, end: int, count: int) -> Iterator[tuple[tuple[object, ...], ...]]:
     for n in range(start, end):
         at = now - timedelta(days=30) * ((count - n) / count)
         moment = int(at.timestamp() * 1_000_000)
@@ -131,13 +175,15 @@ def _rows(now: datetime, start: int, end: int, count: int) -> Iterator[tuple[tup
         state = "failed" if n % 50 == 0 else "canceled" if n % 101 == 0 else "succeeded"
         job = lowest_id("job", at)[:-8] + f"{n:08d}"
         moments = (moment, None, moment + 10**9, moment, moment + 40 * 10**6)
+        body = json.dumps({"type": f"job.{state}", "timestamp": at.isoformat(), "data": {"id": job}})
         yield (
             (
                 *(job, provider, state, 5, '{"scale_factor":"2x"}', json.dumps({"order": f"2026-{n}"})),
-                *(secrets.token_hex(18), "COMPLETED", 1, job, "callback", 1, 0, *moments),
+                *(secrets.token_hex(18), "COMPLETED", True, job, "callback", 1, 0, *moments),
             ),
+            (f"evt{job[3:]}", n + 1, f"job.{state}", job, provider, moment, body),
             (
                 *(f"dlv{job[3:]}", f"evt{job[3:]}", job, f"job.{state}", "https://example.com/hooks"),
-                *("given_up" if n % 20 == 0 else "delivered", 1, moment, 0, "ep", 0),
+                *("given_up" if n % 20 == 0 else "delivered", 1, moment, False, "ep", False),
             ),
         )

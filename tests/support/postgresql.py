@@ -79,6 +79,15 @@ class PostgresqlServer:
             await connection.close()
 
 
+async def analyze(url: str) -> None:
+    """Bring the planner's statistics of a database up to date, as the server does by itself after a while."""
+    connection: Any = await asyncpg.connect(url)
+    try:
+        await connection.execute("VACUUM ANALYZE")
+    finally:
+        await connection.close()
+
+
 @contextlib.contextmanager
 def running_postgresql(*, durable: bool = False) -> Iterator[PostgresqlServer]:
     """

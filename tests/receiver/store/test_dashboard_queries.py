@@ -17,7 +17,8 @@ from receiver.store.job_list import JobFilter
 from receiver.store.jobs import JobStore
 from receiver.store.rollups import DELIVERIES, RollupTable
 from receiver.store.spent_tokens import SpentTokens
-from submitter.vocabulary import Cost, State
+from submitter.parsing import NO_RESULT
+from submitter.vocabulary import Cost, Failure, State
 from tests.support.rows import execute
 
 PROVIDERS = ("freepik", "novita")
@@ -98,6 +99,33 @@ async def test_what_needs_a_person_is_found(database: Any) -> None:
     assert found.lost_images.ids == [fine.id]
     assert (found.undelivered.ids, found.undelivered.count) == ([], 0)
     assert (await open_jobs(database, PROVIDERS))["running"] == {"novita": 2}
+
+
+async def test_jobs_whose_results_were_lost_pass_the_other_filters_too(database: Any) -> None:
+    store, now = JobStore(database), datetime.now(UTC)
+    nothing = Failure(NO_RESULT, "the task is done but its answer names no image", True)
+    late, kept, failed = job(State.EXPIRED, "freepik"), job(State.SUCCEEDED), job(State.FAILED, error=nothing)
+    two, other = job(State.SUCCEEDED), job(State.FAILED, error=Failure("x", "another reason", True))
+    for made in (late, kept, failed, two, other):
+        await store.add_job(made)
+    for of, n, state in ((late, 0, "lost"), (kept, 0, "kept"), (two, 0, "lost"), (two, 1, "lost")):
+        row = (of.id, n, state, us(now))
+        await execute(database, "INSERT INTO images (job_id, n, state, tries, kept_at) VALUES (?, ?, ?, 1, ?)", *row)
+    for wanted, expected in (
+        (JobFilter(lost=True), [two, failed, late]),
+        (JobFilter(lost=True, states=("failed",)), [failed]),
+        (JobFilter(lost=True, providers=("novita",)), [two, failed]),
+        (JobFilter(lost=True, states=("expired", "failed"), providers=("freepik",)), [late]),
+        (JobFilter(lost=True, text=late.id), [late]),
+        (JobFilter(lost=True, text=kept.id), []),
+        (JobFilter(lost=True, text="nothing-has-this"), []),
+        (JobFilter(lost=True, until=now - timedelta(days=1)), []),
+    ):
+        page = await store.page(wanted)
+        assert [found.id for found, _ in page.jobs] == [each.id for each in expected], wanted
+    first = await store.page(JobFilter(lost=True), limit=2)
+    second = await store.page(JobFilter(lost=True), limit=2, before=first.next)
+    assert [found.id for found, _ in (*first.jobs, *second.jobs)] == [two.id, failed.id, late.id]
 
 
 async def test_changes_name_what_changed(database: Any) -> None:

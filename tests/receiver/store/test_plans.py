@@ -128,6 +128,8 @@ async def test_lists_are_index_scans(database: Any) -> None:
         JobFilter(providers=("novita",)),
         JobFilter(states=("failed", "running"), providers=("novita", "apixo")),
         JobFilter(since=NOW - timedelta(days=1), until=NOW),
+        JobFilter(lost=True),
+        JobFilter(lost=True, states=("failed",), providers=("novita", "apixo")),
     )
     for wanted in filters:
         await store.page(wanted, limit=50)
