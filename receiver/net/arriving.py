@@ -7,7 +7,6 @@ An answer's own description is not trusted: content codings that are no compress
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,6 +19,7 @@ import httpx
 from receiver.net.guard import OutboundError
 from submitter.content_coding import ContentRefused, ContentTooLarge, codings, decoded
 from submitter.retry_after import retry_after_seconds
+from submitter.threads import in_thread
 
 WRITE_BYTES = 1024 * 1024
 LONGEST_RETRY_AFTER = 86_400.0
@@ -60,6 +60,17 @@ class NotContinued(DownloadFailed):
 
 
 @dataclass(frozen=True, slots=True)
+class Arrived:
+    """A whole file, of which the last part may not be written yet."""
+
+    status: int
+    content_type: str
+    bytes: int
+    finish: Callable[[], str]
+    """Write the last part, and return the SHA-256. Blocks; to be called once, and not while anything else writes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Downloaded:
     """A whole file. `content_type` is the server's claim, lower case, without parameters, empty if it made none."""
 
@@ -97,11 +108,15 @@ class Arriving:
                 self._check(response)
             raise NotContinued
         label = response.headers.get("content-encoding", "")
-        body = decoded(parts_of(response), label, max_bytes=self._max_bytes - self._size)
+        body = parts_of(response)
+        if codings(label):
+            body = decoded(body, label, max_bytes=self._max_bytes - self._size)
         try:
             async with aclosing(body):
                 async for piece in body:
                     self._size += len(piece)
+                    if self._size > self._max_bytes:
+                        raise ContentTooLarge(f"larger than {self._max_bytes} bytes", permanent=True)
                     self._waiting.append(piece)
                     self._unwritten += len(piece)
                     if self._unwritten >= WRITE_BYTES:
@@ -134,13 +149,12 @@ class Arriving:
         """Have what has come written and digested."""
         await self._write()
 
-    async def whole(self) -> Downloaded:
+    def arrived(self) -> Arrived:
         assert self._first is not None
-        await self.flush()
         if self._first.status_code == 206 and self._size == 0:
             raise self._failed("answered 206 with nothing", permanent=False)
         content_type = self._first.headers.get("content-type", "").partition(";")[0].strip().lower()
-        return Downloaded(self._first.status_code, content_type, self._size, self._digest.hexdigest())
+        return Arrived(self._first.status_code, content_type, self._size, self._finish)
 
     def _check(self, response: httpx.Response) -> None:
         """Check the answer's head. A part that starts at byte 0 may be the whole file: its inspection will show."""
@@ -176,7 +190,12 @@ class Arriving:
     async def _write(self) -> None:
         pieces, self._waiting, self._unwritten = self._waiting, [], 0
         if pieces:
-            await _in_thread(self._digested, pieces)
+            await in_thread(self._digested, pieces)
+
+    def _finish(self) -> str:
+        pieces, self._waiting, self._unwritten = self._waiting, [], 0
+        self._digested(pieces)
+        return self._digest.hexdigest()
 
     def _digested(self, pieces: Sequence[bytes]) -> None:
         for piece in pieces:
@@ -190,19 +209,9 @@ def _range_start(response: httpx.Response) -> int | None:
     return int(said[1]) if said else None
 
 
-async def _in_thread(write: Callable[[Sequence[bytes]], None], data: Sequence[bytes]) -> None:
-    """Write off the event loop. If cancelled, still wait for the write: the caller then closes the file."""
-    writing = asyncio.ensure_future(asyncio.to_thread(write, data))
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait([writing])
-        writing.exception()  # seen; the cancellation is what counts
-        raise
-
-
-async def parts_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it was sent: content codings are not decoded."""
+def parts_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """Return the parts of the body as they were sent: content codings are not decoded."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
-    async for part in response.stream:
-        yield part
+    parts = aiter(response.stream)
+    assert isinstance(parts, AsyncGenerator)
+    return parts

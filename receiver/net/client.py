@@ -19,7 +19,16 @@ from typing import Self
 
 import httpx
 
-from receiver.net.arriving import Arriving, DownloadCut, Downloaded, DownloadFailed, NotContinued, Sink, parts_of
+from receiver.net.arriving import (
+    Arrived,
+    Arriving,
+    DownloadCut,
+    Downloaded,
+    DownloadFailed,
+    NotContinued,
+    Sink,
+    parts_of,
+)
 from receiver.net.guard import (
     LONGEST_URL,
     AddressForbidden,
@@ -31,10 +40,12 @@ from receiver.net.guard import (
 )
 from receiver.net.plain import PlainAnswer
 from receiver.net.transport import CONNECT_SECONDS, Connect, GuardedTransport
+from submitter.threads import in_thread
 
 __all__ = [
     "AddressForbidden",
     "Answer",
+    "Arrived",
     "Arriving",
     "DownloadCut",
     "DownloadFailed",
@@ -141,10 +152,28 @@ class Outbound:
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
         hosts: Sequence[str] = (),
-        resume: Arriving | None = None,
     ) -> Downloaded:
+        """Do `fetch`, and write the last part too."""
+        came = await self.fetch(
+            url, to, max_bytes=max_bytes, timeout_seconds=timeout_seconds, headers=headers, hosts=hosts
+        )
+        return Downloaded(came.status, came.content_type, came.bytes, await in_thread(came.finish))
+
+    async def fetch(
+        self,
+        url: str,
+        to: Sink,
+        *,
+        max_bytes: int,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+        hosts: Sequence[str] = (),
+        resume: Arriving | None = None,
+    ) -> Arrived:
         """
         Download *url* into *to*, at most *max_bytes* within *timeout_seconds*, redirects included.
+
+        The caller finishes it, on a thread on which there may be more to do with the file.
 
         *headers* are for the host of *url* only: a redirect to another host gets none of them. *hosts* (`name` or
         `*.name`), if not empty, are the only ones allowed. On failure *to* holds the bytes received so far, and no
@@ -169,7 +198,7 @@ class Outbound:
 
     async def _download(
         self, target: httpx.URL, arriving: Arriving, headers: Mapping[str, str], hosts: Sequence[str]
-    ) -> Downloaded:
+    ) -> Arrived:
         response, target, headers = await self._followed(target, headers, hosts, arriving.rest() or {})
         for resumed in range(MOST_RESUMES + 1):
             try:
@@ -182,7 +211,7 @@ class Outbound:
             finally:
                 await response.aclose()
             response = await self._send("GET", target, {**headers, **rest})
-        return await arriving.whole()
+        return arriving.arrived()
 
     async def _followed(
         self, target: httpx.URL, headers: Mapping[str, str], hosts: Sequence[str], rest: Mapping[str, str]

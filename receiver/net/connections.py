@@ -3,7 +3,7 @@ HTTP/1.1 over connections that are kept alive for a short time.
 
 h11 reads heads and chunked bodies. A body of known length, or that ends with its connection, needs no parser: it is
 passed on as it arrives, without copies. A megabyte costs a third of what it costs through httpcore's pool, a small
-answer half. A post whose answer is an ordinary one (plain.py) needs no parser at all.
+answer half. A post or a GET whose answer is an ordinary one (plain.py) needs no parser at all.
 
 Raises httpx's exceptions.
 """
@@ -11,6 +11,7 @@ Raises httpx's exceptions.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
@@ -26,6 +27,8 @@ _READ_BYTES = 64 * 1024
 _LARGEST_HEAD = 100 * 1024
 _WRITE_BYTES = 256 * 1024
 _NO_BODY = frozenset({204, 304})
+_LONGEST_BODY = 10**9
+_LINE = re.compile(rb"[\t\x20-\x7e]+")
 
 Origin = tuple[bytes, bytes, int]
 """Scheme, host and port."""
@@ -165,10 +168,26 @@ class Connection:
     async def exchange(
         self, request: httpx.Request, timeouts: Mapping[str, float | None], pool: Pool
     ) -> httpx.Response:
+        head = _plain_get(request)
+        if head is not None:
+            return await self._get(request, head, timeouts, pool)
         parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
         with suppress(httpcore.WriteError):  # its answer may have arrived before
             await self._write(parser, request, timeouts.get("write"))
         return await self._answer(parser, request.method, timeouts.get("read"), pool)
+
+    async def _get(
+        self, request: httpx.Request, head: bytes, timeouts: Mapping[str, float | None], pool: Pool
+    ) -> httpx.Response:
+        timeout = timeouts.get("read")
+        with suppress(httpcore.WriteError):
+            await self._stream.write(head, timeouts.get("write"))
+        data = await self.read(timeout)
+        answer = plain_answer(data, _LONGEST_BODY)
+        if answer is not None:
+            return self._rest_of(answer, timeout, pool)
+        asked = h11.Request(method="GET", target=request.url.raw_path, headers=request.headers.raw)
+        return await self._parsed(asked, b"", data, timeout, pool)
 
     async def post(
         self, url: httpx.URL, head: bytes, body: bytes, most_bytes: int, pool: Pool
@@ -180,16 +199,26 @@ class Connection:
         if answer is not None and not answer.missing:
             return answer
         if answer is not None:  # its status counts, even if the rest never comes
-            framing = Framing(answer.body, len(answer.body) + answer.missing, parser=None, lasting=answer.lasting)
-            return httpx.Response(answer.status, headers=answer.headers, stream=Body(self, pool, framing, None))
-        parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
+            return self._rest_of(answer, None, pool)
         headers = [(b"host", url.netloc), (b"content-length", b"%d" % len(body))]
-        parser.send(h11.Request(method="POST", target=url.raw_path, headers=headers))
-        parser.send(h11.Data(data=body))
-        parser.send(h11.EndOfMessage())
+        asked = h11.Request(method="POST", target=url.raw_path, headers=headers)
+        return await self._parsed(asked, body, data, None, pool)
+
+    def _rest_of(self, answer: PlainAnswer, timeout: float | None, pool: Pool) -> httpx.Response:
+        framing = Framing(answer.body, len(answer.body) + answer.missing, parser=None, lasting=answer.lasting)
+        return httpx.Response(answer.status, headers=answer.headers, stream=Body(self, pool, framing, timeout))
+
+    async def _parsed(
+        self, asked: h11.Request, body: bytes, data: bytes, timeout: float | None, pool: Pool
+    ) -> httpx.Response:
+        """Read the answer that begins with *data*, to what was *asked* and is written already, with a parser."""
+        parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_LARGEST_HEAD)
+        with _protocol_errors(httpcore.LocalProtocolError):
+            for event in (asked, h11.Data(data=body), h11.EndOfMessage()):
+                parser.send(event)
         if data:
             parser.receive_data(data)
-        return await self._answer(parser, "POST", None, pool)
+        return await self._answer(parser, asked.method.decode("ascii"), timeout, pool)
 
     async def _answer(self, parser: h11.Connection, method: str, timeout: float | None, pool: Pool) -> httpx.Response:
         with _protocol_errors(httpcore.RemoteProtocolError):
@@ -225,6 +254,16 @@ class Connection:
                 return event
             elif not isinstance(event, h11.InformationalResponse):
                 raise httpcore.RemoteProtocolError("the connection was closed without an answer")
+
+
+def _plain_get(request: httpx.Request) -> bytes | None:
+    """Return the bytes of a GET without a body; None for any other request, which a parser writes."""
+    fields = request.headers.raw
+    lines = [b"GET %b HTTP/1.1" % request.url.raw_path, *(b"%b: %b" % field for field in fields)]
+    has_body = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in fields)
+    if request.method != "GET" or has_body or not all(map(_LINE.fullmatch, lines)):
+        return None
+    return b"\r\n".join([*lines, b"\r\n"])
 
 
 class Framing:

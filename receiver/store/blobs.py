@@ -16,7 +16,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from receiver.store.part_files import PartFiles, PartWriter
 from submitter.errors import TaskRefused
 from submitter.image_files import magic_type
 from submitter.images import inspect
+from submitter.threads import in_thread
 from submitter.vocabulary import Image, Picture
 
 
@@ -131,15 +132,18 @@ class Blobs:
     async def drop_body(self, name: str) -> None:
         await asyncio.to_thread((self.root / "answers" / name).unlink, missing_ok=True)
 
-    async def keep_image(self, part: PartWriter, job_id: str, n: int, *, sha256: str, size: int) -> Picture:
+    async def keep_image(
+        self, part: PartWriter, job_id: str, n: int, *, finish: Callable[[], str], size: int
+    ) -> Picture:
         """
-        Inspect a downloaded file, of *size* bytes with the digest *sha256*, and keep it as image *n* of the job.
+        Inspect a downloaded file of *size* bytes, and keep it as image *n* of the job.
 
-        This consumes the part. Raises `TaskRefused` if it is not a whole image, `OSError` if the file is incomplete.
+        *finish* writes the end of it and returns its digest; all that blocks happens in a single call on a thread. This
+        consumes the part. Raises `TaskRefused` if it is not a whole image, `OSError` if the file is incomplete.
         """
         if self.objects is None:
-            return await asyncio.to_thread(self._place_image, part, self.image_path(job_id, n), sha256, size)
-        picture = await asyncio.to_thread(_inspected, part, sha256, size)
+            return await in_thread(self._place_image, part, self.image_path(job_id, n), finish, size)
+        picture = await in_thread(_inspected, part, finish, size)
         await self.objects.put(_image_key(job_id, n), part.path, picture.content_type)
         await asyncio.to_thread(part.drop)
         return picture
@@ -211,11 +215,10 @@ class Blobs:
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)
 
-    def _place_image(self, part: PartWriter, target: Path, sha256: str, size: int) -> Picture:
-        """Inspect *part* and move it to *target*, in a single call on a thread."""
-        picture = _inspected(part, sha256, size)
+    def _place_image(self, part: PartWriter, target: Path, finish: Callable[[], str], size: int) -> Picture:
+        picture = _inspected(part, finish, size)
         _place(part.path, target)
-        self._share(target, sha256, size)
+        self._share(target, picture.sha256, size)
         return picture
 
     def _share(self, path: Path, sha256: str, size: int) -> None:
@@ -242,8 +245,9 @@ class Blobs:
         _settle_file(part, target)
 
 
-def _inspected(part: PartWriter, sha256: str, size: int) -> Picture:
-    """Inspect *part* and flush it to the disk."""
+def _inspected(part: PartWriter, finish: Callable[[], str], size: int) -> Picture:
+    """Finish *part*, inspect it, and flush it to the disk."""
+    sha256 = finish()
     if size == 0:
         raise TaskRefused("the file is empty", field="image", code="not_an_image")
     picture = inspect(part.path, sha256=sha256)
@@ -301,8 +305,11 @@ def _settle_file(part: Path, target: Path) -> None:
 
 def _place(part: Path, target: Path) -> None:
     """Give a file that is on the disk its final name, durably."""
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part.replace(target)
+    try:
+        part.replace(target)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part.replace(target)
     directory = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from receiver.domain.jobs import KeptImage, enlargement
-from receiver.net.client import Arriving, DownloadCut, Downloaded, DownloadFailed, NotContinued, Outbound
+from receiver.net.client import Arrived, Arriving, DownloadCut, DownloadFailed, NotContinued, Outbound
 from receiver.net.guard import OutboundError
 from receiver.runtime.group_commit import GroupCommit
 from receiver.runtime.loops import Loop, TaskPool
@@ -174,7 +174,7 @@ class Archive:
                 came = await self._download(image, part, origin, earlier)
                 async with self._settling:
                     picture = await self._blobs.keep_image(
-                        part, image.job_id, image.n, sha256=came.sha256, size=came.bytes
+                        part, image.job_id, image.n, finish=came.finish, size=came.bytes
                     )
             except DownloadCut as exc:
                 await self._unfinished.put(image, part, exc.arriving)
@@ -191,7 +191,7 @@ class Archive:
             sha256=picture.sha256,
         )
 
-    async def _download(self, image: KeptImage, part: PartWriter, origin: str, earlier: Arriving | None) -> Downloaded:
+    async def _download(self, image: KeptImage, part: PartWriter, origin: str, earlier: Arriving | None) -> Arrived:
         """
         Fetch *image* into *part*, once its host has a place for it. Places are given in the order of claims.
 
@@ -201,7 +201,7 @@ class Archive:
         patience = _DOWNLOAD_SECONDS[min(image.tries, len(_DOWNLOAD_SECONDS) - 1)]
         place_there = self._places_at.setdefault(origin, asyncio.Semaphore(MOST_PER_HOST))
         fetch = partial(
-            self._outbound.download,
+            self._outbound.fetch,
             image.source_url,
             part,
             max_bytes=_MAX_IMAGE_BYTES,

@@ -196,11 +196,12 @@ async def test_the_next_try_goes_on_where_the_last_one_was_cut(outbound: Outboun
         while True:
             tries += 1
             try:
-                came = await outbound.download(url, to, max_bytes=len(FILE), timeout_seconds=60, resume=cut)
+                came = await outbound.fetch(url, to, max_bytes=len(FILE), timeout_seconds=60, resume=cut)
                 break
             except DownloadCut as exc:
                 cut = exc.arriving
-    assert (to.getvalue(), came.bytes, came.sha256) == (FILE, len(FILE), hashlib.sha256(FILE).hexdigest())
+    digest = came.finish()
+    assert (to.getvalue(), came.bytes, digest) == (FILE, len(FILE), hashlib.sha256(FILE).hexdigest())
     assert tries == 3
     starts = [asked and int(asked.removeprefix("bytes=").rstrip("-")) for asked, _ in host.asked]
     assert starts == [None, *(len(FILE) // 9 * n for n in range(1, len(host.asked)))]
@@ -232,6 +233,6 @@ async def test_what_the_next_try_answers_says_whether_there_is_more_to_come(
         with pytest.raises(DownloadCut) as cut:
             await outbound.download(url, to, max_bytes=len(FILE), timeout_seconds=60)
         with pytest.raises(DownloadFailed) as failure:
-            await outbound.download(url, to, max_bytes=len(FILE), timeout_seconds=60, resume=cut.value.arriving)
+            await outbound.fetch(url, to, max_bytes=len(FILE), timeout_seconds=60, resume=cut.value.arriving)
     assert type(failure.value) is error
     assert to.getvalue() == FILE[: len(FILE) // 9 * 4]

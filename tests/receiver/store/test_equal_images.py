@@ -46,8 +46,12 @@ async def database(tmp_path: Path) -> AsyncIterator[Any]:
 async def keep(blobs: Blobs, job_id: str, n: int = 0, *, data: bytes = PICTURE) -> None:
     """As the archive keeps a download."""
     part = PartWriter(blobs.new_part())
-    await asyncio.to_thread(part.write, data)
-    await blobs.keep_image(part, job_id, n, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+    def finish() -> str:
+        part.write(data)
+        return hashlib.sha256(data).hexdigest()
+
+    await blobs.keep_image(part, job_id, n, finish=finish, size=len(data))
 
 
 def stored(root: Path) -> list[int]:
