@@ -199,6 +199,7 @@ class Receiver:
             pauses=parts.pauses,
             statistics=parts.statistics,
             wakes=parts.wakes,
+            public_url=lambda: self.public_url,
         )
         endpoints = EndpointsApi(
             parts.endpoints,

@@ -125,7 +125,8 @@ def _end(program: str, failure: CommandFailed, as_json: bool) -> int:
         if as_json:
             typer.echo(json.dumps({"error": failure.to_json()}), err=True)
         else:
-            say(f"{program}: {failure}", err=True)
+            known = failure.remedy is None or failure.remedy in str(failure)
+            say(f"{program}: {failure}" + ("" if known else f"; {failure.remedy}"), err=True)
             for line in failure.details:
                 say(f"  {line}", err=True)
     except OSError:

@@ -43,6 +43,8 @@ from submitter.sdk.values import ProviderInfo
 
 _LEAST_DISK_BYTES = 1 << 30
 _SHORT_SECRET = 24
+_BY_URL = [name for name, provider in PROVIDERS.items() if provider.wants_url]
+"""Providers that take images by URL only."""
 _CERTIFICATE_DAYS = 14
 _MOST_SKEW_SECONDS = 60
 
@@ -204,7 +206,7 @@ async def public_url_findings(settings: Settings, clocks: Clocks, *, serving: bo
     if public_url is None:
         yield warn(
             "public URL",
-            "not set: providers get no callback URL and every job is polled",
+            f"not set: providers get no callback URL, all jobs are polled, {' and '.join(_BY_URL)} can't take files",
             "set RECEIVER_PUBLIC_URL, or try `receiver tunnel`",
         )
         return

@@ -90,6 +90,10 @@ def _provider_findings(providers: Sequence[ProviderInfo]) -> list[Finding]:
             share = f"{lost:.0%} of its last callbacks" if isinstance(lost, float) else "callbacks"
             remedy = "see the findings about the public URL; its jobs are polled meanwhile"
             findings.append(warn(f"{info.name} callbacks", f"{share} got lost", remedy))
+        if info.configured and not info.capabilities.takes_files:
+            remedy = "set RECEIVER_PUBLIC_URL where it runs, or give images by a public URL"
+            what = "takes images by URL only and the receiver has no public URL: jobs with a file are refused"
+            findings.append(warn(f"{info.name} images", what, remedy))
     if not any(info.configured for info in providers):
         remedy = "set FREEPIK_API_KEY or another provider's in its environment and start it again"
         findings.append(fail("providers", "the running receiver has no key of any", remedy))

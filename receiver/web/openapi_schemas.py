@@ -94,7 +94,13 @@ _PROVIDER = record(
         "title": _text(),
         "configured": _FLAG,
         "capabilities": record(
-            {"callbacks": _FLAG, "pollable": _FLAG, "wants_url": _FLAG, "trust": nullable(_one_of(Trust))}
+            {
+                "callbacks": _FLAG,
+                "pollable": _FLAG,
+                "wants_url": _FLAG,
+                "takes_files": _FLAG,
+                "trust": nullable(_one_of(Trust)),
+            }
         ),
         "options": {**_ANYTHING, "description": "JSON Schema of its options."},
         "paused": nullable(record({"reason": _text(), "since": _MOMENT})),

@@ -39,6 +39,7 @@ class ProvidersApi:
     pauses: Pauses
     statistics: ProviderStatistics
     wakes: Wakes
+    public_url: Callable[[], str | None]
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
     def routes(self, bearer: Bearer) -> list[Route]:
@@ -72,6 +73,7 @@ class ProvidersApi:
                         "callbacks": provider.callbacks,
                         "pollable": provider.pollable,
                         "wants_url": provider.wants_url,
+                        "takes_files": not provider.wants_url or self.public_url() is not None,
                         "trust": None if provider.trust is None else provider.trust.value,
                     },
                     "options": options_schema(provider.Options),

@@ -15,7 +15,7 @@ from rich.table import Column
 from submitter.commands.completion import ProviderName
 from submitter.commands.connection import CommandFailed, Connection, as_text, run
 from submitter.commands.journal import Journal
-from submitter.commands.options import check_provider, parse_options
+from submitter.commands.options import check_provider, parse_options, require_files
 from submitter.commands.results import make_ready
 from submitter.commands.sources import Item, items_of
 from submitter.commands.summary import Ended, Summary
@@ -89,6 +89,8 @@ async def _batch(
         disable=connection.verbosity.quiet,
     )
     async with connection.open() as client:
+        if any(isinstance(item.image, Path) and journal.entry(item.name).job is None for item in items):
+            require_files([info for info in await client.providers() if info.name == provider])
         with bar:
             work = Batch(client, items, provider, out, journal, bar, again=again)
             try:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 
+from submitter import tls
 from submitter.commands.compare_pictures import Appearance, appearances
 from submitter.commands.compare_report import Comparison, Result, results_table, write_report
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, reason, run
 from submitter.commands.journal import Entry, Journal
-from submitter.commands.options import check_provider, parse_options
+from submitter.commands.options import check_provider, parse_options, require_files
 from submitter.commands.results import make_ready, stem_of
 from submitter.commands.waits import Waits
 from submitter.errors import NotFound, SubmitterError, TaskRefused
+from submitter.file_names import is_url
 from submitter.images import inspect
 from submitter.printing import print_table, say
 from submitter.provider import Provider
@@ -29,13 +34,14 @@ from submitter.sdk.values import Job
 from submitter.vocabulary import Picture
 
 _JOURNAL = ".submitter-compare.jsonl"
+_LARGEST_BYTES = 256 << 20
 _GONE = "gone"
 _SENT_AGAIN = ("failed", "expired", "canceled", _GONE)
 
 
 def compare(
     context: typer.Context,
-    image: Annotated[Path, typer.Argument(help="The picture, a file.")],
+    image: Annotated[str, typer.Argument(help="The picture: a file, or the http(s) URL of one.")],
     providers: Annotated[str, typer.Option(help="Which APIs, with commas: freepik,novita. Each bills its own job.")],
     scale: Annotated[int | None, typer.Option(min=1, help="How many times larger, by every provider.")] = None,
     option: Annotated[
@@ -60,15 +66,17 @@ def compare(
     """
     connection: Connection = context.obj
     names = _names(providers)
-    picture = _picture(image)
-    options = _checked_options(names, picture, scale, _own_options(names, option or ()))
-    make_ready(out)
-    report = html or out / f"{stem_of(image)}-compared.html"
-    if report.is_dir() or not report.parent.is_dir():
-        raise CommandFailed(f"--html {report} is not a place for a file; name a file in a directory", status=2)
-    with Journal(out / _JOURNAL) as journal:
-        before, results = run(_compare(connection, image, picture, options, out, journal, again=again))
-    comparison = Comparison(image, picture, before, results)
+    source = image if is_url(image) else Path(image)
+    with _on_disk(source, connection) as path:
+        picture = _picture(source, path)
+        options = _checked_options(names, picture, scale, _own_options(names, option or ()))
+        make_ready(out)
+        report = html or out / f"{stem_of(source)}-compared.html"
+        if report.is_dir() or not report.parent.is_dir():
+            raise CommandFailed(f"--html {report} is not a place for a file; name a file in a directory", status=2)
+        with Journal(out / _JOURNAL) as journal:
+            before, results = run(_compare(connection, source, picture, options, out, journal, again=again))
+    comparison = Comparison(source, picture, before, results)
     write_report(comparison, report)
     if as_json:
         typer.echo(as_text({**comparison.to_json(), "report": str(report)}))
@@ -81,7 +89,7 @@ def compare(
 
 async def _compare(
     connection: Connection,
-    image: Path,
+    image: Path | str,
     picture: Picture,
     options: Mapping[str, Mapping[str, Any]],
     out: Path,
@@ -90,7 +98,7 @@ async def _compare(
     again: bool,
 ) -> tuple[Appearance, list[Result]]:
     async with connection.open() as client:
-        await _require_configured(client, options)
+        await _require_usable(client, options, as_file=isinstance(image, Path))
         work = Comparing(client, connection, image, picture, out, journal, again=again)
         connection.note(work.plan(options))
         try:
@@ -101,7 +109,8 @@ async def _compare(
             raise
     with connection.status("measuring the results"):
         paths, sizes = [result.path for result in results], [result.size for result in results]
-        before, *after = await appearances(image, paths, sizes)
+        assert picture.path is not None
+        before, *after = await appearances(picture.path, paths, sizes)
     return before, [replace(result, appearance=found) for result, found in zip(results, after, strict=True)]
 
 
@@ -112,7 +121,7 @@ class Comparing:
         self,
         client: AsyncClient,
         connection: Connection,
-        image: Path,
+        image: Path | str,
         picture: Picture,
         out: Path,
         journal: Journal,
@@ -135,16 +144,18 @@ class Comparing:
             f"{name} ({_shown(given)}){', sent before' if name in known else ''}" for name, given in options.items()
         ]
         new = len(options) - len(known)
+        name = self._image if isinstance(self._image, str) else self._image.name
         return (
-            f"{self._image.name}, {self._picture.width}×{self._picture.height}, for {', '.join(each)}: "
+            f"{name}, {self._picture.width}×{self._picture.height}, for {', '.join(each)}: "
             f"{new} new {'job' if new == 1 else 'jobs'}, each billed by its provider"
         )
 
     def interrupted(self) -> str:
         """A line about the jobs that go on after an interrupt."""
         jobs = "".join(f" {job_id} ({name})," for name, job_id in self._open.items())
+        go_on = "1 job goes on" if len(self._open) == 1 else f"{len(self._open)} jobs go on"
         return (
-            f"{len(self._open)} jobs go on at the receiver:{jobs} see `submitter list`; "
+            f"{go_on} at the receiver:{jobs} see `submitter list`; "
             "the same command goes on with them and sends nothing twice"
         )
 
@@ -219,11 +230,39 @@ def _names(providers: str) -> list[str]:
     return names
 
 
-def _picture(image: Path) -> Picture:
-    if not image.is_file():
+@contextmanager
+def _on_disk(image: Path | str, connection: Connection) -> Iterator[Path]:
+    """The path of *image* while the block runs; what a URL leads to is fetched, to be shown and measured."""
+    if isinstance(image, Path):
+        yield image
+        return
+    with tempfile.TemporaryDirectory(prefix="submitter-compare-") as directory:
+        path = Path(directory) / "picture"
+        with connection.status("fetching the picture"):
+            try:
+                _fetch(image, path)
+            except (httpx.HTTPError, httpx.InvalidURL) as exc:
+                raise CommandFailed(f"{image} can't be fetched from here: {exc or type(exc).__name__}") from exc
+        yield path
+
+
+def _fetch(url: str, path: Path) -> None:
+    options: dict[str, Any] = {"verify": tls.context(), "trust_env": False, "timeout": 60.0, "follow_redirects": True}
+    size = 0
+    with httpx.stream("GET", url, **options) as answer, path.open("wb") as file:
+        answer.raise_for_status()
+        for piece in answer.iter_bytes():
+            size += len(piece)
+            if size > _LARGEST_BYTES:
+                raise CommandFailed(f"{url} leads to more than {_LARGEST_BYTES >> 20} MiB")
+            file.write(piece)
+
+
+def _picture(image: Path | str, path: Path) -> Picture:
+    if not path.is_file():
         raise CommandFailed(f"{image} is not a file", status=2)
     try:
-        return inspect(image)
+        return inspect(path)
     except TaskRefused as exc:
         raise CommandFailed(f"{image}: {exc}", code=exc.code, field=exc.field) from exc
 
@@ -272,7 +311,7 @@ def _scaled(provider: Provider, scale: int | None, own: Mapping[str, Any]) -> di
     return {}  # the size is up to its own options
 
 
-async def _require_configured(client: AsyncClient, names: Mapping[str, Any]) -> None:
+async def _require_usable(client: AsyncClient, names: Mapping[str, Any], *, as_file: bool) -> None:
     found = {info.name: info for info in await client.providers(timeout=SHORT_TIMEOUT_SECONDS)}
     missing = [name for name in names if name not in found or not found[name].configured]
     if missing:
@@ -281,6 +320,8 @@ async def _require_configured(client: AsyncClient, names: Mapping[str, Any]) -> 
             code="not_configured",
             remedy=f"set {', '.join(f'{name.upper()}_API_KEY' for name in missing)} where it runs, or leave them out",
         )
+    if as_file:
+        require_files([found[name] for name in names])
 
 
 def _shown(options: Mapping[str, Any]) -> str:

@@ -97,10 +97,15 @@ class Result:
 class Comparison:
     """A picture, how it is shown, and each provider's result."""
 
-    image: Path
+    image: Path | str
     picture: Picture
     appearance: Appearance
     results: Sequence[Result]
+
+    @property
+    def name(self) -> str:
+        """The file's name, or the address."""
+        return self.image if isinstance(self.image, str) else self.image.name
 
     def to_json(self) -> dict[str, Any]:
         picture = self.picture
@@ -139,7 +144,7 @@ def report(comparison: Comparison) -> str:
     here = files("submitter.commands")
     style = here.joinpath("compare_report.css").read_text("utf-8")
     script = here.joinpath("compare_report.js").read_text("utf-8")
-    picture, name = comparison.picture, harmless(comparison.image.name)
+    picture, name = comparison.picture, harmless(comparison.name)
     before = _IMAGE.format("before", name, comparison.appearance.uri) if comparison.appearance.uri else Markup("")
     return str(
         _PAGE.format(

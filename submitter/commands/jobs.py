@@ -13,7 +13,7 @@ import typer
 from submitter.commands.completion import AsJson, JobId, JobIds, complete_provider
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, job_to_json, run
 from submitter.commands.options import check_provider
-from submitter.commands.results import make_ready, naming, stem_of
+from submitter.commands.results import make_ready, naming
 from submitter.errors import Overloaded, RequestRefused, Unauthorized
 from submitter.moments import moment_option
 from submitter.printing import Listing, age, job_note, print_fields, print_table, say, state_text
@@ -158,7 +158,7 @@ def download(
                         f"{job.id} is {job.state.value}; `submitter wait {job.id} --out {out}` waits for it"
                     )
                 with naming(job, out):
-                    saved.append((job, await client.save(job, out, stem=_stem(job))))
+                    saved.append((job, await client.save(job, out)))
         return saved
 
     for job, paths in run(work()):
@@ -225,8 +225,3 @@ async def _changed(client: AsyncClient, job_id: str, change: Change, as_json: bo
         again = f" (again: {job.resubmit_of})" if job.resubmit_of else ""
         say(f"{job.id} {job.state.value}{again}{note}")
     return True
-
-
-def _stem(job: Job) -> str:
-    name = job.input.file_name if job.input else None
-    return stem_of(Path(name)) if name else job.id

@@ -11,12 +11,25 @@ from pydantic import ValidationError
 from submitter.errors import TaskRefused
 from submitter.printing import CommandFailed
 from submitter.providers import PROVIDERS
+from submitter.sdk.values import ProviderInfo
 
 
 def check_provider(provider: str) -> None:
     """Raise `CommandFailed` for a name that no provider has."""
     if provider not in PROVIDERS:
         raise CommandFailed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
+
+
+def require_files(providers: Sequence[ProviderInfo]) -> None:
+    """Raise `CommandFailed` for *providers* that files can't be sent to, since the receiver has no public URL."""
+    by_url = [info.name for info in providers if not info.capabilities.takes_files]
+    if by_url:
+        raise CommandFailed(
+            f"nothing was sent: {' and '.join(by_url)} can't take files from this receiver, which has no public URL",
+            code="public_url_required",
+            field="image",
+            remedy="set RECEIVER_PUBLIC_URL where it runs, or give images by a public URL",
+        )
 
 
 def parse_options(provider: str, given: Sequence[str]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from submitter.vocabulary import State
 Source = str | bytes | os.PathLike[str]
 """An image: a file's path, its bytes, or the http(s) URL of one."""
 
+_NAMELESS = "upload"
+"""The file name of bytes: a part without a name would be no file."""
 _FIRST_LISTEN_SECONDS = 3.0
 _LONGEST_LISTEN_SECONDS = 20.0  # longer than the receiver's heartbeat
 
@@ -66,7 +68,7 @@ def submit(
     if isinstance(image, str) and is_url(image):
         content: dict[str, Any] = {"json": {**document, "image": {"url": image}}}
     elif isinstance(image, bytes):
-        content = {"data": {"job": json.dumps(document)}, "files": {"image": image}}
+        content = {"data": {"job": json.dumps(document)}, "files": {"image": (_NAMELESS, image)}}
     else:
         path = Path(image)
         file = yield from work(lambda: path.open("rb"))
@@ -149,7 +151,9 @@ def save(
             raise TimeoutError(f"the images of {found.id} were not kept in time") from exc
     target = Path(directory)
     yield from work(lambda: target.mkdir(parents=True, exist_ok=True))
-    paths: list[Path] = yield from work(lambda: free_paths(target, stem or found.id, found.images))
+    paths: list[Path] = yield from work(
+        lambda: free_paths(target, stem or _stem_of_input(found) or found.id, found.images)
+    )
     for n, path in enumerate(paths):
         if not (yield from work(path.exists)):
             yield from _download(link, found, n, path, until)
@@ -259,6 +263,11 @@ def require_images(found: Job) -> None:
             raise JobFailed(
                 f"image {n} of {found.id} was removed after RECEIVER_KEEP_IMAGES_DAYS", code="image_removed", job=found
             )
+
+
+def _stem_of_input(found: Job) -> str | None:
+    name = found.input.file_name if found.input else None
+    return file_names.stem_of(Path(name)) if name and name != _NAMELESS else None
 
 
 def stem_of(image: Source) -> str | None:

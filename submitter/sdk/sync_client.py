@@ -135,7 +135,8 @@ class Client:
         """
         Wait for the job, then write its images: `stem.png`, or `stem-1.png`, `stem-2.png` where there are several.
 
-        The stem is the job's id if none is given. Other files are never overwritten: the stem becomes `stem_2` then.
+        The stem is that of the input's file name if none is given, or else the job's id. Other files are never
+        overwritten: the stem becomes `stem_2` then.
         `JobFailed` if it did not succeed or an image is lost, `TimeoutError` after *timeout*.
         """
         return self._run(jobs.save(self._link, job, directory, stem=stem, timeout=timeout))

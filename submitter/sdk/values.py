@@ -204,6 +204,8 @@ class Capabilities(Value):
     callbacks: bool = False
     pollable: bool = False
     wants_url: bool = False
+    takes_files: bool = True
+    """False: it takes images by URL only, and the receiver has no public URL to serve files at."""
     trust: str | None = None
 
 

@@ -148,6 +148,8 @@ async def test_a_result_that_can_not_be_saved_names_its_job_and_is_fetched_witho
         assert done.status == 1
         assert "Traceback" not in done.err
         assert f"`submitter wait {job['id']} --out 'my out'`" in done.err
+        for suffix in ("jpg", "png"):
+            (tmp_path / "my out" / f"cat.{suffix}").rmdir()
         fetched = await submitter(receiver, "wait", job["id"], "--out", "my out", "--json")
         assert fetched.status == 0, fetched.err
         (saved,) = fetched.json["saved"]

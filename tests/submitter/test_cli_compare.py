@@ -6,7 +6,10 @@ import io
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,10 +27,51 @@ from submitter.sandbox import test_picture as picture_bytes
 from submitter.sdk.values import Job
 from tests.support.chromium import chromium, needs_chromium, watched
 from tests.support.processes import live
-from tests.support.submitter_cli import started, submitter
+from tests.support.submitter_cli import pictures, started, submitter
 from tests.support.waiting import eventually
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'{0}{{7*7}}&amp;"
+
+
+async def test_a_picture_is_given_by_its_url(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "big cat.png").write_bytes(picture_bytes(160, 120))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        origin = f"http://127.0.0.1:{site.server_port}"
+        async with live(tmp_path) as (receiver, sandbox):
+            address, own = f"{origin}/big%20cat.png", ("--option", "apixo.resolution=2k", "--scale", "2", "--json")
+            command = ("compare", address, "--providers", "novita,apixo", *own)
+            done = await submitter(receiver, *command)
+            assert done.status == 0, done.err
+            assert done.json["image"]["path"] == address
+            saved = [Path(result["saved"][0]).stem for result in done.json["results"]]
+            assert saved == ["big cat-novita", "big cat-apixo"]
+            assert all(result["sharpness"] > 0 for result in done.json["results"])
+            assert (tmp_path / "compared" / "big cat-compared.html").exists()
+            again = await submitter(receiver, *command)
+            assert (again.status, len(sandbox.accepted())) == (0, 2)
+            missing = await submitter(receiver, "compare", f"{origin}/none.png", "--providers", "novita")
+            assert (missing.status, len(sandbox.accepted())) == (1, 2)
+            assert "can't be fetched" in missing.err and "404" in missing.err
+        site.shutdown()
+
+
+async def test_a_provider_that_takes_urls_only_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 3, picture_bytes(96, 64))
+    async with live(tmp_path, environment={"RECEIVER_PUBLIC_URL": ""}) as (receiver, sandbox):
+        for command in (
+            ("compare", "in/photo-000.jpg", "--providers", "novita,apixo"),
+            ("batch", "in", "--provider", "apixo"),
+        ):
+            done = await submitter(receiver, *command)
+            assert done.status == 1, command
+            assert "nothing was sent: apixo can't take files from this receiver" in done.err, done.err
+            assert "RECEIVER_PUBLIC_URL" in done.err
+        assert sandbox.accepted() == []
+        fine = await submitter(receiver, "batch", "in", "--provider", "novita", "--json")
+        assert fine.json["succeeded"] == 3, fine.err
 
 
 async def test_results_are_compared_and_a_second_run_sends_nothing(tmp_path: Path) -> None:

@@ -269,6 +269,24 @@ def test_save_says_at_once_that_nothing_will_come(ended: Any, code: str, says: s
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"file_name": "big cat.jpeg"}, "big cat.png"),
+        ({"file_name": "../../etc/cron.d/x.png"}, "x.png"),
+        ({"file_name": None}, "job_1.png"),
+        ({"file_name": "upload"}, "job_1.png"),
+        (None, "job_1.png"),
+    ],
+)
+def test_without_a_stem_a_result_is_named_after_the_input(given: Any, name: str, tmp_path: Path) -> None:
+    content = b"picture"
+    image = {**DONE["images"][0], "content_type": "image/png", "sha256": hashlib.sha256(content).hexdigest()}
+    job = {**DONE, "id": "job_1", "input": given, "images": [image]}
+    by_hand = ByHand([answer(200, job)], streams=[(httpx.Response(200), [content])])
+    assert by_hand.drive(jobs.save(by_hand.link(), "job_1", tmp_path, stem=None, timeout=300.0)) == [tmp_path / name]
+
+
 def test_results_are_named_after_their_stem_and_never_overwrite_another_file(tmp_path: Path) -> None:
     content = b"picture"
     image = {**DONE["images"][0], "content_type": "image/png", "sha256": hashlib.sha256(content).hexdigest()}
