@@ -37,6 +37,7 @@ class State(StrEnum):
 
     @property
     def terminal(self) -> bool:
+        """Return whether a job in this state has ended; `unconfirmed` has not."""
         return self in _TERMINAL
 
 

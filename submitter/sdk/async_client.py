@@ -81,8 +81,9 @@ class AsyncClient:
         """
         Submit *image*, a file's path, its bytes, or its http(s) URL; return the queued job.
 
-        *options* are the provider's own, under its documented names. Retries never make a second job: all tries carry
-        *idempotency_key*, or a random one.
+        *options* are the provider's own, under its documented names; *metadata* is yours, and comes back with the job;
+        *notify_url* is notified when the job ends. Retries never make a second job: all tries carry *idempotency_key*,
+        or a random one. Raises `Invalid` for an image or options that the provider does not take.
         """
         return await self._run(
             jobs.submit(
@@ -98,7 +99,7 @@ class AsyncClient:
         )
 
     async def job(self, job: Job | str, *, timeout: float | None = None) -> Job:
-        """Return the current job."""
+        """Return the job as it is now. Raises `NotFound` if there is none."""
         return await self._run(jobs.job(self._link, job, timeout=timeout))
 
     def jobs(
@@ -111,16 +112,22 @@ class AsyncClient:
         q: str | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[Job]:
-        """Iterate over jobs on all pages, newest first. *q* is searched for in ids, file names and metadata."""
+        """
+        Iterate over jobs on all pages, newest first; of several states and providers if lists are given.
+
+        Jobs made from *since* on and before *until*: aware times, or texts in RFC 3339. *q* is searched for in ids,
+        file names and metadata, ignoring case.
+        """
         return self._iterate(
             jobs.jobs(self._link, state=state, provider=provider, since=since, until=until, q=q, timeout=timeout)
         )
 
     async def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """
-        Return the job once it has ended, or is `unconfirmed`: its end may never come. `TimeoutError` after *timeout*.
+        Return the job once it has ended, or is `unconfirmed`: its end may never come.
 
-        Survives disconnects and restarts of the receiver.
+        Survives disconnects and restarts of the receiver. Raises `TimeoutError` after *timeout* seconds; without one it
+        waits as long as the job takes.
         """
         return await self._run(jobs.wait(self._link, job, timeout=timeout))
 
@@ -136,8 +143,9 @@ class AsyncClient:
         Wait for the job, then write its images: `stem.png`, or `stem-1.png`, `stem-2.png` where there are several.
 
         The stem is that of the input's file name if none is given, or else the job's id. Other files are never
-        overwritten: the stem becomes `stem_2` then.
-        `JobFailed` if it did not succeed or an image is lost, `TimeoutError` after *timeout*.
+        overwritten: the stem becomes `stem_2` then; an image that is there already is not downloaded again.
+        Returns their paths. Raises `JobFailed` if the job did not succeed or an image is lost, and `TimeoutError` after
+        *timeout* seconds.
         """
         return await self._run(jobs.save(self._link, job, directory, stem=stem, timeout=timeout))
 
@@ -150,23 +158,32 @@ class AsyncClient:
         out: str | os.PathLike[str] = ".",
         timeout: float | None = None,
     ) -> list[Path]:
-        """Submit *image*, wait, and save the results in the directory *out*, named after the input."""
+        """
+        Submit *image*, wait, and save the results in the directory *out*, named after the input; return their paths.
+
+        The rules of `submit`, `wait` and `save` hold. *timeout* is for all of it, in seconds; after a `TimeoutError`
+        the job goes on, and `jobs` finds it.
+        """
         return await self._run(jobs.upscale(self._link, provider, image, options=options, out=out, timeout=timeout))
 
     async def image(self, job: Job | str, n: int = 0, *, timeout: float | None = None) -> bytes:
-        """Return the receiver's copy of a result. `NotFound` with code `image_not_kept` while it is not there."""
+        """Return the receiver's copy of result *n*. Raises `NotFound`, with code `image_not_kept` until it is there."""
         return await self._run(jobs.image(self._link, job, n, timeout=timeout))
 
     async def cancel(self, job: Job | str, *, abandon: bool = False, timeout: float | None = None) -> Job:
-        """Cancel a queued job. *abandon*: stop waiting for a job that was sent, which may still be billed."""
+        """
+        Cancel a queued job. *abandon*: stop waiting for a job that was sent, which may still be billed.
+
+        Raises `Conflict` for a job that has ended, and without *abandon* for one that was sent (`already_sent`).
+        """
         return await self._run(jobs.cancel(self._link, job, abandon=abandon, timeout=timeout))
 
     async def poll(self, job: Job | str, *, wait: float = 30.0, timeout: float | None = None) -> Job:
         """
         Have the receiver poll the provider now, and return the job after that; for lost images, request fresh links.
 
-        `TimeoutError` if the poll has not happened after *wait* seconds: it stays due. With 0, the job is returned as
-        it is before the poll.
+        Raises `TimeoutError` if the poll has not happened after *wait* seconds: it stays due. With 0, the job is
+        returned as it is before the poll.
         """
         return await self._run(jobs.poll(self._link, job, wait=wait, timeout=timeout))
 
@@ -178,7 +195,12 @@ class AsyncClient:
         idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> Job:
-        """Create a new job from a job that ended without a result. An `unconfirmed` job needs *may_pay_twice*."""
+        """
+        Create a new job from one that ended without a result; return the new one, which is billed, too.
+
+        An `unconfirmed` job may be running and billed, and needs *may_pay_twice*. Raises `Conflict` for a job that is
+        open or succeeded.
+        """
         return await self._run(
             jobs.resubmit(
                 self._link, job, may_pay_twice=may_pay_twice, idempotency_key=idempotency_key, timeout=timeout
@@ -214,7 +236,7 @@ class AsyncClient:
         return await self._run(administration.providers(self._link, timeout=timeout))
 
     async def pause(self, provider: str, *, reason: str | None = None, timeout: float | None = None) -> Pause | None:
-        """Send no more jobs to *provider* until it is resumed."""
+        """Send no more jobs to *provider* until it is resumed; jobs that were sent go on."""
         return await self._run(administration.pause(self._link, provider, reason=reason, timeout=timeout))
 
     async def resume(self, provider: str, *, timeout: float | None = None) -> bool:
@@ -260,7 +282,7 @@ class AsyncEndpoints:
         )
 
     async def get(self, endpoint: Endpoint | str, *, timeout: float | None = None) -> Endpoint:
-        """Return the current endpoint."""
+        """Return the endpoint as it is now. Raises `NotFound` if there is none."""
         return await self._run(administration.endpoint(self._link, endpoint, timeout=timeout))
 
     async def update(
@@ -310,11 +332,11 @@ class AsyncDeliveries:
         return self._iterate(administration.list_deliveries(self._link, filters=filters, timeout=timeout))
 
     async def get(self, delivery: Delivery | str, *, timeout: float | None = None) -> Delivery:
-        """Return the current delivery, with its attempts."""
+        """Return the delivery as it is now, with its attempts. Raises `NotFound` if there is none."""
         return await self._run(administration.delivery(self._link, delivery, timeout=timeout))
 
     async def replay(self, delivery: Delivery | str, *, timeout: float | None = None) -> Delivery:
-        """Deliver again."""
+        """Deliver it again, under the same event id; return the delivery, which is pending then."""
         return await self._run(administration.replay(self._link, delivery, timeout=timeout))
 
     async def replay_many(

@@ -58,6 +58,7 @@ class JobEvent(_Event):
 
     @property
     def job(self) -> Job:
+        """The job, as `data`."""
         return self.data
 
 

@@ -111,6 +111,7 @@ class Job(Value):
 
     @property
     def succeeded(self) -> bool:
+        """Return whether it ended with a result; its images may still be `wanted`."""
         return self.state is State.SUCCEEDED
 
 
@@ -248,6 +249,7 @@ class Health(Value):
 
     @property
     def ready(self) -> bool:
+        """Return whether every check passed."""
         return self.status == "ready"
 
 
