@@ -43,7 +43,8 @@ class GroupCommit(Generic[Item]):
     """
     Runs *commit* over batches of at most *batch* items, one batch at a time, in order of arrival.
 
-    At most *limit* items wait, and none for longer than twice *patience_seconds* (None: no bound).
+    A batch is begun *linger_seconds* after its first item, for others to join it. At most *limit* items wait, and none
+    for longer than twice *patience_seconds* (None: no bound).
     The weights, by *weigh*, of all uncommitted items may add up to *weight_limit*; a single item may be heavier.
     """
 
@@ -56,6 +57,7 @@ class GroupCommit(Generic[Item]):
         patience_seconds: float | None = 2.0,
         weigh: Callable[[Item], int] = lambda item: 0,
         weight_limit: int = 64 << 20,
+        linger_seconds: float = 0.0,
     ) -> None:
         self._commit = commit
         self._batch = batch
@@ -63,6 +65,7 @@ class GroupCommit(Generic[Item]):
         self._patience = patience_seconds
         self._weigh = weigh
         self._weight_limit = weight_limit
+        self._linger = linger_seconds
         self._weight = 0
         self._waiting: list[_Waiting[Item]] = []
         self._committing = 0
@@ -131,6 +134,8 @@ class GroupCommit(Generic[Item]):
 
     async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let requests that have arrived hand in their items, or every second commit would hold a single item."""
+        if self._linger and len(self._waiting) < self._batch:
+            await asyncio.sleep(self._linger)
         until, before = loop.time() + _GATHER_SECONDS, 0
         while before < len(self._waiting) < self._batch and loop.time() < until:
             before = len(self._waiting)

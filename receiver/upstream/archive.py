@@ -40,6 +40,8 @@ log = structlog.get_logger("receiver.archive")
 _PAUSES = (1, 3, 10, 30, 60, 120, 300, 600)
 _MAX_IMAGE_BYTES = 512 * 1024 * 1024
 _DOWNLOAD_SECONDS = (60.0, 120.0, 300.0)  # by tries made: a host that hangs holds its place for a minute at first
+_LINGER_SECONDS = 0.02
+"""Images that end within this time share a commit: nobody waits for it, and each costs as much as inspecting one."""
 _REFUSALS = 3
 """After this many tries, a host's refusal means that the link died before its time."""
 _RENEWALS = (20.0, 60.0, 180.0)
@@ -91,7 +93,7 @@ class Archive:
         self.renewals = Loop("image-leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
         self.pool = TaskPool(3 * _AT_ONCE, on_idle=self.loop.wake)
         self._keeping: GroupCommit[tuple[KeptImage, datetime]] = GroupCommit(
-            self._keep, batch=self.pool.size, limit=None, patience_seconds=None
+            self._keep, batch=self.pool.size, limit=None, patience_seconds=None, linger_seconds=_LINGER_SECONDS
         )
         """Images that end together share a commit. An image whose commit fails is fetched again after its lease."""
         self._places = asyncio.Semaphore(_AT_ONCE)
