@@ -43,14 +43,16 @@ _NEW_JOB = {
 }
 
 
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Posts with the same key and content are one job; kept 24 h.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+
+
 def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
     names, job = list(providers), ref("Job")
-    key = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "Posts with the same key and content are one job; kept 24 h.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
-    }
     by_id = path_parameter("id")
     abandon, twice = optional_flag("abandon"), optional_flag("may_pay_twice")
     listed = [
@@ -70,7 +72,7 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
                 "jobs",
                 "Submit a job.",
                 {202: job, 200: job, 400: None, 409: None, 413: None, 415: None, 422: None},
-                [key],
+                [_IDEMPOTENCY_KEY],
                 body=_NEW_JOB,
             ),
         },
@@ -105,7 +107,7 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
                 "jobs",
                 "A new job with the same input and options.",
                 {202: job, 200: job, 400: None, 404: None, 409: None, 413: None, 422: None},
-                [by_id, key],
+                [by_id, _IDEMPOTENCY_KEY],
                 body=twice,
             )
         },
