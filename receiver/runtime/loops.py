@@ -17,11 +17,16 @@ import structlog
 
 log = structlog.get_logger("receiver.loops")
 
+DEAD_AFTER_SECONDS = 30.0
+"""A loop that has not begun a step for this long counts as dead; alerts wait for twice as long."""
+LONGEST_IDLE_SECONDS = 15.0
+"""The longest wait of a loop that lives: nobody takes it for dead, however busy the machine is."""
+
 
 class Loop:
     """
     A named loop around *step*. Setting *woken* ends its wait; *idle_seconds* bounds every wait, for work that another
-    process wrote.
+    process wrote. Raises `ValueError` beyond `LONGEST_IDLE_SECONDS`.
     """
 
     def __init__(
@@ -32,6 +37,8 @@ class Loop:
         woken: asyncio.Event | None = None,
         idle_seconds: float = 1.0,
     ) -> None:
+        if idle_seconds > LONGEST_IDLE_SECONDS:
+            raise ValueError(f"a loop that waits {idle_seconds:g} s would be taken for dead")
         self.name = name
         self.beat_at = time.monotonic()
         self.failures = 0

@@ -14,7 +14,7 @@ from receiver.runtime.loops import Loop
 from receiver.store.providers import ProviderTable
 from receiver.upstream.slots import ProviderSlot
 
-_WRITTEN_SECONDS = 60.0
+_WRITTEN_SECONDS = 15.0
 _READ_SECONDS = 2.0
 _COUNTS_FOR = timedelta(days=1)
 

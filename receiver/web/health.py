@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.runtime.loops import Loop
+from receiver.runtime.loops import DEAD_AFTER_SECONDS, Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store.backlog import Backlog
 from receiver.store.database import Database
@@ -23,7 +23,6 @@ from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.problems import NOT_FOUND
 from submitter.providers import PROVIDERS
 
-_DEAD_LOOP_SECONDS = 30.0
 _MOST_UNREAD = 50_000
 _WRITE_SECONDS = 2.0
 _WRITTEN_SECONDS = 1.0
@@ -80,7 +79,7 @@ class Health:
         except Exception as exc:  # noqa: BLE001 (a probe reports whatever is wrong)
             checks["database"] = f"failed: {type(exc).__name__}"
         now = time.monotonic()
-        dead = [loop.name for loop in self._loops if now - loop.beat_at > _DEAD_LOOP_SECONDS or loop.failures > 3]
+        dead = [loop.name for loop in self._loops if now - loop.beat_at > DEAD_AFTER_SECONDS or loop.failures > 3]
         checks["loops"] = "ok" if not dead else f"not running: {', '.join(dead)}"
         good = all(value == "ok" for value in checks.values())
         return JSONResponse({"status": "ready" if good else "not ready", "checks": checks}, 200 if good else 503)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from receiver.runtime.loops import Loop
+from receiver.runtime.loops import DEAD_AFTER_SECONDS, LONGEST_IDLE_SECONDS, Loop
 from receiver.runtime.metrics import Metrics
 from receiver.store import backlog
 from receiver.store.codecs import us
@@ -64,6 +64,18 @@ async def test_a_loop_whose_step_hangs_shows(tmp_path: Path) -> None:
         assert age is not None and float(age[1]) >= 31
         assert (await client.get("/healthz")).status_code == 200
     running.cancel()
+
+
+def test_no_loop_waits_so_long_that_it_looks_dead() -> None:
+    """The loop of a worker that records its keys once a minute made `/readyz` fail for half of each minute."""
+
+    async def step() -> float:
+        return 0.0
+
+    assert 2 * LONGEST_IDLE_SECONDS <= DEAD_AFTER_SECONDS
+    Loop("presence", step, idle_seconds=LONGEST_IDLE_SECONDS)
+    with pytest.raises(ValueError, match="taken for dead"):
+        Loop("presence", step, idle_seconds=60)
 
 
 async def test_a_loop_that_fails_again_and_again_shows(tmp_path: Path) -> None:
