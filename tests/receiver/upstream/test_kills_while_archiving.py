@@ -38,7 +38,9 @@ IMAGES = int(os.environ.get("ARCHIVE_KILL_IMAGES", 40))
 
 
 def picture(name: str) -> bytes:
-    """A PNG of its own for each name; one in ten is larger than a part of an upload."""
+    """A PNG for each name; one in ten is larger than a part of an upload, and one in ten is equal to another."""
+    number_of_round, _, n = name.partition("-")
+    name = f"{number_of_round}-{int(n) - 1}" if n.endswith("9") else name
     number = random.Random(name)
     size = PART_BYTES + 1000 if number.random() < 0.1 else number.randrange(1000, 200_000)
     return png(90, 80, extra=chunk(b"teXt", b"name\0" + name.encode() + bytes(size)))
@@ -148,3 +150,7 @@ async def test_every_image_is_kept_whole_whenever_the_process_is_killed(
         await receiver.start()  # drops what the dead left half written
         assert await kept_files(receiver, made) == sorted(hashlib.sha256(picture(name)).hexdigest() for name in names)
         assert not list((receiver.data_dir / "parts").iterdir())
+        if made is None:
+            known = [path for path in (receiver.data_dir / "digests").rglob("*") if path.is_file()]
+            assert sorted(path.name for path in known) == sorted(whole), "equal ones are found by their digest"
+            assert sum(path.stat().st_nlink - 1 for path in known) == len(names), "and are one file"
