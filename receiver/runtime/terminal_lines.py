@@ -18,6 +18,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from submitter.environment import forced_color, plain_output
 from submitter.printing import harmless
+from submitter.words import size_text
 
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _DIM, _END = "\x1b[2m", "\x1b[0m"
@@ -62,15 +63,29 @@ def _callback(line: Mapping[str, Any]) -> tuple[str, str]:
     verdict = line.get("verdict")
     if verdict == "recorded":  # `callback_read` follows, and says what it is about
         raise DropEvent
-    return "-->", f"callback {line.get('provider')} {line.get('job')}: {verdict}"
+    return "-->", f"{_about_callback(line, 'provider', 'job')}: {verdict}"
 
 
 def _callback_read(line: Mapping[str, Any]) -> tuple[str, str]:
-    return "-->", f"callback {line.get('provider')} {line.get('status')} {line.get('job')}"
+    return "-->", _about_callback(line, "provider", "status", "job")
 
 
 def _callback_refused(line: Mapping[str, Any]) -> tuple[str, str]:
-    return "-->", f"callback {line.get('provider')} {line.get('job')} refused: {line.get('detail')}"
+    why = line.get("detail") or line.get("reason")
+    return "-->", f"{_about_callback(line, 'provider', 'job')} refused" + (f": {why}" if why else "")
+
+
+def _about_callback(line: Mapping[str, Any], *names: str) -> str:
+    return " ".join(["callback", *(str(line[name]) for name in names if line.get(name) is not None)])
+
+
+def _image_kept(line: Mapping[str, Any]) -> tuple[str, str]:
+    width, height, count = line.get("width"), line.get("height"), line.get("bytes")
+    measures = [
+        *([f"{width}×{height}"] if width and height else ()),
+        *([size_text(count)] if count is not None else ()),
+    ]
+    return "", f"image {line.get('n')} kept {line.get('job')}" + (f", {', '.join(measures)}" if measures else "")
 
 
 def _delivered(line: Mapping[str, Any]) -> tuple[str, str]:
@@ -90,6 +105,7 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
     "callback": _callback,
     "callback_read": _callback_read,
     "callback_refused": _callback_refused,
+    "image_kept": _image_kept,
     "delivery_successful": _delivered,
     "delivery_unsuccessful": _undelivered,
 }

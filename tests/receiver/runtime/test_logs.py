@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from receiver.domain.tokens import Tokens
 from receiver.runtime.logs import Lines
 from receiver.runtime.loops import TaskPool
+from receiver.runtime.terminal_lines import TerminalRenderer
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import bare_environment
@@ -303,3 +304,27 @@ async def test_plain_output_has_no_colours_and_control_characters_are_escaped(
     coloured = variables == {"FORCE_COLOR": "1"}
     assert err.count(b"\n") == 1 and b"a\\x1b[2Jb\\nc" in err and b"submit unsuccessful: job_1" in err
     assert (b"\x1b[33m" in err, b"\x1b" in err) == (coloured, coloured)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            {"event": "image_kept", "job": "job_1", "n": 0, "bytes": 915_713, "width": 3840, "height": 2880},
+            "     image 0 kept job_1, 3840×2880, 915.7 kB",
+        ),
+        ({"event": "image_kept", "job": "job_1", "n": 1, "bytes": None, "width": None}, "     image 1 kept job_1"),
+        (
+            {"event": "callback_read", "provider": "novita", "status": None, "job": "job_1"},
+            "-->  callback novita job_1",
+        ),
+        ({"event": "callback_refused", "provider": "novita", "job": "job_1"}, "-->  callback novita job_1 refused"),
+        (
+            {"event": "callback", "provider": "novita", "job": None, "verdict": "bad token"},
+            "-->  callback novita: bad token",
+        ),
+    ],
+)
+def test_a_line_on_a_terminal_leaves_out_what_is_not_known(line: dict[str, object], shown: str) -> None:
+    renderer = TerminalRenderer(on_terminal=False)
+    assert renderer(None, "info", {**line, "level": "info"}).removeprefix("          ") == shown
