@@ -135,7 +135,8 @@ class ReceiverError(SubmitterError):
         remedy: str | None = None,
         request_id: str | None = None,
     ) -> None:
-        super().__init__(message + (f"; {remedy}" if remedy else ""))
+        between = " " if message.endswith("?") else "; "
+        super().__init__(f"{message}{between}{remedy}" if remedy else message)
         self.code = code
         self.field = field
         self.remedy = remedy

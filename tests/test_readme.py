@@ -109,6 +109,23 @@ async def test_the_fastapi_snippet_takes_signed_events_only(tmp_path: Path, monk
         assert (await client.post("/hooks", content=body + b" ", headers=headers)).status_code == 401
 
 
+async def test_the_embed_snippet_serves_a_receiver_under_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECEIVER_API_TOKENS", TOKEN)
+    app = module("embed", tmp_path).app
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app.example") as client,
+    ):
+        assert (await client.get("/upscale/healthz")).json() == {"status": "alive"}
+        assert (await client.get("/upscale/v1/jobs")).status_code == 401
+        listed = await client.get("/upscale/v1/jobs", headers={"authorization": f"Bearer {TOKEN}"})
+        assert listed.json() == {"items": [], "next": None}
+        assert (await client.get("/upscale/")).headers["location"] == "./login"
+
+
 def test_the_unwrap_snippet_takes_signed_events_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
     handle: Any = module("unwrap", tmp_path).handle

@@ -184,7 +184,7 @@ class Link:
             message = f"the certificate of {self.url} is not good: {problem}"
             return NoReceiver(message, code="bad_certificate", remedy="name the authority to trust by SSL_CERT_FILE")
         return NoReceiver(
-            f"no answer from {self.url} ({type(cause).__name__}); is it running?",
+            f"no answer from {self.url} ({type(cause).__name__}): is it running?",
             code="no_answer",
             remedy="start it with `receiver serve`, or set SUBMITTER_RECEIVER_URL to where it is",
         )
