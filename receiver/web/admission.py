@@ -232,7 +232,7 @@ class Admissions:
                 raise Problem(
                     422,
                     "public_url_required",
-                    f"{provider.name} must be able to reach this receiver for that",
+                    f"{provider.title} must be able to reach this receiver for that",
                     field=f"options.{option}" if option else "image",
                     remedy="set RECEIVER_PUBLIC_URL" + ("" if option else ", or give the image by a public URL"),
                 )
@@ -240,7 +240,7 @@ class Admissions:
             provider.check(replace(picture, url=shown), options)
             return picture
         except TaskRefused as exc:
-            raise Problem(422, exc.code, str(exc), field=exc.field, remedy=_remedy(exc)) from exc
+            raise _unusable(exc) from exc
 
     async def _notify_url(self, value: Any) -> str | None:
         if value is None:
@@ -345,12 +345,18 @@ def _bad_option(exc: ValidationError, provider: Provider) -> Problem:
     )
 
 
-def _remedy(exc: TaskRefused) -> str:
-    return {
-        "not_an_image": "send a JPEG, PNG or WebP file",
-        "image_cut_off": "send the whole file",
-        "image_too_large": "make the image smaller, or use a provider with a larger limit",
-    }.get(exc.code, "change what the detail names")
+def _unusable(exc: TaskRefused) -> Problem:
+    """Return the answer to a task that its provider would not take; what to send instead is said once."""
+    remedy = _REMEDIES.get(exc.code)
+    detail = str(exc) if remedy is None else str(exc).partition("; send ")[0]
+    return Problem(422, exc.code, detail, field=exc.field, remedy=remedy or "change what the detail names")
+
+
+_REMEDIES = {
+    "not_an_image": "send a JPEG, PNG or WebP file",
+    "image_cut_off": "send the whole file",
+    "image_too_large": "make the image smaller, or use a provider with a larger limit",
+}
 
 
 def _no_key(name: str) -> Problem:

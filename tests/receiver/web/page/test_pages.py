@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
+import os
 import re
+import shlex
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from receiver.web.page.formatting import result_name
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Failure, State
 from tests.support.pages import PAGES, TOKEN, Browser, form_token_of, signed_in
+from tests.support.processes import ROOT
 from tests.support.rows import execute
 from tests.support.running_receiver import RunningReceiver, running_receiver
 
@@ -77,6 +82,22 @@ async def test_a_picture_is_sent_by_the_form_and_only_once(here: RunningReceiver
         assert (before.status_code, before.content) == (200, picture_bytes(64, 64))
 
 
+async def test_the_command_of_an_empty_page_is_one_that_can_be_typed(here: RunningReceiver, tmp_path: Path) -> None:
+    async with signed_in(here) as browser:
+        for path in ("/", "/jobs"):
+            found = re.search(r"<pre><code>(submitter [^<]+)</code></pre>", (await browser.get(path)).text)
+            assert found is not None, path
+            _, *arguments = shlex.split(found[1])
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "submitter", *arguments),
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stderr=asyncio.subprocess.PIPE,
+            )
+            _, said = await process.communicate()
+            assert said == b"submitter: picture.jpg is not a file\n", found[1]
+
+
 async def test_what_can_not_be_sent_is_said_beside_the_form(here: RunningReceiver) -> None:
     async with signed_in(here) as browser:
         form_token = form_token_of(await browser.get("/send"))
@@ -93,6 +114,7 @@ async def test_what_can_not_be_sent_is_said_beside_the_form(here: RunningReceive
             assert answer.status_code == 422, (fields, answer.text)
             alert = answer.text.partition('role="alert">')[2].partition("</p>")[0]
             assert said.lower() in alert.lower(), (fields, alert)
+            assert alert.lower().count("send a jpeg") == (1 if "jpeg" in said.lower() else 0)
         assert (await here.client.get("/v1/jobs")).json()["items"] == []
 
 
