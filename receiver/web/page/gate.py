@@ -91,7 +91,10 @@ class Gate:
                 return with_headers(_to_sign_in(request))
             fragment = shared and FRAGMENT in request.query_params and request.method == "GET"
             answer = self._shared.answer(request, session, view) if fragment else view(request, session)
-            return with_headers(await self._answered(request, session, answer))
+            answered = with_headers(await self._answered(request, session, answer))
+            if request.method == "POST":
+                self._shared.forget()
+            return answered
 
         return guarded
 
@@ -194,7 +197,7 @@ class Gate:
         return await self._problem(request, session, busy("something went wrong on our side"))
 
     async def _problem(self, request: Request, session: Session | None, problem: Problem) -> Response:
-        context = {"problem": problem, "session": session}
+        context = {"problem": problem, "session": session, "again": request.method == "GET"}
         page = await self._pages.answer(request, session, "problem.html", context, status=problem.status)
         page.headers.update(problem.headers)
         return page

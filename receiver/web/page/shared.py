@@ -47,6 +47,10 @@ class SharedFragments:
         text = bytes(made.body).replace(self._placeholder.encode(), session.form_token.encode())
         return HTMLResponse(text, made.status_code)
 
+    def forget(self) -> None:
+        """Forget all of them: something was changed here, and *version* increases only later."""
+        self._made.clear()
+
 
 async def _awaited(answer: Awaitable[Response]) -> Response:
     return await answer

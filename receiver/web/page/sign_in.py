@@ -74,7 +74,7 @@ class SignIn:
         cookie = None if wait > 0 else await self.sessions.begin_by_link(token[:500], datetime.now(UTC))
         if cookie is None:
             self.attempts.wrong(peer)
-            error = "This link was used before, or is too old. `receiver open` makes a new one."
+            error = "This link was used before, or is too old. Run receiver open for a new one."
             return await self._form(request, error=error, status=401)
         log.info("signed_in", peer=peer, by="link")
         answer = to_page(request)

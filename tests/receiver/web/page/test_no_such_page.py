@@ -76,6 +76,7 @@ async def test_a_fault_behind_a_file_is_a_page_too(here: RunningReceiver) -> Non
         answer = await browser.get(f"/jobs/{job.id}/input")
         is_page(answer, 503, "Something went wrong on our side")
         assert answer.headers["retry-after"] == "5"
+        assert '<a class="button" href="">Try again</a>' in answer.text
 
 
 @pytest.mark.parametrize(

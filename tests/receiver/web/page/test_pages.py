@@ -251,6 +251,15 @@ async def test_fragments_are_shared_and_their_form_tokens_are_not(here: RunningR
         assert badge_of(fragments[0]) == "queued"
 
 
+async def test_a_fragment_shows_what_a_form_has_just_changed(here: RunningReceiver) -> None:
+    async with signed_in(here) as browser:
+        page = await browser.get("/endpoints")
+        assert "No endpoints" in (await browser.get("/endpoints?fragment=live_list")).text
+        asked = {"form_token": form_token_of(page), "url": "https://shop.example.com/new"}
+        assert "whsec_" in (await browser.post("/endpoints", data=asked)).text
+        assert "shop.example.com/new" in (await browser.get("/endpoints?fragment=live_list")).text
+
+
 async def test_an_endpoint_is_made_tested_and_its_secret_shown_once(tmp_path: Path) -> None:
     async with running_receiver(tmp_path, allow_networks="127.0.0.0/8") as here, signed_in(here) as browser:
         form_token = form_token_of(await browser.get("/endpoints"))
