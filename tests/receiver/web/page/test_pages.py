@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,12 +20,15 @@ from starlette.routing import Mount
 from receiver.web.page.formatting import result_name
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Failure, State
-from tests.support.pages import PAGES, TOKEN, Browser, form_token_of, signed_in
+from tests.support.pages import FIREFOX, PAGES, TOKEN, Browser, form_token_of, signed_in
 from tests.support.processes import ROOT
 from tests.support.rows import execute
 from tests.support.running_receiver import RunningReceiver, running_receiver
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}"
+
+
+_FOR_PROGRAMS = re.compile(r"\b(?:None|null|undefined|nan|True|False|1 tries)\b|\d{4}-\d\d-\d\dT|\{\{")
 
 
 @pytest.fixture
@@ -179,6 +183,31 @@ def test_a_result_is_saved_under_the_name_of_its_input_and_the_ending_of_its_typ
 ) -> None:
     job = {"id": "job_", "input": {"file_name": file_name}, "images": [{"content_type": content_type}]}
     assert result_name(job, 0) == saved_as
+
+
+async def test_no_page_shows_a_value_that_only_programs_read(here: RunningReceiver) -> None:
+    """Jobs of every state with nothing that may be unknown, and images of which nothing is known."""
+    nothing: dict[str, Any] = {"remote_id": None, "sent_at": None, "deadline_at": None, "next_poll_at": None}
+    paths = [*PAGES, "/?span=month", "/jobs?q=nothing-has-this", "/deliveries?state=given_up", "/nothing"]
+    for state in State:
+        job = await here.job("novita", state, **nothing, tries=3)
+        paths += [f"/jobs/{job.id}", f"/compare?job={job.id}"]
+        for n, image in enumerate(("wanted", "lost", "removed") if state is State.SUCCEEDED else ()):
+            row = {"job_id": job.id, "n": n, "state": image, "tries": 1, "next_at": 2**53, "give_up_at": 2**53}
+            statement = f"INSERT INTO images ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+            await execute(here.receiver.parts.database, statement, *row.values())
+    async with signed_in(here) as browser:
+        browser.headers["accept"] = FIREFOX
+        for path in paths:
+            page = (await browser.get(path)).text
+            text = html.unescape(re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(pre|head|textarea)\b.*?</\1>", " ", page)))
+            raw = re.findall(
+                r"\b(?:None|null|undefined|nan|True|False)\b|\d{4}-\d\d-\d\dT[\d:.]*|\{\{|\b1 tries\b", text
+            )
+            assert raw == [], (path, raw)
+            assert not re.search(
+                r"<(td|dd|th|h[1-3])\b[^>]*>\s*</\1>", page.replace('<th scope="col" class="pic"></th>', "")
+            ), path
 
 
 async def test_bulk_actions_count_first_and_then_do_it(here: RunningReceiver) -> None:
