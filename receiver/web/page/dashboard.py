@@ -79,7 +79,7 @@ class Dashboard:
             DeliveriesPage(gate, pages, self.api),
             EndpointsPage(gate, pages, self.api, tuple(self.slots)),
             ProvidersPage(gate, pages, self.api, self.slots),
-            SendPage(gate, pages, self.slots, self.pictures),
+            SendPage(gate, pages, self.slots, self.pictures, self.public_url),
             ComparePage(gate, pages, self.api, self.slots, self.pictures),
         )
         routes = [route for part in made for route in part.routes()]

@@ -6,7 +6,7 @@ A picture may go to several providers at once, with their defaults: then the res
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ class SendPage:
     pages: Pages
     slots: Mapping[str, ProviderSlot]
     pictures: Pictures
+    public_url: Callable[[], str | None]
 
     def routes(self) -> list[Route]:
         return [
@@ -124,6 +125,7 @@ class SendPage:
             "key": new_key(),
             "error": error,
             "most_files": MOST_FILES,
+            "has_public_url": self.public_url() is not None,
         }
         status = 200 if error is None else error.status
         return await self.pages.answer(request, session, "send.html", context, status=status)

@@ -102,6 +102,14 @@ async def test_the_command_of_an_empty_page_is_one_that_can_be_typed(here: Runni
             assert said == b"submitter: picture.jpg is not a file\n", found[1]
 
 
+@pytest.mark.parametrize("public_url", [None, "https://hooks.example.com"])
+async def test_the_form_says_before_which_provider_takes_no_file_here(tmp_path: Path, public_url: str | None) -> None:
+    async with running_receiver(tmp_path, public_url=public_url) as receiver, signed_in(receiver) as browser:
+        for provider, takes in (("apixo", public_url is not None), ("novita", True)):
+            form = (await browser.get(f"/send?provider={provider}")).text
+            assert ("takes images by URL only" in form) is not takes, provider
+
+
 async def test_what_can_not_be_sent_is_said_beside_the_form(here: RunningReceiver) -> None:
     async with signed_in(here) as browser:
         form_token = form_token_of(await browser.get("/send"))
