@@ -114,7 +114,7 @@ class Load:
             self.done.set()
 
     async def offer(self) -> None:
-        """Let requests fall due at the rate, in steps of a few milliseconds."""
+        """Let requests fall due at the rate, in steps of a millisecond at least."""
         assert self.rate is not None
         while self.next < len(self.requests) and not self.done.is_set():
             until = int((self.clock() - self.began) * self.rate) + 1
@@ -125,7 +125,7 @@ class Load:
                     self.idle.popleft().send(*due)
                 else:
                     self.due.append(due)
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(max(self.began + self.next / self.rate - self.clock(), 0.001))
 
 
 async def run(port: int, requests: list[bytes], connections: int, rate: float | None) -> dict[str, Any]:

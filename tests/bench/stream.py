@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     options = parser("stream", __doc__)
     options.add_argument("--clients", type=int, default=500)
     options.add_argument("--rate", type=int, default=50, help="callbacks per second")
-    options.add_argument("--seconds", type=float, default=4.0, help="how long they come in a round, each way")
+    options.add_argument("--seconds", type=float, default=6.0, help="how long they come in a round, each way")
     given = options.parse_args(argv)
     alone = _figures("alone")
     beside = _figures(f"beside {given.clients} clients", compared=alone)
