@@ -246,14 +246,12 @@ async def one_answer(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(int(length[1]) if length else 0)
 
 
-async def outcome(here: RunningReceiver, case: Case, number: int, route: DirectRoute) -> dict[str, Any]:
-    """Everything that can be seen of *case*, the ids of job and request left out."""
+async def outcome(here: RunningReceiver, port: int, case: Case, number: int) -> dict[str, Any]:
+    """Everything that can be seen of *case*, sent to *port* of *here*, the ids of job and request left out."""
     job = await here.job(case.provider, case.state, remote_id=f"task-{number}")
     counts = _counts(here)
     with capture_logs() as lines:
-        async with at_the_wire(here.receiver, trusted=("127.0.0.1",), direct=route) as port:
-            pieces = case.sent(here, job)
-            came = await transcript(port, pieces, answers=case.answers, ends=case.ends)
+        came = await transcript(port, case.sent(here, job), answers=case.answers, ends=case.ends)
         await here.read()
     after = _counts(here)
     return {
@@ -294,13 +292,19 @@ async def test_nobody_can_tell_by_which_way_a_callback_was_answered(of: int, tmp
         running_receiver(tmp_path / "direct", **settings) as direct,
         running_receiver(tmp_path / "application", **settings) as application,
     ):
-        for number, (name, case) in list(enumerate(CASES.items()))[of::6]:
-            counted = Counted(direct.receiver.direct)
-            expected = await outcome(application, case, number, NO_ROUTE)
-            found = await outcome(direct, case, number, counted.route())
-            assert found == expected, name
-            assert counted.taken == case.direct, name
-            assert found["bytes"].startswith(b"HTTP/1.1 "), name
+        counted = Counted(direct.receiver.direct)
+        trusted = ("127.0.0.1",)
+        async with (
+            at_the_wire(direct.receiver, trusted=trusted, direct=counted.route()) as direct_port,
+            at_the_wire(application.receiver, trusted=trusted, direct=NO_ROUTE) as application_port,
+        ):
+            for number, (name, case) in list(enumerate(CASES.items()))[of::6]:
+                counted.taken = 0
+                expected = await outcome(application, application_port, case, number)
+                found = await outcome(direct, direct_port, case, number)
+                assert found == expected, name
+                assert counted.taken == case.direct, name
+                assert found["bytes"].startswith(b"HTTP/1.1 "), name
 
 
 @pytest.mark.sqlite(reason="another program holds the file's lock")
