@@ -16,6 +16,7 @@ import errno
 import functools
 import gc
 import ipaddress
+import itertools
 import os
 import signal
 import socket
@@ -58,6 +59,7 @@ class Server(uvicorn.Server):
         self._on_stop = on_stop
         self._lifespan = lifespan or contextlib.nullcontext()
         self._last_resort = _LastResort()
+        self._stopped = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start up, and raise the application's start-up error as it is; uvicorn would print a traceback and exit."""
@@ -67,6 +69,14 @@ class Server(uvicorn.Server):
         except BaseException:
             await self._lifespan.__aexit__(*sys.exc_info())
             raise
+
+    async def main_loop(self) -> None:
+        """Tick ten times a second until the server is to end. `stop` ends it at once, a signal with the next tick."""
+        for tick in itertools.count():
+            if await self.on_tick(tick):
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), 0.1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -107,6 +117,7 @@ class Server(uvicorn.Server):
         """Stop the server as a signal would."""
         self._on_stop()
         self.should_exit = True
+        self._stopped.set()
 
     @property
     def port(self) -> int:

@@ -31,7 +31,7 @@ async def serving(app: ASGIApp, *, host: str, port: int) -> AsyncIterator[str]:
     It accepts connections as soon as the block begins.
     """
     listener = _listener(host, port)
-    server = _Server(config(app, lifespan="off"))
+    server = PromptServer(config(app, lifespan="off"))
     running = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     try:
         yield f"http://{host}:{listener.getsockname()[1]}"
@@ -92,7 +92,7 @@ class CuttableProtocol(H11Protocol):
         self.app = cuttable
 
 
-class _Server(uvicorn.Server):
+class PromptServer(uvicorn.Server):
     """A server that leaves signals alone, and ends as soon as `ending` is set: tests start many of these."""
 
     def __init__(self, config: uvicorn.Config) -> None:
