@@ -71,9 +71,10 @@ def checked_url(url: str) -> str:
     url = url.strip().rstrip("/")
     try:
         base = httpx.URL(url)
-    except httpx.InvalidURL as exc:
+        host = base.host
+    except (httpx.InvalidURL, ValueError) as exc:
         raise NoReceiver(f"{url!r} is not an http:// or https:// URL", code="invalid_url") from exc
-    if base.scheme not in ("http", "https") or not base.host:
+    if base.scheme not in ("http", "https") or not host:
         raise NoReceiver(f"{url!r} is not an http:// or https:// URL", code="invalid_url")
     if base.port is not None and not 1 <= base.port <= 65535:
         raise NoReceiver(f"{url!r}: there is no port {base.port}; ports end at 65535", code="invalid_url")

@@ -231,9 +231,10 @@ def _address(name: str, text: str) -> str:
     text = text.strip()
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL as exc:
+        host = url.host
+    except (httpx.InvalidURL, ValueError) as exc:
         raise ValueError(f"the base URL of {name} is not a URL") from exc
-    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+    if url.scheme not in ("http", "https") or not host or url.query or url.fragment:
         raise ValueError(f"the base URL of {name} must be http(s)://host[/path]")
     return text.rstrip("/")
 

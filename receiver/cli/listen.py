@@ -107,17 +107,17 @@ def _checked_address(text: str) -> str:
     """Return *text* if events can be posted there; the error says what is wrong with it."""
     try:
         address = httpx.URL(text)
-        port = address.port
+        host, port = address.host, address.port
     except (httpx.InvalidURL, ValueError) as exc:
         raise failed(f"{text!r} is no URL: {exc}; write it as http://localhost:3000/hook", status=2) from exc
-    if address.scheme not in ("http", "https") or not address.host:
+    if address.scheme not in ("http", "https") or not host:
         raise failed(f"{text!r} is not an http:// or https:// URL, such as http://localhost:3000/hook", status=2)
     if port is not None and not 1 <= port <= 65535:
         raise failed(f"{text!r}: there is no port {port}; ports end at 65535", status=2)
     try:
-        socket.getaddrinfo(address.host, port or 80, type=socket.SOCK_STREAM)
+        socket.getaddrinfo(host, port or 80, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise failed(f"{text!r}: the name {address.host} leads nowhere", status=2) from exc
+        raise failed(f"{text!r}: the name {host} leads nowhere", status=2) from exc
     return text
 
 

@@ -306,6 +306,7 @@ def parse(url: str) -> tuple[httpx.URL, Address | None]:
     try:
         parsed = httpx.URL(url)
         host = parsed.raw_host.decode("ascii")
+        _ = parsed.host  # fails for a name that is no encoded one although it says so: `xn--`
     except (httpx.InvalidURL, ValueError) as exc:
         raise UrlRefused("the URL can't be read") from exc
     port = parsed.port or (443 if parsed.scheme == "https" else 80)

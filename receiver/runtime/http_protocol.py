@@ -106,8 +106,14 @@ class HttpProtocol(HttpToolsProtocol):
                 except httptools.HttpParserUpgrade as exc:
                     data = data[exc.args[0] :]
                     self._decline_upgrade()
-        except httptools.HttpParserError:
+        except httptools.HttpParserInvalidURLError:
+            self._refuse(self._refusal or _Unacceptable(400, "its URL has characters that must be percent-encoded"))
+            return
+        except httptools.HttpParserInvalidMethodError:
             self._refuse(self._refusal or _Unacceptable(400, "it is not HTTP"))
+            return
+        except httptools.HttpParserError as exc:  # the parser's own words: a constant text
+            self._refuse(self._refusal or _Unacceptable(400, f"it can't be read as HTTP: {exc}"))
             return
         self._unframed_bytes = 0 if self._advanced else self._unframed_bytes + received
         if self._unframed_bytes > _HEAD_BYTES:

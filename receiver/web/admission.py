@@ -293,7 +293,7 @@ def _listen_instead(url: str) -> str | None:
     """Return the remedy for a URL on this machine, whose author probably wants `receiver listen`."""
     try:
         host = httpx.URL(url).host
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, ValueError):
         return None
     if host not in ("localhost", "127.0.0.1", "::1") and not host.endswith(".localhost"):
         return None

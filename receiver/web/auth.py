@@ -69,7 +69,10 @@ class Bearer:
         return caller
 
     def identify(self, request: Request) -> Caller | None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        credentials = set(request.headers.getlist("authorization"))
+        if len(credentials) > 1:
+            return None  # a proxy before us may have checked another one of them
+        scheme, _, given = next(iter(credentials), "").partition(" ")
         return self.caller_of(given) if scheme.lower() == "bearer" else None
 
     def guard(self, handler: Handler) -> Handler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -40,7 +41,7 @@ async def small_json(request: Request) -> dict[str, Any]:
 def parse_document(data: bytes) -> dict[str, Any]:
     """Parse the JSON object of a request."""
     try:
-        document = json.loads(data, parse_constant=_no_constant)
+        document = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_without_doubles)
         if not isinstance(document, dict):
             raise Problem(400, "invalid_json", "the body is not a JSON object", remedy="send a JSON object")
         if deeper_than(document, _MAX_DEPTH):
@@ -53,6 +54,16 @@ def parse_document(data: bytes) -> dict[str, Any]:
         if data.startswith(_GZIP):
             raise Problem(400, "invalid_json", "the body is compressed", remedy="send it as it is") from exc
         raise Problem(400, "invalid_json", "the body is not JSON", remedy="send a JSON object") from exc
+    return document
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Raises `Problem` for a doubled name: other programs would read another value than we do."""
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        detail = f"an object has the name {name[:60]!a} more than once"
+        raise Problem(400, "invalid_json", detail, remedy="send each name once")
     return document
 
 

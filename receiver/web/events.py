@@ -38,7 +38,7 @@ class EventsApi:
             providers=frozenset(chosen_of(request, "provider", self.providers)),
             job_id=text_of(request, "job") or text_of(request, "job_id"),
         )
-        if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
+        if request.method == "GET" and "text/event-stream" in request.headers.get("accept", "").lower():
             # Clients of such streams add parameters of their own, and never retry after a refusal.
             return await self._streamed(request, choice)
         known_only(request, *_PARAMETERS, aliases=("job_id",))

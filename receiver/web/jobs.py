@@ -114,12 +114,7 @@ class JobsApi:
 
     async def cancel(self, request: Request) -> Response:
         job, _ = await self._found(request)
-        asked = await small_json(request)
-        abandon = asked.get("abandon", False)
-        if not isinstance(abandon, bool):
-            raise Problem(
-                422, "invalid_field", "abandon must be true or false", field="abandon", remedy="send true or false"
-            )
+        abandon = _flag(await small_json(request), "abandon")
         if not await self.store.cancel(job.id, self.clock(), abandon=abandon):
             job, _ = await self._found(request)
             raise _not_cancelable(job)
@@ -129,12 +124,12 @@ class JobsApi:
     async def resubmit(self, request: Request) -> Response:
         key, token_id = _idempotency_key(request), request.state.token_id
         job, _ = await self._found(request)
-        asked = await small_json(request)
+        may_pay_twice = _flag(await small_json(request), "may_pay_twice")
         if (known := await self.admissions.resubmitted(job, token_id=token_id, key=key)) is not None:
             return self._answer(*known, new=False)
         if job.state not in (State.FAILED, State.EXPIRED, State.CANCELED, State.UNCONFIRMED):
             raise Problem(409, "not_resubmittable", f"the job is {job.state}", remedy="wait for its end")
-        if job.state is State.UNCONFIRMED and asked.get("may_pay_twice") is not True:
+        if job.state is State.UNCONFIRMED and not may_pay_twice:
             raise Problem(
                 409,
                 "may_pay_twice",
@@ -201,6 +196,14 @@ def job_filter(request: Request, providers: Sequence[str]) -> JobFilter:
     )
 
 
+def _flag(document: Mapping[str, Any], name: str) -> bool:
+    """Return the field *name*, which is false if it is missing or null."""
+    value = document.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise Problem(422, "invalid_field", f"{name} must be true or false", field=name, remedy="send true or false")
+    return value is True
+
+
 def _not_cancelable(job: Job) -> Problem:
     if job.state.terminal:
         return Problem(
@@ -218,9 +221,16 @@ def _not_cancelable(job: Job) -> Problem:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None:
-        key = key.strip(" \t")  # white space around a header's value is not part of it
+    keys = {key.strip(" \t") for key in request.headers.getlist("idempotency-key")}  # white space is not part of it
+    if len(keys) > 1:
+        raise Problem(
+            422,
+            "invalid_idempotency_key",
+            "the request has several Idempotency-Key headers",
+            field="Idempotency-Key",
+            remedy="send one",
+        )
+    key = next(iter(keys), None)
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise Problem(
             422,

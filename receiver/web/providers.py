@@ -20,6 +20,7 @@ from receiver.upstream.statistics import ProviderStatistics
 from receiver.web.auth import Bearer
 from receiver.web.body import small_json
 from receiver.web.problems import Problem
+from receiver.web.query_params import known_only
 from receiver.web.schemas import NewPause, options_schema, validated
 
 
@@ -51,6 +52,7 @@ class ProvidersApi:
         ]
 
     async def list(self, request: Request) -> Response:
+        known_only(request)
         await self.pauses.refresh(self.clock())
         queued = await self.store.queue_lengths()
         spend = await self.statistics.spend(now=self.clock())

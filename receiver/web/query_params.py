@@ -12,9 +12,16 @@ from receiver.domain.ids import is_id
 from receiver.web.problems import Problem
 from receiver.web.schemas import moment_of
 
+_REPEATABLE = frozenset({"state", "provider", "type", "event_type"})
+"""Filters with several values. Of any other parameter, only one value could be obeyed."""
+
 
 def known_only(request: Request, *known: str, aliases: Sequence[str] = ()) -> None:
-    """Refuse a parameter that is not among *known*: a misspelt filter would let everything through."""
+    """
+    Refuse a parameter that is not among *known*, or that is given twice.
+
+    A misspelt filter would let everything through.
+    """
     for name in request.query_params:
         if name not in known and name not in aliases:
             raise Problem(
@@ -22,7 +29,11 @@ def known_only(request: Request, *known: str, aliases: Sequence[str] = ()) -> No
                 "unknown_parameter",
                 f"there is no parameter {name[:60]!r}",
                 field=name[:60],
-                remedy=f"the parameters are {', '.join(known)}",
+                remedy=f"the parameters are {', '.join(known)}" if known else "leave it out: there are no parameters",
+            )
+        if name not in _REPEATABLE and len(request.query_params.getlist(name)) > 1:
+            raise Problem(
+                422, "repeated_parameter", f"{name} is given more than once", field=name, remedy=f"send one {name}"
             )
 
 

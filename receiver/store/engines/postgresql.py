@@ -347,7 +347,7 @@ async def _hold(connection: Any, statement: Hold) -> None:
 
 async def _lock_rows(connection: Any, statement: LockRows) -> None:
     sql = f"SELECT FROM {statement.table} WHERE id = ANY($1) ORDER BY id FOR UPDATE"
-    await connection.execute(sql, list(statement.ids))
+    await connection.execute(sql, *clean((list(statement.ids),)))
 
 
 async def _positions(connection: Any, statement: Positions) -> list[None]:
@@ -387,10 +387,22 @@ _EXECUTE: dict[type[Statement], Callable[[Any, Any], Awaitable[Any]]] = {
 
 
 def clean(values: Row) -> Row:
-    """Remove NUL from texts: providers' answers may contain it, and PostgreSQL's text holds every other character."""
-    if any(type(value) is str and "\0" in value for value in values):
-        return tuple(value.replace("\0", "\ufffd") if type(value) is str else value for value in values)
-    return values
+    """
+    Replace NUL in texts, and in lists of them: PostgreSQL's text holds every other character.
+
+    Providers' answers may contain it, and so may ids in the paths of requests.
+    """
+    return tuple(map(_without_nul, values)) if any(map(_has_nul, values)) else values
+
+
+def _has_nul(value: Any) -> bool:
+    return (type(value) is str and "\0" in value) or (type(value) is list and any(map(_has_nul, value)))
+
+
+def _without_nul(value: Any) -> Any:
+    if type(value) is list:
+        return list(map(_without_nul, value))
+    return value.replace("\0", "\ufffd") if type(value) is str else value
 
 
 _TOKENS = re.compile(r"\bNOT IN \(\?\?\)|\bIN \(\?\?\)|\?| INDEXED BY \w+")

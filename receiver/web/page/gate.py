@@ -209,9 +209,21 @@ async def small_form(request: Request) -> FormData:
         size = int(request.headers.get("content-length", "0"))
         if size > _MOST_FORM_BYTES:
             raise ValueError
-        return await request.form(max_files=0, max_fields=200, max_part_size=_MOST_FORM_BYTES)
+        return await form_of(request, max_files=0, max_part_size=_MOST_FORM_BYTES)
+    except ValueError as exc:
+        raise unreadable_form() from exc
+
+
+async def form_of(request: Request, *, max_files: int, max_part_size: int) -> FormData:
+    """Read a form. Raises `Problem` if it can't be read, or has text that is none in UTF-8 (by another charset)."""
+    try:
+        form = await request.form(max_files=max_files, max_fields=200, max_part_size=max_part_size)
+        for name, value in form.multi_items():
+            text = value if isinstance(value, str) else value.filename or ""
+            f"{name}{text}".encode()
     except (MultiPartException, ValueError, ClientDisconnect) as exc:
-        raise Problem(400, "invalid_form", "the form can't be read", remedy="go back and send it again") from exc
+        raise unreadable_form() from exc
+    return form
 
 
 def to_page(request: Request, path: str = "", *, status: int = 303) -> Response:
@@ -240,6 +252,11 @@ def _to_sign_in(request: Request) -> Response:
         wanted = f"{wanted}?{request.url.query}"
     back = f"?next={quote(wanted)}" if wanted and request.method in ("GET", "HEAD") else ""
     return to_page(request, f"login{back}")
+
+
+def unreadable_form() -> Problem:
+    """Return the refusal of a form that can't be read."""
+    return Problem(400, "invalid_form", "the form can't be read", remedy="go back and send it again")
 
 
 def _forged() -> Problem:

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.upstream.slots import ProviderSlot
 from receiver.web.job_request import MAX_INPUT_BYTES
 from receiver.web.page.compare import address
-from receiver.web.page.gate import FORM_TOKEN, Gate, new_key, to_page
+from receiver.web.page.gate import FORM_TOKEN, Gate, form_of, new_key, to_page, unreadable_form
 from receiver.web.page.notices import notice_query
 from receiver.web.page.option_fields import OptionField, option_fields
 from receiver.web.page.pictures import Pictures
@@ -154,6 +153,6 @@ async def _form_of(request: Request) -> FormData:
         if int(request.headers.get("content-length", "0")) > _MOST_BYTES:
             remedy = f"send fewer or smaller pictures: {_MOST_BYTES // 1024**2} MiB at once"
             raise Problem(413, "too_large", "the pictures are too large together", remedy=remedy)
-        return await request.form(max_files=MOST_FILES, max_fields=200, max_part_size=_MOST_FIELD_BYTES)
-    except (MultiPartException, ValueError, ClientDisconnect) as exc:
-        raise Problem(400, "invalid_form", "the form can't be read", remedy="go back and send it again") from exc
+    except ValueError as exc:
+        raise unreadable_form() from exc
+    return await form_of(request, max_files=MOST_FILES, max_part_size=_MOST_FIELD_BYTES)
