@@ -125,7 +125,7 @@ async def _demo(image: Path | None, out: Path, *, with_faults: bool, keep: bool)
 
 async def _until_stopped(live: Served, work: Coroutine[Any, Any, bool]) -> bool:
     """Return the result of *work*. A signal, which stops the receiver, cancels it like an interrupt of the command."""
-    running_work = asyncio.create_task(work)
+    running_work = asyncio.create_task(_without_exit(work))
     stopping = asyncio.create_task(live.receiver.stopping.wait())
     try:
         await asyncio.wait({running_work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -138,6 +138,14 @@ async def _until_stopped(live: Served, work: Coroutine[Any, Any, bool]) -> bool:
             running_work.exception()  # from calls to a receiver that was stopping
         raise CommandFailed("interrupted", status=130, code="interrupted")
     return running_work.result()
+
+
+async def _without_exit(work: Coroutine[Any, Any, bool]) -> bool:
+    """Return the result of *work*. rich exits when nobody reads its output; from a task, that would stop the loop."""
+    try:
+        return await work
+    except SystemExit as exc:
+        raise BrokenPipeError from exc
 
 
 async def _run(live: Served, picture: Path, notify_url: str, show: _Show, out: Path) -> bool:

@@ -71,6 +71,18 @@ async def test_at_80_columns_no_word_is_lost(tmp_path: Path) -> None:
     assert "…" not in shown.rsplit("provider", 1)[1]
 
 
+async def test_a_reader_that_goes_away_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    with os.fdopen(reads, "rb") as reader, os.fdopen(writes, "wb") as writer:
+        process = await asyncio.create_subprocess_exec(
+            *(*PROGRAM, "demo"), env=bare_environment(), cwd=tmp_path, stdout=writer, stderr=asyncio.subprocess.PIPE
+        )
+        writer.close()
+        await patiently(asyncio.to_thread(reader.readline))
+    _, err = await patiently(process.communicate())
+    assert (process.returncode, err.decode()) == (1, "")
+
+
 async def test_an_interrupt_while_it_runs_is_one_line_and_130(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(*PROGRAM, "demo", "--faults"),
