@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -233,9 +234,14 @@ class Blobs:
             return
         part = self.new_part()
         try:
-            if known.stat().st_size == size and not known.samefile(path):
+            if known.samefile(path):
+                return
+            if _is_whole(known, sha256, size):
                 os.link(known, part)
                 part.replace(path)
+            else:  # it has rotted, and this one is found by the next instead
+                os.link(path, part)
+                part.replace(known)
         except OSError:  # the equal one was removed meanwhile, or has as many links as a file may have
             part.unlink(missing_ok=True)
 
@@ -255,6 +261,14 @@ def _inspected(part: PartWriter, finish: Callable[[], str], size: int) -> Pictur
         raise OSError(errno.EIO, "the file is not as long as what was written")
     part.finish()
     return picture
+
+
+def _is_whole(path: Path, sha256: str, size: int) -> bool:
+    """Return whether *path* still holds the bytes with this digest."""
+    if path.stat().st_size != size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
 def _link_in(path: Path, known: Path) -> None:

@@ -112,13 +112,17 @@ async def test_an_image_kept_while_the_sweep_runs_has_its_bytes(blobs: Blobs, tm
     assert stored(tmp_path) == []
 
 
-async def test_another_file_under_the_digest_is_not_trusted(blobs: Blobs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("found", [b"cut", bytes(len(PICTURE))], ids=["cut", "of the same length"])
+async def test_another_file_under_the_digest_is_not_trusted(found: bytes, blobs: Blobs, tmp_path: Path) -> None:
     await keep(blobs, "job_a")
     (known,) = (path for path in (tmp_path / "digests").rglob("*") if path.is_file())
     known.unlink()
-    known.write_bytes(b"cut")
-    await keep(blobs, "job_b")
-    assert blobs.image_path("job_b", 0).read_bytes() == PICTURE
+    known.write_bytes(found)
+    for job_id in ("job_b", "job_c"):
+        await keep(blobs, job_id)
+        assert blobs.image_path(job_id, 0).read_bytes() == PICTURE
+    assert known.samefile(blobs.image_path("job_b", 0))
+    assert known.samefile(blobs.image_path("job_c", 0))
 
 
 async def test_without_links_each_image_has_its_own_bytes(blobs: Blobs, tmp_path: Path) -> None:
