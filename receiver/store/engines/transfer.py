@@ -20,7 +20,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.store.engines.postgresql import clean, connected, mapped_errors, migrate
+from receiver.store.engines.postgresql import connected, mapped_errors, migrate
+from receiver.store.engines.postgresql_statements import clean
 from receiver.store.errors import DatabaseRefused
 from receiver.store.sqlite_file import open_to_read
 from receiver.store.tables import metadata
