@@ -153,6 +153,8 @@ def waiting_for(job: Job, pause: Pause | None = None) -> WaitingFor | None:
     return WaitingFor(Reason.POLL, job.next_poll_at) if task_known and job.next_poll_at is not None else None
 
 
+DEAD_LINK = "its link is dead"
+"""The reason for a lost image of which no other is known."""
 _SHORT_OF_SCALE = 0.9
 """Encoders crop a few pixels and models round; a result this far below what was asked for was not upscaled to it."""
 
@@ -224,7 +226,7 @@ class KeptImage:
     @property
     def lost_reason(self) -> str | None:
         """Return why it is no longer available; None unless it is lost."""
-        return (self.last_error or "its link is dead") if self.state == "lost" else None
+        return (self.last_error or DEAD_LINK) if self.state == "lost" else None
 
     def to_json(self, *, base_url: str = "") -> dict[str, Any]:
         url = f"{base_url}/v1/jobs/{self.job_id}/images/{self.n}"

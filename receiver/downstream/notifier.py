@@ -96,7 +96,10 @@ class Notifier:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._calls = self._notify_calls = 0
-        self._held_up = self._crowded = False
+        self._held_up = False
+        """Whether a lane waits for a call to a notify URL to end."""
+        self._crowded = False
+        """Whether a lane was kept to one slot since so many calls were under way."""
         self._deliveries = deliveries
         self._endpoints = endpoints
         self._connect = connect
@@ -120,7 +123,7 @@ class Notifier:
         self._waiting: dict[tuple[str, bool], None] = {}
         """Lanes (and whether their later tries) with more due deliveries than they hold; the next to claim first."""
         self._stopped: set[str] = set()
-        """Lanes that hold deliveries and may not start them: their rate, or the calls to notify URLs, are used up."""
+        """Lanes that hold deliveries and may not start them: their rate or the calls allowed are used up."""
         self._booking: GroupCommit[Outcome] = GroupCommit(self._book, batch=256, limit=None, patience_seconds=None)
         self.loop = Loop("notifier", self.step, woken=wakes.notifier)
         self.renewals = Loop("delivery-leases", self._renew, idle_seconds=LEASE.total_seconds() / 4)
@@ -237,12 +240,13 @@ class Notifier:
 
     async def _take_in(self, now: datetime) -> set[str]:
         """Claim due deliveries where lanes have room, of some lanes at a time. Returns the lanes that got some."""
-        places = dict[tuple[str, bool], int]()
+        places, total = dict[tuple[str, bool], int](), 0
         for place in self._waiting:
+            if total >= _CLAIMED_AT_ONCE:
+                break
             if room := self._room(place):
                 places[place] = room
-                if sum(places.values()) >= _CLAIMED_AT_ONCE:
-                    break
+                total += room
         if not places:
             return set()
         held = {delivery for name, _ in places for delivery in self._lanes[name].held()}

@@ -44,8 +44,8 @@ class GroupCommit(Generic[Item]):
     Runs *commit* over batches of at most *batch* items, one batch at a time, in order of arrival.
 
     A batch is begun *linger_seconds* after its first item, for others to join it. At most *limit* items wait, and none
-    for longer than twice *patience_seconds* (None: no bound).
-    The weights, by *weigh*, of all uncommitted items may add up to *weight_limit*; a single item may be heavier.
+    for longer than twice *patience_seconds* (None: no bound). The weights, by *weigh*, of all uncommitted items may add
+    up to *weight_limit*; a single item may be heavier.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from receiver.domain.entity import iso
 from receiver.domain.evidence import Evidence
-from receiver.domain.jobs import Job, KeptImage, Source, Verdict
+from receiver.domain.jobs import DEAD_LINK, Job, KeptImage, Source, Verdict
 from receiver.domain.pauses import Pause
 from receiver.domain.redaction import redact
 from receiver.store.codecs import from_us, moment
@@ -194,7 +194,7 @@ def _image(row: Sequence[Any]) -> Line:
     if state == "kept":
         return Line(from_us(kept_at), "image", f"image {n} kept, {size} bytes", facts)
     if state == "lost":
-        return Line(from_us(kept_at), "image", f"image {n} lost: {last_error or 'its link is dead'}", facts)
+        return Line(from_us(kept_at), "image", f"image {n} lost: {last_error or DEAD_LINK}", facts)
     if state == "removed":
         return Line(from_us(kept_at), "image", f"image {n} removed after RECEIVER_KEEP_IMAGES_DAYS", facts)
     again = f" again, try {tries + 1}" + (f" ({last_error})" if last_error else "") if tries else ""
