@@ -10,12 +10,12 @@ import pytest
 
 from submitter.bounded import BoundedTransport
 from tests.receiver.net.test_client import saying, serving
+from tests.support.bombs import mebibytes
 
-BOMB = gzip.compress(bytes(200 << 20))
 
-
-@pytest.mark.parametrize(("body", "label"), [(BOMB, "gzip"), (gzip.compress(BOMB), "gzip, gzip")])
-async def test_a_swelling_answer_breaks_off_at_the_limit(body: bytes, label: str) -> None:
+@pytest.mark.parametrize("label", ["gzip", "gzip, gzip"])
+async def test_a_swelling_answer_breaks_off_at_the_limit(label: str) -> None:
+    body = mebibytes(200) if label == "gzip" else gzip.compress(mebibytes(200))
     async with (
         serving(saying("200 OK", body, Content_Encoding=label)) as (url, _),
         httpx.AsyncClient(transport=BoundedTransport(max_bytes=4 << 20)) as client,

@@ -23,6 +23,7 @@ from submitter.parsing import EMPTY_POLLS
 from submitter.provider import Rhythm
 from submitter.providers import build
 from submitter.vocabulary import Cost, Exchange, Picture, Report, State
+from tests.support.bombs import mebibytes
 from tests.support.pictures import big_picture, small_picture
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -261,7 +262,7 @@ async def test_an_answer_beyond_the_limit_is_lost_not_held_in_memory() -> None:
 @pytest.mark.parametrize("label", ["gzip", "gzip, gzip"])
 @pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
 async def test_a_compressed_answer_that_swells_costs_no_more_than_the_limit(label: str, status: str) -> None:
-    bomb = gzip.compress(bytes(200 << 20))
+    bomb = mebibytes(200)
     bomb = gzip.compress(bomb) if label == "gzip, gzip" else bomb
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from submitter.content_coding import PIECE_BYTES, ContentRefused, ContentTooLarge, decoded
+from tests.support.bombs import mebibytes
 from tests.support.pictures import png
 
 PICTURE = png(200, 160)
@@ -73,7 +74,7 @@ async def test_stacked_codings_are_refused(label: str) -> None:
 
 
 async def test_a_bomb_costs_a_piece_and_stops_at_the_limit() -> None:
-    bomb = gzip.compress(bytes(256 << 20))
+    bomb = mebibytes(256)
     made = 0
     tracemalloc.start()
     try:

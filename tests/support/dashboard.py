@@ -11,7 +11,6 @@ from typing import Any
 from playwright.async_api import Browser, Page
 
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.chromium import chromium
 from tests.support.processes import LiveReceiver, live
 from tests.support.subscriber import Subscriber
 
@@ -38,15 +37,11 @@ class Setup:
 
 
 @contextlib.asynccontextmanager
-async def dashboard(tmp_path: Path) -> AsyncIterator[Setup]:
+async def dashboard(browser: Browser, tmp_path: Path) -> AsyncIterator[Setup]:
     picture = tmp_path / "harbour at dusk.png"
     picture.write_bytes(picture_bytes(160, 120))
     subscriber = Subscriber({"/bad": [500]})
-    async with (
-        subscriber.serve() as _,
-        live(tmp_path, environment=ENVIRONMENT) as (receiver, _sandbox),
-        chromium() as browser,
-    ):
+    async with subscriber.serve() as _, live(tmp_path, environment=ENVIRONMENT) as (receiver, _sandbox):
         yield Setup(receiver, browser, subscriber, picture)
 
 

@@ -12,6 +12,7 @@ import pytest
 from receiver.net.client import DownloadCut, DownloadFailed, NotContinued, Outbound, UrlRefused
 from receiver.net.guard import Guard
 from tests.receiver.net.test_client import LOOPBACK, TLS, Request, Say, saying, serving
+from tests.support.bombs import mebibytes
 from tests.support.waiting import patiently
 
 FILE = bytes(range(256)) * 4000
@@ -50,7 +51,7 @@ async def test_the_file_is_had_whatever_the_label(label: str, body: bytes, outbo
 
 
 async def test_compressed_more_than_once_is_refused(outbound: Outbound) -> None:
-    body = gzip.compress(gzip.compress(bytes(100 << 20)))
+    body = gzip.compress(mebibytes(100))
     async with serving(saying("200 OK", body, Content_Encoding="gzip, gzip")) as (url, _):
         with pytest.raises(DownloadFailed, match="more than once") as failure:
             await got(outbound, url)

@@ -14,7 +14,7 @@ from tests.support.chromium import needs_chromium, watched
 from tests.support.dashboard import Setup
 from tests.support.processes import TOKEN, submit, wait_for_state
 
-pytestmark = [needs_chromium, pytest.mark.slow]
+pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 TELEPHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}}
 
 
