@@ -160,6 +160,8 @@ async def rust(directory: Path) -> Sequence[str]:
     await built(directory, program, "init", "--quiet", "--name", "hooks")
     packages = ("axum", "serde_json", "standardwebhooks", "tokio", "--features", "tokio/full")
     await fetched(directory, program, "add", "--quiet", *packages)
+    with (directory / "Cargo.toml").open("a") as manifest:
+        manifest.write("\n[profile.dev]\ndebug = false\nincremental = false\n")  # half a minute is long enough
     (directory / "src" / "main.rs").write_text(snippet("rust"))
     await fetched(directory, program, "fetch", "--quiet")
     await built(directory, program, "build", "--quiet", "--offline")
