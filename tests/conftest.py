@@ -29,14 +29,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """
-    Run the suite in two processes more than there are cores, since tests wait more than they compute.
+    Run the suite in three processes more than there are cores, since tests wait more than they compute.
 
     A single file or named tests run in this process, where a debugger and `-s` work.
     """
     named = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
     if named == config.args and len({argument.partition("::")[0] for argument in named}) == 1:
         return 0
-    return min((os.cpu_count() or 1) + 2, 8)
+    return min((os.cpu_count() or 1) + 3, 8)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

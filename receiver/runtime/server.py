@@ -16,7 +16,6 @@ import errno
 import functools
 import gc
 import ipaddress
-import itertools
 import os
 import signal
 import socket
@@ -34,6 +33,7 @@ from starlette.types import ASGIApp
 from receiver.runtime.direct_protocol import DirectProtocol, DirectRoute, TrustedProxies
 from receiver.runtime.http_protocol import HttpProtocol, RefusalLog
 from receiver.runtime.request_ids import RequestIds
+from submitter.prompt_server import PromptServer
 
 if sys.platform != "win32":
     import resource
@@ -45,7 +45,7 @@ _LAST_RESORT_SECONDS = 9.5
 _MOST_DESCRIPTORS = 65_536
 
 
-class Server(uvicorn.Server):
+class Server(PromptServer):
     """A uvicorn server that announces its stop before it waits, and does not raise the signal again."""
 
     def __init__(
@@ -59,7 +59,6 @@ class Server(uvicorn.Server):
         self._on_stop = on_stop
         self._lifespan = lifespan or contextlib.nullcontext()
         self._last_resort = _LastResort()
-        self._stopped = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start up, and raise the application's start-up error as it is; uvicorn would print a traceback and exit."""
@@ -69,14 +68,6 @@ class Server(uvicorn.Server):
         except BaseException:
             await self._lifespan.__aexit__(*sys.exc_info())
             raise
-
-    async def main_loop(self) -> None:
-        """Tick ten times a second until the server is to end. `stop` ends it at once, a signal with the next tick."""
-        for tick in itertools.count():
-            if await self.on_tick(tick):
-                return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), 0.1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -116,8 +107,7 @@ class Server(uvicorn.Server):
     def stop(self) -> None:
         """Stop the server as a signal would."""
         self._on_stop()
-        self.should_exit = True
-        self._stopped.set()
+        self.end()
 
     @property
     def port(self) -> int:

@@ -7,17 +7,17 @@ No access log: the paths are capability URLs. Signals are left to the code that 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from submitter.prompt_server import PromptServer
 from submitter.sandbox.broken_answers import CUT_EXTENSION
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -36,7 +36,7 @@ async def serving(app: ASGIApp, *, host: str, port: int) -> AsyncIterator[str]:
     try:
         yield f"http://{host}:{listener.getsockname()[1]}"
     finally:
-        server.ending.set()
+        server.end()
         await running
         listener.close()
 
@@ -90,25 +90,3 @@ class CuttableProtocol(H11Protocol):
             await app(scope, receive, send)
 
         self.app = cuttable
-
-
-class PromptServer(uvicorn.Server):
-    """A server that leaves signals alone, and ends as soon as `ending` is set: tests start many of these."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ending = asyncio.Event()
-
-    async def main_loop(self) -> None:
-        for tick in itertools.count():
-            if await self.on_tick(tick):
-                return
-            try:
-                await asyncio.wait_for(self.ending.wait(), 0.1)
-            except TimeoutError:
-                continue
-            self.should_exit = True
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

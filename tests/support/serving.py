@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from submitter.sandbox.serving import PromptServer
+from submitter.prompt_server import PromptServer
 from tests.support.waiting import eventually, patiently
 
 
@@ -23,5 +23,5 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        server.ending.set()
+        server.end()
         await patiently(task)
