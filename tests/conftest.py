@@ -29,14 +29,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """
-    Run the suite in three processes more than there are cores, since tests wait more than they compute.
+    Run the suite in two processes more than there are cores, since tests wait more than they compute.
 
     A single file or named tests run in this process, where a debugger and `-s` work.
     """
     named = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
     if named == config.args and len({argument.partition("::")[0] for argument in named}) == 1:
         return 0
-    return min((os.cpu_count() or 1) + 3, 8)
+    return min((os.cpu_count() or 1) + 2, 8)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -46,10 +46,12 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
-    Begin with slow tests, so that no worker ends with one. On PostgreSQL, leave out what is about SQLite, and what has
-    no database.
+    Spread slow tests. On PostgreSQL, leave out what is about SQLite, and what has no database.
     """
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items[:] = _spread(
+        [item for item in items if item.get_closest_marker("slow") is not None],
+        [item for item in items if item.get_closest_marker("slow") is None],
+    )
     if not engines.ON_POSTGRESQL:
         return
     kept = [item for item in items if item.get_closest_marker("sqlite") is None and _has_database(item)]
@@ -66,6 +68,15 @@ def _databases_of_the_test() -> Iterator[None]:
     before = engines.known_databases()
     yield
     engines.drop_databases(but=before)
+
+
+def _spread(slow: list[pytest.Item], others: list[pytest.Item]) -> list[pytest.Item]:
+    """Begin with *slow* ones and *others* in turn: most of those wait while these compute, and no slow one is last."""
+    between = len(others) * 3 // 4 // max(len(slow), 1)
+    spread: list[pytest.Item] = []
+    for n, item in enumerate(slow):
+        spread += [item, *others[n * between : (n + 1) * between]]
+    return spread + others[len(slow) * between :]
 
 
 def _has_database(item: pytest.Item) -> bool:
