@@ -31,8 +31,8 @@ _AT_ONCE = 4
 """Clients that are written to before the reader rests."""
 _REST_SECONDS = 0.004
 """The rest; half of it, and half again, as long as full batches show that more is waiting."""
-_ROUND_SECONDS_PER_CLIENT = 0.00005
-"""The rest between two rounds: each looks at every client, though it may write to none."""
+_ROUND_SECONDS_PER_CLIENT = 0.0005
+"""The least time between two rounds that read new events, whether or not any client wants them."""
 _HEARTBEAT = b": heartbeat\n\n"
 
 
@@ -101,7 +101,7 @@ class Stream:
         await self._hand_heartbeats()
         if not self._recent:
             self._head = max(await self._events.newest() - 1, 0)
-        after = self._head
+        after, began = self._head, time.monotonic()
         found, self._head = await self._events.after(after, limit=_BATCH)
         if found:
             self._recent.extend(found)
@@ -110,7 +110,7 @@ class Stream:
             await self._hand_out(_Batch(found, after))
             if behind:
                 return 0.0
-            await asyncio.sleep(_ROUND_SECONDS_PER_CLIENT * self._clients)
+            await asyncio.sleep(began + _ROUND_SECONDS_PER_CLIENT * self._clients - time.monotonic())
         return 3600.0
 
     async def start_position(self) -> int:
