@@ -37,13 +37,11 @@ class PromptServer(uvicorn.Server):
             server.close()
         for listener in sockets or ():
             listener.close()
-        for _ in range(2):
-            await asyncio.sleep(0)  # connections that have been accepted are made known
+        for _ in range(3):
+            await asyncio.sleep(0)  # a connection that has been accepted becomes known
         if self.server_state.connections or self.server_state.tasks:
             await super().shutdown(sockets)
             return
-        for server in self.servers:
-            await server.wait_closed()
         if not self.force_exit:
             await self.lifespan.shutdown()
 
