@@ -13,6 +13,7 @@ database. At most one batch per client is in memory, and a slow client waits in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from bisect import bisect_right
 from collections import deque
@@ -32,7 +33,7 @@ _AT_ONCE = 4
 _REST_SECONDS = 0.004
 """The rest; half of it, and half again, as long as full batches show that more is waiting."""
 _ROUND_SECONDS_PER_CLIENT = 0.0005
-"""The least time between two rounds that read new events, whether or not any client wants them."""
+"""The least time for each client from one reading of new events to the next, whether or not any client wants them."""
 _HEARTBEAT = b": heartbeat\n\n"
 
 
@@ -110,7 +111,9 @@ class Stream:
             await self._hand_out(_Batch(found, after))
             if behind:
                 return 0.0
-            await asyncio.sleep(began + _ROUND_SECONDS_PER_CLIENT * self._clients - time.monotonic())
+            with contextlib.suppress(TimeoutError):  # a stop does not wait for the rest
+                rest = began + _ROUND_SECONDS_PER_CLIENT * self._clients - time.monotonic()
+                await asyncio.wait_for(self._stopping.wait(), rest)
         return 3600.0
 
     async def start_position(self) -> int:
@@ -176,6 +179,8 @@ class Stream:
         while self._waiting and (client := next(iter(self._waiting))).waits_since <= due:
             self._wake(client, _HEARTBEAT)
             await self._rest()
+            if self._stopping.is_set():
+                return
 
     def _wake(self, client: _Client, text: bytes) -> None:
         del self._waiting[client]
