@@ -1,4 +1,4 @@
-"""uvicorn's server, without the tenths of a second that it waits for nothing."""
+"""uvicorn's server, which waits only where there is something to wait for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import uvicorn
 
 
 class PromptServer(uvicorn.Server):
-    """A server that ends as soon as `end` is called and its connections are closed. Signals are left to its owner."""
+    """A server that `end` ends at once if no connections are open, else as uvicorn does. Its owner handles signals."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -38,7 +38,7 @@ class PromptServer(uvicorn.Server):
         for listener in sockets or ():
             listener.close()
         for _ in range(3):
-            await asyncio.sleep(0)  # a connection that has been accepted becomes known
+            await asyncio.sleep(0)  # connections that are being accepted become known
         if self.server_state.connections or self.server_state.tasks:
             await super().shutdown(sockets)
             return

@@ -45,9 +45,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """
-    Spread slow tests. On PostgreSQL, leave out what is about SQLite, and what has no database.
-    """
+    """Spread slow tests. On PostgreSQL, leave out what is about SQLite, and what has no database."""
     items[:] = _spread(
         [item for item in items if item.get_closest_marker("slow") is not None],
         [item for item in items if item.get_closest_marker("slow") is None],
@@ -71,7 +69,7 @@ def _databases_of_the_test() -> Iterator[None]:
 
 
 def _spread(slow: list[pytest.Item], others: list[pytest.Item]) -> list[pytest.Item]:
-    """Begin with *slow* ones and *others* in turn: most of those wait while these compute, and no slow one is last."""
+    """Put *slow* ones, which compute, among *others*, most of which wait; the last quarter has none."""
     between = len(others) * 3 // 4 // max(len(slow), 1)
     spread: list[pytest.Item] = []
     for n, item in enumerate(slow):

@@ -28,11 +28,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from receiver.store.engines.postgresql_statements import HOLDS, execute
 from receiver.store.errors import Conflict, DatabaseRefused, DatabaseUnavailable
 from receiver.store.schema import known_schemas, newest_schema, upgrade
-from receiver.store.statements import (
-    InsertMany,
-    Row,
-    Work,
-)
+from receiver.store.statements import InsertMany, Row, Work
 
 log = structlog.get_logger("receiver.store")
 
