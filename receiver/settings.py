@@ -62,27 +62,23 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("./data"), description="SQLite file, kept images, inputs, generated secrets (mode 0600)."
     )
-    database_url: str | None = Field(
-        None, description="`sqlite:///path` or `postgresql://…`; default: a SQLite file in the data directory."
-    )
+    database_url: str | None = Field(None, description="`sqlite:///path` or `postgresql://…`.")
     database_listen_url: str | None = Field(
         None,
         description="A direct connection to the same PostgreSQL, for where `DATABASE_URL` goes through PgBouncer.",
     )
     secret_keys: Secrets = Field(
-        (), description="Comma-separated; the first signs callback and input links, all verify. Generated if unset."
+        (), description="Comma-separated; the first signs callback and input links, all verify."
     )
-    api_tokens: Secrets = Field((), description="Comma-separated bearer tokens for `/v1`. Generated if unset.")
+    api_tokens: Secrets = Field((), description="Comma-separated bearer tokens for `/v1`.")
     read_tokens: Secrets = Field(
-        (), description="Comma-separated bearer tokens that may read `/v1` and change nothing. None if unset."
+        (), description="Comma-separated bearer tokens that may read `/v1` and change nothing."
     )
     notify_secrets: Secrets = Field(
-        (), description="Comma-separated `whsec_…`, all sign: deliveries to a job's `notify_url`. Generated if unset."
+        (), description="Comma-separated `whsec_…`, all sign: deliveries to a job's `notify_url`."
     )
     callback_timeout: Seconds = Field(120, description="Silence before the first poll of a job that awaits a callback.")
-    poll_interval: Seconds | None = Field(
-        None, description="Replaces every provider's first poll and interval. Default: each provider's own."
-    )
+    poll_interval: Seconds | None = Field(None, description="Replaces every provider's first poll and interval.")
     job_timeout: Seconds = Field(
         3600, description="Counted from `sent_at`; then one last poll, then `expired`. `unconfirmed` never expires."
     )

@@ -75,7 +75,7 @@ class ProviderSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     api_key: SecretStr | None = Field(None, description="Without it, jobs for this provider are refused.")
-    base_url: str | None = Field(None, description="Where its API is; default: the documented address.")
+    base_url: str | None = Field(None, description="Where its API is.")
     rate: Annotated[Rate | None, BeforeValidator(parse_rate)] = Field(
         None, description="`count/seconds`, in place of the documented limits of submit calls."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -25,6 +26,8 @@ if "TMPDIR" not in os.environ and os.path.isdir(_MEMORY) and shutil.disk_usage(_
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background job; programs that the tests start and interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+gc.disable()  # until all tests are collected: most of what is made until then lives to the end
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -55,6 +58,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = [item for item in items if item.get_closest_marker("sqlite") is None and _has_database(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

@@ -210,3 +210,4 @@ def test_the_steps_of_the_dockerfile_work_in_a_clean_directory(tmp_path: Path) -
     assert json.loads(done.stdout)["items"]
     assert run(str(program), "migrate", directory=tmp_path, environment={"PYTHONPATH": ""}).returncode == 0
     assert not (tmp_path / "opt" / "receiver" / "bin" / "pip").exists()
+    assert list((tmp_path / "opt" / "receiver").rglob("receiver/__pycache__/app.*.pyc"))  # the image can't write it

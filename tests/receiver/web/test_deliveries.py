@@ -67,7 +67,7 @@ async def test_one_delivery_is_replayed_with_its_event_id_and_its_earlier_attemp
         (lost,) = await made.settled()
         assert lost.state == "given_up"
         answer = await client.post(f"/v1/deliveries/{lost.id}/replay")
-        assert (answer.status_code, answer.json()["state"]) == (202, "pending")
+        assert (answer.status_code, answer.json()["id"]) == (202, lost.id)
         await made.settled()
         shown = (await client.get(f"/v1/deliveries/{lost.id}")).json()
     assert (shown["state"], shown["tries"]) == ("delivered", 1)

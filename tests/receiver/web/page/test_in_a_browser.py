@@ -199,7 +199,7 @@ async def _viewed(page: Page, name: str, scheme: str) -> dict[str, Any]:
     """
     Return the problems of *page* at each width; with RECEIVER_TEST_SCREENSHOTS, take screenshots of it.
 
-    Colours are all that the dark scheme changes, so axe looks at nothing else there.
+    Colours are all that the dark scheme changes, so axe looks at nothing else there, and at one width.
     """
     found: dict[str, Any] = {}
     rules: dict[str, Any] = {"resultTypes": ["violations"]}
@@ -211,7 +211,7 @@ async def _viewed(page: Page, name: str, scheme: str) -> dict[str, Any]:
         if "RECEIVER_TEST_SCREENSHOTS" in os.environ:
             await page.screenshot(path=SCREENSHOTS / f"{name}-{scheme}-{width}.png", full_page=True)
         wrong: list[str] = []
-        if width < WIDTHS[-1]:
+        if width == WIDTHS[0] or (width == WIDTHS[1] and scheme == "light"):
             results = await Axe().run(page, options=rules)
             wrong += [
                 f"{violation['id']}: {node['target']} {node.get('failureSummary', '')[:300]}"
