@@ -12,6 +12,7 @@ from starlette.routing import Route
 from receiver.domain.events import EVENT_TYPES, EventFilter
 from receiver.downstream.stream import Stream
 from receiver.store.events import Events
+from receiver.web.accept import accepted
 from receiver.web.auth import Bearer
 from receiver.web.problems import Problem
 from receiver.web.query_params import chosen_of, cursor_of, known_only, limit_of, text_of
@@ -38,7 +39,7 @@ class EventsApi:
             providers=frozenset(chosen_of(request, "provider", self.providers)),
             job_id=text_of(request, "job") or text_of(request, "job_id"),
         )
-        if request.method == "GET" and "text/event-stream" in request.headers.get("accept", "").lower():
+        if _wants_a_stream(request):
             # Clients of such streams add parameters of their own, and never retry after a refusal.
             return await self._streamed(request, choice)
         known_only(request, *_PARAMETERS, aliases=("job_id",))
@@ -100,3 +101,9 @@ class EventsApi:
             newest=newest,
             resume_after=resume_after,
         )
+
+
+def _wants_a_stream(request: Request) -> bool:
+    wanted = accepted(request)
+    stream = wanted.get("text/event-stream", 0.0)
+    return request.method == "GET" and stream > 0 and stream >= wanted.get("application/json", 0.0)

@@ -13,6 +13,7 @@ from receiver.store.database import Database
 from receiver.store.rollups import RollupTable
 from receiver.upstream.pauses import Pauses
 from receiver.upstream.slots import ProviderSlot
+from receiver.web.accept import accepted
 from receiver.web.page.api import Api
 from receiver.web.page.attempts import Attempts
 from receiver.web.page.bulk import Bulk
@@ -100,19 +101,9 @@ def opens_a_page(request: Request) -> bool:
     here = here_of(request)
     if here.partition("/")[0] in _NOT_PAGES or here.count("/") > _MOST_SEGMENTS:
         return False
-    qualities = dict(_quality(entry) for entry in request.headers.get("accept", "").lower().split(","))
-    html = qualities.get("text/html", 0.0)
-    return html > 0 and html >= max(qualities.get(name, 0.0) for name in ("application/json", PROBLEM_JSON))
-
-
-def _quality(entry: str) -> tuple[str, float]:
-    """Return a media type of `Accept` and how much it is wanted, from 0 to 1."""
-    media_type, *parameters = (part.strip() for part in entry.split(";"))
-    given = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-    try:
-        return media_type, float(given)
-    except ValueError:
-        return media_type, 0.0
+    wanted = accepted(request)
+    html = wanted.get("text/html", 0.0)
+    return html > 0 and html >= max(wanted.get(name, 0.0) for name in ("application/json", PROBLEM_JSON))
 
 
 def _stream_of(live: Live, gate: Gate) -> Callable[[Request, Session], Awaitable[Response]]:

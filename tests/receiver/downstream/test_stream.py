@@ -102,6 +102,25 @@ async def test_a_client_that_names_no_position_sees_what_happens_from_then_on(se
     assert frames[0].webhook_id.startswith("evt_")
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/event-stream", "text/event-stream"),
+        ("Text/Event-Stream; q=0.5, */*;q=0.1", "text/event-stream"),
+        ("application/json;q=0.5, text/event-stream", "text/event-stream"),
+        ("text/event-stream;q=0", "application/json"),
+        ("text/event-stream;q=0.5, application/json", "application/json"),
+        ("text/event-stream;q=many", "application/json"),
+        ("*/*", "application/json"),
+        ("", "application/json"),
+    ],
+)
+async def test_a_stream_is_for_those_who_want_it_most(served: Served, accept: str, kind: str) -> None:
+    async with served.running() as client, client.stream("GET", "/v1/events", headers={"accept": accept}) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].partition(";")[0] == kind
+
+
 @pytest.mark.parametrize("how", ["header", "query"])
 async def test_a_client_resumes_above_the_position_that_it_names(served: Served, how: str) -> None:
     async with served.running() as client:
