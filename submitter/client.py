@@ -19,6 +19,7 @@ import httpcore
 import httpx
 
 from submitter import tls
+from submitter.bounded import MAX_ANSWER_BYTES
 from submitter.content_coding import ContentRefused, ContentTooLarge, decoded
 from submitter.errors import AnswerLost, NotSent, ProviderBusy, ProviderError
 from submitter.images import inspect
@@ -29,7 +30,6 @@ from submitter.vocabulary import Exchange, Report, Task
 
 T = TypeVar("T")
 
-MAX_ANSWER_BYTES = 64 << 20
 MAX_REFUSAL_BYTES = 1 << 20
 STALL_SECONDS = 30.0
 MIN_FAILED_POLLS = 5

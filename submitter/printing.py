@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -56,6 +57,20 @@ def say(
     line = harmless(text)
     styled = (fg or dim or bold) and not plain_output()
     typer.echo(typer.style(line, fg=fg, dim=dim, bold=bold) if styled else line, err=err, nl=nl)
+
+
+def check_reader() -> None:
+    """
+    Raise `BrokenPipeError` if standard output is a pipe whose reader has gone (`| head -1`).
+
+    For commands that print now and then: without it they would notice at the next line only.
+    """
+    if not hasattr(select, "poll"):  # Windows
+        return
+    output = select.poll()
+    output.register(1, 0)  # errors and hang-ups are reported unasked
+    if output.poll(0):
+        raise BrokenPipeError
 
 
 def rich_console(*, err: bool = False, **options: Any) -> Console:

@@ -11,7 +11,7 @@ from receiver.cli.completion import check_provider, complete_job, complete_provi
 from receiver.cli.open_database import open_database
 from receiver.domain.events import EVENT_TYPES, Event, EventFilter
 from receiver.store.events import Events
-from submitter.printing import Listing, failed, json_text, print_json, print_table, say
+from submitter.printing import Listing, check_reader, failed, json_text, print_json, print_table, say
 
 events = typer.Typer(no_args_is_help=True, help="Show events: what subscribers are sent.")
 
@@ -78,6 +78,7 @@ def tail(
                 found, position = await log.after(position, limit=_PAGE, choice=choice)
                 for event in found:
                     say(json_text(event.to_json(), indent=None) if as_json else _line(event))
+                check_reader()
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     try:

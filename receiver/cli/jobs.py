@@ -25,6 +25,7 @@ from submitter.printing import (
     CommandFailed,
     Listing,
     age,
+    check_reader,
     console,
     failed,
     harmless,
@@ -171,6 +172,7 @@ def watch(
                     if job_ids and all(job.state.terminal for job, _ in found):
                         screen.refresh()
                         return
+                    check_reader()
                     await asyncio.sleep(every)
 
     try:

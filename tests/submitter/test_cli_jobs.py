@@ -1,12 +1,15 @@
 """Commands that act on a job or show one, as processes against a live receiver."""
 
 import json
+import os
 import re
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from submitter.sandbox import test_picture as picture_bytes
+from tests.support import forking
 from tests.support.cli import Done, bare_environment, receiver_command
 from tests.support.engines import on_engine
 from tests.support.processes import LiveReceiver, live, submit, wait_for_state
@@ -121,6 +124,22 @@ async def test_events_are_followed_until_interrupted(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = await patiently(process.communicate())
         assert (process.returncode, b"Traceback" in err) == (0, False)
+
+
+async def test_following_ends_when_nobody_reads_any_more(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _), receiver.client() as client:
+        await submit(client, "apixo", picture_bytes(160, 120))
+        for command in (("events", "tail"), ("jobs", "watch")):
+            reader, writer = os.pipe()
+            with open(writer, "wb") as out, tempfile.TemporaryFile() as err:
+                process = await forking.fork(
+                    "receiver", *command, environment=environment(receiver), directory=tmp_path, out=out, err=err
+                )
+                out.close()
+                os.close(reader)
+                assert await patiently(process.wait()) == 1
+                err.seek(0)
+                assert err.read() == b""
 
 
 async def test_a_body_is_signed_and_its_signature_verified(tmp_path: Path) -> None:
