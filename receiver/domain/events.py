@@ -15,6 +15,7 @@ import orjson
 
 from receiver.domain.entity import entity, json_of, shown, stored
 from receiver.domain.jobs import Job, KeptImage
+from receiver.domain.pauses import Pause
 
 JOB_EVENTS = (
     "job.queued",
@@ -52,11 +53,13 @@ class NewEvent:
     notify_url: str | None = None
 
 
-def job_event(name: str, job: Job, images: Sequence[KeptImage], *, base_url: str) -> NewEvent:
-    """An event about *job* in its public shape."""
+def job_event(
+    name: str, job: Job, images: Sequence[KeptImage], *, base_url: str, pause: Pause | None = None
+) -> NewEvent:
+    """An event about *job* in its public shape; *pause* is that of its provider, which a queued job waits for."""
     return NewEvent(
         name,
-        job.to_json(images, base_url=base_url),
+        job.to_json(images, base_url=base_url, pause=pause),
         job_id=job.id,
         provider=job.provider,
         notify_url=job.notify_url,

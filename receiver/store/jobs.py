@@ -27,6 +27,7 @@ from receiver.store.images import Images, images_of
 from receiver.store.job_list import JobFilter, JobPage, job_page
 from receiver.store.leases import JobLeases
 from receiver.store.outbox import write_events
+from receiver.store.providers import pause_of
 from receiver.store.rows import JOBS, jobs_by_id
 from receiver.store.settling import (
     Batch,
@@ -140,8 +141,9 @@ class JobStore:
                 if known is not None:
                     return known, False
             yield InsertMany("jobs", JOBS.written, [JOBS.to_row(job)])
-            new_events = [self._new_event("job.queued", job, ())]
-            yield from write_events(new_events, job.created_at, first_delay_seconds=self._first_delay)
+            pause = yield from pause_of(job.provider)
+            queued = job_event("job.queued", job, (), base_url=self._public_url(), pause=pause)
+            yield from write_events([queued], job.created_at, first_delay_seconds=self._first_delay)
             return job, True
 
         return await self.database.write(work)

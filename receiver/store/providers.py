@@ -13,7 +13,7 @@ from receiver.domain.pauses import Pause
 from receiver.store.codecs import moment, us
 from receiver.store.database import Database
 from receiver.store.outbox import write_events
-from receiver.store.statements import FOR_UPDATE, Fetch, Run, RunMany, Work, alone
+from receiver.store.statements import FOR_UPDATE, Fetch, Run, RunMany, Work, alone, first
 
 _RECENT = 500
 """The sample is taken from this many last finished jobs: a million that awaited no callback are not walked over."""
@@ -50,10 +50,7 @@ class ProviderTable:
 
     async def pauses(self) -> dict[str, Pause]:
         """The pauses in force, by provider."""
-        rows = await self._database.read(alone(Fetch(_PAUSES)))
-        return {
-            name: Pause(reason or "", moment(since), moment(at), probes) for name, reason, since, at, probes in rows
-        }
+        return {row[0]: _pause(row) for row in await self._database.read(alone(Fetch(_PAUSES)))}
 
     async def pause(self, provider: str, pause: Pause, now: datetime) -> datetime | None:
         """Write *pause*. If one was in force, its start stays, and is returned; else `provider.paused` is emitted."""
@@ -130,6 +127,17 @@ class ProviderTable:
         """Return the costs of jobs made after *since*, by provider, day, unit and amount."""
         rows = await self._database.read(alone(Fetch(_COSTS, (lowest_id("job", since),))))
         return [JobCost(*row) for row in rows]
+
+
+def pause_of(provider: str) -> Work[Pause | None]:
+    """Return the pause of *provider* that is in force."""
+    row = yield from first(f"{_PAUSES} AND name = ?", provider)
+    return None if row is None else _pause(row)
+
+
+def _pause(row: Sequence[Any]) -> Pause:
+    _, reason, since, probe_at, probes = row
+    return Pause(reason or "", moment(since), moment(probe_at), probes)
 
 
 def _event(kind: str, provider: str, pause: Pause | None) -> NewEvent:

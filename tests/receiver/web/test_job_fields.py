@@ -18,6 +18,7 @@ from receiver.web.job_request import file_name_of, job_request_from_json
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import State
 from tests.support.processes import live, wait_for_state
+from tests.support.rows import fetch
 from tests.support.running_receiver import running_receiver
 
 PICTURE = picture_bytes(80, 60)
@@ -90,3 +91,7 @@ async def test_a_queued_job_of_a_paused_provider_says_so(tmp_path: Path) -> None
         listed = (await here.client.get("/v1/jobs")).json()["items"]
         assert [item["waiting_for"]["reason"] for item in listed] == ["provider_paused"]
         assert listed[0]["waiting_for"]["until"].endswith("Z")
+        late = await here.job("novita", State.QUEUED)
+        query = "SELECT body FROM events WHERE job_id = ?"
+        ((body,),) = await fetch(here.receiver.parts.database, query, late.id)
+        assert json.loads(body)["data"]["waiting_for"] == listed[0]["waiting_for"]
