@@ -54,10 +54,19 @@ class LocalReceiver(_Settings):
     api_tokens: SecretStr | None = None
 
 
-def config_home() -> Path:
-    """The directory of this user's configuration: `XDG_CONFIG_HOME` if it is absolute, else `~/.config`."""
+def config_home() -> Path | None:
+    """
+    The directory of this user's configuration: `XDG_CONFIG_HOME` if it is absolute, else `~/.config`.
+
+    None for a user without a home directory, as in many containers.
+    """
     given = os.environ.get("XDG_CONFIG_HOME", "")
-    return Path(given) if Path(given).is_absolute() else Path.home() / ".config"
+    if Path(given).is_absolute():
+        return Path(given)
+    try:
+        return Path.home() / ".config"
+    except RuntimeError:
+        return None
 
 
 def variables_without_settings(*prefixes: str) -> dict[str, str]:

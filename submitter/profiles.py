@@ -8,16 +8,21 @@ The file is `upscale-receiver/profiles.json` in the user's configuration directo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from submitter.environment import config_home
 from submitter.errors import SubmitterError
+from submitter.whole_files import write_whole
+
+if sys.platform != "win32":
+    import fcntl
 
 DEFAULT_NAME = "default"
 
@@ -65,12 +70,17 @@ class Profiles:
 
 
 def profiles_path() -> Path:
-    """Return the path of this user's profiles."""
-    return config_home() / "upscale-receiver" / "profiles.json"
+    """Return the path of this user's profiles. Raises `ProfilesUnusable` for a user without a home directory."""
+    home = config_home()
+    if home is None:
+        raise ProfilesUnusable("this user has no home directory for profiles; set HOME or XDG_CONFIG_HOME")
+    return home / "upscale-receiver" / "profiles.json"
 
 
 def read_profiles(path: Path | None = None) -> Profiles:
     """Read the profiles in *path*, none if there is no such file. Raises `ProfilesUnusable`, never quoting a token."""
+    if path is None and config_home() is None:
+        return Profiles()
     path = path or profiles_path()
     try:
         document = json.loads(path.read_bytes())
@@ -92,22 +102,38 @@ def write_profiles(profiles: Profiles, path: Path | None = None) -> Path:
         "default": profiles.default,
         "profiles": {name: {"url": each.url, "token": each.token} for name, each in profiles.profiles.items()},
     }
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with _writable(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(document, file, indent=2, ensure_ascii=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as exc:
-        raise ProfilesUnusable(f"{path} can't be written: {exc.strerror or exc}") from exc
+        # A symbolic link stays one, as to a file that is kept with others of its kind.
+        write_whole(Path(os.path.realpath(path)), json.dumps(document, indent=2, ensure_ascii=False) + "\n", mode=0o600)
     return path
+
+
+def update_profiles(change: Callable[[Profiles], Profiles], path: Path | None = None) -> Path:
+    """Read, *change* and write the profiles, and return the path; of several processes, one after the other."""
+    path = path or profiles_path()
+    with _writable(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = None if sys.platform == "win32" else os.open(path.parent, os.O_RDONLY)
+    try:
+        if sys.platform != "win32" and directory is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(directory, fcntl.LOCK_EX)
+        return write_profiles(change(read_profiles(path)), path)
+    finally:
+        if directory is not None:
+            os.close(directory)
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ProfilesUnusable(
+            f"{path} can't be written: {exc.strerror or exc}; "
+            "free some space, or set XDG_CONFIG_HOME to a directory that this user can write to"
+        ) from exc
 
 
 def _profile(entry: Any) -> Profile:

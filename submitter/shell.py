@@ -7,25 +7,33 @@ error (one JSON object with `--json`) and an exit status; a traceback is printed
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Literal, NoReturn, TextIO
+from types import FrameType
+from typing import Annotated, Any, Literal, NoReturn, TextIO
 
 import typer
 
 from submitter.errors import ReceiverError, SubmitterError, Unauthorized
 from submitter.printing import CommandFailed, say
+from submitter.system_errors import described
 
 EXIT_STATUSES = (
     "Exit status: 0 done. 1 it failed, or only part of it succeeded. 2 wrong usage, settings or token. "
-    "70 an error of the program itself. 124 a timeout passed. 130 interrupted."
+    "70 an error of the program itself. 124 a timeout passed. 130 interrupted (by SIGHUP 129, by SIGTERM 143)."
 )
+
+_LAST_SECONDS = 2.0
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more, and tracebacks of unexpected errors.")]
@@ -66,26 +74,56 @@ def run(cli: typer.Typer, program: str, explain: Callable[[BaseException], Comma
     """
     Run *cli* and exit. *explain* turns errors of its own package into messages.
 
-    An interrupt ends it with a message and status 130 at any time, also before and after the command.
+    An interrupt ends it with a message and status 130 at any time, also before and after the command. SIGTERM and
+    SIGHUP do the same, with 143 and 129: temporary files are removed, and what goes on elsewhere is named.
     """
     _open_standard_files()
+    output = _Output(sys.stdout.fileno(), "wb", closefd=False)
+    sys.stdout = _reopened(sys.stdout, output)
+    sys.stderr = _reopened(sys.stderr, _Undisturbed(sys.stderr.fileno(), "wb", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         _replace_what_cannot_be_encoded(stream)
     as_json = "--json" in sys.argv[1:]
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupts = _Interrupts()
     try:
         status = _called(cli, as_json)
         if status == 130:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
-        status = _end(program, CommandFailed("interrupted", status=130, code="interrupted"), as_json)
+        status = _end(program, CommandFailed("interrupted", status=interrupts.status, code="interrupted"), as_json)
     except BrokenPipeError:
         status = _reader_gone()
     except Exception as exc:  # noqa: BLE001 (the last one there is: a user gets a line, not a traceback)
-        status = _end(program, explain(exc) or explained(exc), as_json)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter's own end would print a traceback
-    sys.exit(status)
+        status = _end(program, _output_lost(output, exc) or explain(exc) or explained(exc), as_json)
+    if output.failure is not None:
+        _discard_output()
+    interrupts.end()
+    _exit(status)
+
+
+class _Interrupts:
+    """SIGINT as Python has it, and SIGTERM and SIGHUP as interrupts, unless they are ignored (as by `nohup`)."""
+
+    def __init__(self) -> None:
+        self.status = 128 + signal.SIGINT
+        self._others = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._others = [number for number in self._others if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in self._others:
+            signal.signal(number, self._interrupt)
+
+    def end(self) -> None:
+        """From now on a signal can't have the interpreter's own end print a traceback."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in self._others:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.status = 128 + number
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # whoever handles interrupts at this moment, such as an event loop
 
 
 def explained(exc: BaseException) -> CommandFailed:
@@ -98,7 +136,7 @@ def explained(exc: BaseException) -> CommandFailed:
     if isinstance(exc, SubmitterError):
         return CommandFailed(str(exc))
     if isinstance(exc, OSError):
-        return CommandFailed(str(exc), code="os_error")
+        return CommandFailed(described(exc), code="os_error")
     if "-v" in sys.argv or "--verbose" in sys.argv:
         traceback.print_exception(exc)
     return CommandFailed(
@@ -121,27 +159,86 @@ def _called(cli: typer.Typer, as_json: bool) -> int:
 
 
 def _end(program: str, failure: CommandFailed, as_json: bool) -> int:
-    try:
-        if as_json:
-            typer.echo(json.dumps({"error": failure.to_json()}), err=True)
-        else:
-            known = failure.remedy is None or failure.remedy in str(failure)
-            say(f"{program}: {failure}" + ("" if known else f"; {failure.remedy}"), err=True)
-            for line in failure.details:
-                say(f"  {line}", err=True)
-    except OSError:
-        return _reader_gone()
+    if as_json:
+        typer.echo(json.dumps({"error": failure.to_json()}), err=True)
+    else:
+        known = failure.remedy is None or failure.remedy in str(failure)
+        say(f"{program}: {failure}" + ("" if known else f"; {failure.remedy}"), err=True)
+        for line in failure.details:
+            say(f"  {line}", err=True)
     return failure.status
+
+
+def _output_lost(output: _Output, exc: BaseException) -> CommandFailed | None:
+    """Tell a standard output that can't be written from other causes of *exc*."""
+    if output.failure is None or not isinstance(exc, OSError):
+        return None
+    return CommandFailed(
+        f"standard output can't be written: {described(output.failure)}. "
+        "What was to be printed is lost; what the command did is not undone",
+        code="output_lost",
+    )
 
 
 def _reader_gone() -> int:
     """Handle a reader of the output that has gone, as `head` does; buffered output must not raise again."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        except (OSError, ValueError, AttributeError):
-            continue
+    _discard_output()
     return 1
+
+
+def _discard_output() -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Output(io.FileIO):
+    """Standard output that remembers why it could not be written."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as exc:
+            self.failure = exc
+            raise
+
+
+class _Undisturbed(io.FileIO):
+    """Standard error where messages that can't be written are dropped: they must not end what they are about."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
+def _reopened(stream: TextIO, raw: io.FileIO) -> TextIO:
+    """Return a stream like *stream* that writes through *raw*."""
+    through = getattr(stream, "write_through", False)
+    return io.TextIOWrapper(
+        raw if through else io.BufferedWriter(raw),  # as Python itself does with -u
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=getattr(stream, "line_buffering", False),
+        write_through=through,
+    )
+
+
+def _exit(status: int) -> NoReturn:
+    """Exit; threads that an interrupt at an awkward moment has left behind may not hold up the end for good."""
+    until = time.monotonic() + _LAST_SECONDS
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in threads:
+        if not thread.daemon:
+            thread.join(max(until - time.monotonic(), 0))
+    if any(thread.is_alive() and not thread.daemon for thread in threads):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _open_standard_files() -> None:

@@ -20,13 +20,14 @@ import typer
 from receiver.cli.restored_jobs import hold_queued
 from receiver.cli.sandbox_mark import SandboxMark
 from receiver.domain.jobs import Job
-from receiver.runtime.data_dir import prepare, usable
+from receiver.runtime.data_dir import DataUnusable, prepare, usable
 from receiver.runtime.secrets import secrets_path
 from receiver.runtime.serving_lock import alone
 from receiver.settings import Settings, load
 from receiver.store.sqlite_file import check_ours, copy_to, state_of
 from submitter.printing import Listing, failed, print_json, print_table
 from submitter.provider_settings import ProviderSettings
+from submitter.system_errors import about
 
 _FILES = ("images", "inputs", "answers")
 
@@ -104,7 +105,8 @@ def _restore(settings: Settings, each: Mapping[str, ProviderSettings], directory
     part = settings.database_path.with_name(".restoring")
     for leftover in (part, _beside(part, "-wal"), _beside(part, "-shm")):
         leftover.unlink(missing_ok=True)
-    shutil.copyfile(directory / "receiver.db", part)
+    with about(part):
+        shutil.copyfile(directory / "receiver.db", part)
     held = asyncio.run(hold_queued(part, settings, each))
     _sync(settings.data_dir)
     part.replace(settings.database_path)
@@ -148,7 +150,8 @@ def _copy(source: Path, target: Path) -> None:
 def _copy_file(source: Path, target: Path) -> None:
     """Copy a file with its modification time, by which inputs expire, but not its mode, which may not fit here."""
     target.unlink(missing_ok=True)
-    shutil.copyfile(source, target)
+    with about(target):
+        shutil.copyfile(source, target)
     times = source.stat()
     os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
 
@@ -168,8 +171,12 @@ def _whole(directory: Path) -> Iterator[Path]:
         part.rename(directory)
         with contextlib.suppress(OSError):  # it is whole and in its place, although its parent may not be readable
             _sync_one(directory.parent)
-    except BaseException:
+    except BaseException as exc:
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(exc, DataUnusable) and part in exc.path.parents:
+            raise DataUnusable(directory, exc.wrong, exc.remedy) from exc
+        if isinstance(exc, OSError) and str(part) in (exc.filename2 or exc.filename or ""):
+            raise OSError(exc.errno, exc.strerror, str(directory)) from exc
         raise
 
 
@@ -182,6 +189,7 @@ def _sync(directory: Path) -> None:
 def _sync_one(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with about(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

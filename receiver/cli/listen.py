@@ -23,6 +23,8 @@ from submitter.errors import RequestRefused
 from submitter.printing import failed, say
 from submitter.sdk.async_client import AsyncClient
 from submitter.signatures import new_secret, parse_secret
+from submitter.system_errors import described
+from submitter.whole_files import write_whole
 
 if sys.platform != "win32":
     import termios
@@ -139,25 +141,34 @@ def _checked_secret(secret: str) -> str:
 def _own_secret() -> str:
     """Return the secret of this data directory, or else of this user, so that an application is configured once."""
     data_dir = LocalReceiver().data_dir
-    directory = data_dir if data_dir.is_dir() else config_home() / "upscale-receiver"
+    home = config_home()
+    if not data_dir.is_dir() and home is None:
+        return new_secret()  # nowhere to keep it: one for this run
+    directory = data_dir if home is None or data_dir.is_dir() else home / "upscale-receiver"
     path = directory / _SECRET_FILE
-    try:
-        return _checked_secret(path.read_text().strip())
-    except FileNotFoundError:
-        return _made_secret(path)
-
-
-def _made_secret(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return _kept_secret(path)
     secret = new_secret()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_whole(path, secret + "\n", mode=0o600, replace=False)
     except FileExistsError:  # another `listen` has just made it
-        return _checked_secret(path.read_text().strip())
-    except OSError:  # a read-only disk: one for this run
+        return _kept_secret(path)
+    except OSError:  # a full or read-only disk: one for this run
         return secret
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secret + "\n")
+    return secret
+
+
+def _kept_secret(path: Path) -> str:
+    try:
+        secret = path.read_text("utf-8").strip()
+        parse_secret(secret)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as exc:
+        raise failed(f"{described(exc)}; give it to the user that this runs as, or use --secret") from exc
+    except ValueError as exc:
+        raise failed(f"{path} is not what `receiver listen` keeps there; remove it, and a new one is made") from exc
     return secret
 
 

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from receiver.runtime.data_dir import DataUnusable, usable
 from receiver.settings import SettingsInvalid
 from receiver.store.sqlite_file import has_jobs
+from submitter.whole_files import write_whole
 
 if sys.platform != "win32":
     import fcntl
@@ -55,13 +57,13 @@ class SandboxMark:
         try:
             yield
         finally:
-            with self._alone():
+            with contextlib.suppress(OSError, DataUnusable), self._alone():  # who has ended is not taken for running
                 self._write(self._running(but=os.getpid()))
 
     def serves_no_sandbox(self) -> None:
         """Remove an entry with this process's id, left by an earlier one: in a container the id is always 1."""
         if self.there:
-            with contextlib.suppress(OSError), self._alone():
+            with contextlib.suppress(OSError, DataUnusable), self._alone():
                 self._write(self._running(but=os.getpid()))
 
     def _running(self, *, but: int | None = None) -> list[dict[str, Any]]:
@@ -95,10 +97,8 @@ class SandboxMark:
             self._path.unlink(missing_ok=True)
 
     def _write(self, running: list[dict[str, Any]]) -> None:
-        part = self._path.with_name(f".{_NAME}.{os.getpid()}")
-        part.touch(mode=0o600)
-        part.write_text(json.dumps({"running": running} if running else {}))
-        part.replace(self._path)
+        with usable(self._path):
+            write_whole(self._path, json.dumps({"running": running} if running else {}), mode=0o600)
 
 
 def _lives(pid: int) -> bool:

@@ -15,6 +15,7 @@ from receiver.store.blobs import open_blobs
 from receiver.store.sqlite_file import check_ours, state_of
 from receiver.store.upload import upload_files
 from submitter.printing import failed, print_json
+from submitter.system_errors import described
 
 _GENERATED = {
     "RECEIVER_SECRET_KEYS": ("secret_keys", "secret_key"),
@@ -76,7 +77,9 @@ def _upload(settings: Settings) -> int | None:
     try:
         return asyncio.run(upload_files(open_blobs(settings.data_dir, settings.blob_url)))
     except OSError as exc:
-        raise failed(f"images and inputs could not be copied: {exc}; nothing was transferred, run it again") from exc
+        raise failed(
+            f"images and inputs could not be copied: {described(exc)}; nothing was transferred, run it again"
+        ) from exc
 
 
 def _unset(settings: Settings) -> dict[str, str]:

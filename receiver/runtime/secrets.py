@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import secrets
 from pathlib import Path
 
 from receiver.runtime.data_dir import DataUnusable, prepare, usable
 from submitter.signatures import new_secret, parse_secret
+from submitter.whole_files import write_whole
 
 _NAME = "secrets.json"
 _KEYS = ("secret_key", "api_token", "notify_secret")
@@ -60,15 +61,5 @@ def _make(path: Path) -> None:
         "api_token": secrets.token_urlsafe(32),
         "notify_secret": new_secret(),
     }
-    part = path.with_name(f".{_NAME}.{secrets.token_hex(4)}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        json.dump(fresh, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        pass
-    finally:
-        part.unlink()
+    with contextlib.suppress(FileExistsError):
+        write_whole(path, json.dumps(fresh, indent=1), mode=0o600, replace=False)

@@ -7,7 +7,10 @@ The file of a SQLite database: created for its owner only, migrated, checked, co
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from receiver.runtime.data_dir import DataUnusable, usable
 from receiver.store.errors import DatabaseUnavailable
 from receiver.store.schema import known_schemas, newest_schema, upgrade
+from submitter.system_errors import described
 
 log = structlog.get_logger("receiver.store")
 
@@ -50,9 +54,12 @@ def usable_database(path: Path) -> Iterator[None]:
         cause: BaseException | None = exc
         while cause is not None and not isinstance(cause, sqlite3.Error):
             cause = cause.orig if isinstance(cause, DBAPIError) else cause.__cause__
-        remedy = _REMEDIES.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF, "")
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        remedy = _REMEDIES.get(code, "")
         if not remedy:
             raise
+        if code == sqlite3.SQLITE_CANTOPEN and path.is_file() and os.access(path.parent, os.W_OK | os.X_OK):
+            remedy = "if it belongs to this user, raise the limit of open files (`ulimit -n`)"
         raise DataUnusable(path, f"can't be used: {cause}", remedy) from exc
 
 
@@ -146,7 +153,25 @@ def check_ours(path: Path, *, remedy: str) -> None:
 def copy_to(path: Path, target: Path) -> None:
     """Write one consistent snapshot of the database at *path* to the new file *target*. Raises `DataUnusable`."""
     with usable_database(path), contextlib.closing(sqlite3.connect(path, timeout=30)) as source:
-        source.execute("VACUUM INTO ?", (str(target),))
+        try:
+            source.execute("VACUUM INTO ?", (str(target),))
+        except sqlite3.OperationalError as exc:
+            why = _no_room_beside(target, path.stat().st_size)
+            if why is None:
+                raise
+            raise DataUnusable(target, *why) from exc
+
+
+def _no_room_beside(target: Path, size: int) -> tuple[str, str] | None:
+    """Return why no file of *size* bytes can be beside *target*, and the remedy: then the source is not at fault."""
+    try:
+        with tempfile.TemporaryFile(dir=target.parent) as file:
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as exc:
+        wrong, _, remedy = described(OSError(exc.errno, exc.strerror)).partition("; ")
+        return f"can't be written: {wrong}", remedy or "name another place"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from submitter.errors import Overloaded, RequestRefused, SubmitterError, Unautho
 from submitter.printing import rich_console, say
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import Job
+from submitter.system_errors import described
 from submitter.vocabulary import State
 
 _JOURNAL = ".submitter-batch.jsonl"
@@ -218,7 +219,7 @@ class Batch:
             self._journal.ended(item.name, job.state.value, saved)
         except (SubmitterError, OSError) as exc:
             state = "unsaved" if job.succeeded else job.state.value
-            reason = f"{job.id}: {str(exc) or 'not kept in time'}; {_AGAIN}"
+            reason = f"{job.id}: {described(exc) or 'not kept in time'}; {_AGAIN}"
             self._end(item, Ended(item, job=job, state=state, reason=reason))
         else:
             self._end(item, Ended.of(item, job, saved=tuple(str(self._out / name) for name in saved)))

@@ -31,6 +31,7 @@ from submitter.provider import Provider
 from submitter.providers import PROVIDERS, build
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import Job
+from submitter.system_errors import described
 from submitter.vocabulary import Picture
 
 _JOURNAL = ".submitter-compare.jsonl"
@@ -174,7 +175,7 @@ class Comparing:
             self._journal.ended(self._name(provider, options), job.state.value, tuple(path.name for path in saved))
         except (SubmitterError, CommandFailed, OSError) as exc:
             state = "refused" if job is None else "unsaved" if job.succeeded else job.state.value
-            return Result(provider, options, state, job, str(exc) or "its images were not kept in time")
+            return Result(provider, options, state, job, described(exc) or "its images were not kept in time")
         finally:
             if job is not None and job.ended:
                 self._open.pop(provider, None)

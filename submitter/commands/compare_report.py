@@ -17,6 +17,7 @@ from submitter.printing import Listing, age, harmless, state_text
 from submitter.providers import PROVIDERS
 from submitter.sdk.values import Job
 from submitter.vocabulary import Picture
+from submitter.whole_files import write_whole
 from submitter.words import size_text
 
 _NONE = "–"
@@ -126,12 +127,7 @@ def results_table(comparison: Comparison) -> Listing:
 
 def write_report(comparison: Comparison, path: Path) -> None:
     """Write the page to *path*, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(report(comparison), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, report(comparison))
 
 
 def report(comparison: Comparison) -> str:

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from submitter.commands.connection import CommandFailed
+from submitter.system_errors import about
 
 if sys.platform != "win32":
     import fcntl
@@ -124,7 +125,8 @@ class Journal:
 
     def _write(self, line: dict[str, Any], *, sync: bool = False) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
-        if sync:
-            os.fsync(self._file.fileno())
+        with about(self.path):
+            self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            self._file.flush()
+            if sync:
+                os.fsync(self._file.fileno())

@@ -12,7 +12,7 @@ from submitter.commands.connection import CommandFailed, Connection, as_text, ru
 from submitter.connecting import checked_url, find_receiver
 from submitter.environment import LOCAL_URL
 from submitter.printing import print_fields, say
-from submitter.profiles import DEFAULT_NAME, Profile, read_profiles, write_profiles
+from submitter.profiles import DEFAULT_NAME, Profile, profiles_path, read_profiles, update_profiles
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import Health
 
@@ -30,11 +30,12 @@ def login(
     The token is asked for on a terminal, and else read from standard input: `submitter login URL < token.txt`.
     """
     connection: Connection = context.obj
+    profiles_path()  # before a token is asked for
     profiles = read_profiles()
     if remove:
         if profiles.get(name) is None:
             raise CommandFailed(f"there is no profile {name!r}")
-        write_profiles(profiles.without(name))
+        update_profiles(lambda profiles: profiles.without(name))
         say(f"removed the profile {name}")
         return
     where = checked_url(url or connection.url or LOCAL_URL)
@@ -48,7 +49,7 @@ def login(
             await client.providers()
 
     run(try_it())
-    path = write_profiles(profiles.with_profile(name, Profile(where, token), default=default))
+    path = update_profiles(lambda profiles: profiles.with_profile(name, Profile(where, token), default=default))
     say(f"logged in to {where}; stored as {name} in {path}")
 
 

@@ -13,6 +13,7 @@ from submitter import file_names
 from submitter.errors import JobFailed, SubmitterError
 from submitter.printing import CommandFailed, say
 from submitter.sdk.values import Job
+from submitter.system_errors import described
 
 
 def stem_of(image: Path | str) -> str:
@@ -56,7 +57,7 @@ def naming(job: Job | str, out: Path | None) -> Iterator[None]:
         message = str(exc).removesuffix(f"; {exc.remedy}")
         raise CommandFailed(f"{message}{remedy}", code=exc.code) from exc
     except (SubmitterError, OSError) as exc:
-        raise CommandFailed(f"{job_id} was sent, but: {exc}; go on with {again}") from exc
+        raise CommandFailed(f"{job_id} was sent, but: {described(exc)}; go on with {again}") from exc
     except asyncio.CancelledError:
         say(f"{job_id} was sent; go on with {again}", err=True)
         raise

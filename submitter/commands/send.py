@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from submitter.commands.waits import Waits
 from submitter.file_names import is_url
 from submitter.printing import say
 from submitter.sdk.values import Job
+from submitter.system_errors import described
 
 _SUBMIT_SECONDS = 45.0
 """For the receiver to answer: it may be restarting, or fetching an input URL, for which it takes up to 30 s."""
@@ -39,15 +42,22 @@ def send(
     if out is not None:
         make_ready(out)
     job, saved = run(_send(connection, source, provider, options, wait or out is not None, out))
-    if as_json:
-        typer.echo(as_text(job_to_json(job, saved)))
-    else:
-        cost = f", {job.cost.amount:f} {job.cost.unit}" if job.cost else ""
-        say(f"{job.id} {job.state.value}{cost}")
-        for path in saved:
-            say(str(path))
+    try:
+        _print(job, saved, as_json)
+    except OSError as exc:
+        raise CommandFailed(f"{job.id} was sent, but standard output can't be written: {described(exc)}") from exc
     if (wait or out is not None) and not job.succeeded:
         raise CommandFailed(reason(job), code=job.error.code if job.error else job.state.value)
+
+
+def _print(job: Job, saved: Sequence[Path], as_json: bool) -> None:
+    if as_json:
+        typer.echo(as_text(job_to_json(job, saved)))
+        return
+    cost = f", {job.cost.amount:f} {job.cost.unit}" if job.cost else ""
+    say(f"{job.id} {job.state.value}{cost}")
+    for path in saved:
+        say(str(path))
 
 
 def _source(image: str) -> Path | str:
@@ -65,7 +75,11 @@ async def _send(
     saved: list[Path] = []
     async with connection.open() as client:
         with connection.status(f"sending to the receiver, for {provider}") as status:
-            job = await client.submit(provider, image, options=options, timeout=_SUBMIT_SECONDS)
+            try:
+                job = await client.submit(provider, image, options=options, timeout=_SUBMIT_SECONDS)
+            except asyncio.CancelledError:
+                say("it may have been sent; see `submitter list` before it is sent again", err=True)
+                raise
             with naming(job, out):
                 if wait:
                     status.update(f"{job.id} is with {provider}")

@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from submitter.sdk.link import LATER, Link, joined, moment
 from submitter.sdk.result_files import free_paths
 from submitter.sdk.steps import Close, Sleep, Steps, Stream, next_piece, open_stream, work
 from submitter.sdk.values import Evidence, Job, JobImage
+from submitter.system_errors import about
 from submitter.vocabulary import State
 
 Source = str | bytes | os.PathLike[str]
@@ -334,7 +336,7 @@ def _download(link: Link, found: Job, n: int, path: Path, until: float | None) -
                     if status not in LATER or link.clock() >= deadline:
                         link.checked(answer)
                     raise httpx.RemoteProtocolError(f"the receiver answered {status}")
-                yield from _written(stream, part)
+                yield from _written(stream, part, path)
                 yield Close(stream)
                 yield from work(lambda: _complete(part, path, found.images[n]))
                 return
@@ -344,19 +346,26 @@ def _download(link: Link, found: Job, n: int, path: Path, until: float | None) -
         part.unlink(missing_ok=True)
 
 
-def _written(stream: Stream, part: Path) -> Steps[None]:
-    file = yield from work(lambda: part.open("wb"))
+def _written(stream: Stream, part: Path, path: Path) -> Steps[None]:
+    """Write what comes to *part*; an error names *path*."""
+    file = yield from work(lambda: part.open("wb", buffering=0))
     try:
         while (piece := (yield from next_piece(stream))) is not None:
-            yield from work(lambda piece=piece: file.write(piece))  # type: ignore[misc]
-        yield from work(lambda: _synced(file))
+            yield from work(lambda piece=piece: _write(file, piece, path))  # type: ignore[misc]
+        yield from work(lambda: _sync(file, path))
     finally:
         file.close()
 
 
-def _synced(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _write(file: FileIO, piece: bytes, path: Path) -> None:
+    with about(path):
+        while piece:  # a disk that is nearly full takes a part of it
+            piece = piece[file.write(piece) :]
+
+
+def _sync(file: FileIO, path: Path) -> None:
+    with about(path):
+        os.fsync(file.fileno())
 
 
 def _complete(part: Path, path: Path, image: JobImage) -> None:

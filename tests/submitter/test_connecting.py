@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from submitter.connecting import find_receiver
 from submitter.errors import NoReceiver, Unauthorized
-from submitter.profiles import Profile, Profiles, ProfilesUnusable, profiles_path, read_profiles, write_profiles
+from submitter.profiles import (
+    Profile,
+    Profiles,
+    ProfilesUnusable,
+    profiles_path,
+    read_profiles,
+    update_profiles,
+    write_profiles,
+)
 
 PRODUCTION = Profile("https://hooks.example.com/upscale", "token-of-production")
 STAGING = Profile("https://staging.example.com", "token-of-staging")
@@ -114,3 +123,38 @@ def test_a_damaged_file_of_profiles_is_refused_without_quoting_it(text: str) -> 
     profiles_path().write_text(text, encoding="latin-1")
     with pytest.raises(ProfilesUnusable, match="remove it and log in again"):
         read_profiles()
+
+
+def test_profiles_that_are_stored_at_once_are_all_kept() -> None:
+    names = [f"receiver-{n}" for n in range(8)]
+
+    def add(name: str) -> None:
+        update_profiles(lambda found: found.with_profile(name, Profile(PRODUCTION.url, name)))
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(add, names))
+    assert sorted(read_profiles().profiles) == names
+
+
+def test_a_symbolic_link_to_the_profiles_stays_one(tmp_path: Path) -> None:
+    store()
+    kept = tmp_path / "kept.json"
+    profiles_path().rename(kept)
+    profiles_path().symlink_to(kept)
+    store(production=PRODUCTION)
+    assert profiles_path().is_symlink()
+    assert "production" in kept.read_text()
+
+
+def test_a_user_without_a_home_has_no_profiles_and_is_told_when_one_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert read_profiles() == Profiles()
+    with pytest.raises(Unauthorized, match="SUBMITTER_TOKEN"):
+        find_receiver("https://other.example.com")
+    with pytest.raises(ProfilesUnusable, match="set HOME or XDG_CONFIG_HOME"):
+        update_profiles(lambda found: found)

@@ -17,6 +17,7 @@ from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import new_secret
 from tests.support.cli import bare_environment, receiver_command
 from tests.support.forwarded import Application, listening
+from tests.support.hostile_shell import in_shell
 from tests.support.ports import free_port
 from tests.support.processes import TOKEN, live, submit, wait_for_state
 from tests.support.waiting import eventually, patiently
@@ -256,3 +257,20 @@ async def test_the_secret_stays_the_same_from_start_to_start(tmp_path: Path) -> 
                 secrets.add(next(word for word in err.read_text().split() if word.startswith("whsec_")))
         assert len(secrets) == 1
         assert (receiver.data_dir / "listen.secret").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_secret_that_can_not_be_kept_or_read_is_one_for_this_run_or_named(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _):
+        err = tmp_path / "listen.err"
+        config = tmp_path / "config"
+        where = ("http://127.0.0.1:9/", "--url", receiver.url, "--token", TOKEN)
+        config.write_text("a file, where a directory is needed")
+        async with listening(tmp_path, *where, RECEIVER_DATA_DIR="none", XDG_CONFIG_HOME=str(config)):
+            await eventually(lambda: "events of" in err.read_text(), what=err.read_text)
+        assert "signing with whsec_" in err.read_text()
+        for content in (b"", b"half", b"\xff"):
+            (receiver.data_dir / "listen.secret").write_bytes(content)
+            line = f"$PROGRAM listen {' '.join(where)}"
+            status, _, said = await in_shell(receiver, line, program="receiver")
+            assert (status, len(said.splitlines())) == (1, 1), said
+            assert "listen.secret is not what `receiver listen` keeps there; remove it" in said

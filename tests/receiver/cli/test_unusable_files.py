@@ -13,8 +13,10 @@ from receiver.runtime.data_dir import DataUnusable, prepare
 from receiver.runtime.secrets import generated
 from receiver.runtime.serving_lock import occupied
 from receiver.store.database import open_database
+from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import Done, bare_environment, receiver_command
-from tests.support.processes import LiveReceiver
+from tests.support.hostile_shell import files_of, in_shell
+from tests.support.processes import LiveReceiver, live, submit, wait_for_state
 from tests.support.rows import execute
 
 SERVE = ("serve", "--port", "0")
@@ -191,3 +193,36 @@ async def test_any_name_of_a_data_directory_can_be_backed_up(tmp_path: Path) -> 
     done = await run(tmp_path, "backup", "copy", data_dir=name)
     assert done.status == 0, done.err
     assert (await run(tmp_path, "restore", "copy", data_dir=f"{name} again")).status == 0
+
+
+@pytest.mark.sqlite(reason="a backup of the file")
+async def test_a_backup_or_restore_on_a_full_disk_names_it_leaves_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _), receiver.client() as client:
+        job = await submit(client, "freepik", picture_bytes(160, 120))
+        await wait_for_state(client, job["id"], kept=True)
+        backup = "$PROGRAM backup copy"
+        for size in (0, 100_000):
+            status, _, err = await in_shell(receiver, backup, program="receiver", prepare=files_of(size))
+            assert (status, len(err.splitlines())) == (1, 1), err
+            assert err.startswith("receiver: copy: ") and "file too large; raise the limit of a file's size" in err
+            assert not list(tmp_path.glob("*copy*"))
+        assert (await in_shell(receiver, backup, program="receiver"))[0] == 0
+        restore = "RECEIVER_DATA_DIR=again $PROGRAM restore copy"
+        for size in (0, 100_000):
+            status, _, err = await in_shell(receiver, restore, program="receiver", prepare=files_of(size))
+            assert (status, len(err.splitlines())) == (1, 1), err
+            assert "again" in err and "file too large" in err
+            assert not (tmp_path / "again" / "receiver.db").exists()
+        assert (await in_shell(receiver, restore, program="receiver"))[0] == 0
+
+
+@pytest.mark.sqlite(reason="secrets and the sandbox's mark are beside the file")
+async def test_a_start_on_a_full_disk_names_the_file_and_leaves_no_half_of_it(tmp_path: Path) -> None:
+    receiver = LiveReceiver(tmp_path / "unused")
+    for command in ("serve --port 0", "serve --port 0 --sandbox", "migrate"):
+        line = f"RECEIVER_DATA_DIR=full $PROGRAM {command}"
+        status, _, err = await in_shell(receiver, line, program="receiver", prepare=files_of(0))
+        assert (status, len(err.splitlines())) == (1, 1), err
+        assert err.startswith("receiver: full/"), err
+        left = {path.name for path in (tmp_path / "full").iterdir() if path.name.startswith((".s", "sec", "sand"))}
+        assert left == set()

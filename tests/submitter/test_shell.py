@@ -1,0 +1,129 @@
+"""Both programs where the shell gives them little: output that can't be written, no home, signals, full disks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from submitter.sandbox import Sandbox
+from submitter.sandbox import test_picture as picture_bytes
+from tests.support.hostile_shell import files_of, in_shell
+from tests.support.processes import live, wait_for_state
+from tests.support.submitter_cli import pictures, started
+from tests.support.waiting import eventually, patiently
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+
+
+@pytest.fixture
+def hearing_hangups() -> Iterator[None]:
+    """Not as under `nohup`, where a program ignores them as this one does."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+async def test_an_output_that_can_not_be_written_is_named_and_so_is_what_was_sent(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(picture_bytes(96, 64))
+    async with live(tmp_path) as (receiver, sandbox), receiver.client() as client:
+        for program, command in (("submitter", "providers"), ("receiver", "jobs list"), ("receiver", "--help")):
+            status, _, err = await in_shell(receiver, f"$PROGRAM {command} >/dev/full", program=program)
+            assert (status, len(err.splitlines())) == (1, 1), err
+            assert err.startswith(f"{program}: standard output can't be written: no space left on device; free some")
+        status, _, err = await in_shell(receiver, "$PROGRAM send cat.jpg --provider novita >/dev/full")
+        (job,) = (await client.get("/v1/jobs")).json()["items"]
+        assert (status, err.startswith(f"submitter: {job['id']} was sent, but standard output")) == (1, True)
+        status, _, err = await in_shell(receiver, "$PROGRAM send cat.jpg --provider novita | true")
+        assert (job["id"] in err, "was sent, but standard output" in err, "Exception" in err) == (False, True, False)
+        assert len(sandbox.accepted()) <= 2
+
+
+async def test_messages_that_nobody_can_read_end_no_command(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 2, picture_bytes(96, 64))
+    async with live(tmp_path) as (receiver, sandbox):
+        batch = "$PROGRAM batch in --provider freepik --out out --json"
+        status, out, _ = await in_shell(receiver, f"{batch} 2>/dev/full")
+        assert (status, json.loads(out)["succeeded"], len(sandbox.accepted())) == (0, 2, 2)
+        assert (await in_shell(receiver, "$PROGRAM batch nothing --provider freepik 2>/dev/full"))[0] == 2
+        assert (await in_shell(receiver, "$PROGRAM whoami <&- >&- 2>&-"))[0] == 0
+
+
+async def test_a_full_disk_names_the_file_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 2, picture_bytes(96, 64))
+    async with live(tmp_path) as (receiver, sandbox):
+        batch = "$PROGRAM batch in --provider novita --out out --json"
+        status, out, _ = await in_shell(receiver, batch, prepare=files_of(8192))
+        first = json.loads(out)["items"]
+        assert (status, [item["state"] for item in first]) == (1, ["unsaved"] * 2)
+        assert "out/photo-000.png: file too large; raise the limit of a file's size" in first[0]["reason"]
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".submitter-batch.jsonl"]
+        assert (await in_shell(receiver, batch))[0] == 0
+        assert len(sandbox.accepted()) == 2
+
+
+@pytest.mark.usefixtures("hearing_hangups")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+async def test_every_signal_that_ends_a_command_is_an_interrupt(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    pictures(tmp_path / "in", 3, picture_bytes(96, 64))
+    sandbox = Sandbox(seed=1, turnaround_seconds=(600, 600))
+    async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
+        running = await started(receiver, "batch", "in", "--provider", "freepik", "--out", "out")
+        await eventually(lambda: len(sandbox.accepted()) == 3)
+        running.send_signal(number)
+        _, err = await patiently(running.communicate())
+        assert running.returncode == status
+        assert "3 jobs go on at the receiver" in err.decode() and "submitter: interrupted" in err.decode()
+        (job, *_) = (await client.get("/v1/jobs")).json()["items"]
+        await wait_for_state(client, job["id"], "running")
+        named = await started(receiver, "send", "in/photo-001.jpg", "--provider", "freepik", "--wait")
+        await eventually(lambda: len(sandbox.accepted()) == 4)
+        named.send_signal(number)
+        _, err = await patiently(named.communicate())
+        assert named.returncode == status
+        assert "go on with `submitter wait job_" in err.decode()
+
+
+def ignoring_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+async def test_in_the_background_of_a_script_sigterm_is_an_interrupt_too(tmp_path: Path) -> None:
+    """Its SIGINT is ignored there, as a shell without job control has it."""
+    pictures(tmp_path / "in", 1, picture_bytes(96, 64))
+    sandbox = Sandbox(seed=1, turnaround_seconds=(600, 600))
+    async with live(tmp_path, sandbox=sandbox) as (receiver, _):
+        command = "exec $PROGRAM batch in --provider freepik --out out"
+        running = asyncio.create_task(
+            in_shell(receiver, f"{command} & echo $! > pid; wait $!", prepare=ignoring_interrupts)
+        )
+        await eventually(lambda: len(sandbox.accepted()) == 1)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+        status, _, err = await running
+        assert (status, "1 jobs go on at the receiver" in err) == (143, True)
+
+
+@pytest.mark.usefixtures("hearing_hangups")
+async def test_two_interrupts_at_once_end_a_command_too(tmp_path: Path) -> None:
+    """The second one comes before the first has been handled, and leaves the threads of the database."""
+    async with live(tmp_path) as (receiver, _):
+        (tmp_path / "cat.jpg").write_bytes(picture_bytes(96, 64))
+        assert (await in_shell(receiver, "$PROGRAM send cat.jpg --provider freepik"))[0] == 0
+        for numbers in ((signal.SIGINT, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM)):
+            following = await started(
+                receiver, "events", "tail", "--after", "0", program="receiver", RECEIVER_DATA_DIR=str(receiver.data_dir)
+            )
+            assert following.stdout is not None
+            await patiently(following.stdout.readline())
+            for number in numbers:
+                following.send_signal(number)
+            await patiently(following.communicate())
+            assert following.returncode in (0, -numbers[0], 128 + numbers[0], 128 + numbers[1])
