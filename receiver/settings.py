@@ -21,8 +21,10 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from submitter.option_errors import explain_option
 from submitter.provider import Provider
 from submitter.provider_settings import ProviderSettings, Secrets, Texts, split_commas
 from submitter.providers import PROVIDERS
@@ -328,8 +330,16 @@ def _blank_lines(text: str) -> int:
 
 def _explain(exc: ValidationError, prefix: str) -> list[str]:
     lines = []
-    for error in exc.errors(include_url=False, include_input=False, include_context=False):
+    for error in exc.errors(include_url=False, include_input=False):
         name = str(error["loc"][0]) if error["loc"] else ""
         shown = name if name.startswith(prefix) else f"{prefix}{name}"
-        lines.append(f"{shown.upper()}: {error['msg'].removeprefix('Value error, ')}")
-    return lines
+        lines.append(f"{shown.upper()}: {_remedy(error)}")
+    return list(dict.fromkeys(lines))
+
+
+def _remedy(error: ErrorDetails) -> str:
+    if error["type"] in ("ip_v4_network", "ip_v6_network"):
+        return "must be networks such as 10.0.0.0/8, with no bits set behind the prefix"
+    if error["type"] == "string_pattern_mismatch":
+        return "must be a URL such as s3://bucket/prefix, gs://… or az://…"
+    return explain_option(error, ())

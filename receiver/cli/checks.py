@@ -108,7 +108,7 @@ def settings_findings(given: Mapping[str, str]) -> list[Finding]:
         warn("settings", wrong, "correct or remove it: it has no effect")
         for wrong in (*names_alone(), *misspelt(given))
     ]
-    return found or [ok("settings", "all of them can be used")]
+    return found or [ok("settings", "all are valid")]
 
 
 def secrets_findings(settings: Settings) -> list[Finding]:
@@ -174,7 +174,7 @@ def database_findings(path: Path) -> list[Finding]:
         return [fail("database", f"journal mode is {state.journal_mode}, not wal", remedy)]
     if not os.access(path, os.W_OK):
         return [fail("database", f"{path} can't be written", "give it to the user that this runs as (chown)")]
-    return [ok("database", f"{path} is whole and at the newest schema")]
+    return [ok("database", f"{path} is intact, and its schema is current")]
 
 
 async def postgresql_finding(settings: Settings) -> Finding:
@@ -217,7 +217,7 @@ async def public_url_findings(settings: Settings, clocks: Clocks, *, serving: bo
         if certificate.grade is Grade.FAIL:
             return
     else:
-        yield warn("TLS", f"{url.host} is spoken to without TLS", "put a proxy with TLS in front (see deploy/)")
+        yield warn("TLS", f"{url.host} is reached without TLS", "put a proxy with TLS in front (see deploy/)")
     if not settings.secret_keys and not secrets_path(settings.data_dir).exists():
         yield fail("public URL", "no receiver has run with this data directory yet", "start `receiver serve`")
         return
@@ -265,7 +265,7 @@ async def reach(public_url: str, tokens: Tokens, clocks: Clocks | None = None, *
             "what is in front rewrites answers, and probably bodies too, which breaks signatures",
             "turn off its content rewriting, compression and interstitial pages for /callbacks/",
         )
-    return ok(check, f"{public_url} leads here")
+    return ok(check, f"{public_url} reaches this receiver")
 
 
 async def _certificate(url: httpx.URL) -> Finding:

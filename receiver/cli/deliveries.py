@@ -123,9 +123,10 @@ def replay(
     if as_json:
         print_json({**counted, "dry_run": dry_run})
         return
-    verb = "would be delivered" if dry_run else "are due"
+    number = counted["replayed"]
+    due = "would be sent again" if dry_run else f"{'is' if number == 1 else 'are'} due again"
     missed = f", {counted['never_queued']} of them never queued before" if counted["never_queued"] else ""
-    typer.echo(f"{counted['replayed']} {verb} (again){missed}")
+    typer.echo(f"{number} {'delivery' if number == 1 else 'deliveries'} {due}{missed}")
 
 
 def _table(found: list[DeliveryView]) -> Listing:

@@ -139,7 +139,7 @@ def test(
         if as_json:
             print_json({**shown.to_json(), "attempts": [attempt.to_json() for attempt in attempts]})
         else:
-            took = f" in {attempts[-1].seconds:.3f} s" if attempts else ""
+            took = f", after {attempts[-1].seconds:.3f} s" if attempts else ""
             say(f"{shown.id} {shown.state}: {shown.last_error or shown.last_status}{took}")
         if shown.state != "delivered":
             raise typer.Exit(1)

@@ -192,7 +192,7 @@ async def _watched(store: JobStore, job_ids: Sequence[str] | None) -> list[tuple
 
 
 def _table(found: Sequence[tuple[Job, Sequence[KeptImage]]], now: datetime) -> Listing:
-    table = Listing("job", "provider", "state", "age", "by", "images", "note")
+    table = Listing("job", "provider", "state", "took", "by", "images", "note")
     for job, images in found:
         table.add_row(
             job.id,

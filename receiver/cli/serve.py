@@ -130,7 +130,7 @@ class Served:
             return
         lines = [("receiver", self.origin), ("public URL", self.receiver.public_url or "none: jobs are polled")]
         if self.sandbox:
-            lines.append(("sandbox", f"{self.sandbox}  (stands in for every provider; nothing is billed)"))
+            lines.append(("sandbox", f"{self.sandbox}  (all providers; nothing is billed)"))
         if self.receiver.settings.dashboard == "on" and Role.WEB in self.receiver.roles:
             lines.append(("dashboard", f"{self.origin}/  (`receiver open` signs in)"))
         if not self.receiver.settings.api_tokens:

@@ -124,4 +124,4 @@ async def _lag(address: Address) -> list[Finding]:
         remedy = "`receiver jobs list --state unconfirmed --state running` shows them"
         late.append(warn("jobs", f"{overdue:.0f} are overdue", remedy))
     counts = ", ".join(f"{waiting.get(queue, 0):.0f} {queue}" for queue in ("unread", "queued", "deliveries", "images"))
-    return late or [ok("lag", f"nothing waits for too long ({counts})")]
+    return late or [ok("lag", f"nothing waits too long ({counts})")]

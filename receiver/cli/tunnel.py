@@ -45,7 +45,7 @@ def tunnel(
     if ssh and public_url and not remote_port:
         raise typer.BadParameter("--ssh with --public-url needs the --remote-port that the URL leads to")
     if not ssh and not public_url and shutil.which("cloudflared") is None:
-        raise typer.BadParameter(f"there is no way yet: {_WAYS}")
+        raise typer.BadParameter(f"no tunnel is available: {_WAYS}")
     overrides: dict[str, Any] = {"public_url": public_url} if public_url else {}
     settings, each = load(**overrides)
     logs.set_up(settings.log_format)

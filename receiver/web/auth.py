@@ -52,10 +52,11 @@ class Bearer:
         """Return the caller. Raises `Problem`: 401 without a token, 403 for a change with a read token."""
         caller = self.identify(request)
         if caller is None:
+            given = "authorization" in request.headers
             raise Problem(
                 401,
                 "unauthorized",
-                "a bearer token is needed",
+                "the bearer token is not valid here" if given else "a bearer token is needed",
                 remedy="send `Authorization: Bearer TOKEN` with one of RECEIVER_API_TOKENS",
                 headers={"www-authenticate": "Bearer"},
             )

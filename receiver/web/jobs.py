@@ -151,8 +151,8 @@ class JobsApi:
             raise Problem(
                 409,
                 "nothing_to_poll",
-                "the job has no task id, or has ended",
-                remedy="GET the job: its state says what it waits for",
+                _nothing_to_poll(job),
+                remedy="GET the job: its `state` and `waiting_for` show where it stands",
             )
         self.wakes.poller.set()
         return JSONResponse(self.presenter.to_json(*await self._found(request)), 202)
@@ -202,6 +202,14 @@ def _flag(document: Mapping[str, Any], name: str) -> bool:
     if value is not None and not isinstance(value, bool):
         raise Problem(422, "invalid_field", f"{name} must be true or false", field=name, remedy="send true or false")
     return value is True
+
+
+def _nothing_to_poll(job: Job) -> str:
+    if job.state.terminal and job.remote_id is not None:
+        return f"the job is {job.state} already, and no image is missing"
+    if job.state.terminal:
+        return f"the job is {job.state}, and the provider gave it no task id"
+    return "the provider has given the job no task id yet"
 
 
 def _not_cancelable(job: Job) -> Problem:

@@ -37,13 +37,13 @@ def _good_secret(value: str) -> str:
 
 def _good_type(value: str) -> str:
     if value not in EVENT_TYPES:
-        raise ValueError(f"use {', '.join(EVENT_TYPES)}")
+        raise ValueError(f"there is no event {value[:100]!r}")
     return value
 
 
 def _good_provider(value: str) -> str:
     if value not in PROVIDERS:
-        raise ValueError(f"use {', '.join(PROVIDERS)}")
+        raise ValueError(f"there is no provider {value[:100]!r}")
     return value
 
 

@@ -70,7 +70,7 @@ class Result:
         timed = job is not None and job.sent_at is not None and job.finished_at is not None
         return {
             "time": age(job.sent_at, job.finished_at) if timed and job and job.sent_at and job.finished_at else _NONE,
-            "cost": str(job.cost) if job and job.cost else "not said",
+            "cost": str(job.cost) if job and job.cost else "unknown",
             "size": f"{self.size[0]}×{self.size[1]}" if self.size else _NONE,
             "file": _bytes_text(self.bytes),
             "sharpness": _NONE if self.appearance.sharpness is None else f"{self.appearance.sharpness:.2f}",

@@ -170,7 +170,7 @@ def download(
 
 
 def jobs_table(found: Sequence[Job], now: datetime) -> Listing:
-    table = Listing("job", "provider", "state", "age", "image", "note")
+    table = Listing("job", "provider", "state", "took", "image", "note")
     for job in found:
         name = job.input.file_name if job.input and job.input.file_name else ""
         error = job.error.message if job.error else None

@@ -194,6 +194,27 @@ def test_a_duration_without_a_bound_is_refused_by_name(
     assert "\n" not in problem and len(problem) < 200
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("JOB_TIMEOUT", "soon", "must be a number"),
+        ("CONFIRM", "maybe", "must be 'unsigned', 'always' or 'never'"),
+        ("BLOB_REDIRECT", "maybe", "must be true or false"),
+        ("MAX_CALLBACK_BYTES", "1.5", "must be a whole number"),
+        ("BLOB_URL", "ftp://files", "must be a URL such as s3://bucket/prefix, gs://… or az://…"),
+        ("ALLOW_NETWORKS", "10.0.0", "must be networks such as 10.0.0.0/8, with no bits set behind the prefix"),
+    ],
+)
+def test_a_setting_that_can_not_be_used_says_what_to_write(
+    name: str, value: str, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"RECEIVER_{name}", value)
+    with pytest.raises(SettingsInvalid) as caught:
+        load()
+    assert caught.value.problems == [f"RECEIVER_{name}: {remedy}"]
+
+
 @pytest.mark.parametrize("hosts", ["https://cdn.example.com", "cdn.example.com:443", "cdn.*.com", "*", "a b"])
 def test_result_hosts_are_plain_names(hosts: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match="RECEIVER_RESULT_HOSTS: must be host names"):

@@ -140,7 +140,7 @@ async def test_a_wrong_token_and_wrong_arguments_are_reported(tmp_path: Path) ->
     elsewhere.mkdir()
     async with live(tmp_path) as (receiver, _):
         for arguments, status, said in (
-            (("--url", receiver.url, "--token", "not-the-token"), 1, "a bearer token is needed"),
+            (("--url", receiver.url, "--token", "not-the-token"), 1, "the bearer token is not valid here"),
             (("--url", receiver.url, "--types", "job.sneezed"), 2, "there is no event 'job.sneezed'"),
             (("--url", receiver.url, "--token", TOKEN, "--secret", "short"), 2, "--secret"),
             (("--url", receiver.url), 2, "--token"),

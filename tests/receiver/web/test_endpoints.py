@@ -90,6 +90,8 @@ async def test_what_can_not_be_set_is_refused_with_its_field(
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["field"] == field
         assert answer.json()["remedy"]
+        if field == "event_types.0":
+            assert answer.json()["detail"] == "event_types.0: there is no event 'job.exploded'"
         assert await made.endpoints.all() == []
 
 

@@ -102,7 +102,9 @@ async def test_an_image_that_was_removed_by_age_says_so_and_is_not_lost(tmp_path
         await eventually(removed)
         answer = await here.client.get(f"/v1/jobs/{job.id}/images/0")
         assert (answer.status_code, answer.json()["code"]) == (404, "image_removed")
-        assert (await here.client.post(f"/v1/jobs/{job.id}/poll")).status_code == 409
+        refused = await here.client.post(f"/v1/jobs/{job.id}/poll")
+        assert (refused.status_code, refused.json()["code"]) == (409, "nothing_to_poll")
+        assert refused.json()["detail"] == "the job is succeeded already, and no image is missing"
         assert (await here.client.get("/v1/lost")).json()["items"] == []
         assert await here.events(job) == []
 

@@ -35,4 +35,5 @@ async def test_a_read_token_reads_everything_and_changes_nothing(also_writes: bo
                     assert "read" in answer.json()["detail"]
                     assert "RECEIVER_API_TOKENS" in answer.json()["remedy"]
         assert tried > 20
-        assert (await here.client.get("/v1/jobs", headers={"authorization": "Bearer x"})).status_code == 401
+        wrong = await here.client.get("/v1/jobs", headers={"authorization": "Bearer x"})
+        assert (wrong.status_code, wrong.json()["detail"]) == (401, "the bearer token is not valid here")

@@ -90,7 +90,7 @@ async def test_the_walk_of_an_operator(running: Setup) -> None:
         await expect(novita.locator(".badge").first).to_have_text("paused")
         await go_to(page, "Overview")
         await page.get_by_role("button", name="Resume novita").click()
-        await expect(page.get_by_text("Nothing needs you")).to_be_visible()
+        await expect(page.get_by_text("Nothing needs attention")).to_be_visible()
 
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_role("button", name="Sign in")).to_be_visible()
