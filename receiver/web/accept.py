@@ -1,4 +1,4 @@
-"""What a client wants to be answered with: its `Accept` headers."""
+"""The `Accept` headers: the media types that a client prefers."""
 
 from __future__ import annotations
 
