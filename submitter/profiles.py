@@ -104,8 +104,7 @@ def write_profiles(profiles: Profiles, path: Path | None = None) -> Path:
     }
     with _writable(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A symbolic link stays one, as to a file that is kept with others of its kind.
-        write_whole(Path(os.path.realpath(path)), json.dumps(document, indent=2, ensure_ascii=False) + "\n", mode=0o600)
+        write_whole(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n", mode=0o600)
     return path
 
 

@@ -128,6 +128,8 @@ class _Interrupts:
 
 def explained(exc: BaseException) -> CommandFailed:
     """Turn *exc* into the message and the exit status that end a command."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
     if isinstance(exc, CommandFailed):
         return exc
     if isinstance(exc, ReceiverError):
@@ -137,6 +139,8 @@ def explained(exc: BaseException) -> CommandFailed:
         return CommandFailed(str(exc))
     if isinstance(exc, OSError):
         return CommandFailed(described(exc), code="os_error")
+    if isinstance(exc, UnicodeEncodeError) and exc.reason == "surrogates not allowed":
+        return CommandFailed(f"{exc.object[exc.start - 20 : exc.end + 20]!r} is not UTF-8; write it in UTF-8", status=2)
     if "-v" in sys.argv or "--verbose" in sys.argv:
         traceback.print_exception(exc)
     return CommandFailed(

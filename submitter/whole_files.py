@@ -9,9 +9,11 @@ from pathlib import Path
 
 def write_whole(path: Path, text: str, *, mode: int = 0o666, replace: bool = True) -> None:
     """
-    Write *path*, synced. Raises OSError, which names it; FileExistsError if it exists and may not be replaced.
+    Write *path*, synced; where it is a symbolic link, what that leads to. Raises OSError, which names *path*;
+    FileExistsError if it exists and may not be replaced.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    target = Path(os.path.realpath(path)) if replace else path
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
@@ -20,9 +22,9 @@ def write_whole(path: Path, text: str, *, mode: int = 0o666, replace: bool = Tru
                 file.flush()
                 os.fsync(file.fileno())
             if replace:
-                part.replace(path)
+                part.replace(target)
             else:
-                os.link(part, path)
+                os.link(part, target)
         finally:
             part.unlink(missing_ok=True)
     except OSError as exc:

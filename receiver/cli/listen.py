@@ -33,6 +33,7 @@ if sys.platform != "win32":
 MOST = 2**63 - 1
 """The highest position that a database can give."""
 _SECRET_FILE = "listen.secret"
+_FOREGROUND_SECONDS = 1.0
 
 
 def listen(
@@ -175,23 +176,49 @@ def _kept_secret(path: Path) -> str:
 @contextlib.contextmanager
 def _keys(actions: dict[str, Callable[[], None]]) -> Iterator[None]:
     """Call the action of each key that is pressed on a terminal while the block runs."""
-    if sys.platform == "win32" or not sys.stdin.isatty() or os.getpgrp() != os.tcgetpgrp(sys.stdin.fileno()):
+    if sys.platform == "win32" or not sys.stdin.isatty() or not _in_foreground(sys.stdin.fileno()):
         yield
         return
     number, loop = sys.stdin.fileno(), asyncio.get_running_loop()
     before = termios.tcgetattr(number)
+    changed = asyncio.Event()
 
     def pressed() -> None:
-        for key in os.read(number, 100).decode("latin-1"):
-            actions.get(key, lambda: None)()
+        if _in_foreground(number):
+            for key in os.read(number, 100).decode("latin-1"):
+                actions.get(key, lambda: None)()
+        else:  # after `bg`: reading would stop this process, and so would setting the terminal
+            loop.remove_reader(number)
+            changed.set()
 
-    tty.setcbreak(number)
-    loop.add_reader(number, pressed)
+    async def hear() -> None:
+        while True:
+            if _in_foreground(number):
+                tty.setcbreak(number, termios.TCSADRAIN)
+                loop.add_reader(number, pressed)
+                await changed.wait()
+                changed.clear()
+            else:
+                await asyncio.sleep(_FOREGROUND_SECONDS)
+
+    hearing = asyncio.create_task(hear())
+    loop.add_signal_handler(signal.SIGCONT, changed.set)
     try:
         yield
     finally:
+        hearing.cancel()
+        loop.remove_signal_handler(signal.SIGCONT)
         loop.remove_reader(number)
-        termios.tcsetattr(number, termios.TCSADRAIN, before)
+        if _in_foreground(number):
+            termios.tcsetattr(number, termios.TCSADRAIN, before)
+
+
+def _in_foreground(terminal: int) -> bool:
+    """Return whether what is typed in *terminal* is for this process, and not for another job of its shell."""
+    try:
+        return os.getpgrp() == os.tcgetpgrp(terminal)
+    except OSError:  # the terminal is gone
+        return False
 
 
 def _as_line(outcome: Forwarded) -> str:

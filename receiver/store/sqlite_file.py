@@ -154,7 +154,7 @@ def copy_to(path: Path, target: Path) -> None:
     """Write one consistent snapshot of the database at *path* to the new file *target*. Raises `DataUnusable`."""
     with usable_database(path), contextlib.closing(sqlite3.connect(path, timeout=30)) as source:
         try:
-            source.execute("VACUUM INTO ?", (str(target),))
+            source.execute("VACUUM INTO CAST(? AS TEXT)", (os.fsencode(target),))  # a name may not be UTF-8
         except sqlite3.OperationalError as exc:
             why = _no_room_beside(target, path.stat().st_size)
             if why is None:

@@ -73,7 +73,7 @@ def compare(
         options = _checked_options(names, picture, scale, _own_options(names, option or ()))
         make_ready(out)
         report = html or out / f"{stem_of(source)}-compared.html"
-        if report.is_dir() or not report.parent.is_dir():
+        if (report.exists() and not report.is_file()) or not report.parent.is_dir():
             raise CommandFailed(f"--html {report} is not a place for a file; name a file in a directory", status=2)
         with Journal(out / _JOURNAL) as journal:
             before, results = run(_compare(connection, source, picture, options, out, journal, again=again))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 from typing import Annotated
 
@@ -39,7 +40,7 @@ def login(
         say(f"removed the profile {name}")
         return
     where = checked_url(url or connection.url or LOCAL_URL)
-    token = typer.prompt("API token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    token = _asked() if sys.stdin.isatty() else sys.stdin.readline()
     token = token.strip()
     if not token:
         raise CommandFailed("no token was given", status=2)
@@ -51,6 +52,14 @@ def login(
     run(try_it())
     path = update_profiles(lambda profiles: profiles.with_profile(name, Profile(where, token), default=default))
     say(f"logged in to {where}; stored as {name} in {path}")
+
+
+def _asked() -> str:
+    try:
+        return getpass.getpass("API token: ")  # typer's own prompt makes an interrupt a failure
+    except EOFError:
+        say("", err=True)
+        return ""
 
 
 def whoami(context: typer.Context, as_json: AsJson = False) -> None:

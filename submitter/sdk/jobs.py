@@ -74,7 +74,7 @@ def submit(
     else:
         path = Path(image)
         file = yield from work(lambda: path.open("rb"))
-        content = {"data": {"job": json.dumps(document)}, "files": {"image": (path.name, file)}}
+        content = {"data": {"job": json.dumps(document)}, "files": {"image": (_utf8(path.name), file)}}
 
     def make(patience: float) -> httpx.Request:
         return link.request("POST", "/v1/jobs", patience=patience, headers=headers, **content)
@@ -85,6 +85,11 @@ def submit(
         if file is not None:
             file.close()
     return link.read(Job, answer)
+
+
+def _utf8(name: str) -> str:
+    """Return *name* with what is not UTF-8 in it as `�`: file systems allow any bytes, requests do not."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def job(link: Link, job: Job | str, *, timeout: float | None = None) -> Steps[Job]:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from submitter.printing import CommandFailed
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.hostile_shell import files_of, in_shell
+from submitter.shell import explained
+from tests.support.hostile_shell import Terminal, files_of, in_shell
 from tests.support.processes import live, wait_for_state
 from tests.support.submitter_cli import pictures, started
 from tests.support.waiting import eventually, patiently
@@ -127,3 +129,44 @@ async def test_two_interrupts_at_once_end_a_command_too(tmp_path: Path) -> None:
                 following.send_signal(number)
             await patiently(following.communicate())
             assert following.returncode in (0, -numbers[0], 128 + numbers[0], 128 + numbers[1])
+
+
+async def test_a_prompt_is_interrupted_like_everything_else_and_nothing_is_no_token(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _):
+        for key, status, says in (
+            ("\x03", 130, "submitter: interrupted"),
+            ("\x04", 2, "submitter: no token was given"),
+        ):
+            terminal = Terminal(receiver, f"$PROGRAM login {receiver.url}; echo status=$?")
+            await terminal.until("API token: ")
+            terminal.press(key)
+            await terminal.until(f"status={status}")
+            await terminal.end()
+            assert says in terminal.shown
+
+
+async def test_names_that_are_not_utf_8_are_sent_all_the_same(tmp_path: Path) -> None:
+    names = [b"\xe4.jpg", "猫\n.jpg".encode()]
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(names):
+        with open(os.path.join(os.fsencode(tmp_path), b"in", name), "wb") as file:
+            file.write(picture_bytes(96, 64) + bytes([number]))
+    async with live(tmp_path) as (receiver, sandbox):
+        status, _, err = await in_shell(receiver, "$PROGRAM batch in --provider freepik --out out")
+        assert (status, len(sandbox.accepted())) == (0, 2), err
+        status, _, err = await in_shell(receiver, r"$PROGRAM send $(printf 'in/\344.jpg') --provider freepik --wait")
+        assert status == 0, err
+        line = r"$PROGRAM backup $(printf 'copy\377')"
+        assert (await in_shell(receiver, line, program="receiver"))[0] == 0
+        assert (tmp_path / "copy\udcff" / "receiver.db").exists()
+        line = r"$PROGRAM trigger freepik completed --override $(printf 'a\377=b')"
+        status, _, err = await in_shell(receiver, line, program="receiver")
+        assert (status, "Traceback" in err, len(err.splitlines())) in {(1, False, 1), (2, False, 1)}, err
+
+
+def test_the_first_of_several_errors_is_told_and_text_that_is_not_utf_8_is_a_wrong_usage() -> None:
+    group = ExceptionGroup("several", [ExceptionGroup("within", [CommandFailed("the first", status=2)]), OSError()])
+    assert (str(explained(group)), explained(group).status) == ("the first", 2)
+    with pytest.raises(UnicodeEncodeError) as raised:
+        "na\udcffme".encode()
+    assert str(explained(raised.value)) == r"'na\udcffme' is not UTF-8; write it in UTF-8"

@@ -48,3 +48,11 @@ def test_an_error_without_a_file_gets_one() -> None:
     assert raised.value.errno == errno.ENOSPC
     with pytest.raises(OSError, match="there"), about("here"):
         raise OSError(errno.ENOSPC, "No space left on device", "there")
+
+
+def test_what_a_symbolic_link_leads_to_is_replaced_and_not_the_link(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "file")
+    for text in ("one", "two"):
+        write_whole(link, text)
+        assert (link.is_symlink(), (tmp_path / "file").read_text()) == (True, text)

@@ -17,7 +17,7 @@ from submitter.sandbox import test_picture as picture_bytes
 from submitter.signatures import new_secret
 from tests.support.cli import bare_environment, receiver_command
 from tests.support.forwarded import Application, listening
-from tests.support.hostile_shell import in_shell
+from tests.support.hostile_shell import Terminal, in_shell
 from tests.support.ports import free_port
 from tests.support.processes import TOKEN, live, submit, wait_for_state
 from tests.support.waiting import eventually, patiently
@@ -274,3 +274,19 @@ async def test_a_secret_that_can_not_be_kept_or_read_is_one_for_this_run_or_name
             status, _, said = await in_shell(receiver, line, program="receiver")
             assert (status, len(said.splitlines())) == (1, 1), said
             assert "listen.secret is not what `receiver listen` keeps there; remove it" in said
+
+
+async def test_in_the_background_of_a_shell_it_goes_on_and_leaves_the_keys_to_others(tmp_path: Path) -> None:
+    async with live(tmp_path) as (receiver, _):
+        listen = f"$PROGRAM listen http://127.0.0.1:9/ --url {receiver.url} --token {TOKEN}"
+        after = "bg; echo type; read line; echo got $line; sleep 1; jobs; kill %1; wait; echo over"
+        terminal = Terminal(receiver, f"{listen}; {after}", program="receiver")
+        await terminal.until("events of")
+        terminal.press("r")
+        await terminal.until("no event has come yet")
+        terminal.press("\x1a")
+        await terminal.until("type")
+        terminal.press("hello\n")
+        await terminal.until("over")
+        await terminal.end()
+        assert "got hello" in terminal.shown and "Running" in terminal.shown
