@@ -266,7 +266,7 @@ class Receiver:
         for name, provider in configured.items():
             for warning in provider.warnings():
                 log.warning(warning.code, provider=name, effect=warning.effect, remedy=warning.remedy)
-        if not configured:
+        if not configured and Role.SUBMISSIONS in self.roles:
             log.warning("no_provider_configured", remedy="set FREEPIK_API_KEY or another provider's key")
 
 

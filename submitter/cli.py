@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from submitter.commands.providers import providers
 from submitter.commands.send import send
 from submitter.commands.wait import wait
 from submitter.environment import choose_color
-from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version
+from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version, with_joined_lines
 
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXIT_STATUSES)
 
@@ -42,19 +43,23 @@ def connect(
     context.obj = Connection(receiver, profile, Verbosity(quiet, verbose))
 
 
-cli.command()(send)
-cli.command()(batch)
-cli.command()(compare)
-cli.command()(wait)
-cli.command(name="list")(list_jobs)
-cli.command()(show)
-cli.command()(download)
-cli.command()(cancel)
-cli.command()(poll)
-cli.command()(resubmit)
-cli.command()(providers)
-cli.command()(login)
-cli.command()(whoami)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "send": send,
+    "batch": batch,
+    "compare": compare,
+    "wait": wait,
+    "list": list_jobs,
+    "show": show,
+    "download": download,
+    "cancel": cancel,
+    "poll": poll,
+    "resubmit": resubmit,
+    "providers": providers,
+    "login": login,
+    "whoami": whoami,
+}
+for _name, _command in _COMMANDS.items():
+    cli.command(_name, help=with_joined_lines(_command.__doc__))(_command)
 
 
 def main() -> None:

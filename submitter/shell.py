@@ -8,6 +8,7 @@ error (one JSON object with `--json`) and an exit status; a traceback is printed
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -40,6 +41,17 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more, and 
 Color = Annotated[
     Literal["auto", "always", "never"], typer.Option("--color", help="Colours: auto is on a terminal only.")
 ]
+
+
+def with_joined_lines(docstring: str | None) -> str:
+    """
+    Join the lines of each paragraph, for a help that wraps them to the terminal's width.
+
+    >>> with_joined_lines("Send.\\n\\n    Once\\n    only.")
+    'Send.\\n\\nOnce only.'
+    """
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
 @dataclass(frozen=True, slots=True)

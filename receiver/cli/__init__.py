@@ -15,7 +15,7 @@ from receiver.store.errors import StoreError
 from submitter import shell
 from submitter.environment import choose_color
 from submitter.printing import CommandFailed
-from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version
+from submitter.shell import EXIT_STATUSES, Color, Quiet, Verbose, Verbosity, Version, with_joined_lines
 
 _MODULES = {
     "demo": "demo",
@@ -59,7 +59,7 @@ class _Imported(MutableMapping[str, Any]):
                 holder.add_typer(found, name=name)
             else:
                 holder.command(name)(found)
-            self._made[name] = typer.main.get_group(holder).commands[name]
+            self._made[name] = _with_joined_help(typer.main.get_group(holder).commands[name])
         return self._made[name]
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -73,6 +73,13 @@ class _Imported(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(_MODULES)
+
+
+def _with_joined_help(command: Any) -> Any:
+    command.help = with_joined_lines(command.help)
+    for each in getattr(command, "commands", {}).values():
+        _with_joined_help(each)
+    return command
 
 
 class Commands(TyperGroup):

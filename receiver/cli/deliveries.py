@@ -37,7 +37,7 @@ def list_deliveries(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """The newest deliveries."""
+    """List deliveries, newest first."""
     if unknown := [name for name in event or () if name not in EVENT_TYPES]:
         raise failed(f"there is no event {unknown[0]!r}; there are {', '.join(EVENT_TYPES)}", status=2)
 
@@ -62,7 +62,7 @@ def list_deliveries(
 
 @deliveries.command()
 def show(delivery_id: Annotated[str, typer.Argument(help="The delivery's id, dlv_…")], as_json: AsJson = False) -> None:
-    """One delivery with all its attempts."""
+    """Show a delivery with all its attempts."""
 
     async def run() -> None:
         async with open_database() as database:

@@ -27,7 +27,7 @@ from receiver.web.schemas import LONGEST_OVERLAP_SECONDS, NewEndpoint, Trial, va
 from submitter.printing import Listing, failed, print_fields, print_json, print_table, say
 from submitter.signatures import new_secret
 
-endpoints = typer.Typer(no_args_is_help=True, help="Subscribers' URLs: where events are delivered.")
+endpoints = typer.Typer(no_args_is_help=True, help="List, add, test and change endpoints: where events go.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, ep_…")]
@@ -35,7 +35,7 @@ EndpointId = Annotated[str, typer.Argument(help="The endpoint's id, ep_…")]
 
 @endpoints.command(name="list")
 def list_endpoints(as_json: AsJson = False) -> None:
-    """All endpoints."""
+    """List all endpoints."""
 
     async def run() -> None:
         async with open_database() as database:
@@ -101,7 +101,7 @@ def add(
 
 @endpoints.command()
 def show(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
-    """One endpoint, all but its secret."""
+    """Show an endpoint, without its secret."""
 
     async def run() -> None:
         async with open_database() as database:

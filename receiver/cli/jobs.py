@@ -58,7 +58,7 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """The newest jobs."""
+    """List jobs, newest first."""
     now = datetime.now(UTC)
     wanted = JobFilter(
         states=tuple(chosen.value for chosen in state or ()),
@@ -118,7 +118,7 @@ def _ledger(found: Sequence[tuple[Job, list[KeptImage]]]) -> Listing:
 
 @jobs.command()
 def show(job_id: JobId, as_json: AsJson = False) -> None:
-    """One job, all its fields."""
+    """Show a job with all its fields."""
 
     async def run() -> None:
         async with open_database() as database:
@@ -138,7 +138,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
 
 @jobs.command(name="explain")
 def explain_job(job_id: JobId, as_json: AsJson = False) -> None:
-    """One timeline: what came in and how it was read, events and deliveries, and what happens next and when."""
+    """Show the timeline of a job: what came in, how it was read, events, deliveries, and what happens next."""
 
     async def run() -> None:
         async with open_database() as database:
@@ -160,7 +160,7 @@ def watch(
     ] = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two reads of the database.")] = 1.0,
 ) -> None:
-    """A live table, until interrupted or, with ids, until those jobs have ended."""
+    """Show a live table, until interrupted or, with ids, until those jobs have ended."""
 
     async def run() -> None:
         async with open_database() as database:

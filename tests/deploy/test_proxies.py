@@ -134,7 +134,8 @@ async def test_callbacks_pass_unchanged_and_nothing_else_is_public(proxy, tmp_pa
         assert (await outside.post(path, content=b"x" * (3 << 20))).status_code == 413
         for hidden in ("/metrics", "/readyz", "/", "/callbacks", "/v1", "/nothing"):
             assert (await outside.get(hidden)).status_code == 404, hidden
-        assert (await outside.get("/healthz")).status_code == 200
+        for shown_to_all in ("/healthz", "/openapi.json"):
+            assert (await outside.get(shown_to_all)).status_code == 200, shown_to_all
         assert (await outside.get("/v1/jobs")).status_code == 401
         shown = await outside.get("/v1/jobs", headers=dict(inside.headers))
         assert [item["id"] for item in shown.json()["items"]] == [job["id"]]

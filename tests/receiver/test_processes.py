@@ -68,6 +68,7 @@ async def test_the_public_side_takes_jobs_without_a_key_and_workers_do_them(
 ) -> None:
     async with web_and_worker(tmp_path, engine) as (web, worker, _), web.client() as client:
         assert not any(name.endswith("_API_KEY") for name in web.environment)
+        assert "no_provider_configured" not in web.log
         for provider, settled_by in SETTLED_BY.items():
             job = await submit(client, provider, picture_bytes(120, 90))
             done = await wait_for_state(client, job["id"], kept=True)

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support import forking
-from tests.support.cli import bare_environment
+from tests.support.cli import bare_environment, receiver_command
 from tests.support.ports import free_port
 from tests.support.processes import TOKEN, LiveReceiver, live, submit, wait_for_state
 from tests.support.terminal import on_terminal
@@ -48,6 +48,21 @@ LISTS = (
     ("submitter", "providers"),
     ("submitter", "whoami"),
 )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "paragraph"),
+    [
+        ("work", "on one machine they share a SQLite file as well. Only `work` needs the providers' keys."),
+        ("signature sign", "Print the three headers that sign a body."),
+    ],
+)
+async def test_the_paragraphs_of_a_help_wrap_at_the_width_of_the_terminal(
+    arguments: str, paragraph: str, tmp_path: Path
+) -> None:
+    environment = bare_environment(COLUMNS="300")
+    done = await receiver_command(*arguments.split(), "--help", environment=environment, directory=tmp_path)
+    assert paragraph in done.out
 
 
 @dataclass(frozen=True)
