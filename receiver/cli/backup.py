@@ -71,7 +71,7 @@ def restore(
     _only_sqlite(settings)
     os.umask(0o077)
     database = directory / "receiver.db"
-    if not database.exists():
+    if not database.is_file():
         raise failed(f"{directory} holds no backup")
     for path in (settings.database_path, _beside(settings.database_path, "-wal")):
         if path.exists():

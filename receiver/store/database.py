@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from receiver.store.engines.sqlite import SqliteDatabase
 from receiver.store.errors import DatabaseRefused
 from receiver.store.schema import newest_schema
-from receiver.store.sqlite_file import state_of
+from receiver.store.sqlite_file import is_at_newest_schema
 from receiver.store.statements import Row, Work
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ async def migrate(address: Path | str) -> None:
 async def schema_is_newest(address: Path | str) -> bool:
     """Return whether `migrate` has nothing to do. Changes nothing."""
     if isinstance(address, Path):
-        return await asyncio.to_thread(lambda: address.exists() and state_of(address).schema_is_current)
+        return await asyncio.to_thread(is_at_newest_schema, address)
     found: str | None = await _postgresql().schema_at(address)
     return found == newest_schema()
 

@@ -199,6 +199,16 @@ def state_of(path: Path) -> FileState:
     return FileState(None, revisions == [(newest_schema(),)], mode)
 
 
+def is_at_newest_schema(path: Path) -> bool:
+    """Return whether the file exists and `migrate` has nothing to do. Raises `DataUnusable` if it can't be read."""
+    if not path.exists():
+        return False
+    state = state_of(path)
+    if state.damage is not None:
+        raise DataUnusable(path, f"can't be used: {state.damage}", f"{_WRITABLE}, or {_RESTORE}")
+    return state.schema_is_current
+
+
 def has_jobs(path: Path) -> bool:
     """Return whether there is a job in the file. Raises `DataUnusable` if that cannot be read."""
     with usable_database(path), contextlib.closing(open_to_read(path)) as connection:

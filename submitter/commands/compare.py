@@ -21,7 +21,7 @@ from submitter.commands.compare_report import Comparison, Result, results_table,
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, reason, run
 from submitter.commands.journal import Entry, Journal
 from submitter.commands.options import check_provider, parse_options, require_files
-from submitter.commands.results import make_ready, stem_of
+from submitter.commands.results import make_ready, require_writable, stem_of
 from submitter.commands.waits import Waits
 from submitter.errors import NotFound, SubmitterError, TaskRefused
 from submitter.file_names import is_url
@@ -75,6 +75,8 @@ def compare(
         report = html or out / f"{stem_of(source)}-compared.html"
         if (report.exists() and not report.is_file()) or not report.parent.is_dir():
             raise CommandFailed(f"--html {report} is not a place for a file; name a file in a directory", status=2)
+        if html is not None:
+            require_writable(html.parent, f"--html {html}")
         with Journal(out / _JOURNAL) as journal:
             before, results = run(_compare(connection, source, picture, options, out, journal, again=again))
     comparison = Comparison(source, picture, before, results)

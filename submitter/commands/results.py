@@ -27,16 +27,27 @@ def make_ready(out: Path) -> None:
 
     Call it before anything is sent: a result that can't be saved is paid for anyway.
     """
-    try:
+    with _refused(f"--out {out}"):
         if out.exists() and not out.is_dir():
             raise CommandFailed(f"--out {out} is not a directory; name an existing or a new one", status=2)
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+    require_writable(out, f"--out {out}")
+
+
+def require_writable(directory: Path, option: str) -> None:
+    """Check that a file can be made in *directory*, which *option* named; raises `CommandFailed`."""
+    with _refused(option), tempfile.TemporaryFile(dir=directory):
+        pass
+
+
+@contextmanager
+def _refused(option: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:
         why = exc.strerror or exc
         raise CommandFailed(
-            f"--out {out} can't be written to ({why}); name a writable directory or a new one", status=2
+            f"{option} can't be written to ({why}); name a writable directory or a new one", status=2
         ) from exc
 
 

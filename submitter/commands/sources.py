@@ -128,6 +128,8 @@ def _named_apart(found: list[Item]) -> Iterator[Item]:
 
 def _no_image(path: Path) -> str | None:
     """Return why *path* is not sent; None if it claims to be an image, which the receiver then inspects."""
+    if path.exists() and not path.is_file():
+        return "it is not a file"  # and to open a pipe would wait for somebody who writes into it
     try:
         with path.open("rb") as file:
             head = file.read(64)

@@ -1,6 +1,7 @@
 """`submitter batch`: interrupted, it goes on; nothing is sent twice."""
 
 import json
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -114,16 +115,18 @@ def test_every_file_that_is_no_image_is_named_with_its_reason(tmp_path: Path) ->
         "phone.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200),
     }.items():
         (tmp_path / name).write_bytes(data)
+    os.mkfifo(tmp_path / "pipe.jpg")
     found, passed_over = items_of(str(tmp_path), "freepik", {})
     assert [item.name for item in found] == ["a"]
     assert {Path(passed.path).name: passed.reason for passed in passed_over} == {
         "empty.jpg": "the file is empty",
+        "pipe.jpg": "it is not a file",
         "page.jpg": "the file is not an image of a known type",
         "phone.heic": "the file is not an image of a known type (HEIC: export it as JPEG)",
     }
     with pytest.raises(CommandFailed, match="no images") as caught:
         items_of(str(tmp_path / "p*"), "freepik", {})
-    assert len(caught.value.details) == 2
+    assert len(caught.value.details) == 3
 
 
 def test_the_key_of_an_image_changes_with_its_bytes_and_options_and_with_nothing_else(tmp_path: Path) -> None:

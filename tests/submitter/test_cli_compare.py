@@ -120,6 +120,7 @@ async def test_whatever_a_provider_refuses_is_found_before_anything_is_paid_for(
         ("page.jpg", *two): (1, "page.jpg"),
         ("no.jpg", *two): (2, "is not a file"),
         ("cat.jpg", *two, "--html", "nowhere/report.html"): (2, "--html nowhere/report.html"),
+        ("cat.jpg", *two, "--html", "/proc/report.html"): (2, "--html /proc/report.html can't be written to"),
         ("cat.jpg", *two, "--html", "/dev/null"): (2, "--html /dev/null is not a place for a file"),
         ("cat.jpg", *two, "--out", "cat.jpg"): (2, "--out cat.jpg"),
     }

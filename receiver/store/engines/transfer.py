@@ -25,6 +25,7 @@ from receiver.store.engines.postgresql_statements import clean
 from receiver.store.errors import DatabaseRefused
 from receiver.store.sqlite_file import open_to_read
 from receiver.store.tables import metadata
+from submitter.threads import in_thread
 
 _ROWS_AT_ONCE = 2000
 _SECONDS = 3600.0
@@ -71,7 +72,7 @@ async def transfer(path: Path, url: str) -> dict[str, int]:
 
 async def _copy(source: sqlite3.Connection, target: Any, table: sa.Table) -> TableDigest:
     columns, written = [column.name for column in table.columns], TableDigest()
-    cursor = await asyncio.to_thread(source.execute, f"SELECT {', '.join(columns)} FROM {table.name}")
+    cursor = await in_thread(source.execute, f"SELECT {', '.join(columns)} FROM {table.name}")
 
     def batch() -> list[Sequence[Any]]:
         rows = [clean(row) for row in cursor.fetchmany(_ROWS_AT_ONCE)]
@@ -79,7 +80,7 @@ async def _copy(source: sqlite3.Connection, target: Any, table: sa.Table) -> Tab
             written.add(row)
         return rows
 
-    while rows := await asyncio.to_thread(batch):
+    while rows := await in_thread(batch):
         await target.copy_records_to_table(table.name, records=rows, columns=columns)
     return written
 

@@ -10,6 +10,8 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -20,7 +22,8 @@ import httpx
 import pytest
 
 from receiver.store.blobs import Blobs
-from receiver.store.database import open_database
+from receiver.store.database import Database, open_database
+from receiver.store.errors import StoreError
 from receiver.store.object_store import ObjectStore
 from receiver.store.tables import metadata
 from submitter.sandbox import Faults, Sandbox
@@ -31,7 +34,7 @@ from tests.support.object_stores import bucket
 from tests.support.postgresql import PostgresqlServer
 from tests.support.processes import LiveReceiver, live, submit, wait_for_state
 from tests.support.rows import execute, execute_many, fetch
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, patience, patiently
 
 pytestmark = pytest.mark.sqlite(reason="the source is a file")
 
@@ -120,6 +123,54 @@ async def test_rows_of_every_kind_are_the_same_and_numbers_go_on(
         )
         assert await fetch(target, "SELECT max(id) FROM evidence") == [(31,)]
         await target.close()
+
+
+async def test_an_interrupted_transfer_leaves_nothing_and_is_simply_repeated(
+    tmp_path: Path, postgresql_server: PostgresqlServer
+) -> None:
+    source = await open_database(tmp_path / "data" / "receiver.db")
+    new = "INSERT INTO evidence (source, provider, received_at, headers, body, verdict, trust)"
+    row = ("callback", "novita", 1, "[]", bytes(100), "unread", "none")
+    await execute_many(source, f"{new} VALUES (?, ?, ?, ?, ?, ?, ?)", [row] * 60_000)
+    await source.close()
+    receiver = LiveReceiver(tmp_path / "data")
+    async with postgresql_server.database(migrated=False) as url:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            running = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "receiver", "transfer", "--to", url),
+                env={**receiver.full_environment()},
+                cwd=tmp_path,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            target = await _copying(url)
+            running.send_signal(number)
+            out, err = await patiently(running.communicate())
+            assert (running.returncode, out) == (-9 if number == signal.SIGKILL else 128 + number, b""), err
+            assert number == signal.SIGKILL or err == b"receiver: interrupted\n"
+            assert await fetch(target, "SELECT count(*) FROM evidence") == [(0,)]
+            await target.close()
+        assert (await transfer(receiver, tmp_path, url)).status == 0
+
+
+async def _copying(url: str) -> Database:
+    """The target, once a transfer is at work in it."""
+
+    async def found() -> Database | None:
+        try:
+            target = await open_database(url)
+        except StoreError:  # it has no tables yet
+            return None
+        locks = "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND relation = 'evidence'::regclass"
+        if (await fetch(target, locks))[0][0]:
+            return target
+        await target.close()
+        return None
+
+    async with patience():
+        while (target := await found()) is None:
+            await asyncio.sleep(0.01)
+    return target
 
 
 async def test_many_jobs_and_their_images_are_the_same_in_the_database_and_the_object_store(

@@ -48,6 +48,26 @@ async def test_a_file_that_is_no_database(tmp_path: Path, arguments: tuple[str, 
 
 
 @pytest.mark.sqlite(reason="a damaged file")
+async def test_a_file_that_can_not_be_read_is_not_called_an_old_one(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "receiver.db"
+    path.touch()
+    done = await run(tmp_path, "migrate", "--check")
+    assert (done.status, done.err) == (1, "") and "is not at the newest schema" in done.out
+    path.write_bytes(os.urandom(20_000))
+    done = await run(tmp_path, "migrate", "--check")
+    assert_reported(done, "data/receiver.db", "not a database", "restore a backup")
+    assert done.out == ""
+
+
+@pytest.mark.sqlite(reason="a backup of the file")
+async def test_a_pipe_in_place_of_a_backup_is_none(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    os.mkfifo(tmp_path / "copy" / "receiver.db")
+    assert_reported(await run(tmp_path, "restore", "copy"), "copy holds no backup")
+
+
+@pytest.mark.sqlite(reason="a damaged file")
 async def test_a_database_that_is_damaged_deep_inside_does_not_start(tmp_path: Path) -> None:
     assert (await run(tmp_path, "migrate")).status == 0
     with (tmp_path / "data" / "receiver.db").open("r+b") as file:
