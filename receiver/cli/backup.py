@@ -24,7 +24,7 @@ from receiver.runtime.data_dir import DataUnusable, prepare, usable
 from receiver.runtime.secrets import secrets_path
 from receiver.runtime.serving_lock import alone
 from receiver.settings import Settings, load
-from receiver.store.sqlite_file import check_ours, copy_to, state_of
+from receiver.store.sqlite_file import check_ours, copy_to, restoring, state_of
 from submitter.printing import Listing, failed, print_json, print_table
 from submitter.provider_settings import ProviderSettings
 from submitter.system_errors import about
@@ -99,17 +99,20 @@ def _only_sqlite(settings: Settings) -> None:
 
 def _restore(settings: Settings, each: Mapping[str, ProviderSettings], directory: Path) -> list[Job]:
     """Copy *directory* into the data directory. Returns the jobs that may have been sent since the backup."""
-    _copy(directory, settings.data_dir)
     settings.database_path.parent.mkdir(parents=True, exist_ok=True)
-    # The database comes last, and in one step: its presence means that everything else is there.
-    part = settings.database_path.with_name(".restoring")
-    for leftover in (part, _beside(part, "-wal"), _beside(part, "-shm")):
+    # The database comes last, and in one step: its presence means that everything else is there. Until then the other
+    # name's presence keeps a receiver from making an empty one.
+    part = restoring(settings.database_path)
+    for leftover in (_beside(part, "-wal"), _beside(part, "-shm")):
         leftover.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    _copy(directory, settings.data_dir)
     with about(part):
         shutil.copyfile(directory / "receiver.db", part)
     held = asyncio.run(hold_queued(part, settings, each))
     _sync(settings.data_dir)
     part.replace(settings.database_path)
+    _sync_one(settings.database_path.parent)
     return held
 
 

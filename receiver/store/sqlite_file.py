@@ -63,8 +63,21 @@ def usable_database(path: Path) -> Iterator[None]:
         raise DataUnusable(path, f"can't be used: {cause}", remedy) from exc
 
 
+def restoring(path: Path) -> Path:
+    """Return what the database at *path* is called while it is being restored; it is there until all else is."""
+    return path.with_name(".restoring")
+
+
 def make_private(path: Path) -> None:
-    """Create the file, and its log files, for their owner only: they hold the secrets of endpoints."""
+    """
+    Create the file, and its log files, for their owner only: they hold the secrets of endpoints.
+
+    Raises `DataUnusable`, also where a restore was not finished: a new database in its place would pass for it.
+    """
+    if restoring(path).exists() and not path.exists():
+        raise DataUnusable(
+            path, "a restore was not finished", f"run `receiver restore` again, or remove {restoring(path)}"
+        )
     with usable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
