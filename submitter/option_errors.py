@@ -46,7 +46,7 @@ def explain_option(error: Mapping[str, Any], known: Sequence[str]) -> str:
     if kind == "extra_forbidden":
         name = str(error["loc"][-1])
         near = difflib.get_close_matches(name, known, n=1)
-        instead = f"is {near[0]} meant?" if near else f"there are {', '.join(known)}"
+        instead = f"is {near[0]} meant?" if near else f"use one of {', '.join(known)}"
         return f"is not an option of this provider; {instead}"
     if kind in _TYPES:
         return _TYPES[kind]

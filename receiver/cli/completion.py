@@ -39,7 +39,7 @@ async def _newest() -> list[tuple[str, str]]:
 def check_provider(name: str | None) -> None:
     """Raise `CommandFailed` for a name that no provider has."""
     if name is not None and name not in PROVIDERS:
-        raise failed(f"there is no provider {name!r}; there are {', '.join(PROVIDERS)}", status=2)
+        raise failed(f"there is no provider {name!r}; use one of {', '.join(PROVIDERS)}", status=2)
 
 
 JobId = Annotated[str, typer.Argument(help="The job's id, job_…", autocompletion=complete_job)]

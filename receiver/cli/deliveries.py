@@ -39,7 +39,7 @@ def list_deliveries(
 ) -> None:
     """List deliveries, newest first."""
     if unknown := [name for name in event or () if name not in EVENT_TYPES]:
-        raise failed(f"there is no event {unknown[0]!r}; there are {', '.join(EVENT_TYPES)}", status=2)
+        raise failed(f"there is no event {unknown[0]!r}; use one of {', '.join(EVENT_TYPES)}", status=2)
 
     async def run() -> None:
         wanted = DeliveryFilter(

@@ -66,7 +66,7 @@ def add(
     provider: Annotated[list[str] | None, typer.Option(help="Only about this provider; may be repeated.")] = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds for one try.")] = 15.0,
-    concurrency: Annotated[int, typer.Option(help="Tries at once.")] = 10,
+    concurrency: Annotated[int, typer.Option(help="Attempts at once.")] = 10,
     rate: Annotated[str | None, typer.Option(help="Tries in a time, as count/seconds.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -104,5 +104,5 @@ def _line(event: Event) -> str:
 def _choice(types: list[str] | None, provider: str | None, job: str | None) -> EventFilter:
     check_provider(provider)
     if unknown := [name for name in types or () if name not in EVENT_TYPES]:
-        raise failed(f"there is no event {unknown[0]!r}; there are {', '.join(EVENT_TYPES)}", status=2)
+        raise failed(f"there is no event {unknown[0]!r}; use one of {', '.join(EVENT_TYPES)}", status=2)
     return EventFilter(frozenset(types or ()), frozenset([provider] if provider else ()), job)

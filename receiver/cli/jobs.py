@@ -69,7 +69,7 @@ def list_jobs(
         lost=lost,
     )
     if provider is not None and provider not in PROVIDERS:
-        raise failed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
+        raise failed(f"there is no provider {provider!r}; use one of {', '.join(PROVIDERS)}", status=2)
 
     async def run() -> None:
         async with open_database() as database:

@@ -70,7 +70,7 @@ def listen(
     target = _checked_address(address or forward_to or "")
     wanted = [name for part in types or () for name in part.split(",") if name]
     if unknown := [name for name in wanted if name not in EVENT_TYPES]:
-        raise failed(f"there is no event {unknown[0]!r}; there are {', '.join(EVENT_TYPES)}", status=2)
+        raise failed(f"there is no event {unknown[0]!r}; use one of {', '.join(EVENT_TYPES)}", status=2)
     headers = dict(_header(text) for text in header or ())
     secret = _checked_secret(secret) if secret is not None else _own_secret()
 
@@ -120,7 +120,7 @@ def _checked_address(text: str) -> str:
     try:
         socket.getaddrinfo(host, port or 80, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise failed(f"{text!r}: the name {host} leads nowhere", status=2) from exc
+        raise failed(f"{text!r}: the name {host} can't be resolved", status=2) from exc
     return text
 
 

@@ -74,7 +74,7 @@ def trigger(
 def _check(provider: str, state: str) -> None:
     """Refuse a callback that can't be made, before there is a job."""
     if provider not in PROVIDERS:
-        raise failed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
+        raise failed(f"there is no provider {provider!r}; use one of {', '.join(PROVIDERS)}", status=2)
     if not CALLBACK_STATES[provider]:
         polled = PROVIDERS[provider].pollable
         instead = "its jobs are polled" if polled else "it answers the submit call with the result"

@@ -48,7 +48,7 @@ def work(only: Only = None, host: str = "127.0.0.1", port: Port = None) -> None:
 def _roles(only: str | None) -> frozenset[Role]:
     names = [name.strip() for name in only.split(",") if name.strip()] if only is not None else _NAMES
     if unknown := [name for name in names if name not in _NAMES]:
-        raise failed(f"--only: there is no {unknown[0]!r}; there are {', '.join(_NAMES)}", status=2)
+        raise failed(f"--only: there is no {unknown[0]!r}; use one of {', '.join(_NAMES)}", status=2)
     if not names:
         raise failed(f"--only: name at least one of {', '.join(_NAMES)}", status=2)
     return frozenset(Role(name) for name in names)

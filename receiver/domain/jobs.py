@@ -66,8 +66,8 @@ class Job:
     state: State = shown()
     version: int = stored()
     created_at: datetime = shown()
-    options: Mapping[str, Any] = shown("What the caller gave, by the provider's own names.", default_factory=dict)
-    metadata: Mapping[str, Any] = shown("The caller's own.", default_factory=dict)
+    options: Mapping[str, Any] = shown("As they were given, by the provider's own names.", default_factory=dict)
+    metadata: Mapping[str, Any] = shown("As it was given; not sent to the provider.", default_factory=dict)
     notify_url: str | None = shown("Notified when the job ends.", default=None)
     remote_id: str | None = shown("The provider's id of the task.", default=None)
     remote_status: str | None = stored(default=None)
@@ -197,15 +197,15 @@ class KeptImage:
 
     job_id: str = stored(identifier=True)
     n: int = stored()
-    source_url: str | None = shown("The provider's link, as long as it lives.", repr=False)
-    expires_at: datetime | None = shown("When that link dies.")
+    source_url: str | None = shown("The provider's link; valid until `expires_at`.", repr=False)
+    expires_at: datetime | None = shown("When `source_url` expires.")
     content_type: str | None = shown(default=None)
     width: int | None = shown(default=None)
     height: int | None = shown(default=None)
     bytes: int | None = shown(default=None, big=True)
     sha256: str | None = shown(default=None, length=64)
     state: str = shown(
-        "`wanted`: being fetched; `kept`: ours to serve; `lost`: no longer available;"
+        "`wanted`: being fetched; `kept`: served at `url`; `lost`: no longer available;"
         " `removed`: it was kept, and removed after `KEEP_IMAGES_DAYS`.",
         default="wanted",
         length=8,

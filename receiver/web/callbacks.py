@@ -59,7 +59,7 @@ _MAX_PEER_CHARS = 64
 
 _PLAIN = ((b"content-type", b"text/plain; charset=utf-8"),)
 _UNKNOWN = Problem(
-    404, "unknown_callback_url", "this is not one of our callback URLs", remedy="use the URL exactly as it was sent"
+    404, "unknown_callback_url", "this is not a valid callback URL", remedy="use the URL exactly as it was sent"
 )
 _TOO_SLOW = Problem(
     408, "too_slow", "the body arrived too slowly", remedy="send it in one go", headers={"connection": "close"}

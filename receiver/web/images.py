@@ -140,7 +140,7 @@ class ImagesApi:
         return Problem(
             404,
             "image_gone",
-            "our copy of this image is gone",
+            "the kept copy of this image is gone",
             remedy="it is fetched again, by a fresh link if need be; see the job",
         )
 
@@ -172,15 +172,15 @@ class ImagesApi:
             raise Problem(
                 404,
                 "image_removed",
-                "our copy of this image was removed after RECEIVER_KEEP_IMAGES_DAYS",
-                remedy="use source_url while it lives",
+                "the kept copy of this image was removed after RECEIVER_KEEP_IMAGES_DAYS",
+                remedy="use source_url until it expires",
             )
         if not image.kept:
             raise Problem(
                 404,
                 "image_not_kept",
-                "our copy of this image is not there yet",
-                remedy="try again later, or use source_url while it lives",
+                "this image has not been kept yet",
+                remedy="try again later, or use source_url until it expires",
             )
         return job, image
 

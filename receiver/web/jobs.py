@@ -128,7 +128,9 @@ class JobsApi:
         if (known := await self.admissions.resubmitted(job, token_id=token_id, key=key)) is not None:
             return self._answer(*known, new=False)
         if job.state not in (State.FAILED, State.EXPIRED, State.CANCELED, State.UNCONFIRMED):
-            raise Problem(409, "not_resubmittable", f"the job is {job.state}", remedy="wait for its end")
+            done = job.state is State.SUCCEEDED
+            remedy = "POST /v1/jobs for a new one" if done else "wait for its end, or cancel it first"
+            raise Problem(409, "not_resubmittable", f"the job is {job.state}", remedy=remedy)
         if job.state is State.UNCONFIRMED and not may_pay_twice:
             raise Problem(
                 409,
@@ -218,7 +220,7 @@ def _not_cancelable(job: Job) -> Problem:
             409,
             "already_ended",
             f"the job is {job.state} already",
-            remedy="POST /v1/jobs/{id}/resubmit makes a new job of it",
+            remedy="there is nothing to cancel",
         )
     return Problem(
         409,

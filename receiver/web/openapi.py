@@ -106,10 +106,10 @@ def _service() -> dict[str, Any]:
         return {**made, "security": []}
 
     callback = [path_parameter("provider"), token]
-    received = plain("A provider's callback.", (200, 401, 404, 408, 413, 503), parameters=callback)
+    received = plain("Receive a provider's callback.", (200, 400, 401, 404, 408, 413, 429, 503), parameters=callback)
     received["requestBody"] = {"content": {"*/*": {"schema": {}}}}
-    ready = public("Check whether it is able to work.", {200: health})
-    ready["responses"]["503"] = {"description": "Not able to work.", "content": {JSON: {"schema": health}}}
+    ready = public("Check whether the receiver can do its work.", {200: health})
+    ready["responses"]["503"] = {"description": "Not ready; `checks` says why.", "content": {JSON: {"schema": health}}}
     return {
         "/callbacks/{provider}/{token}": {
             "get": plain("Check whether the callback URL is valid.", (200, 404), parameters=callback),
@@ -117,13 +117,13 @@ def _service() -> dict[str, Any]:
             "post": received,
         },
         "/inputs/{token}": {
-            "get": public("A job's input, for its provider.", {200: "image/*", 404: None}, token),
+            "get": public("Get a job's input; for its provider.", {200: "image/*", 404: None}, token),
             "head": bodiless(public("Check whether the input exists, and its type.", {200: "", 404: None}, token)),
         },
-        "/healthz": {"get": public("Check whether it is alive.", {200: health})},
+        "/healthz": {"get": public("Check whether the process is alive.", {200: health})},
         "/readyz": {"get": ready},
-        "/metrics": {"get": public("For Prometheus.", {200: "text/plain"})},
-        "/openapi.json": {"get": public("This.", {200: {"type": "object"}})},
+        "/metrics": {"get": public("Get metrics in Prometheus' text format.", {200: "text/plain"})},
+        "/openapi.json": {"get": public("Get this description.", {200: {"type": "object"}})},
     }
 
 

@@ -12,8 +12,8 @@ TEXT = {"type": "string"}
 MOMENT = {"type": "string", "format": "date-time"}
 JSON, PROBLEM, STREAM = "application/json", "application/problem+json", "text/event-stream"
 MEANINGS = {
-    200: "As asked.",
-    201: "Made.",
+    200: "OK.",
+    201: "Created.",
     202: "Accepted.",
     204: "Done.",
     400: "The body can't be read.",
@@ -24,7 +24,8 @@ MEANINGS = {
     409: "Not possible in the current state.",
     413: "Too large.",
     415: "An unsupported media type.",
-    422: "It can't be done as asked; `field` and `remedy` say what to change.",
+    422: "The request is invalid; `field` and `remedy` say what to change.",
+    429: "Too many: try again after `Retry-After`.",
     503: "Internal error: try again after `Retry-After`.",
 }
 

@@ -79,16 +79,16 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         "/v1/lost": {
             "get": operation(
                 "jobs",
-                "Jobs whose paid results never reached us, newest first.",
+                "List jobs whose paid results could not be kept, newest first.",
                 {200: page_of("LostJob"), 422: None},
                 paging("job"),
             )
         },
-        "/v1/jobs/{id}": {"get": operation("jobs", "One job.", {200: job, 404: None}, [by_id])},
+        "/v1/jobs/{id}": {"get": operation("jobs", "Get a job.", {200: job, 404: None}, [by_id])},
         "/v1/jobs/{id}/evidence": {
             "get": operation(
                 "jobs",
-                "The evidence about it, unaltered.",
+                "List the evidence of a job, unaltered.",
                 {200: page_of("Evidence"), 404: None, 422: None},
                 [by_id, *paging()],
             )
@@ -96,7 +96,7 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         "/v1/jobs/{id}/cancel": {
             "post": operation(
                 "jobs",
-                "End a queued job; with `abandon` stop waiting for one that was sent.",
+                "Cancel a queued job; with `abandon`, stop waiting for one that was sent.",
                 {200: job, 400: None, 404: None, 409: None, 413: None, 422: None},
                 [by_id],
                 body=abandon,
@@ -105,7 +105,7 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         "/v1/jobs/{id}/resubmit": {
             "post": operation(
                 "jobs",
-                "A new job with the same input and options.",
+                "Submit a new job with the same input and options.",
                 {202: job, 200: job, 400: None, 404: None, 409: None, 413: None, 422: None},
                 [by_id, _IDEMPOTENCY_KEY],
                 body=twice,
@@ -122,7 +122,7 @@ def jobs_paths(providers: Mapping[str, type[Provider]]) -> dict[str, Any]:
         "/v1/stats": {
             "get": operation(
                 "jobs",
-                "Sums of each hour, newest first.",
+                "List hourly totals, newest first.",
                 {200: page_of("HourOfStatistics"), 422: None},
                 paging(),
             )
@@ -134,16 +134,16 @@ def images_paths() -> dict[str, Any]:
     by_id, nth = path_parameter("id"), path_parameter("n", {"type": "integer", "minimum": 0})
     return {
         "/v1/jobs/{id}/images/{n}": {
-            "get": operation("jobs", "Our copy of a result.", {200: "image/*", 404: None}, [by_id, nth])
+            "get": operation("jobs", "Get the kept copy of an image.", {200: "image/*", 404: None}, [by_id, nth])
         },
         "/v1/jobs/{id}/images/{n}/thumbnail": {
-            "get": operation("jobs", "A small WEBP of a result.", {200: "image/webp", 404: None}, [by_id, nth])
+            "get": operation("jobs", "Get a small WEBP of an image.", {200: "image/webp", 404: None}, [by_id, nth])
         },
         "/v1/jobs/{id}/input": {
-            "get": operation("jobs", "Its input, as long as it is kept.", {200: "image/*", 404: None}, [by_id])
+            "get": operation("jobs", "Get the input, as long as it is kept.", {200: "image/*", 404: None}, [by_id])
         },
         "/v1/jobs/{id}/input/thumbnail": {
-            "get": operation("jobs", "A small WEBP of its input.", {200: "image/webp", 404: None}, [by_id])
+            "get": operation("jobs", "Get a small WEBP of the input.", {200: "image/webp", 404: None}, [by_id])
         },
     }
 
@@ -160,7 +160,7 @@ def providers_paths(names: Sequence[str]) -> dict[str, Any]:
             )
         },
         "/v1/providers": {
-            "get": operation("providers", "The providers, their options and queues.", {200: page_of("Provider")})
+            "get": operation("providers", "List providers, their options and queues.", {200: page_of("Provider")})
         },
         "/v1/providers/{name}/resume": {
             "post": operation(
@@ -216,10 +216,10 @@ def endpoints_paths() -> dict[str, Any]:
             ),
         },
         "/v1/endpoints/{id}": {
-            "get": operation("endpoints", "One endpoint.", {200: ref("Endpoint"), 404: None}, [by_id]),
+            "get": operation("endpoints", "Get an endpoint.", {200: ref("Endpoint"), 404: None}, [by_id]),
             "patch": changing("Change the given fields.", "EndpointChange"),
             "put": changing("Set everything; fields that are not given get their defaults.", "NewEndpoint"),
-            "delete": operation("endpoints", "Remove it.", {204: "", 404: None}, [by_id]),
+            "delete": operation("endpoints", "Remove an endpoint.", {204: "", 404: None}, [by_id]),
         },
         "/v1/endpoints/{id}/test": {
             "post": operation(
@@ -273,7 +273,7 @@ def deliveries_paths() -> dict[str, Any]:
             )
         },
         "/v1/deliveries/{id}": {
-            "get": operation("deliveries", "A delivery and its attempts.", {200: shown, 404: None}, [by_id])
+            "get": operation("deliveries", "Get a delivery and its attempts.", {200: shown, 404: None}, [by_id])
         },
         "/v1/deliveries/{id}/replay": {
             "post": operation(

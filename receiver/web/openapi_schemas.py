@@ -69,7 +69,7 @@ _SUMS = record(
 )
 _IMAGE = schema_of(
     KeptImage,
-    url=_text("Our copy: GET it with the bearer token once `kept`."),
+    url=_text("The kept copy: GET it with the bearer token once `state` is `kept`."),
     lost_reason=nullable(_text("Why it is no longer available.")),
     scale=nullable({**_NUMBER, "description": "The factor by which it is larger than the input."}),
     upscaled=nullable({**_FLAG, "description": "Whether it is as much larger as requested."}),
@@ -199,7 +199,7 @@ def _new_job(provider: str, image: Schema | None) -> Schema:
     properties: dict[str, Schema] = {
         "provider": {"const": provider},
         "options": nullable(ref(f"{provider.capitalize()}Options")),
-        "metadata": nullable({**_ANYTHING, "description": "Yours; at most 16 KiB of JSON."}),
+        "metadata": nullable({**_ANYTHING, "description": "Your own data: at most 16 KiB of JSON."}),
         "notify_url": nullable(_text("Notified of the job's end.", maxLength=2000)),
     }
     if image is not None:

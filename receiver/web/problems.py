@@ -19,7 +19,8 @@ _TITLES = {
     409: "Conflict",
     413: "Too large",
     415: "Unsupported media type",
-    422: "Can't be done as asked",
+    422: "Invalid request",
+    429: "Too many requests",
     500: "Internal error",
     503: "Not now",
 }

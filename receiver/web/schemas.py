@@ -76,8 +76,8 @@ class EndpointChange(_Asked):
     providers: list[ProviderName] = Field([], max_length=20, description="Empty: events about any provider, or none.")
     description: str = Field("", max_length=500)
     enabled: bool = True
-    timeout_seconds: float = Field(15.0, ge=0.1, le=LONGEST_TIMEOUT_SECONDS, description="For one try, all of it.")
-    concurrency: int = Field(10, ge=1, le=100, description="Tries at once.")
+    timeout_seconds: float = Field(15.0, ge=0.1, le=LONGEST_TIMEOUT_SECONDS, description="For a whole attempt.")
+    concurrency: int = Field(10, ge=1, le=100, description="Attempts at once.")
     rate: RateText | None = Field(None, description="Tries in a time, as `count/seconds`. Null: no limit.")
 
     def settings(self, *, only_given: bool = False) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class NewEndpoint(EndpointChange):
     """A new endpoint."""
 
     url: str = Field(min_length=1, max_length=2000, description="https, or http inside RECEIVER_ALLOW_NETWORKS.")
-    secret: WebhookSecret | None = Field(None, description="One of your own; otherwise one is made.")
+    secret: WebhookSecret | None = Field(None, description="Your own secret; generated if not given.")
 
 
 class Rotation(_Asked):
@@ -99,7 +99,7 @@ class Rotation(_Asked):
     overlap_seconds: float = Field(
         _DAY_SECONDS, ge=0, le=LONGEST_OVERLAP_SECONDS, description="How long the old secret signs as well."
     )
-    secret: WebhookSecret | None = Field(None, description="One of your own; otherwise one is made.")
+    secret: WebhookSecret | None = Field(None, description="Your own secret; generated if not given.")
 
 
 class Trial(_Asked):

@@ -227,7 +227,7 @@ def _key(provider: str, picture: Picture, options: Mapping[str, Any], again: int
 def _names(providers: str) -> list[str]:
     names = list(dict.fromkeys(name for part in providers.split(",") if (name := part.strip())))
     if not names:
-        raise CommandFailed(f"--providers names none; there are {', '.join(PROVIDERS)}", status=2)
+        raise CommandFailed(f"--providers names none; use some of {', '.join(PROVIDERS)}", status=2)
     for name in names:
         check_provider(name)
     return names

@@ -17,7 +17,7 @@ from submitter.sdk.values import ProviderInfo
 def check_provider(provider: str) -> None:
     """Raise `CommandFailed` for a name that no provider has."""
     if provider not in PROVIDERS:
-        raise CommandFailed(f"there is no provider {provider!r}; there are {', '.join(PROVIDERS)}", status=2)
+        raise CommandFailed(f"there is no provider {provider!r}; use one of {', '.join(PROVIDERS)}", status=2)
 
 
 def require_files(providers: Sequence[ProviderInfo]) -> None:

@@ -26,5 +26,5 @@ def build(name: str, *, api_key: str, base_url: str | None = None, **specific: A
     first paid call.
     """
     if name not in PROVIDERS:
-        raise ValueError(f"there is no provider {name!r}; there are {', '.join(PROVIDERS)}")
+        raise ValueError(f"there is no provider {name!r}; use one of {', '.join(PROVIDERS)}")
     return PROVIDERS[name](api_key=api_key, base_url=base_url, **specific)

@@ -28,7 +28,7 @@ class Twist:
 
     def __post_init__(self) -> None:
         if unknown := sorted(self.faults - TWIST_FAULTS.keys()):
-            raise ValueError(f"there is no fault {unknown[0]!r} of a callback; there are {', '.join(TWIST_FAULTS)}")
+            raise ValueError(f"there is no fault {unknown[0]!r} of a callback; use one of {', '.join(TWIST_FAULTS)}")
         if any(not all(path.split(".")) for path in self.overrides):
             raise ValueError("a path of an override is names with dots between them")
 

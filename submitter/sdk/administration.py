@@ -27,7 +27,7 @@ class EndpointSettings(TypedDict, total=False):
     timeout_seconds: float
     """For one try."""
     concurrency: int
-    """Tries at once."""
+    """Attempts at once."""
     rate: str | None
     """Tries in a time, as `count/seconds`."""
 

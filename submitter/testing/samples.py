@@ -42,7 +42,7 @@ def sample_event(
     Raises `ValueError` for a type that no receiver sends.
     """
     if type not in EVENT_TYPES:
-        raise ValueError(f"there is no event {type!r}; there are {', '.join(EVENT_TYPES)}")
+        raise ValueError(f"there is no event {type!r}; use one of {', '.join(EVENT_TYPES)}")
     now = now or datetime.now(UTC)
     document = {"type": type, "timestamp": now.isoformat(), "data": {**_data(type, now), **(data or {})}}
     body = json.dumps(document, separators=(",", ":")).encode()

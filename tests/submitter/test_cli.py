@@ -96,7 +96,7 @@ def test_option_values_are_json_where_they_are_json_and_no_text_is_wanted() -> N
         ("freepik", "scale", "name=value"),
         ("freepik", "scale_factor=3x", "must be '2x', '4x', '8x' or '16x'"),
         ("freepik", "scale_facto=2x", "is scale_factor meant?"),
-        ("freepik", "colour=red", "there are "),
+        ("freepik", "colour=red", "use one of "),
         ("novita", "scale_factor=9", "must be at most 4"),
         ("upscayl", "enhanceFace=maybe", "must be true or false"),
         ("pixelcut", "scale=2.5", "must be a whole number"),

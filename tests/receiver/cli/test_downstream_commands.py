@@ -79,5 +79,5 @@ async def test_an_endpoint_is_managed_from_the_shell(tmp_path: Path) -> None:
         await command(receiver, "endpoints", "remove", made["id"])
         assert (await command(receiver, "endpoints", "list"))["items"] == []
         unknown = await command(receiver, "deliveries", "list", "--event", "nope", status=2)
-        assert "there is no event 'nope'; there are job.queued, " in unknown
+        assert "there is no event 'nope'; use one of job.queued, " in unknown
         assert "name a delivery" in await command(receiver, "replay", status=2)

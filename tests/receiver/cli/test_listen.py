@@ -193,7 +193,7 @@ async def test_a_receiver_that_is_not_there_is_reported_at_once_with_its_address
     [
         ("http://127.0.0.1:99999/h", "no port 99999"),
         ("http://[::1/h", "no URL"),
-        ("http://no-such-host.invalid/h", "leads nowhere"),
+        ("http://no-such-host.invalid/h", "can't be resolved"),
         ("ftp://127.0.0.1/h", "http:// or https://"),
         ("localhost:3000", "http:// or https://"),
         ("http://", "http:// or https://"),

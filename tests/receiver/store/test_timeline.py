@@ -131,7 +131,7 @@ async def test_list_show_and_watch_print_what_the_api_says(tmp_path: Path) -> No
         assert (unknown.status, unknown.out) == (2, "")
         assert (
             unknown.err
-            == "receiver: there is no provider 'nope'; there are freepik, apixo, novita, upscayl, pixelcut\n"
+            == "receiver: there is no provider 'nope'; use one of freepik, apixo, novita, upscayl, pixelcut\n"
         )
         shown = (await jobs(receiver, "show", first["id"], "--json")).json
         answered = (await client.get(f"/v1/jobs/{first['id']}")).json()

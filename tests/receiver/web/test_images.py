@@ -102,6 +102,8 @@ async def test_an_image_that_was_removed_by_age_says_so_and_is_not_lost(tmp_path
         await eventually(removed)
         answer = await here.client.get(f"/v1/jobs/{job.id}/images/0")
         assert (answer.status_code, answer.json()["code"]) == (404, "image_removed")
+        paid = await here.client.post(f"/v1/jobs/{job.id}/resubmit")
+        assert (paid.json()["code"], paid.json()["remedy"]) == ("not_resubmittable", "POST /v1/jobs for a new one")
         refused = await here.client.post(f"/v1/jobs/{job.id}/poll")
         assert (refused.status_code, refused.json()["code"]) == (409, "nothing_to_poll")
         assert refused.json()["detail"] == "the job is succeeded already, and no image is missing"

@@ -99,6 +99,11 @@ def test_a_change_of_an_endpoint_has_no_defaults() -> None:
     assert models["NewEndpoint"]["properties"]["enabled"]["default"] is True
 
 
+def test_every_answer_to_a_callback_is_described() -> None:
+    described = DESCRIPTION["paths"]["/callbacks/{provider}/{token}"]["post"]["responses"]
+    assert set(described) == {"200", "400", "401", "404", "408", "413", "429", "503"}
+
+
 def test_every_parameter_in_a_path_is_described() -> None:
     for path, item in DESCRIPTION["paths"].items():
         for method, operation in item.items():

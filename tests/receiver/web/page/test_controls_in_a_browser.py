@@ -85,7 +85,7 @@ async def test_jobs_that_pass_a_filter_are_canceled_together_by_keyboard(running
         page = await browser.signed_in(TOKEN)
         await page.goto(f"{running.origin}/jobs?state=queued")
         await expect(page.get_by_text("the provider is paused")).to_have_count(2)
-        await page.get_by_text("Do something to all").focus()
+        await page.get_by_text("Act on all jobs").focus()
         await page.keyboard.press("Enter")
         await page.get_by_role("button", name="Cancel…").focus()
         await page.keyboard.press("Enter")
