@@ -45,7 +45,7 @@ def verify(
     Return if *body* was signed with one of the `whsec_` secrets, raise `CallbackRefused` if not.
 
     *headers* may be any mapping or list of pairs, in any case. *body* is the raw request body, before any parsing.
-    Raises `ValueError` for a malformed *secret*, which is ours to repair.
+    Raises `ValueError` for a malformed *secret*: a mistake in the settings, not in the request.
     """
     keys = parse_secrets(secret)
     if not isinstance(body, bytes | bytearray | memoryview):

@@ -24,7 +24,7 @@ Exchange = Generator[httpx.Request, httpx.Response, T]
 
 
 class State(StrEnum):
-    """The state of a job. A provider's report uses only `RUNNING`, `SUCCEEDED` and `FAILED`; the others are ours."""
+    """The state of a job. A provider's report uses only `RUNNING`, `SUCCEEDED` and `FAILED`."""
 
     QUEUED = "queued"
     SENDING = "sending"
@@ -130,7 +130,7 @@ class Callback:
 @dataclass(frozen=True, slots=True)
 class Picture:
     """
-    An inspected input image. `path` is our local copy (None if only a URL is known); `url` is a public URL of the same
+    An inspected input image. `path` is the local copy (None if only a URL is known); `url` is a public URL of the same
     bytes (None if there is none). Width and height are in pixels, `size` in bytes.
     """
 

@@ -11,6 +11,7 @@ import httpx
 import typer
 
 from receiver.cli.sandbox_mark import SandboxMark
+from receiver.domain.jobs import Verdict
 from receiver.parts import Credentials
 from receiver.settings import Settings, load
 from submitter import tls
@@ -18,6 +19,7 @@ from submitter.commands.completion import complete_provider
 from submitter.printing import Listing, failed, print_json, print_table, say
 from submitter.providers import PROVIDERS
 from submitter.sandbox import CALLBACK_STATES, TWIST_FAULTS, Twist, announced_state, test_picture
+from submitter.vocabulary import Trust
 
 _PATIENCE_SECONDS = 15.0
 _PAUSE_SECONDS = 0.05
@@ -223,8 +225,11 @@ def _print(outcome: dict[str, Any]) -> None:
     twice = f" {sent['times']} times" if sent["times"] > 1 else ""
     answered = f"answered {outcome['answered']}"
     say(f"{outcome['provider']} called back{twice}: task {sent['task_id']} is {sent['state']}; {answered}")
-    trust = f" (trust {outcome['trust']})" if outcome["trust"] else ""
-    say(f"evidence: {outcome['verdict'] or 'nothing was recorded'}{trust}")
+    if (outcome["verdict"], outcome["trust"]) == (Verdict.BELIEVED, Trust.SIGNED_BODY):
+        say("evidence: signature verified")
+    else:
+        trust = f" (trust {outcome['trust']})" if outcome["trust"] else ""
+        say(f"evidence: {outcome['verdict'] or 'nothing was recorded'}{trust}")
     by = f", settled by {job['settled_by']}" if job["settled_by"] else ""
     say(f"job {job['id']}: {job['was']} → {job['is']}{by}")
-    say(f"all of it: receiver jobs explain {job['id']}", dim=True)
+    say(f"details: receiver jobs explain {job['id']}", dim=True)

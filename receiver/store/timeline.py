@@ -201,10 +201,14 @@ def _image(row: Sequence[Any]) -> Line:
     return Line(from_us(next_at), "image", f"image {n} is fetched{again}", facts)
 
 
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
 def _attempt(row: Sequence[Any]) -> Line:
     delivery, kind, to, url, started_at, seconds, status, error = row
     came = error or f"answered {status}"
-    text = f"{kind} to {to} at {_host(url)}: {came}, after {seconds:.2f} s"
+    text = f"{kind} to {to} at {_host(url)}: {came}, after {_seconds(seconds)}"
     return Line(moment(started_at), "delivery", text, {"delivery": delivery, "status": status, "error": error})
 
 

@@ -33,7 +33,7 @@ class Value(BaseModel):
 
 
 class JobImage(Value):
-    """A result. `url` is the receiver's copy, there once `kept`; `source_url` the provider's, while it lives."""
+    """A result. `url` is the receiver's copy, available once `kept`; `source_url` is the provider's link."""
 
     url: str
     source_url: str | None = Field(None, repr=False)

@@ -69,6 +69,8 @@ async def test_every_state_of_every_provider_that_calls_back_is_shown_with_what_
         assert again.status == 0, again.err
         assert "evidence: late" in again.out or "evidence: hint" in again.out or "evidence: duplicate" in again.out
         assert f"{reported['job']['id']}: failed → failed" in again.out
+        signed = await trigger(tmp_path, "freepik", "completed")
+        assert "evidence: signature verified\n" in signed.out, signed.out
         assert "/callbacks/" not in again.out
         assert token not in again.out
         wrong = await trigger(tmp_path, "apixo", "pending")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ async def test_the_timeline_of_a_finished_job_tells_everything_that_happened(tmp
     assert poll["note"] == "to confirm a callback"
     assert {"job.queued", "job.running", "job.succeeded"} <= {line.get("type") for line in lines}
     failed = next(line for line in lines if line["what"] == "delivery")
-    assert "answered 500" in failed["text"]
+    assert re.search(r"answered 500, after (\d+ ms|\d+\.\d\d s)$", failed["text"])
     (coming,) = shown["next"]
     assert (coming["what"], coming["tries"]) == ("delivery", 1)
     assert coming["at"] > failed["at"]
