@@ -8,16 +8,19 @@ incomplete line after a crash is dropped. Only one run at a time holds the file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from submitter.commands.connection import CommandFailed
 from submitter.system_errors import about
@@ -49,7 +52,8 @@ class Journal:
         self.batch = secrets.token_hex(8)
         self.entries: dict[str, Entry] = {}
         self._clock = clock
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
+        self._writing = threading.Lock()
 
     def entry(self, name: str) -> Entry:
         return self.entries.setdefault(name, Entry())
@@ -77,7 +81,7 @@ class Journal:
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
+        self._file = self.path.open("a+b", buffering=0)
         if sys.platform != "win32":
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,7 +98,7 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _read(self, file: BinaryIO) -> None:
+    def _read(self, file: FileIO) -> None:
         file.seek(0)
         data = file.read()
         whole = data.rfind(b"\n") + 1
@@ -125,8 +129,16 @@ class Journal:
 
     def _write(self, line: dict[str, Any], *, sync: bool = False) -> None:
         assert self._file is not None
+        left = json.dumps(line, separators=(",", ":")).encode() + b"\n"
         with about(self.path):
-            self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-            self._file.flush()
+            with self._writing:
+                end = os.fstat(self._file.fileno()).st_size
+                try:
+                    while left:
+                        left = left[self._file.write(left) :]
+                except OSError:
+                    with contextlib.suppress(OSError):  # what is half a line would spoil the next one
+                        self._file.truncate(end)
+                    raise
             if sync:
                 os.fsync(self._file.fileno())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ from submitter.commands.journal import Journal
 from submitter.commands.sources import items_of
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from tests.support.hostile_shell import files_of, in_shell
 from tests.support.processes import live
 from tests.support.submitter_cli import pictures, started, submitter
 from tests.support.waiting import eventually
@@ -154,3 +156,32 @@ def test_a_line_of_the_journal_that_was_cut_by_a_death_is_dropped(tmp_path: Path
         journal.sent("b", "job_3")
     with Journal(path) as journal:
         assert journal.entry("b").job == "job_3"
+
+
+def test_a_line_of_the_journal_that_finds_no_room_leaves_the_others_whole(tmp_path: Path) -> None:
+    """The system's limit of a file's size is a full disk; it is set for one line and lifted for the next."""
+    path = tmp_path / "journal"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(path) as journal:
+        journal.intends("first", "key-1")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+        try:
+            with pytest.raises(OSError, match="journal"):
+                journal.intends("second", "key-2")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        journal.sent("first", "job_1")
+    with Journal(path) as journal:
+        assert (journal.entry("first").job, journal.entry("second").key) == ("job_1", "")
+
+
+async def test_a_batch_whose_journal_is_full_names_it_and_sends_nothing_twice(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 6, picture_bytes(96, 64))
+    batch = "$PROGRAM batch in --provider freepik --out out"
+    async with live(tmp_path) as (receiver, sandbox):
+        for size in (100, 200, 300, 400):
+            status, _, err = await in_shell(receiver, batch, prepare=files_of(size))
+            assert status == 1
+            assert "submitter: out/.submitter-batch.jsonl: file too large; raise the limit" in err, err
+        assert (await in_shell(receiver, batch))[0] == 0
+        assert len(sandbox.accepted()) == 6
