@@ -32,6 +32,8 @@ _UPLOADS = 4
 _POLLS = 8
 _WIDE_COLUMNS = 100
 """The least width of a terminal for a long bar next to the counts."""
+_ROOMY_COLUMNS = 60
+"""The least width for a bar at all; with less, the counts are what is left."""
 _AGAIN = "the same command goes on where this one ended, and sends nothing twice"
 
 
@@ -79,13 +81,14 @@ async def _batch(
     """Return the results of all items, in order, and the duration in seconds."""
     began = time.monotonic()
     screen = rich_console(err=True, quiet=connection.verbosity.quiet)
+    roomy = screen.width >= _ROOMY_COLUMNS
     bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=40 if screen.width >= _WIDE_COLUMNS else 10),
+        *([TextColumn("{task.description}")] if roomy else []),
+        *([BarColumn(bar_width=40 if screen.width >= _WIDE_COLUMNS else 10)] if roomy else []),
         MofNCompleteColumn(),
         TextColumn("{task.fields[states]}", table_column=Column(overflow="fold")),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        *([TimeRemainingColumn()] if roomy else []),
         console=screen,
         disable=connection.verbosity.quiet,
     )

@@ -159,7 +159,8 @@ def _passing(word: str) -> bool:
     return bool(re.fullmatch(r"[-+]?[\d.]+|\d\d:\d\d:\d\d.*|s|min", word))
 
 
-async def test_a_batch_loses_no_word_at_80_columns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [80, 40])
+async def test_a_batch_loses_no_word_however_narrow(tmp_path: Path, columns: int) -> None:
     faults = Faults(per_provider={"novita": {"fail": 1.0}})
     async with live(tmp_path, sandbox=Sandbox(seed=1, turnaround_seconds=(0.05, 0.1), faults=faults)) as (receiver, _):
         (tmp_path / "in").mkdir()
@@ -168,11 +169,16 @@ async def test_a_batch_loses_no_word_at_80_columns(tmp_path: Path) -> None:
         (tmp_path / "in" / "猫.heic").write_bytes(b"no image")
         there = Place(receiver, tmp_path, {})
         status, shown = await on_terminal(
-            "submitter", "batch", "in", "--provider", "novita", environment=there.environment(), directory=tmp_path
+            *("submitter", "batch", "in", "--provider", "novita"),
+            environment=there.environment(),
+            directory=tmp_path,
+            columns=columns,
         )
     assert status == 1
     assert "…" not in shown
-    assert all(cell_len(line) <= 80 for line in shown.replace("\r", "\n").splitlines() if "in/" not in line), shown
+    assert "2 failed" in shown
+    lines = [line for line in shown.replace("\r", "\n").splitlines() if "in/" not in line]
+    assert columns < 80 or all(cell_len(line) <= 80 for line in lines), shown
     squeezed = "".join(shown.split())
     assert all(word in squeezed for word in re.split(r"[—・ ]+", FILE_NAME.removesuffix(".jpg")))
     assert "2 failed" in shown
