@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import httpx
 
+from submitter import tls
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.signatures import new_secret
 from tests.support import forking
@@ -99,7 +100,7 @@ class LiveReceiver:
                     *self.program, *arguments, env=environment, cwd=directory, stdout=log, stderr=log
                 )
         if ready:
-            async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
+            async with httpx.AsyncClient(base_url=self.url, trust_env=False, verify=tls.context()) as client:
                 await eventually(lambda: _is_ready(client, self.process, lambda: self.log))
 
     async def stop(self) -> int:
@@ -124,7 +125,9 @@ class LiveReceiver:
     def client(self, **options: Any) -> httpx.AsyncClient:
         """An API client with the bearer token."""
         headers = {"authorization": f"Bearer {TOKEN}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=30, **options)
+        return httpx.AsyncClient(
+            base_url=self.url, headers=headers, trust_env=False, verify=tls.context(), timeout=30, **options
+        )
 
 
 @contextlib.asynccontextmanager
