@@ -45,6 +45,8 @@ class ByHand:
     emitted: list[Any] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     open: int = 0
+    _asked: int = 0
+    _opened: int = 0
 
     def link(self, **options: Any) -> Link:
         return Link("http://receiver.test", "token", clock=lambda: self.now, on_retry=self.messages.append, **options)
@@ -63,8 +65,10 @@ class ByHand:
                         outcome = httpx.ConnectError("TLS is not spoken here")
                     case httpx.Request():
                         outcome = self._next(step, self.answers, self._asked)
+                        self._asked += 1
                     case Open(request):
                         outcome = self._next(request, self.streams, self._opened)
+                        self._opened += 1
                         if isinstance(outcome, tuple):
                             response, script = outcome
                             response.request = request
@@ -99,15 +103,3 @@ class ByHand:
         if isinstance(outcome, httpx.Response):
             outcome.request = request
         return outcome
-
-    @property
-    def _asked(self) -> int:
-        return len([request for request in self.requests if not _is_stream(request)])
-
-    @property
-    def _opened(self) -> int:
-        return len([request for request in self.requests if _is_stream(request)])
-
-
-def _is_stream(request: httpx.Request) -> bool:
-    return bool(request.headers.get("accept") == "text/event-stream")
