@@ -232,7 +232,7 @@ def check_shared_secrets(settings: Settings) -> None:
     lines = [f"RECEIVER_{name}={fresh}" for name, (value, fresh) in missing.items() if not value]
     if settings.on_postgresql and lines:
         raise SettingsInvalid(
-            ["On PostgreSQL all processes share secrets; put these new ones into .env of all:", *lines]
+            ["On PostgreSQL all processes need the same secrets; add these new ones to the .env of each:", *lines]
         )
 
 

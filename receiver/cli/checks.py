@@ -276,7 +276,7 @@ async def _certificate(url: httpx.URL) -> Finding:
             _, writer = await asyncio.open_connection(url.host, port, ssl=context, server_hostname=url.host)
     except ssl.SSLCertVerificationError as exc:
         remedy = "give the proxy a certificate of a public authority for this very name (Caddy does it by itself)"
-        return fail(check, f"{url.host}: the certificate is not good: {exc.verify_message}", remedy)
+        return fail(check, f"{url.host}: the certificate is not valid: {exc.verify_message}", remedy)
     except (OSError, TimeoutError) as exc:
         why = str(exc) or type(exc).__name__
         return fail(
@@ -357,9 +357,9 @@ async def endpoint_findings(settings: Settings) -> AsyncIterator[Finding]:
                 )
             writer.close()
         except OutboundError as exc:
-            yield fail(check, str(exc), "change its URL, or open its network with RECEIVER_ALLOW_NETWORKS")
+            yield fail(check, str(exc), "correct its URL; a private network must be listed in RECEIVER_ALLOW_NETWORKS")
         except ssl.SSLError as exc:
-            yield fail(check, f"its TLS is not good: {exc.reason}", "renew its certificate")
+            yield fail(check, f"TLS failed: {exc.reason}", "renew its certificate")
         except (OSError, TimeoutError):
             yield fail(check, f"{target.host}:{port} takes no connection", "start it, or disable the endpoint")
         else:

@@ -281,7 +281,7 @@ def _no_answer(exc: Exception, timeout_seconds: float) -> NoAnswer:
         cause: BaseException | None = exc
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return NoAnswer(f"the certificate is not good: {cause.verify_message}", reason="tls")
+                return NoAnswer(f"the certificate is not valid: {cause.verify_message}", reason="tls")
             if isinstance(cause, ssl.SSLError):
                 return NoAnswer("the TLS handshake failed", reason="tls")
             cause = cause.__cause__ or cause.__context__  # httpcore raises again `from None`

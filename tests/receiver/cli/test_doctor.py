@@ -170,7 +170,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_reported(tmp_path: Path,
         done = await doctor(LiveReceiver(tmp_path / "data"), "--json", RECEIVER_PUBLIC_URL=url)
     assert done.status == 1
     grade, what, remedy = complaints(done)["TLS"]
-    assert (grade, "not good" in what, "public authority" in remedy) == ("fail", True, True)
+    assert (grade, "not valid" in what, "public authority" in remedy) == ("fail", True, True)
 
 
 async def test_settings_that_cannot_be_used_are_findings_too(tmp_path: Path) -> None:
