@@ -250,7 +250,7 @@ async def test_processes_on_one_sqlite_file_take_many_callbacks_without_locking_
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("work", "--only", "reeder"), "there are archive, notifier, poller, reader, submissions"),
+        (("work", "--only", "reeder"), "use one of archive, notifier, poller, reader, submissions"),
         (("work", "--only", ""), "name at least one"),
         (("serve", "--sandbox", "--processes", "2"), "one process"),
         (("serve", "--no-workers", "--processes", "2"), "exclude each other"),
