@@ -65,9 +65,9 @@ def add(
     event: Annotated[list[str] | None, typer.Option(help="Only this event; may be repeated. Default: all.")] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Only about this provider; may be repeated.")] = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
-    timeout: Annotated[float, typer.Option(help="Seconds for one try.")] = 15.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for one attempt.")] = 15.0,
     concurrency: Annotated[int, typer.Option(help="Attempts at once.")] = 10,
-    rate: Annotated[str | None, typer.Option(help="Tries in a time, as count/seconds.")] = None,
+    rate: Annotated[str | None, typer.Option(help="Attempts per time, as count/seconds.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an endpoint. Its secret is shown now and never again."""

@@ -83,7 +83,7 @@ class DeliveryState(StrEnum):
 
 @entity
 class Attempt:
-    """One try of a delivery."""
+    """An attempt of a delivery."""
 
     started_at: datetime = shown()
     seconds: float = shown()

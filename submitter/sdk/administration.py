@@ -25,11 +25,11 @@ class EndpointSettings(TypedDict, total=False):
     description: str
     enabled: bool
     timeout_seconds: float
-    """For one try."""
+    """For a whole attempt."""
     concurrency: int
     """Attempts at once."""
     rate: str | None
-    """Tries in a time, as `count/seconds`."""
+    """Attempts per time, as `count/seconds`."""
 
 
 class EndpointChanges(EndpointSettings, total=False):

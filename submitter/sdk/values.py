@@ -153,7 +153,7 @@ class Endpoint(Value):
 
 
 class Attempt(Value):
-    """One try of a delivery."""
+    """An attempt of a delivery."""
 
     started_at: datetime
     seconds: float
