@@ -50,7 +50,9 @@ class Sample:
     threads: int
 
 
-async def soak(seconds: float, every_seconds: float = 5.0) -> tuple[list[Sample], Counter[str]]:
+async def soak(
+    seconds: float, every_seconds: float = 5.0, *, senders: int = SENDERS
+) -> tuple[list[Sample], Counter[str]]:
     """Work for *seconds*; returns what was sampled, and what was done."""
     done: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as where:
@@ -67,7 +69,7 @@ async def soak(seconds: float, every_seconds: float = 5.0) -> tuple[list[Sample]
                 (await client.post("/v1/endpoints", json={"url": url})).raise_for_status()
             jobs: list[tuple[str, str]] = []
             work = [submit_jobs(client, jobs, done)]
-            work += [send_callbacks(client, jobs, done) for _ in range(SENDERS)]
+            work += [send_callbacks(client, jobs, done) for _ in range(senders)]
             work += [listen(receiver, done) for _ in range(STREAMS)]
             tasks = [asyncio.create_task(again_and_again(each)) for each in work]
             try:

@@ -9,7 +9,7 @@ from tests.bench.soak import soak, verdict
 
 @pytest.mark.slow
 async def test_descriptors_and_threads_do_not_grow_under_steady_work() -> None:
-    samples, done = await soak(25, every_seconds=0.5)
+    samples, done = await soak(25, every_seconds=0.5, senders=1)
     assert done["jobs"] > 5
     assert done["callbacks answered 200"] > 50
     assert done["deliveries answered 200"] > 5

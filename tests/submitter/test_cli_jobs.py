@@ -63,7 +63,7 @@ async def test_a_poll_of_a_job_that_ended_or_is_unknown_is_refused_with_the_reas
         job = await submit(client, "freepik", picture_bytes(160, 120))
         await wait_for_state(client, job["id"], "succeeded", kept=True)
         settled = await submitter(receiver, "poll", job["id"])
-        assert (settled.status, "has ended" in settled.err) == (1, True)
+        assert (settled.status, "is succeeded already" in settled.err) == (1, True)
         unknown = await submitter(receiver, "poll", "job_01m8bv8xjmdah03r1j71k3ft5n")
         assert (unknown.status, "no such job" in unknown.err) == (1, True)
 

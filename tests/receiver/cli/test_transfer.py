@@ -7,34 +7,36 @@ In full: RECEIVER_TEST_TRANSFER=100000 jobs; CI transfers fewer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import signal
-import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
 from receiver.store.blobs import Blobs
-from receiver.store.database import Database, open_database
-from receiver.store.errors import StoreError
+from receiver.store.database import open_database
 from receiver.store.object_store import ObjectStore
 from receiver.store.tables import metadata
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from tests.bench import filling
+from tests.support import forking
 from tests.support.cli import receiver_command
 from tests.support.object_stores import bucket
 from tests.support.postgresql import PostgresqlServer
 from tests.support.processes import LiveReceiver, live, submit, wait_for_state
 from tests.support.rows import execute, execute_many, fetch
-from tests.support.waiting import eventually, patience, patiently
+from tests.support.waiting import eventually, patiently
 
 pytestmark = pytest.mark.sqlite(reason="the source is a file")
 
@@ -131,46 +133,42 @@ async def test_an_interrupted_transfer_leaves_nothing_and_is_simply_repeated(
     source = await open_database(tmp_path / "data" / "receiver.db")
     new = "INSERT INTO evidence (source, provider, received_at, headers, body, verdict, trust)"
     row = ("callback", "novita", 1, "[]", bytes(100), "unread", "none")
-    await execute_many(source, f"{new} VALUES (?, ?, ?, ?, ?, ?, ?)", [row] * 60_000)
+    await execute_many(source, f"{new} VALUES (?, ?, ?, ?, ?, ?, ?)", [row] * 100)
     await source.close()
     receiver = LiveReceiver(tmp_path / "data")
-    async with postgresql_server.database(migrated=False) as url:
+    async with postgresql_server.database() as url, contextlib.AsyncExitStack() as ending:
+        target = await asyncpg.connect(url)
+        ending.push_async_callback(target.close)
+        await target.execute(HELD_UP)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            running = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "receiver", "transfer", "--to", url),
-                env={**receiver.full_environment()},
-                cwd=tmp_path,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            target = await _copying(url)
-            running.send_signal(number)
-            out, err = await patiently(running.communicate())
-            assert (running.returncode, out) == (-9 if number == signal.SIGKILL else 128 + number, b""), err
-            assert number == signal.SIGKILL or err == b"receiver: interrupted\n"
-            assert await fetch(target, "SELECT count(*) FROM evidence") == [(0,)]
-            await target.close()
-        assert (await transfer(receiver, tmp_path, url)).status == 0
+            await target.execute("SELECT pg_advisory_lock(1)")
+            with tempfile.TemporaryFile() as out:
+                arguments = ("transfer", "--to", url)
+                environment = receiver.full_environment()
+                running = await forking.fork(
+                    "receiver", *arguments, environment=environment, directory=tmp_path, out=out, err=out
+                )
+                await eventually(lambda: target.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+                running.send_signal(number)
+                status = await patiently(running.wait())
+                out.seek(0)
+                said = out.read()
+            assert status == (-9 if number == signal.SIGKILL else 128 + number), said
+            assert said == (b"" if number == signal.SIGKILL else b"receiver: interrupted\n")
+            await target.execute("SELECT pg_advisory_unlock(1)")
+            await eventually(lambda: target.fetchval(ALONE))
+            assert await target.fetchval("SELECT count(*) FROM evidence") == 0
+        done = await transfer(receiver, tmp_path, url)
+        assert (done.status, await target.fetchval("SELECT count(*) FROM evidence")) == (0, 100), done.err
 
 
-async def _copying(url: str) -> Database:
-    """The target, once a transfer is at work in it."""
-
-    async def found() -> Database | None:
-        try:
-            target = await open_database(url)
-        except StoreError:  # it has no tables yet
-            return None
-        locks = "SELECT count(*) FROM pg_locks WHERE mode = 'ExclusiveLock' AND relation = 'evidence'::regclass"
-        if (await fetch(target, locks))[0][0]:
-            return target
-        await target.close()
-        return None
-
-    async with patience():
-        while (target := await found()) is None:
-            await asyncio.sleep(0.01)
-    return target
+HELD_UP = """
+CREATE FUNCTION wait_in_the_middle() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN IF NEW.id > 50 THEN PERFORM pg_advisory_xact_lock(1); END IF; RETURN NEW; END $$;
+CREATE TRIGGER wait_in_the_middle BEFORE INSERT ON evidence FOR EACH ROW EXECUTE FUNCTION wait_in_the_middle();
+"""
+"""Has the second half of the evidence wait for whoever holds the lock."""
+ALONE = "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
 
 
 async def test_many_jobs_and_their_images_are_the_same_in_the_database_and_the_object_store(
