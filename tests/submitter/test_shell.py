@@ -32,6 +32,7 @@ def hearing_hangups() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.sqlite(reason="receiver commands that find its file")
 async def test_an_output_that_can_not_be_written_is_named_and_so_is_what_was_sent(tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(picture_bytes(96, 64))
     async with live(tmp_path) as (receiver, sandbox), receiver.client() as client:
@@ -113,6 +114,7 @@ async def test_in_the_background_of_a_script_sigterm_is_an_interrupt_too(tmp_pat
         assert (status, "1 jobs go on at the receiver" in err) == (143, True)
 
 
+@pytest.mark.sqlite(reason="the threads of its driver")
 @pytest.mark.usefixtures("hearing_hangups")
 async def test_two_interrupts_at_once_end_a_command_too(tmp_path: Path) -> None:
     """The second one comes before the first has been handled, and leaves the threads of the database."""
@@ -145,6 +147,7 @@ async def test_a_prompt_is_interrupted_like_everything_else_and_nothing_is_no_to
             assert says in terminal.shown
 
 
+@pytest.mark.sqlite(reason="a backup of the file")
 async def test_names_that_are_not_utf_8_are_sent_all_the_same(tmp_path: Path) -> None:
     names = [b"\xe4.jpg", "猫\n.jpg".encode()]
     (tmp_path / "in").mkdir()
