@@ -41,6 +41,7 @@ _READING = SettingsConfigDict(
 )
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_BUCKET_URL = re.compile(r"(s3|gs|az|abfs|azure)://[^/\s?#@]+(/[^\s?#]*)?")
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]")
 Networks = Annotated[tuple[Network, ...], BeforeValidator(split_commas)]
 _POSTGRESQL = ("postgresql://", "postgres://")
@@ -93,7 +94,6 @@ class Settings(BaseSettings):
     )
     blob_url: str | None = Field(
         None,
-        pattern=r"^(s3|gs|az|abfs|azure)://[^/\s?#@]+(/[^\s?#]*)?$",
         description="Where kept images and inputs are stored, such as s3://bucket/prefix (needs the extra s3); "
         "files in DATA_DIR if not set. Credentials: the standard variables of the store (AWS_…, GOOGLE_…, AZURE_…).",
     )
@@ -164,6 +164,18 @@ class Settings(BaseSettings):
         if value and not value.startswith(_POSTGRESQL):
             raise ValueError("must be postgresql://user:password@host/database")
         return value or None
+
+    @field_validator("blob_url")
+    @classmethod
+    def _blob_url(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        if not _BUCKET_URL.fullmatch(value):
+            raise ValueError(
+                "must be the URL of a bucket, such as s3://bucket/prefix, gs://bucket or az://container, without"
+                " credentials, a query or a fragment"
+            )
+        return value
 
     @field_validator("result_hosts")
     @classmethod
@@ -340,6 +352,4 @@ def _explain(exc: ValidationError, prefix: str) -> list[str]:
 def _remedy(error: ErrorDetails) -> str:
     if error["type"] in ("ip_v4_network", "ip_v6_network"):
         return "must be networks such as 10.0.0.0/8, with no bits set behind the prefix"
-    if error["type"] == "string_pattern_mismatch":
-        return "must be a URL such as s3://bucket/prefix, gs://… or az://…"
     return explain_option(error, ())

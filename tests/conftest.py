@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.support import engines
+from tests.support import engines, forking
 
 _MEMORY = "/dev/shm"
 _ROOM = 4 << 30
@@ -40,6 +40,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if named == config.args and len({argument.partition("::")[0] for argument in named}) == 1:
         return 0
     return min((os.cpu_count() or 1) + 2, 8)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("tx", None):  # this process starts those that run the tests
+        forking.share_parent()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

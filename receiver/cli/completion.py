@@ -12,14 +12,10 @@ from receiver.runtime.data_dir import DataUnusable
 from receiver.settings import SettingsInvalid
 from receiver.store.errors import StoreError
 from receiver.store.jobs import JobStore
-from submitter.printing import CommandFailed, failed
-from submitter.providers import PROVIDERS
+from submitter.commands.names import complete_provider
+from submitter.printing import CommandFailed
 
 _NEWEST = 50
-
-
-def complete_provider(incomplete: str) -> list[str]:
-    return [name for name in PROVIDERS if name.startswith(incomplete)]
 
 
 def complete_job(incomplete: str) -> list[tuple[str, str]]:
@@ -34,12 +30,6 @@ async def _newest() -> list[tuple[str, str]]:
     async with open_database() as database:
         found = await JobStore(database).jobs(limit=_NEWEST)
     return [(job.id, f"{job.provider} {job.state.value}") for job, _ in found]
-
-
-def check_provider(name: str | None) -> None:
-    """Raise `CommandFailed` for a name that no provider has."""
-    if name is not None and name not in PROVIDERS:
-        raise failed(f"there is no provider {name!r}; use one of {', '.join(PROVIDERS)}", status=2)
 
 
 JobId = Annotated[str, typer.Argument(help="The job's id, job_…", autocompletion=complete_job)]

@@ -14,6 +14,7 @@ from receiver.domain.deliveries import DeliveryFilter, DeliveryState, DeliveryVi
 from receiver.domain.events import EVENT_TYPES
 from receiver.store.delivery_log import DeliveryLog
 from receiver.store.endpoints import Endpoints
+from submitter.commands.names import check_names
 from submitter.moments import moment_option
 from submitter.printing import Listing, failed, print_fields, print_json, print_table
 
@@ -38,8 +39,7 @@ def list_deliveries(
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, newest first."""
-    if unknown := [name for name in event or () if name not in EVENT_TYPES]:
-        raise failed(f"there is no event {unknown[0]!r}; use one of {', '.join(EVENT_TYPES)}", status=2)
+    check_names(event or (), EVENT_TYPES, "event")
 
     async def run() -> None:
         wanted = DeliveryFilter(

@@ -67,7 +67,7 @@ def add(
     description: Annotated[str, typer.Option(help="For people.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds for one attempt.")] = 15.0,
     concurrency: Annotated[int, typer.Option(help="Attempts at once.")] = 10,
-    rate: Annotated[str | None, typer.Option(help="Attempts per time, as count/seconds.")] = None,
+    rate: Annotated[str | None, typer.Option(help="Limit on attempts, as count/seconds.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an endpoint. Its secret is shown now and never again."""

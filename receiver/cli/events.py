@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli.completion import check_provider, complete_job, complete_provider
+from receiver.cli.completion import complete_job
 from receiver.cli.open_database import open_database
 from receiver.domain.events import EVENT_TYPES, Event, EventFilter
 from receiver.store.events import Events
+from submitter.commands.names import check_names, check_provider, complete_provider
 from submitter.printing import Listing, check_reader, failed, json_text, print_json, print_table, say
 
 events = typer.Typer(no_args_is_help=True, help="Show events: what subscribers are sent.")
@@ -102,7 +103,7 @@ def _line(event: Event) -> str:
 
 
 def _choice(types: list[str] | None, provider: str | None, job: str | None) -> EventFilter:
-    check_provider(provider)
-    if unknown := [name for name in types or () if name not in EVENT_TYPES]:
-        raise failed(f"there is no event {unknown[0]!r}; use one of {', '.join(EVENT_TYPES)}", status=2)
+    if provider is not None:
+        check_provider(provider)
+    check_names(types or (), EVENT_TYPES, "event")
     return EventFilter(frozenset(types or ()), frozenset([provider] if provider else ()), job)

@@ -20,6 +20,7 @@ from receiver.store.job_list import JobFilter
 from receiver.store.jobs import JobStore
 from receiver.store.providers import ProviderTable
 from receiver.store.timeline import Line, Timeline, explain
+from submitter.commands.names import check_provider
 from submitter.moments import moment_option
 from submitter.printing import (
     CommandFailed,
@@ -35,7 +36,6 @@ from submitter.printing import (
     print_table,
     state_text,
 )
-from submitter.providers import PROVIDERS
 from submitter.vocabulary import State
 from submitter.words import job_fields
 
@@ -68,8 +68,8 @@ def list_jobs(
         text=text or "",
         lost=lost,
     )
-    if provider is not None and provider not in PROVIDERS:
-        raise failed(f"there is no provider {provider!r}; use one of {', '.join(PROVIDERS)}", status=2)
+    if provider is not None:
+        check_provider(provider)
 
     async def run() -> None:
         async with open_database() as database:

@@ -18,6 +18,7 @@ import typer
 
 from receiver.cli.forwarding import Forwarded, Forwarder
 from receiver.domain.events import EVENT_TYPES
+from submitter.commands.names import check_names
 from submitter.environment import LocalReceiver, config_home
 from submitter.errors import RequestRefused
 from submitter.printing import failed, say
@@ -69,8 +70,7 @@ def listen(
         raise failed("name one address to post events to, such as http://localhost:3000/hook", status=2)
     target = _checked_address(address or forward_to or "")
     wanted = [name for part in types or () for name in part.split(",") if name]
-    if unknown := [name for name in wanted if name not in EVENT_TYPES]:
-        raise failed(f"there is no event {unknown[0]!r}; use one of {', '.join(EVENT_TYPES)}", status=2)
+    check_names(wanted, EVENT_TYPES, "event")
     headers = dict(_header(text) for text in header or ())
     secret = _checked_secret(secret) if secret is not None else _own_secret()
 

@@ -8,7 +8,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from receiver.cli.completion import ProviderName, check_provider
+from receiver.cli.completion import ProviderName
+from submitter.commands.names import check_provider
 from submitter.printing import Listing, print_json, print_table, say
 from submitter.sdk.async_client import AsyncClient
 from submitter.sdk.values import ProviderInfo

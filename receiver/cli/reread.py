@@ -20,6 +20,7 @@ from receiver.settings import load
 from receiver.store.blobs import open_blobs
 from receiver.store.jobs import JobStore
 from receiver.upstream.reread import UNUSED, Reread, Rereading
+from submitter.commands.names import check_provider
 from submitter.moments import moment_option
 from submitter.printing import failed
 from submitter.providers import PROVIDERS
@@ -42,8 +43,8 @@ def reread(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Read evidence again: after an update that fixed a reader, or once a webhook secret was corrected."""
-    if provider is not None and provider not in PROVIDERS:
-        raise typer.BadParameter(f"use {', '.join(PROVIDERS)}", param_hint="--provider")
+    if provider is not None:
+        check_provider(provider)
     moment = moment_option("--since", since, datetime.now(UTC))
     refused = (Verdict.REFUSED,) if reverify else ()
     selection = EvidenceFilter(moment, provider, job, () if everything else (*UNUSED, *refused))

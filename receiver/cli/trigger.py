@@ -15,7 +15,7 @@ from receiver.domain.jobs import Verdict
 from receiver.parts import Credentials
 from receiver.settings import Settings, load
 from submitter import tls
-from submitter.commands.completion import complete_provider
+from submitter.commands.names import check_provider, complete_provider
 from submitter.printing import Listing, failed, print_json, print_table, say
 from submitter.providers import PROVIDERS
 from submitter.sandbox import CALLBACK_STATES, TWIST_FAULTS, Twist, announced_state, test_picture
@@ -75,8 +75,7 @@ def trigger(
 
 def _check(provider: str, state: str) -> None:
     """Refuse a callback that can't be made, before there is a job."""
-    if provider not in PROVIDERS:
-        raise failed(f"there is no provider {provider!r}; use one of {', '.join(PROVIDERS)}", status=2)
+    check_provider(provider)
     if not CALLBACK_STATES[provider]:
         polled = PROVIDERS[provider].pollable
         instead = "its jobs are polled" if polled else "it answers the submit call with the result"

@@ -17,6 +17,7 @@ import structlog
 from receiver.domain.events import NewEvent, job_event
 from receiver.domain.jobs import Job, KeptImage
 from receiver.domain.lifecycle import Update, advance
+from receiver.domain.pauses import Pause
 from receiver.domain.polling import Timing
 from receiver.store.codecs import us
 from receiver.store.database import Database
@@ -122,8 +123,8 @@ class JobStore:
 
         return await self.database.write(plan_and_carry_out)
 
-    def _new_event(self, name: str, job: Job, images: Sequence[KeptImage]) -> NewEvent:
-        return job_event(name, job, images, base_url=self._public_url())
+    def _new_event(self, name: str, job: Job, *, pause: Pause | None = None) -> NewEvent:
+        return job_event(name, job, (), base_url=self._public_url(), pause=pause)
 
     # --- Jobs -----------------------------------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class JobStore:
                     return known, False
             yield InsertMany("jobs", JOBS.written, [JOBS.to_row(job)])
             pause = yield from pause_of(job.provider)
-            queued = job_event("job.queued", job, (), base_url=self._public_url(), pause=pause)
+            queued = self._new_event("job.queued", job, pause=pause)
             yield from write_events([queued], job.created_at, first_delay_seconds=self._first_delay)
             return job, True
 
@@ -195,7 +196,7 @@ class JobStore:
                 return False
             change = advance(job, Update(Report(None, State.CANCELED), None), now, Timing(1, 1, 1))
             yield from update_jobs(job_updates({job_id: job}, {job_id: change.job}, {job_id}))
-            new_events = [self._new_event(name, change.job, ()) for name in change.events]
+            new_events = [self._new_event(name, change.job) for name in change.events]
             yield from write_events(new_events, now, first_delay_seconds=self._first_delay)
             return True
 

@@ -78,7 +78,7 @@ class EndpointChange(_Asked):
     enabled: bool = True
     timeout_seconds: float = Field(15.0, ge=0.1, le=LONGEST_TIMEOUT_SECONDS, description="For a whole attempt.")
     concurrency: int = Field(10, ge=1, le=100, description="Attempts at once.")
-    rate: RateText | None = Field(None, description="Attempts per time, as `count/seconds`. Null: no limit.")
+    rate: RateText | None = Field(None, description="Limit on attempts, as `count/seconds`. Null: no limit.")
 
     def settings(self, *, only_given: bool = False) -> dict[str, Any]:
         """Return the settings by the names of an endpoint's fields."""

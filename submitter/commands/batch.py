@@ -15,7 +15,8 @@ from rich.table import Column
 from submitter.commands.completion import ProviderName
 from submitter.commands.connection import CommandFailed, Connection, as_text, run
 from submitter.commands.journal import Journal
-from submitter.commands.options import check_provider, parse_options, require_files
+from submitter.commands.names import check_provider
+from submitter.commands.options import parse_options, require_files
 from submitter.commands.results import make_ready
 from submitter.commands.sources import Item, items_of
 from submitter.commands.summary import Ended, Summary

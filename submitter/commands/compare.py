@@ -20,7 +20,8 @@ from submitter.commands.compare_pictures import Appearance, appearances
 from submitter.commands.compare_report import Comparison, Result, results_table, write_report
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, reason, run
 from submitter.commands.journal import Entry, Journal
-from submitter.commands.options import check_provider, parse_options, require_files
+from submitter.commands.names import check_provider
+from submitter.commands.options import parse_options, require_files
 from submitter.commands.results import make_ready, require_writable, stem_of
 from submitter.commands.waits import Waits
 from submitter.errors import NotFound, SubmitterError, TaskRefused

@@ -7,16 +7,12 @@ from typing import Annotated
 
 import typer
 
+from submitter.commands.names import complete_provider
 from submitter.errors import SubmitterError
-from submitter.providers import PROVIDERS
 from submitter.sdk.async_client import AsyncClient
 
 _NEWEST = 50
 _PATIENCE_SECONDS = 2.0
-
-
-def complete_provider(incomplete: str) -> list[str]:
-    return [name for name in PROVIDERS if name.startswith(incomplete)]
 
 
 def complete_job(incomplete: str) -> list[tuple[str, str]]:

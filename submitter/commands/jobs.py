@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from submitter.commands.completion import AsJson, JobId, JobIds, complete_provider
+from submitter.commands.completion import AsJson, JobId, JobIds
 from submitter.commands.connection import SHORT_TIMEOUT_SECONDS, CommandFailed, Connection, as_text, job_to_json, run
-from submitter.commands.options import check_provider
+from submitter.commands.names import check_provider, complete_provider
 from submitter.commands.results import make_ready, naming
 from submitter.errors import Overloaded, RequestRefused, Unauthorized
 from submitter.moments import moment_option

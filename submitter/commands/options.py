@@ -14,12 +14,6 @@ from submitter.providers import PROVIDERS
 from submitter.sdk.values import ProviderInfo
 
 
-def check_provider(provider: str) -> None:
-    """Raise `CommandFailed` for a name that no provider has."""
-    if provider not in PROVIDERS:
-        raise CommandFailed(f"there is no provider {provider!r}; use one of {', '.join(PROVIDERS)}", status=2)
-
-
 def require_files(providers: Sequence[ProviderInfo]) -> None:
     """Raise `CommandFailed` for *providers* that files can't be sent to, since the receiver has no public URL."""
     by_url = [info.name for info in providers if not info.capabilities.takes_files]

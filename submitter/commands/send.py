@@ -11,7 +11,8 @@ import typer
 
 from submitter.commands.completion import ProviderName
 from submitter.commands.connection import CommandFailed, Connection, as_text, job_to_json, reason, run
-from submitter.commands.options import check_provider, parse_options
+from submitter.commands.names import check_provider
+from submitter.commands.options import parse_options
 from submitter.commands.results import make_ready, naming, stem_of
 from submitter.commands.waits import Waits
 from submitter.file_names import is_url

@@ -29,7 +29,7 @@ class EndpointSettings(TypedDict, total=False):
     concurrency: int
     """Attempts at once."""
     rate: str | None
-    """Attempts per time, as `count/seconds`."""
+    """Limit on attempts, as `count/seconds`."""
 
 
 class EndpointChanges(EndpointSettings, total=False):

@@ -21,7 +21,7 @@ from tests.support.processes import live, wait_for_state
 from tests.support.submitter_cli import pictures, started
 from tests.support.waiting import eventually, patiently
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell, and this is Windows")
 
 
 @pytest.fixture

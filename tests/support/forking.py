@@ -6,7 +6,8 @@ once, as is reading the certificates. What is forked has its own pid, environmen
 exit status, as any process. What an interpreter does at its start or end needs a real one
 (`asyncio.create_subprocess_exec`).
 
-`python -m tests.support.forking NAME` is the parent. It listens on the abstract socket NAME and ends with its stdin.
+`python -m tests.support.forking NAME` is the parent, one for all processes of the suite. It listens on the abstract
+socket NAME and ends with its stdin.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ _MODULES = {
     "mortal receiver": "tests.support.crashing",
 }
 _LARGEST = 100_000
+_SHARED = "TESTS_FORKING_PARENT"
 
 
 class Forked:
@@ -107,8 +109,15 @@ async def run(
         return status, out.read(), err.read()
 
 
+def share_parent() -> None:
+    """Start the parent for this process and for those that it starts."""
+    os.environ[_SHARED] = _parent()[1:]
+
+
 @functools.cache
 def _parent() -> str:
+    if _SHARED in os.environ:
+        return f"\0{os.environ[_SHARED]}"
     name = f"\0receiver-tests-{os.getpid()}"
     parent = subprocess.Popen(
         [sys.executable, "-m", "tests.support.forking", name[1:]],

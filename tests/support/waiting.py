@@ -36,7 +36,7 @@ async def eventually(
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + max(seconds, PATIENCE_SECONDS)
-    pause = 0.002
+    pause = 0.005
     while True:
         value = condition()
         if asyncio.iscoroutine(value):
@@ -46,4 +46,4 @@ async def eventually(
         if loop.time() > until:
             raise AssertionError(what())
         await asyncio.sleep(pause)
-        pause = min(pause * 1.5, 0.05)
+        pause = min(pause * 1.5, 0.1)

@@ -201,7 +201,12 @@ def test_a_duration_without_a_bound_is_refused_by_name(
         ("CONFIRM", "maybe", "must be 'unsigned', 'always' or 'never'"),
         ("BLOB_REDIRECT", "maybe", "must be true or false"),
         ("MAX_CALLBACK_BYTES", "1.5", "must be a whole number"),
-        ("BLOB_URL", "ftp://files", "must be a URL such as s3://bucket/prefix, gs://… or az://…"),
+        (
+            "BLOB_URL",
+            "ftp://files",
+            "must be the URL of a bucket, such as s3://bucket/prefix, gs://bucket or az://container, without"
+            " credentials, a query or a fragment",
+        ),
         ("ALLOW_NETWORKS", "10.0.0", "must be networks such as 10.0.0.0/8, with no bits set behind the prefix"),
     ],
 )
