@@ -8,6 +8,7 @@ error (one JSON object with `--json`) and an exit status; a traceback is printed
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
 import json
@@ -80,6 +81,12 @@ def print_version(wanted: bool) -> None:
 Version = Annotated[
     bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
 ]
+
+
+@functools.cache
+def command_of(cli: typer.Typer) -> Any:
+    """Return the command that *cli* describes: click's, which newer versions of typer carry within."""
+    return typer.main.get_command(cli)
 
 
 def run(cli: typer.Typer, program: str, explain: Callable[[BaseException], CommandFailed | None]) -> NoReturn:
@@ -163,7 +170,7 @@ def explained(exc: BaseException) -> CommandFailed:
 def _called(cli: typer.Typer, as_json: bool) -> int:
     """Run the command and return its exit status. Usage errors are printed by it, or raised for JSON."""
     try:
-        result = cli(standalone_mode=not as_json)
+        result = command_of(cli)(standalone_mode=not as_json)
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 1 if exc.code else 0
     except Exception as exc:

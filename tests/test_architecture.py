@@ -1,6 +1,7 @@
 """The promises that hold between rooms."""
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -9,16 +10,22 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("architecture")  # one process parses all modules once
 ROOT = Path(__file__).parent.parent
 # Each package reads it in one place, so that every name is documented and none is read twice. The client's place is a
 # module and not its commands, because the SDK finds its receiver the same way without them.
 ENVIRONMENT_READERS = {"receiver/settings.py", "submitter/environment.py"}
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def test_only_two_files_read_the_environment() -> None:
     readers = set()
     for path in [*(ROOT / "receiver").rglob("*.py"), *(ROOT / "submitter").rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             names = {
                 isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv"),
                 isinstance(node, ast.Name) and node.id in ("environ", "getenv", "BaseSettings"),
@@ -64,7 +71,7 @@ def test_only_the_store_knows_sql_and_drivers() -> None:
         place = path.relative_to(ROOT).as_posix()
         if place.startswith("receiver/store/"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.search(node.value):
                 found.append((place, node.lineno, node.value))
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -103,7 +110,7 @@ def modules() -> dict[str, Path]:
 
 def definitions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
     for name, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 yield f"{name}.{node.name}", node
 
@@ -114,7 +121,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     imports: dict[str, set[str]] = {}
     for name, path in known.items():
         found = imports[name] = set[str]()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -205,7 +212,7 @@ def test_docstrings_begin_with_a_verb_or_the_thing_itself() -> None:
     found = [
         (path.relative_to(ROOT).as_posix(), getattr(node, "lineno", 1), docstring)
         for path in paths
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         and (docstring := ast.get_docstring(node))
         and NO_BEGINNING.match(docstring)
@@ -218,7 +225,7 @@ def test_nothing_is_called_one() -> None:
     called = [
         (path.relative_to(ROOT).as_posix(), node.lineno)
         for path in modules().values()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if (isinstance(node, ast.Name) and node.id == "one") or (isinstance(node, ast.arg) and node.arg == "one")
     ]
     assert called == []

@@ -33,8 +33,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Literal, NoReturn
 
+from receiver.cli import cli as receiver_cli
+from receiver.settings import SettingsInvalid, load
 from receiver.store.schema import newest_schema
-from submitter import tls
+from receiver.web import openapi
+from submitter import shell, tls
+from submitter.cli import cli as submitter_cli
+from submitter.providers import PROVIDERS
 from tests.support.engines import on_engine
 
 ROOT = Path(__file__).parent.parent.parent
@@ -141,9 +146,7 @@ def _main(name: str) -> None:
         for module in pkgutil.walk_packages(path, f"{package}."):
             if not any(part in module.name for part in ("__main__", ".contrib.", ".migrations.", ".testing.")):
                 importlib.import_module(module.name)
-    importlib.import_module("typer.rich_utils")  # for what is printed of usage errors
-    tls.context()
-    newest_schema()
+    _warm_up()
     gc.collect()
     gc.freeze()
     running: dict[int, socket.socket] = {}
@@ -176,6 +179,25 @@ def _main(name: str) -> None:
                 os.close(descriptor)
             running[pid] = connection
             connection.send(str(pid).encode())
+
+
+def _warm_up() -> None:
+    """Do what every start of a program does once, whatever its arguments and settings."""
+    for name in (
+        "anyio._backends._asyncio",
+        "typer.rich_utils",
+        "uvicorn.lifespan.off",
+        "uvicorn.loops.auto",
+        "uvloop",
+    ):
+        importlib.import_module(name)
+    for cli in (receiver_cli, submitter_cli):
+        list(shell.command_of(cli).commands.values())  # the receiver's are made on access
+    with contextlib.suppress(SettingsInvalid):
+        load()
+    openapi.routes(PROVIDERS)
+    tls.context()
+    newest_schema()
 
 
 def _reap(running: dict[int, socket.socket]) -> None:

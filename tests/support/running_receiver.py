@@ -31,6 +31,7 @@ from receiver.runtime.direct_protocol import DirectRoute
 from receiver.runtime.server import listen, running, server
 from receiver.settings import load
 from receiver.store.codecs import us
+from submitter import tls
 from submitter.vocabulary import State
 from tests.support.engines import engine_settings
 from tests.support.rows import execute, fetch
@@ -250,7 +251,7 @@ class _ByServer(httpx.AsyncHTTPTransport):
     """A transport that sends every request to the server at *port*."""
 
     def __init__(self, port: int) -> None:
-        super().__init__()
+        super().__init__(verify=tls.context())
         self._port = port
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

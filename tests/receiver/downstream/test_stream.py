@@ -21,6 +21,7 @@ from receiver.store.events import Events
 from receiver.web.auth import Bearer
 from receiver.web.events import EventsApi
 from receiver.web.problems import Problem, answer_problem
+from submitter import tls
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.engines import database_of
 from tests.support.processes import live, submit, wait_for_state
@@ -49,7 +50,7 @@ class Served:
             async with (
                 serving(self.app) as origin,
                 httpx.AsyncClient(
-                    base_url=origin, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS
+                    base_url=origin, headers=headers, trust_env=False, verify=tls.context(), timeout=PATIENCE_SECONDS
                 ) as client,
             ):
                 try:

@@ -105,7 +105,10 @@ async def test_what_can_not_be_set_is_refused_with_its_field(
         ),
         ({"url": URL, "enabled": "yes"}, "change enabled: true or false"),
         ({"url": URL, "providers": ["nobody"]}, "each one of freepik, apixo, novita, upscayl, pixelcut"),
-        ({"url": URL, "rate": "fast"}, "change rate: text of at most 40 characters such as 20/60 or null (Limit on attempts"),
+        (
+            {"url": URL, "rate": "fast"},
+            "change rate: text of at most 40 characters such as 20/60 or null (Limit on attempts",
+        ),
         ({"url": URL, "secret": "x"}, "text of at most 200 characters or null (Your own secret"),
         ({"url": "https://10.1.2.3/"}, "use a public https URL, or, if the address is yours, add its network to"),
         ({"url": "https://169.254.169.254/"}, "use a public https URL: metadata addresses stay closed"),

@@ -14,7 +14,12 @@ from tests.support.chromium import needs_chromium, watched
 from tests.support.dashboard import Setup
 from tests.support.processes import TOKEN, submit, wait_for_state
 
-pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    needs_chromium,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.xdist_group("browser"),
+]
 TELEPHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}}
 
 

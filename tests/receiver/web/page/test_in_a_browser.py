@@ -17,7 +17,12 @@ from tests.support.dashboard import READ_TOKEN, Setup, endpoint, go_to
 from tests.support.processes import TOKEN, submit, wait_for_state
 
 WIDTHS = (390, 1280, 1920)
-pytestmark = [needs_chromium, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    needs_chromium,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.xdist_group("browser"),
+]
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>{{7*7}}"
 
 
