@@ -12,6 +12,7 @@ from submitter.commands.options import parse_options, parse_value
 from submitter.commands.results import stem_of
 from submitter.sandbox import Faults, Sandbox
 from submitter.sandbox import test_picture as picture_bytes
+from tests.support.balancer import Balancer
 from tests.support.processes import live, wait_for_state
 from tests.support.submitter_cli import started, submitter
 from tests.support.waiting import eventually
@@ -166,11 +167,14 @@ async def test_a_command_that_is_interrupted_while_it_waits_names_its_job(tmp_pa
     (tmp_path / "cat.jpg").write_bytes(picture_bytes(160, 120))
     sandbox = Sandbox(seed=1, turnaround_seconds=(600, 600))
     async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
-        running = await started(receiver, "send", "cat.jpg", "--provider", "novita", "--wait")
-        await eventually(lambda: len(sandbox.accepted()) == 1)
-        (job,) = (await client.get("/v1/jobs")).json()["items"]
-        await wait_for_state(client, job["id"], "running")
-        running.send_signal(signal.SIGINT)
-        _, err = await running.communicate()
+        between = Balancer([receiver.url])
+        async with between.serve() as url:
+            arguments = ("send", "cat.jpg", "--provider", "novita", "--wait")
+            running = await started(receiver, *arguments, SUBMITTER_RECEIVER_URL=url)
+            await eventually(lambda: any("/v1/jobs/job_" in path for _, path in between.requested))
+            (job,) = (await client.get("/v1/jobs")).json()["items"]
+            await wait_for_state(client, job["id"], "running")
+            running.send_signal(signal.SIGINT)
+            _, err = await running.communicate()
         assert running.returncode == 130
         assert f"go on with `submitter wait {job['id']}`" in err.decode()

@@ -16,6 +16,7 @@ from submitter.printing import CommandFailed
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.shell import explained
+from tests.support.balancer import Balancer
 from tests.support.hostile_shell import Terminal, files_of, in_shell
 from tests.support.processes import live, wait_for_state
 from tests.support.submitter_cli import pictures, started
@@ -71,6 +72,12 @@ async def test_a_full_disk_names_the_file_and_the_same_command_goes_on(tmp_path:
         assert len(sandbox.accepted()) == 2
 
 
+def known_jobs(out: Path) -> int:
+    """Count the jobs that a batch into *out* knows of: one that is interrupted before the answer names none."""
+    journal = out / ".submitter-batch.jsonl"
+    return journal.read_text().count('"job"') if journal.exists() else 0
+
+
 @pytest.mark.usefixtures("hearing_hangups")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 async def test_every_signal_that_ends_a_command_is_an_interrupt(
@@ -80,17 +87,20 @@ async def test_every_signal_that_ends_a_command_is_an_interrupt(
     sandbox = Sandbox(seed=1, turnaround_seconds=(600, 600))
     async with live(tmp_path, sandbox=sandbox) as (receiver, _), receiver.client() as client:
         running = await started(receiver, "batch", "in", "--provider", "freepik", "--out", "out")
-        await eventually(lambda: len(sandbox.accepted()) == 3)
+        await eventually(lambda: known_jobs(tmp_path / "out") == 3)
         running.send_signal(number)
         _, err = await patiently(running.communicate())
         assert running.returncode == status
         assert "3 jobs go on at the receiver" in err.decode() and "submitter: interrupted" in err.decode()
         (job, *_) = (await client.get("/v1/jobs")).json()["items"]
         await wait_for_state(client, job["id"], "running")
-        named = await started(receiver, "send", "in/photo-001.jpg", "--provider", "freepik", "--wait")
-        await eventually(lambda: len(sandbox.accepted()) == 4)
-        named.send_signal(number)
-        _, err = await patiently(named.communicate())
+        between = Balancer([receiver.url])
+        async with between.serve() as url:
+            arguments = ("send", "in/photo-001.jpg", "--provider", "freepik", "--wait")
+            named = await started(receiver, *arguments, SUBMITTER_RECEIVER_URL=url)
+            await eventually(lambda: any("/v1/jobs/job_" in path for _, path in between.requested))
+            named.send_signal(number)
+            _, err = await patiently(named.communicate())
         assert named.returncode == status
         assert "go on with `submitter wait job_" in err.decode()
 
@@ -108,7 +118,7 @@ async def test_in_the_background_of_a_script_sigterm_is_an_interrupt_too(tmp_pat
         running = asyncio.create_task(
             in_shell(receiver, f"{command} & echo $! > pid; wait $!", prepare=ignoring_interrupts)
         )
-        await eventually(lambda: len(sandbox.accepted()) == 1)
+        await eventually(lambda: known_jobs(tmp_path / "out") == 1)
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
         status, _, err = await running
         assert (status, "1 jobs go on at the receiver" in err) == (143, True)

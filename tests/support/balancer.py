@@ -22,11 +22,12 @@ class Balancer:
     """
     Passes each request to the next of *backends* (origins); one that refuses the connection is passed over.
 
-    A request whose answer is lost is answered 502, and not sent again. `acknowledged` lists the callbacks that were
-    answered 200: the path, and the digest of the body.
+    A request whose answer is lost is answered 502, and not sent again. `requested` lists the methods and paths of all
+    that came, `acknowledged` the callbacks that were answered 200: the path, and the digest of the body.
     """
 
     backends: Sequence[str]
+    requested: list[tuple[str, str]] = field(default_factory=list)
     acknowledged: list[tuple[str, str]] = field(default_factory=list)
     _turns: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -37,6 +38,7 @@ class Balancer:
             yield origin
 
     async def _answer(self, request: Request) -> Response:
+        self.requested.append((request.method, request.url.path))
         try:
             body = await request.body()
         except ClientDisconnect:
