@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import ssl
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from submitter.sandbox import test_picture as picture_bytes
+from tests.support import forking
 from tests.support.certificates import self_signed
+from tests.support.cli import bare_environment
 from tests.support.processes import ROOT, live, submit
 from tests.support.waiting import eventually
 
@@ -75,13 +75,12 @@ async def test_a_receiver_with_a_certificate_of_its_companys_authority_is_reache
         assert "SSL_CERT_FILE" in said
 
 
-async def listed(url: str, **environment: str) -> tuple[int | None, str]:
+async def listed(url: str, **environment: str) -> tuple[int, str]:
     """The exit status of `submitter list`, and what it said."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "submitter", "--receiver", url, "list", "--json"),
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SUBMITTER_TOKEN": "token", **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    status, out, err = await forking.run(
+        "submitter",
+        *("--receiver", url, "list", "--json"),
+        environment=bare_environment(SUBMITTER_TOKEN="token", **environment),
+        directory=ROOT,
     )
-    out, _ = await process.communicate()
-    return process.returncode, " ".join(out.decode().split())
+    return status, " ".join((out + err).decode().split())

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from standardwebhooks.webhooks import Webhook
 
-from tests.support.cli import PROGRAM, bare_environment
+from tests.support import forking
+from tests.support.cli import bare_environment
 from tests.support.ports import free_port
 from tests.support.waiting import patiently
 
@@ -46,11 +47,17 @@ class Application:
 
 
 @contextlib.asynccontextmanager
-async def listening(tmp_path: Path, *arguments: str, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def listening(tmp_path: Path, *arguments: str, **settings: str) -> AsyncIterator[forking.Forked]:
     """A `receiver listen` of its own process; its output stands in `listen.out` and `listen.err`."""
     with (tmp_path / "listen.out").open("wb") as out, (tmp_path / "listen.err").open("wb") as err:
-        process = await asyncio.create_subprocess_exec(
-            *PROGRAM, "listen", *arguments, env=bare_environment(**settings), cwd=tmp_path, stdout=out, stderr=err
+        process = await forking.fork(
+            "receiver",
+            "listen",
+            *arguments,
+            environment=bare_environment(**settings),
+            directory=tmp_path,
+            out=out,
+            err=err,
         )
     try:
         yield process

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
-
-from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
-from tests.support.engines import on_engine, secrets_of
-from tests.support.ports import free_port
-from tests.support.waiting import eventually
+from tests.support.cli import Done, bare_environment, receiver_command
+from tests.support.engines import secrets_of
+from tests.support.sandboxed import sandboxed
 
 # provider, the state's name as a person writes it: the verdict on the evidence, the job's state afterwards
 STATES = {
@@ -26,28 +19,6 @@ STATES = {
     ("novita", "succeed"): ("hint", "succeeded"),
     ("novita", "TASK_STATUS_FAILED"): ("hint", "failed"),
 }
-
-
-@contextlib.asynccontextmanager
-async def sandboxed(directory: Path) -> AsyncIterator[None]:
-    port = free_port()
-    environment = on_engine(bare_environment(RECEIVER_POLL_INTERVAL="0.3"), directory)
-    process = await asyncio.create_subprocess_exec(
-        *PROGRAM, "serve", "--sandbox", "--port", str(port), env=environment, cwd=directory, stderr=sys.stderr
-    )
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-
-            async def ready() -> bool:
-                with contextlib.suppress(httpx.TransportError):
-                    return (await client.get("/readyz")).status_code == 200
-                return False
-
-            await eventually(ready)
-            yield
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def trigger(directory: Path, *arguments: str) -> Done:

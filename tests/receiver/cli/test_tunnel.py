@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -21,8 +20,8 @@ import pytest
 from receiver.cli.tunnel_process import by_cloudflared, by_ssh
 from submitter.sandbox import Sandbox
 from submitter.sandbox import test_picture as picture_bytes
-from tests.support.cli import PROGRAM, bare_environment, receiver_command
-from tests.support.engines import on_engine
+from tests.support import forking
+from tests.support.cli import bare_environment, receiver_command
 from tests.support.ports import free_port
 from tests.support.processes import TOKEN, provider_environment, submit, wait_for_state
 from tests.support.waiting import eventually, patiently
@@ -55,7 +54,7 @@ FORKING = CLOUDFLARED.partition("trap")[0] + "sleep 1000 &\nwait\n"
 class Tunnelled:
     """A `receiver tunnel` of its own process."""
 
-    process: asyncio.subprocess.Process
+    process: forking.Forked
     log_path: Path
     client: httpx.AsyncClient
 
@@ -79,16 +78,17 @@ async def tunnelled(tmp_path: Path, sandbox: Sandbox, *arguments: str, **environ
             "RECEIVER_ALLOW_NETWORKS": "127.0.0.0/8",
             **environment,
         }
-        with log_path.open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *PROGRAM,
+        with log_path.open("wb") as log, open(os.devnull, "wb") as nowhere:
+            process = await forking.fork(
+                "receiver",
                 "tunnel",
                 "--port",
                 str(port),
                 *arguments,
-                env=on_engine(bare_environment(**settings), tmp_path),
-                cwd=tmp_path,
-                stderr=log,
+                environment=bare_environment(**settings),
+                directory=tmp_path,
+                out=nowhere,
+                err=log,
             )
         headers = {"authorization": f"Bearer {TOKEN}"}
         try:

@@ -19,9 +19,9 @@ import pytest
 from submitter.sandbox import API_KEYS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
-from tests.support.engines import on_engine, secrets_of
 from tests.support.ports import free_port
 from tests.support.processes import LiveReceiver, live, submit, wait_for_state
+from tests.support.sandboxed import answers, sandboxed
 from tests.support.waiting import eventually, patiently
 
 
@@ -104,7 +104,7 @@ async def test_a_generated_token_is_shown_on_a_terminal_and_nowhere_else(tmp_pat
         )
     os.close(theirs)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-        await eventually(lambda: _answers(client))
+        await eventually(lambda: answers(client))
         token = json.loads((tmp_path / "data" / "secrets.json").read_text())["api_token"]
         answer = await client.get("/v1/jobs", headers={"authorization": f"Bearer {token}"})
         assert answer.status_code == 200
@@ -156,14 +156,14 @@ async def test_two_on_one_data_directory_are_reported_and_neither_end_takes_the_
         return [line["effect"] for line in lines if line["event"] == "data_directory_shared"]
 
     logs = [tmp_path / name for name in ("first", "second", "third", "fourth")]
-    async with sandboxed(tmp_path, logs[0]):
-        async with sandboxed(tmp_path, logs[1]):
+    async with sandboxed(tmp_path, log=logs[0]):
+        async with sandboxed(tmp_path, log=logs[1]):
             assert await triggered() == (0, "")
         assert await triggered() == (0, "")
-        async with sandboxed(tmp_path, logs[2], end=signal.SIGKILL):
+        async with sandboxed(tmp_path, log=logs[2], end=signal.SIGKILL):
             assert await triggered() == (0, "")
         assert await triggered() == (0, "")
-    async with sandboxed(tmp_path, logs[3]):
+    async with sandboxed(tmp_path, log=logs[3]):
         backup = await receiver_command(
             "backup", str(tmp_path / "copy"), environment=bare_environment(), directory=tmp_path
         )
@@ -197,39 +197,6 @@ async def test_commands_beside_a_sandbox_judge_addresses_and_providers_as_it_doe
     )
     assert elsewhere.status == 1
     assert "must not be reached" in elsewhere.err
-
-
-@contextlib.asynccontextmanager
-async def sandboxed(directory: Path, log: Path | None = None, *, end: int = signal.SIGTERM):  # type: ignore[no-untyped-def]
-    """A client of a `serve --sandbox` with nothing set, but that polling is as quick as a test."""
-    port = free_port()
-    with log.open("wb") if log else contextlib.nullcontext(sys.stderr) as stderr:
-        process = await asyncio.create_subprocess_exec(
-            *PROGRAM,
-            "serve",
-            "--sandbox",
-            "--port",
-            str(port),
-            env=on_engine(bare_environment(RECEIVER_POLL_INTERVAL="0.5"), directory),
-            cwd=directory,
-            stderr=stderr,
-        )
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
-            await eventually(lambda: _answers(client))
-            token = secrets_of(directory / "data")["api_token"]
-            client.headers["authorization"] = f"Bearer {token}"
-            yield client
-    finally:
-        process.send_signal(end)
-        assert await process.wait() == (0 if end == signal.SIGTERM else -end)
-
-
-async def _answers(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/readyz")).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 class OutOfThreads(LiveReceiver):

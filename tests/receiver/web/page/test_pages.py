@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
-import os
 import re
 import shlex
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,12 @@ from starlette.routing import Mount
 from receiver.web.page.formatting import result_name
 from submitter.sandbox import test_picture as picture_bytes
 from submitter.vocabulary import Failure, State
+from tests.support import forking
+from tests.support.cli import bare_environment
 from tests.support.pages import FIREFOX, PAGES, TOKEN, Browser, form_token_of, signed_in
-from tests.support.processes import ROOT
 from tests.support.rows import execute
 from tests.support.running_receiver import RunningReceiver, running_receiver
+from tests.support.waiting import patiently
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{7*7}}"
 
@@ -92,13 +91,8 @@ async def test_the_command_of_an_empty_page_is_one_that_can_be_typed(here: Runni
             found = re.search(r"<pre><code>(submitter [^<]+)</code></pre>", (await browser.get(path)).text)
             assert found is not None, path
             _, *arguments = shlex.split(found[1])
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "submitter", *arguments),
-                cwd=tmp_path,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stderr=asyncio.subprocess.PIPE,
-            )
-            _, said = await process.communicate()
+            done = forking.run("submitter", *arguments, environment=bare_environment(), directory=tmp_path)
+            _, _, said = await patiently(done)
             assert said == b"submitter: picture.jpg is not a file\n", found[1]
 
 
