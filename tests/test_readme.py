@@ -42,7 +42,7 @@ def module(name: str, directory: Path) -> ModuleType:
 def tool(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"the snippet is for {name}, which is not on this machine and not in pip")
+        pytest.skip(f"the snippet is for {name}, which is not installed, and pip has none")
     return found
 
 

@@ -35,7 +35,7 @@ Prepare = Callable[[Path], Awaitable[Sequence[str]]]
 def tool(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"the recipe is for {name}, which is not on this machine and not in pip")
+        pytest.skip(f"the recipe is for {name}, which is not installed, and pip has none")
     return found
 
 

@@ -103,7 +103,6 @@ def _line(event: Event) -> str:
 
 
 def _choice(types: list[str] | None, provider: str | None, job: str | None) -> EventFilter:
-    if provider is not None:
-        check_provider(provider)
+    check_provider(provider)
     check_names(types or (), EVENT_TYPES, "event")
     return EventFilter(frozenset(types or ()), frozenset([provider] if provider else ()), job)

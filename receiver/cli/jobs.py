@@ -68,8 +68,7 @@ def list_jobs(
         text=text or "",
         lost=lost,
     )
-    if provider is not None:
-        check_provider(provider)
+    check_provider(provider)
 
     async def run() -> None:
         async with open_database() as database:

@@ -43,8 +43,7 @@ def reread(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Read evidence again: after an update that fixed a reader, or once a webhook secret was corrected."""
-    if provider is not None:
-        check_provider(provider)
+    check_provider(provider)
     moment = moment_option("--since", since, datetime.now(UTC))
     refused = (Verdict.REFUSED,) if reverify else ()
     selection = EvidenceFilter(moment, provider, job, () if everything else (*UNUSED, *refused))

@@ -15,9 +15,9 @@ def check_names(given: Iterable[str], known: Collection[str], thing: str) -> Non
             raise failed(f"there is no {thing} {name!r}; use one of {', '.join(known)}", status=2)
 
 
-def check_provider(name: str) -> None:
-    """Raise `CommandFailed` for a name that no provider has."""
-    check_names([name], PROVIDERS, "provider")
+def check_provider(name: str | None) -> None:
+    """Raise `CommandFailed` for a name that no provider has; None, for any provider, passes."""
+    check_names([] if name is None else [name], PROVIDERS, "provider")
 
 
 def complete_provider(incomplete: str) -> list[str]:

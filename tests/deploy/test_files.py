@@ -24,7 +24,7 @@ DEPLOY = ROOT / "deploy"
 def tool(name: str) -> str:
     found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if found is None:
-        pytest.skip(f"only {name} itself can judge its file, and pip has none; .ci/run installs it")
+        pytest.skip(f"{name} is not installed, and only it can check its file; .ci/run installs it")
     return found
 
 
@@ -40,7 +40,7 @@ def compose() -> list[str]:
         return ["docker", "compose"]
     if shutil.which("docker-compose"):
         return ["docker-compose"]
-    pytest.skip("only compose can judge its file, and pip has none; .ci/run installs docker-compose")
+    pytest.skip("docker-compose is not installed, and only it can check its file; .ci/run installs it")
 
 
 def copied(directory: Path, *names: str) -> None:

@@ -22,7 +22,7 @@ from tests.support.processes import live, wait_for_state
 from tests.support.submitter_cli import pictures, started
 from tests.support.waiting import eventually, patiently
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell, and this is Windows")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell runs the commands; Windows has none")
 
 
 @pytest.fixture

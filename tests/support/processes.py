@@ -101,7 +101,7 @@ class LiveReceiver:
                 )
         if ready:
             async with httpx.AsyncClient(base_url=self.url, trust_env=False, verify=tls.context()) as client:
-                await eventually(lambda: _is_ready(client, self.process, lambda: self.log))
+                await eventually(lambda: _has_started(client, self.process, lambda: self.log))
 
     async def stop(self) -> int:
         """SIGTERM, and wait. Returns the exit status."""
@@ -172,12 +172,17 @@ async def wait_for_state(client: httpx.AsyncClient, job_id: str, *states: str, k
     return found
 
 
-async def _is_ready(
-    client: httpx.AsyncClient, process: asyncio.subprocess.Process | forking.Forked | None, log: Callable[[], str]
-) -> bool:
-    if process is not None and process.returncode is not None:
-        raise AssertionError(f"the receiver ended with {process.returncode}: {log()[-2000:]}")
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    """Return whether a receiver answers there and is ready."""
     try:
         return (await client.get("/readyz")).status_code == 200
     except httpx.TransportError:
         return False
+
+
+async def _has_started(
+    client: httpx.AsyncClient, process: asyncio.subprocess.Process | forking.Forked | None, log: Callable[[], str]
+) -> bool:
+    if process is not None and process.returncode is not None:
+        raise AssertionError(f"the receiver ended with {process.returncode}: {log()[-2000:]}")
+    return await is_ready(client)

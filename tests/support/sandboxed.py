@@ -15,6 +15,7 @@ from tests.support import forking
 from tests.support.cli import bare_environment
 from tests.support.engines import secrets_of
 from tests.support.ports import free_port
+from tests.support.processes import is_ready
 from tests.support.waiting import eventually
 
 
@@ -36,18 +37,10 @@ async def sandboxed(
     url = f"http://127.0.0.1:{port}"
     try:
         async with httpx.AsyncClient(base_url=url, trust_env=False, verify=tls.context(), timeout=30) as client:
-            await eventually(lambda: answers(client))
+            await eventually(lambda: is_ready(client))
             token = secrets_of(directory / "data")["api_token"]
             client.headers["authorization"] = f"Bearer {token}"
             yield client
     finally:
         process.send_signal(end)
         assert await process.wait() == (0 if end == signal.SIGTERM else -end)
-
-
-async def answers(client: httpx.AsyncClient) -> bool:
-    """Return whether a receiver is there and ready."""
-    try:
-        return (await client.get("/readyz")).status_code == 200
-    except httpx.TransportError:
-        return False

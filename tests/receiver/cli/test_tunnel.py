@@ -193,7 +193,7 @@ async def test_no_child_outlives_its_parent(tmp_path: Path, stand_in: dict[str, 
         await eventually(lambda: not is_alive(child))
 
 
-@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs a real ssh client, which .ci/run installs")
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed; .ci/run installs it")
 async def test_callbacks_come_through_ssh_and_after_a_cut_by_the_new_port(tmp_path: Path) -> None:
     connections: list[asyncssh.SSHServerConnection] = []
 

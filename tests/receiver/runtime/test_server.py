@@ -20,8 +20,8 @@ from submitter.sandbox import API_KEYS
 from submitter.sandbox import test_picture as picture_bytes
 from tests.support.cli import PROGRAM, Done, bare_environment, receiver_command
 from tests.support.ports import free_port
-from tests.support.processes import LiveReceiver, live, submit, wait_for_state
-from tests.support.sandboxed import answers, sandboxed
+from tests.support.processes import LiveReceiver, is_ready, live, submit, wait_for_state
+from tests.support.sandboxed import sandboxed
 from tests.support.waiting import eventually, patiently
 
 
@@ -104,7 +104,7 @@ async def test_a_generated_token_is_shown_on_a_terminal_and_nowhere_else(tmp_pat
         )
     os.close(theirs)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-        await eventually(lambda: answers(client))
+        await eventually(lambda: is_ready(client))
         token = json.loads((tmp_path / "data" / "secrets.json").read_text())["api_token"]
         answer = await client.get("/v1/jobs", headers={"authorization": f"Bearer {token}"})
         assert answer.status_code == 200

@@ -159,7 +159,7 @@ def test_without_the_extra_the_refusal_names_it() -> None:
 async def test_a_restart_of_the_server_refuses_callbacks_and_loses_none(tmp_path: Path) -> None:
     with running_postgresql() as server:
         if not server.can_restart:
-            pytest.skip("the server at RECEIVER_TEST_POSTGRESQL_URL is not ours to restart")
+            pytest.skip("the tests restart only a server of their own; unset RECEIVER_TEST_POSTGRESQL_URL")
         async with (
             server.database() as url,
             running_receiver(tmp_path, database_url=url, notify_secrets=new_secret()) as here,
