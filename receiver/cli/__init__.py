@@ -111,7 +111,7 @@ class Commands(TyperGroup):
         return list(self.commands)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command as the help and completion list it; the one to run is of `resolve_command`."""
+        """The command as help and completion list it. The command to run comes from `resolve_command`."""
         return TyperCommand(cmd_name, help=_COMMANDS[cmd_name][1]) if cmd_name in _COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

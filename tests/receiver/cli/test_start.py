@@ -34,7 +34,7 @@ main()
     assert done.out.splitlines()[-1] == "['receiver.store']", done.out + done.err
 
 
-async def test_the_help_has_the_first_words_of_every_command() -> None:
+def test_the_help_has_the_first_words_of_every_command() -> None:
     group: Any = typer.main.get_command(cli)
     listed = {name: group.get_command(typer.Context(group), name).help for name in group.commands}
     assert listed == {name: command.help.partition("\n\n")[0] for name, command in group.commands.items()}

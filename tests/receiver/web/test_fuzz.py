@@ -157,7 +157,7 @@ async def test_whatever_the_api_describes_never_answers_5xx(tmp_path: Path) -> N
 
 
 def _call_everything(url: str) -> None:
-    import schemathesis  # computes for a second, which one process of the suite needs
+    import schemathesis  # takes a second, which only the process that runs this test spends
 
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     for found in schema.get_all_operations():
@@ -171,7 +171,7 @@ def _call_everything(url: str) -> None:
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy())
-        def call(case: Any) -> None:
+        def call(case: schemathesis.Case[Any]) -> None:
             if isinstance(case.body, dict) and isinstance(image := case.body.get("image"), dict):
                 image.pop("url", None)  # nothing is fetched from elsewhere
             headers = {"authorization": f"Bearer {TOKEN}", "accept": "application/json"}
