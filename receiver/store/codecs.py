@@ -8,13 +8,11 @@ the thousand: a loop over the fields of a row would cost five times as much.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Generic, TypeVar, cast
-
-import sqlalchemy as sa
 
 from receiver.domain.entity import EntityField, fields_of
 
@@ -55,7 +53,7 @@ class Codec(Generic[E]):
     """
 
     def __init__(self, entity: type[E], *, numbered: str | None = None) -> None:
-        self.columns = tuple(leaf.column for field in fields_of(cast(Any, entity)) for leaf in _leaves(field))
+        self.columns = tuple(leaf.column for field in fields_of(cast(Any, entity)) for leaf in leaves(field))
         self.written = tuple(column for column in self.columns if column != numbered)
         self.sql = ", ".join(self.columns)
         self.from_row: Callable[[Row], E] = _reader(entity)
@@ -67,53 +65,7 @@ class Codec(Generic[E]):
         return self.columns.index(column)
 
 
-def columns_of(
-    entity: type, *, key: Collection[str] = ("id",), numbered: bool = False, unset: Collection[str] = ()
-) -> list[sa.Column[Any]]:
-    """
-    Return the columns of *entity*. *key* names the primary key; *numbered*: the database increments it.
-
-    *unset* names columns that may still be NULL in a row, although an entity that is read always has them.
-    """
-    return [
-        sa.Column(
-            leaf.column,
-            _column_type(leaf) if not (numbered and leaf.column in key) else _NUMBER,
-            primary_key=leaf.column in key,
-            autoincrement=True if numbered and leaf.column in key else "auto",
-            nullable=leaf.column not in key and (leaf.optional or outer.optional or leaf.column in unset),
-        )
-        for outer in fields_of(entity)
-        for leaf in _leaves(outer)
-    ]
-
-
-IDENTIFIER = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
-"""The type of ids, which sort by the time they were made: byte by byte, whatever a database server's locale."""
-_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-_WORD_LENGTH = 16
-_COLUMN_TYPES: Mapping[type, type[Any]] = {
-    str: sa.Text,
-    Decimal: sa.Text,
-    int: sa.Integer,
-    bool: sa.Integer,
-    float: sa.Float,
-    datetime: sa.BigInteger,
-    bytes: sa.LargeBinary,
-}
-
-
-def _column_type(leaf: EntityField) -> Any:
-    if issubclass(leaf.kind, StrEnum):
-        return sa.String(leaf.about.length or _WORD_LENGTH)
-    if leaf.about.identifier:
-        return IDENTIFIER
-    if leaf.about.length:
-        return sa.String(leaf.about.length)
-    return sa.BigInteger() if leaf.about.big else _COLUMN_TYPES.get(leaf.kind, sa.Text)()
-
-
-def _leaves(field: EntityField) -> tuple[EntityField, ...]:
+def leaves(field: EntityField) -> tuple[EntityField, ...]:
     """Return the fields that have a column of their own."""
     return field.parts or (field,)
 
@@ -144,7 +96,7 @@ def _reader(entity: type) -> Callable[[Row], Any]:
     variables: list[str] = []
     arguments: list[str] = []
     for field in fields_of(entity):
-        values = [f"v{len(variables) + n}" for n in range(len(_leaves(field)))]
+        values = [f"v{len(variables) + n}" for n in range(len(leaves(field)))]
         variables += values
         if field.parts:
             inner = ", ".join(_read(part, value, names) for part, value in zip(field.parts, values, strict=True))
@@ -171,7 +123,7 @@ def _differ(entity: type) -> Callable[[Any, Any], dict[str, Any]]:
     for field in fields_of(entity):
         lines.append(f" x = b.{field.name}")
         lines.append(f" if x is not a.{field.name} and x != a.{field.name}:")
-        for leaf, value in zip(_leaves(field), _written(field, "x", names), strict=True):
+        for leaf, value in zip(leaves(field), _written(field, "x", names), strict=True):
             lines.append(f"  d[{leaf.column!r}] = {value}")
     return cast(Callable[[Any, Any], dict[str, Any]], _function("changes", "\n".join([*lines, " return d"]), names))
 

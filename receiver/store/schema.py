@@ -1,48 +1,35 @@
-"""The schema of a database: its revision, and the migrations that it lacks."""
+"""
+The revisions of the schema that this version of the code knows.
+
+They are read from the names of the migrations (`0001_first.py` makes revision 0001), so that a process whose database
+lacks none needn't import what runs them.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-@cache
-def newest_schema() -> str | None:
+class UnknownSchema(Exception):
+    """The database was migrated by a newer version of the code."""
+
+
+def newest_schema() -> str:
     """Return the revision that this version of the code needs."""
-    return _script().get_current_head()
+    return max(_known_schemas())
+
+
+def lacks_migrations(found: str | None) -> bool:
+    """Return whether a database at revision *found* (None: an empty one) must be migrated. Raises `UnknownSchema`."""
+    if found is not None and found not in _known_schemas():
+        raise UnknownSchema(found)
+    return found != newest_schema()
 
 
 @cache
-def known_schemas() -> frozenset[str]:
-    """Return every revision that this version of the code can start from."""
-    return frozenset(script.revision for script in _script().walk_revisions())
-
-
-def schema_of(connection: Connection) -> str | None:
-    """Return the revision of *connection*'s database; None for an empty one."""
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def upgrade(connection: Connection) -> None:
-    """Run the migrations that *connection*'s database lacks. Raises `CommandError` if its revision is not known."""
-    config = _config()
-    config.attributes["connection"] = connection
-    if schema_of(connection) != newest_schema():
-        command.upgrade(config, "head")
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def _script() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+def _known_schemas() -> frozenset[str]:
+    names = (path.stem for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    return frozenset(name.partition("_")[0] for name in names)

@@ -16,13 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, NullPool, create_engine, event
-from sqlalchemy.exc import DBAPIError
 
 from receiver.runtime.data_dir import DataUnusable, usable
 from receiver.store.errors import DatabaseUnavailable
-from receiver.store.schema import known_schemas, newest_schema, upgrade
+from receiver.store.schema import UnknownSchema, lacks_migrations, newest_schema
 from submitter.system_errors import described
 
 log = structlog.get_logger("receiver.store")
@@ -48,12 +45,12 @@ def usable_database(path: Path) -> Iterator[None]:
     """Turn SQLite's complaints about the file at *path* into `DataUnusable`; our own bugs are raised as they are."""
     try:
         yield
-    except CommandError as exc:
+    except UnknownSchema as exc:
         raise DataUnusable(path, "its schema is not known to this version", _NEWER) from exc
-    except (DatabaseUnavailable, DBAPIError, sqlite3.Error) as exc:
+    except (DatabaseUnavailable, sqlite3.Error) as exc:
         cause: BaseException | None = exc
         while cause is not None and not isinstance(cause, sqlite3.Error):
-            cause = cause.orig if isinstance(cause, DBAPIError) else cause.__cause__
+            cause = cause.__cause__
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         remedy = _REMEDIES.get(code, "")
         if not remedy:
@@ -122,27 +119,23 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def migrate(path: Path) -> None:
-    """Bring the file to the newest schema; its write-ahead log stays enabled."""
-    url = URL.create("sqlite", database=str(path))
-    engine = create_engine(url, connect_args={"isolation_level": None}, hide_parameters=True, poolclass=NullPool)
-    event.listen(engine, "connect", _write_ahead)
-    event.listen(engine, "begin", _begin_immediate)
-    try:
-        with usable_database(path), engine.connect() as connection:
-            upgrade(connection)
-            connection.commit()
-    finally:
-        engine.dispose()
+    """Bring the file to the newest schema, and have it keep a write-ahead log. Raises `DataUnusable`."""
+    with usable_database(path), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA busy_timeout=10000")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        if lacks_migrations(_revision(connection)):
+            from receiver.store.upgrade import upgrade_sqlite
+
+            upgrade_sqlite(connection)
 
 
-def _write_ahead(connection: sqlite3.Connection, _: object) -> None:
-    connection.execute("PRAGMA busy_timeout=10000")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-
-
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _revision(connection: sqlite3.Connection) -> str | None:
+    """Return the revision of the schema; None where there is none."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone() is None:
+        return None
+    found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if found is None else str(found[0])
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
@@ -154,13 +147,10 @@ def check_ours(path: Path, *, remedy: str) -> None:
     """Check that the database at *path* has our tables and a known schema. Raises `DataUnusable`; changes nothing."""
     with usable_database(path), contextlib.closing(open_to_read(path)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not {"alembic_version", "jobs", "evidence"} <= names:
+        found = _revision(connection)
+        if found is None or not {"jobs", "evidence"} <= names:
             raise DataUnusable(path, "is not a receiver's database", remedy)
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    if row is None:
-        raise DataUnusable(path, "is not a receiver's database", remedy)
-    if row[0] not in known_schemas():
-        raise DataUnusable(path, "its schema is not known to this version", _NEWER)
+        lacks_migrations(found)
 
 
 def copy_to(path: Path, target: Path) -> None:
@@ -204,12 +194,10 @@ def state_of(path: Path) -> FileState:
             if found != "ok":
                 return FileState(found)
             mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            known = "alembic_version" in tables  # a file without our tables is not a damaged one
-            revisions = connection.execute("SELECT version_num FROM alembic_version").fetchall() if known else []
+            revision = _revision(connection)
     except sqlite3.DatabaseError as exc:
         return FileState(str(exc))
-    return FileState(None, revisions == [(newest_schema(),)], mode)
+    return FileState(None, revision == newest_schema(), mode)
 
 
 def is_at_newest_schema(path: Path) -> bool:

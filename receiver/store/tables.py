@@ -7,19 +7,70 @@ type, default or statement here is one engine's own.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
 import sqlalchemy as sa
 
 from receiver.domain.deliveries import Attempt, DeliveryView
 from receiver.domain.endpoints import Endpoint
+from receiver.domain.entity import EntityField, fields_of
 from receiver.domain.events import Event
 from receiver.domain.evidence import Evidence
 from receiver.domain.jobs import Job, KeptImage
-from receiver.store.codecs import IDENTIFIER, columns_of
+from receiver.store.codecs import leaves
 from submitter.parsing import NO_RESULT
 
 metadata = sa.MetaData()
 
 _Moment = sa.BigInteger
+_IDENTIFIER = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
+"""The type of ids, which sort by the time they were made: byte by byte, whatever a database server's locale."""
+_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_WORD_LENGTH = 16
+_COLUMN_TYPES: Mapping[type, type[Any]] = {
+    str: sa.Text,
+    Decimal: sa.Text,
+    int: sa.Integer,
+    bool: sa.Integer,
+    float: sa.Float,
+    datetime: sa.BigInteger,
+    bytes: sa.LargeBinary,
+}
+
+
+def _columns_of(
+    entity: type, *, key: Collection[str] = ("id",), numbered: bool = False, unset: Collection[str] = ()
+) -> list[sa.Column[Any]]:
+    """
+    Return the columns of *entity*. *key* names the primary key; *numbered*: the database increments it.
+
+    *unset* names columns that may still be NULL in a row, although an entity that is read always has them.
+    """
+    return [
+        sa.Column(
+            leaf.column,
+            _column_type(leaf) if not (numbered and leaf.column in key) else _NUMBER,
+            primary_key=leaf.column in key,
+            autoincrement=True if numbered and leaf.column in key else "auto",
+            nullable=leaf.column not in key and (leaf.optional or outer.optional or leaf.column in unset),
+        )
+        for outer in fields_of(entity)
+        for leaf in leaves(outer)
+    ]
+
+
+def _column_type(leaf: EntityField) -> Any:
+    if issubclass(leaf.kind, StrEnum):
+        return sa.String(leaf.about.length or _WORD_LENGTH)
+    if leaf.about.identifier:
+        return _IDENTIFIER
+    if leaf.about.length:
+        return sa.String(leaf.about.length)
+    return sa.BigInteger() if leaf.about.big else _COLUMN_TYPES.get(leaf.kind, sa.Text)()
 
 
 def _partial(name: str, *columns: str, where: str, unique: bool = False) -> sa.Index:
@@ -31,7 +82,7 @@ def _partial(name: str, *columns: str, where: str, unique: bool = False) -> sa.I
 jobs = sa.Table(
     "jobs",
     metadata,
-    *columns_of(Job),
+    *_columns_of(Job),
     sa.Column("lease_owner", sa.String(64)),
     sa.Column("lease_until", _Moment),
     _partial("jobs_remote", "provider", "remote_id", where="remote_id IS NOT NULL", unique=True),
@@ -46,7 +97,7 @@ jobs = sa.Table(
 evidence = sa.Table(
     "evidence",
     metadata,
-    *columns_of(Evidence, numbered=True),
+    *_columns_of(Evidence, numbered=True),
     sa.Column("delivery_digest", sa.Text),
     sa.Index("evidence_job", "job_id", "id"),
     _partial("evidence_delivery", "delivery_digest", "id", where="delivery_digest IS NOT NULL"),
@@ -56,7 +107,7 @@ evidence = sa.Table(
 images = sa.Table(
     "images",
     metadata,
-    *columns_of(KeptImage, key=("job_id", "n")),
+    *_columns_of(KeptImage, key=("job_id", "n")),
     sa.Column("next_at", _Moment),
     sa.Column("give_up_at", _Moment),
     sa.Column("lease_until", _Moment),
@@ -73,7 +124,7 @@ images = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    *columns_of(Event, unset=("position",)),
+    *_columns_of(Event, unset=("position",)),
     sa.Column("example", sa.Integer, nullable=False, server_default="0"),
     sa.Index("events_position", "position", unique=True),
     sa.Index("events_job", "job_id"),
@@ -83,13 +134,13 @@ events = sa.Table(
 endpoints = sa.Table(
     "endpoints",
     metadata,
-    *columns_of(Endpoint),
+    *_columns_of(Endpoint),
 )
 
 deliveries = sa.Table(
     "deliveries",
     metadata,
-    *columns_of(DeliveryView),
+    *_columns_of(DeliveryView),
     sa.Column("lane", sa.String(80).with_variant(sa.String(80, collation="C"), "postgresql"), nullable=False),
     sa.Column("retry", sa.Integer, nullable=False),
     sa.Column("lease_owner", sa.String(64)),
@@ -105,16 +156,16 @@ attempts = sa.Table(
     "attempts",
     metadata,
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sa.Column("delivery_id", IDENTIFIER, nullable=False),
-    *columns_of(Attempt),
+    sa.Column("delivery_id", _IDENTIFIER, nullable=False),
+    *_columns_of(Attempt),
     sa.Index("attempts_delivery", "delivery_id", "id"),
 )
 
 fan_outs = sa.Table(
     "fan_outs",
     metadata,
-    sa.Column("event_id", IDENTIFIER, primary_key=True),
-    sa.Column("place", IDENTIFIER, nullable=False),
+    sa.Column("event_id", _IDENTIFIER, primary_key=True),
+    sa.Column("place", _IDENTIFIER, nullable=False),
 )
 """Events whose deliveries are not all written yet: `place` is the last endpoint whose delivery is."""
 
@@ -131,7 +182,7 @@ idempotency = sa.Table(
     sa.Column("token_id", sa.String(64), primary_key=True),
     sa.Column("key", sa.String(255), primary_key=True),
     sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("job_id", IDENTIFIER, nullable=False),
+    sa.Column("job_id", _IDENTIFIER, nullable=False),
     sa.Column("created_at", _Moment, nullable=False),
     sa.Index("idempotency_age", "created_at"),
 )

@@ -20,14 +20,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
-import sqlalchemy as sa
 import structlog
-from alembic.util import CommandError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from receiver.store.engines.postgresql_statements import HOLDS, execute
 from receiver.store.errors import Conflict, DatabaseRefused, DatabaseUnavailable
-from receiver.store.schema import known_schemas, newest_schema, upgrade
+from receiver.store.schema import UnknownSchema, lacks_migrations, newest_schema
 from receiver.store.statements import InsertMany, Row, Work
 
 log = structlog.get_logger("receiver.store")
@@ -37,7 +34,6 @@ _POOL = 10
 _CONNECT_SECONDS = 10.0
 _COMMAND_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 5.0
-_NEWER = "the database was migrated by a newer version; install that version, or a newer one"
 
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
@@ -166,11 +162,9 @@ class PostgresqlDatabase:
     async def _check_schema(self) -> None:
         async with self._connection() as connection:
             found = await _schema(connection)
-        if found == newest_schema():
-            return
-        if found is None or found in known_schemas():
-            raise DatabaseRefused("the database is not at the schema of this version; run `receiver migrate`")
-        raise DatabaseRefused(_NEWER)
+        with _known():
+            if lacks_migrations(found):
+                raise DatabaseRefused("the database is not at the schema of this version; run `receiver migrate`")
 
     async def _listen(self) -> None:
         """Hold a connection that listens; after each reconnect, wake all listeners for notifications they missed."""
@@ -209,16 +203,22 @@ async def migrate(url: str) -> None:
     async def connect() -> Any:
         return await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
 
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=sa.NullPool)
+    with _known():
+        if lacks_migrations(await schema_at(url)):
+            from receiver.store.upgrade import upgrade_postgresql
+
+            with mapped_errors():
+                await upgrade_postgresql(connect, hold=HOLDS["migrations"])
+
+
+@contextlib.contextmanager
+def _known() -> Iterator[None]:
     try:
-        with mapped_errors():
-            async with engine.begin() as connection:
-                await connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({HOLDS['migrations']})"))
-                await connection.run_sync(upgrade)
-    except CommandError as exc:
-        raise DatabaseRefused(_NEWER) from exc
-    finally:
-        await engine.dispose()
+        yield
+    except UnknownSchema as exc:
+        raise DatabaseRefused(
+            "the database was migrated by a newer version; install that version, or a newer one"
+        ) from exc
 
 
 @contextlib.asynccontextmanager

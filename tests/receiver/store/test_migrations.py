@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -19,10 +21,42 @@ from receiver.domain.jobs import Source
 from receiver.store.database import migrate, open_database, schema_is_newest
 from receiver.store.errors import DatabaseRefused
 from receiver.store.evidence import EvidenceLog
+from receiver.store.schema import MIGRATIONS, UnknownSchema, lacks_migrations, newest_schema
 from receiver.store.tables import metadata
+from tests.support.cli import bare_environment, program
+from tests.support.engines import database_of
 from tests.support.postgresql import PostgresqlServer
-from tests.support.processes import ROOT
 from tests.support.rows import execute, fetch
+
+
+def test_the_names_of_the_migrations_are_their_revisions() -> None:
+    script = ScriptDirectory(str(MIGRATIONS))
+    assert newest_schema() == script.get_current_head()
+    for revision in script.walk_revisions():
+        assert lacks_migrations(revision.revision) == (revision.revision != newest_schema())
+    assert lacks_migrations(None)
+    with pytest.raises(UnknownSchema):
+        lacks_migrations("9999")
+
+
+@pytest.mark.sqlite(reason="PostgreSQL's types are taken from the tables")
+async def test_a_process_whose_database_lacks_no_migration_does_not_import_what_runs_them(tmp_path: Path) -> None:
+    database_of(tmp_path)
+    script = """
+import asyncio, sys
+from pathlib import Path
+from receiver.store.database import open_database
+
+async def main():
+    database = await open_database(Path("receiver.db"))
+    assert await database.schema_is_current()
+    await database.close()
+
+asyncio.run(main())
+print([name for name in ("alembic", "sqlalchemy") if name in sys.modules])
+"""
+    done = await program(sys.executable, "-c", script, environment=bare_environment(), directory=tmp_path)
+    assert done.out == "[]\n", done.err
 
 
 @pytest.mark.sqlite(reason="the schema of a file")
@@ -111,7 +145,7 @@ async def test_opening_a_database_again_changes_nothing(tmp_path: Path) -> None:
 def at_revision(path: Path, revision: str) -> None:
     """Make a database as the version of *revision* left it."""
     config = Config()
-    config.set_main_option("script_location", str(ROOT / "receiver" / "store" / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
