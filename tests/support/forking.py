@@ -37,6 +37,7 @@ from receiver.cli import cli as receiver_cli
 from receiver.settings import SettingsInvalid, load
 from receiver.store.schema import newest_schema
 from receiver.web import openapi
+from receiver.web.page.rendering import compiled_templates
 from submitter import shell, tls
 from submitter.cli import cli as submitter_cli
 from submitter.providers import PROVIDERS
@@ -196,6 +197,7 @@ def _warm_up() -> None:
     with contextlib.suppress(SettingsInvalid):
         load()
     openapi.routes(PROVIDERS)
+    compiled_templates()
     tls.context()
     newest_schema()
 
