@@ -155,13 +155,26 @@ async def go(directory: Path) -> Sequence[str]:
     return (str(directory / "hooks"),)
 
 
+RUST_PROFILE = """
+[profile.dev]
+codegen-units = 1
+debug = false
+debug-assertions = false
+incremental = false
+
+[profile.dev.build-override]
+codegen-units = 1
+"""
+"""Half a minute of compiling is long enough."""
+
+
 async def rust(directory: Path) -> Sequence[str]:
     program = tool("cargo")
     await built(directory, program, "init", "--quiet", "--name", "hooks")
     packages = ("axum", "serde_json", "standardwebhooks", "tokio", "--features", "tokio/full")
     await fetched(directory, program, "add", "--quiet", *packages)
     with (directory / "Cargo.toml").open("a") as manifest:
-        manifest.write("\n[profile.dev]\ndebug = false\nincremental = false\n")  # half a minute is long enough
+        manifest.write(RUST_PROFILE)
     (directory / "src" / "main.rs").write_text(snippet("rust"))
     await fetched(directory, program, "fetch", "--quiet")
     await built(directory, program, "build", "--quiet", "--offline")

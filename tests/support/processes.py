@@ -19,7 +19,7 @@ from submitter import tls
 from submitter.sandbox import API_KEYS, FREEPIK_WEBHOOK_SECRET, Sandbox
 from submitter.signatures import new_secret
 from tests.support import forking
-from tests.support.engines import on_engine
+from tests.support.engines import database_of, on_engine
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -88,6 +88,8 @@ class LiveReceiver:
 
     async def start(self, *, ready: bool = True) -> None:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        if "RECEIVER_DATABASE_URL" not in self.environment:
+            database_of(self.data_dir)
         arguments = [*self.command, "--port", str(self.port)]
         environment, directory = self.full_environment(), self.data_dir.parent
         with self.output() as log:
