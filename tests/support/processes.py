@@ -30,11 +30,12 @@ INTERPRETER = (sys.executable, "-c", "from receiver.cli import main; main()")
 
 
 def provider_environment(base_urls: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment that points the receiver's providers at the sandbox."""
+    """Return the environment that points the receiver's providers at the sandbox, which has no rates to wait for."""
     environment = {"FREEPIK_WEBHOOK_SECRET": FREEPIK_WEBHOOK_SECRET}
     for name, url in base_urls.items():
         environment[f"{name.upper()}_BASE_URL"] = url
         environment[f"{name.upper()}_API_KEY"] = API_KEYS[name]
+        environment[f"{name.upper()}_RATE"] = "1000/1"
     return environment
 
 
