@@ -18,6 +18,7 @@ from tests.support import engines, forking
 
 _MEMORY = "/dev/shm"
 _ROOM = 4 << 30
+_APART = 7
 
 if "TMPDIR" not in os.environ and os.path.isdir(_MEMORY) and shutil.disk_usage(_MEMORY).free > _ROOM:
     # Thousands of small databases that are synced to a disk are a third of what the suite waits for.
@@ -82,10 +83,14 @@ def _databases_of_the_test() -> Iterator[None]:
 
 
 def _spread(slow: list[pytest.Item], others: list[pytest.Item]) -> list[pytest.Item]:
-    """Put *slow* ones, which compute, among *others*, most of which wait; the last quarter has none."""
+    """
+    Put *slow* ones among *others*; the last quarter has none.
+
+    Those of a file are far apart: some files compute for long and some wait for long, and both at a time is better.
+    """
     between = len(others) * 3 // 4 // max(len(slow), 1)
     spread: list[pytest.Item] = []
-    for n, item in enumerate(slow):
+    for n, item in enumerate(item for first in range(_APART) for item in slow[first::_APART]):
         spread += [item, *others[n * between : (n + 1) * between]]
     return spread + others[len(slow) * between :]
 

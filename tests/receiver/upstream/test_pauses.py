@@ -21,11 +21,12 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fault", "jobs"), [("bad_key", 100), ("no_credit", 20)])
+@pytest.mark.parametrize("fault", ["bad_key", "no_credit"])
 async def test_a_queue_costs_two_requests_however_long_it_is_and_is_done_after_the_cause_is_mended(
-    fault: str, jobs: int, tmp_path: Path
+    fault: str, tmp_path: Path
 ) -> None:
     sandbox = Sandbox(seed=3, turnaround_seconds=(0.01, 0.02), faults=Faults(**{fault: 1.0}))
+    lengths = dict.fromkeys(PROVIDERS, 10) | {"freepik": 100, "pixelcut": 50}
     fast = {f"{name.upper()}_RATE": "10000/1" for name in PROVIDERS} | {"RECEIVER_POLL_INTERVAL": "0.5"}
     picture = picture_bytes(64, 64)
     async with live(tmp_path, sandbox=sandbox, environment=fast) as (receiver, _), receiver.client() as client:
@@ -35,12 +36,12 @@ async def test_a_queue_costs_two_requests_however_long_it_is_and_is_done_after_t
             async with slots:
                 return str((await submit(client, provider, picture))["id"])
 
-        await asyncio.gather(*(post(provider) for _ in range(jobs) for provider in PROVIDERS))
+        await asyncio.gather(*(post(provider) for provider, jobs in lengths.items() for _ in range(jobs)))
         shown = {item["name"]: item for item in (await client.get("/v1/providers")).json()["items"]}
         for provider in PROVIDERS:
             assert 1 <= sandbox.calls(provider) <= 2
             assert shown[provider]["paused"]["reason"]
-            assert shown[provider]["queue"] == {"length": jobs, "done_in_seconds": None, "done_at": None}
+            assert shown[provider]["queue"] == {"length": lengths[provider], "done_in_seconds": None, "done_at": None}
         sandbox.faults = Faults()
         for provider in PROVIDERS:
             assert (await client.post(f"/v1/providers/{provider}/resume")).json()["resumed"] is True
@@ -50,7 +51,7 @@ async def test_a_queue_costs_two_requests_however_long_it_is_and_is_done_after_t
             return not (await client.get("/v1/jobs", params=states)).json()["items"]
 
         await eventually(all_done)
-        assert [len(sandbox.accepted(provider)) for provider in PROVIDERS] == [jobs] * 5
+        assert {provider: len(sandbox.accepted(provider)) for provider in PROVIDERS} == lengths
         events = (await client.get("/v1/events", params={"after": 0, "limit": 200, "type": "provider.paused"})).json()
         assert sorted(event["data"]["name"] for event in events["items"]) == sorted(PROVIDERS)
         events = (await client.get("/v1/events", params={"after": 0, "limit": 200, "type": "provider.resumed"})).json()
