@@ -34,7 +34,7 @@ def upgrade_sqlite(connection: sqlite3.Connection) -> None:
             _upgrade(begun)
     except DBAPIError as exc:
         if isinstance(exc.orig, sqlite3.Error):
-            raise exc.orig from exc
+            raise exc.orig from None  # it is the cause of this one: no cycle
         raise
     finally:
         engine.dispose()
