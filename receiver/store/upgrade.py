@@ -8,15 +8,12 @@ imports.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, NullPool, StaticPool, create_engine, event, text
+from sqlalchemy import Connection, StaticPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from receiver.store.schema import MIGRATIONS, lacks_migrations
 
@@ -31,7 +28,7 @@ def upgrade_sqlite(connection: sqlite3.Connection) -> None:
     event.listen(engine, "begin", _begin_immediate)
     try:
         with engine.begin() as begun:
-            _upgrade(begun)
+            upgrade(begun)
     except DBAPIError as exc:
         if isinstance(exc.orig, sqlite3.Error):
             raise exc.orig from None  # it is the cause of this one: no cycle
@@ -40,26 +37,12 @@ def upgrade_sqlite(connection: sqlite3.Connection) -> None:
         engine.dispose()
 
 
-async def upgrade_postgresql(connect: Callable[[], Awaitable[Any]], *, hold: int) -> None:
-    """
-    Run the migrations that a PostgreSQL database lacks, in one transaction that has the advisory lock *hold*.
-
-    *connect* returns an asyncpg connection. Raises `UnknownSchema`, and what *connect* does.
-    """
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
-    try:
-        async with engine.begin() as begun:
-            await begun.execute(text(f"SELECT pg_advisory_xact_lock({hold})"))
-            await begun.run_sync(_upgrade)
-    finally:
-        await engine.dispose()
-
-
 def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection) -> None:
+    """Run the migrations that *connection*'s database lacks, in its transaction. Raises `UnknownSchema`."""
     if not lacks_migrations(MigrationContext.configure(connection).get_current_revision()):
         return  # another process ran them before this one had the lock
     config = Config()

@@ -205,7 +205,7 @@ async def migrate(url: str) -> None:
 
     with _known():
         if lacks_migrations(await schema_at(url)):
-            from receiver.store.upgrade import upgrade_postgresql
+            from receiver.store.engines.postgresql_upgrade import upgrade_postgresql
 
             with mapped_errors():
                 await upgrade_postgresql(connect, hold=HOLDS["migrations"])
