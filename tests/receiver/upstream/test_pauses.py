@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,18 @@ async def test_a_queue_costs_two_requests_however_long_it_is_and_is_done_after_t
                 return str((await submit(client, provider, picture))["id"])
 
         await asyncio.gather(*(post(provider) for provider, jobs in lengths.items() for _ in range(jobs)))
-        shown = {item["name"]: item for item in (await client.get("/v1/providers")).json()["items"]}
+
+        async def shown_by_name() -> dict[str, Any]:
+            return {item["name"]: item for item in (await client.get("/v1/providers")).json()["items"]}
+
+        async def all_refused() -> bool:  # a job that is being sent is not in the queue
+            shown = await shown_by_name()
+            return all(
+                shown[name]["paused"] and shown[name]["queue"]["length"] == jobs for name, jobs in lengths.items()
+            )
+
+        await eventually(all_refused)
+        shown = await shown_by_name()
         for provider in PROVIDERS:
             assert 1 <= sandbox.calls(provider) <= 2
             assert shown[provider]["paused"]["reason"]
