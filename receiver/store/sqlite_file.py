@@ -150,7 +150,7 @@ def check_ours(path: Path, *, remedy: str) -> None:
         found = _revision(connection)
         if found is None or not {"jobs", "evidence"} <= names:
             raise DataUnusable(path, "is not a receiver's database", remedy)
-        lacks_migrations(found)
+        lacks_migrations(found)  # raises `UnknownSchema`
 
 
 def copy_to(path: Path, target: Path) -> None:

@@ -162,7 +162,7 @@ class PostgresqlDatabase:
     async def _check_schema(self) -> None:
         async with self._connection() as connection:
             found = await _schema(connection)
-        with _known():
+        with _newer_refused():
             if lacks_migrations(found):
                 raise DatabaseRefused("the database is not at the schema of this version; run `receiver migrate`")
 
@@ -203,7 +203,7 @@ async def migrate(url: str) -> None:
     async def connect() -> Any:
         return await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
 
-    with _known():
+    with _newer_refused():
         if lacks_migrations(await schema_at(url)):
             from receiver.store.engines.postgresql_upgrade import upgrade_postgresql
 
@@ -212,7 +212,7 @@ async def migrate(url: str) -> None:
 
 
 @contextlib.contextmanager
-def _known() -> Iterator[None]:
+def _newer_refused() -> Iterator[None]:
     try:
         yield
     except UnknownSchema as exc:

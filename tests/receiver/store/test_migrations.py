@@ -59,6 +59,22 @@ print([name for name in ("alembic", "sqlalchemy") if name in sys.modules])
     assert done.out == "[]\n", done.err
 
 
+@pytest.mark.sqlite(reason="a file needs no extra")
+async def test_a_file_is_migrated_without_what_the_extra_for_postgresql_installs(tmp_path: Path) -> None:
+    script = """
+import asyncio, sys
+from pathlib import Path
+
+sys.modules.update(dict.fromkeys(("asyncpg", "greenlet")))  # None: can't be imported
+from receiver.store.database import migrate
+
+asyncio.run(migrate(Path("receiver.db")))
+"""
+    done = await program(sys.executable, "-c", script, environment=bare_environment(), directory=tmp_path)
+    assert done.status == 0, done.err
+    assert await schema_is_newest(tmp_path / "receiver.db")
+
+
 @pytest.mark.sqlite(reason="the schema of a file")
 async def test_a_migrated_database_has_the_tables_of_the_code(tmp_path: Path) -> None:
     database = await open_database(tmp_path / "receiver.db")
