@@ -57,9 +57,7 @@ async def soak(
     done: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as where:
         environment = {"RECEIVER_SECRET_KEYS": KEY, "RECEIVER_RETRY_SCHEDULE": "0,1,5"}
-        rates = {f"{name.upper()}_RATE": "1000/1" for name in API_KEYS}
         sandbox = Sandbox(seed=1, turnaround_seconds=(0.2, 2.0))
-        environment = {**environment, **rates}
         async with (
             live(Path(where), sandbox=sandbox, environment=environment) as (receiver, _),
             subscriber(done) as (good, failing),

@@ -33,8 +33,7 @@ async def receiver_beside_a_sandbox(tmp_path: Path) -> AsyncIterator[LiveReceive
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     sandbox = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.DEVNULL)
     wiring = provider_environment(Sandbox.base_urls(f"http://127.0.0.1:{port}"))
-    rates = {f"{name.upper()}_RATE": "1000/1" for name in SIZES}
-    receiver = LiveReceiver(tmp_path / "data", {**wiring, **rates, "RECEIVER_SECRET_KEYS": KEY})
+    receiver = LiveReceiver(tmp_path / "data", {**wiring, "RECEIVER_SECRET_KEYS": KEY})
     try:
         await receiver.start()
         yield receiver

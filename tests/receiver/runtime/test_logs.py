@@ -154,7 +154,7 @@ async def test_a_log_that_cannot_be_written_keeps_nobody_from_an_answer_or_a_pro
     sandbox = Sandbox(faults=Faults(bad_key=1.0))
     async with sandbox.serve() as origin:
         wiring = provider_environment(sandbox.base_urls(origin))
-        receiver = Speechless(tmp_path / "data", {**wiring, "NOVITA_RATE": "1000/1"})
+        receiver = Speechless(tmp_path / "data", wiring)
         await receiver.start()
         try:
             async with receiver.client() as client:
